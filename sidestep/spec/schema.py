@@ -1,0 +1,242 @@
+"""What a job is: the one schema behind flags, environment variables, YAML and the JSON schema.
+
+Every field has a description with its unit, and a range where one makes sense. torch is not
+imported here or anywhere below `sidestep.spec`: a spec is checked before anything heavy is loaded.
+`json_schema_extra` carries what the command line needs: `flag` where the flag is not simply the
+field's name, and `aliases` for the guide's other spellings of it.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Place = Annotated[
+    str,
+    Field(min_length=1, examples=["s3://studio/songs", "./songs"]),
+]
+"""Where something is: a path, or a URI such as s3://bucket/prefix."""
+
+ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP_MODULES = ("gate_proj", "up_proj", "down_proj")
+
+
+def _split_words(value: Any) -> Any:
+    """Accept "q_proj v_proj" or "q_proj,v_proj", as a flag or a variable gives a list."""
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+def _fixed_means_corrected(value: Any) -> Any:
+    return "corrected" if value == "fixed" else value
+
+
+class Section(BaseModel):
+    """Base of all parts: unknown keys are refused, and a spec does not change once it is checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PreprocessSpec(Section):
+    """How songs become tensors."""
+
+    max_duration: float = Field(
+        240, gt=0, le=600, description="Seconds of each song that are used, from its start."
+    )
+
+
+class EstimateSpec(Section):
+    """Which modules does this dataset move most?"""
+
+    batches: int = Field(
+        5,
+        ge=1,
+        description="Batches over which gradient norms are averaged.",
+        json_schema_extra={"flag": "--estimate-batches"},
+    )
+    top_k: int = Field(16, ge=1, description="Modules that the ready --target-modules line names.")
+
+
+class AdapterSpec(Section):
+    """What is trained: the adapter's kind, size and place in the model."""
+
+    type: Literal["lora", "lokr"] = Field(
+        "lora",
+        description="lora (PEFT, recommended) or lokr (LyCORIS, experimental).",
+        json_schema_extra={"flag": "--adapter-type"},
+    )
+    rank: int = Field(
+        64,
+        ge=1,
+        le=4096,
+        description="Rank of LoRA, linear dimension of LoKR.",
+        json_schema_extra={"aliases": ["--lokr-linear-dim"]},
+    )
+    alpha: float = Field(
+        128, gt=0, description="The update is scaled by alpha / rank.", json_schema_extra={"aliases": ["--lokr-linear-alpha"]}
+    )
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout on the adapter's input (LoRA only).")
+    target_modules: Annotated[tuple[str, ...], BeforeValidator(_split_words)] = Field(
+        ATTENTION_MODULES,
+        min_length=1,
+        description=(
+            "Modules that get an adapter: q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, "
+            "or the end of a path, such as layers.3.self_attn.q_proj."
+        ),
+    )
+    rank_pattern: dict[str, int] = Field(
+        default_factory=dict,
+        description="Other ranks for some modules (LoRA only): {path ending: rank}.",
+    )
+    factor: int = Field(
+        -1,
+        ge=-1,
+        description="LoKR: size of the first Kronecker factor; -1 splits each dimension near its root.",
+        json_schema_extra={"flag": "--lokr-factor"},
+    )
+
+
+class CheckpointSpec(Section):
+    """When training is saved, and how much of it is kept."""
+
+    every_epochs: int = Field(
+        10, ge=1, description="Epochs between checkpoints.", json_schema_extra={"aliases": ["--save-every"]}
+    )
+    keep: int = Field(3, ge=1, description="Newest checkpoints that are kept in the output.")
+
+
+class TrainSpec(Section):
+    """How the adapter is trained."""
+
+    mode: Annotated[Literal["corrected", "vanilla"], BeforeValidator(_fixed_means_corrected)] = Field(
+        "corrected",
+        description="corrected: logit-normal timesteps and condition dropout. vanilla: the eight turbo steps.",
+    )
+    adapter: AdapterSpec = AdapterSpec()
+    epochs: int = Field(100, ge=1, description="Passes over the dataset.")
+    max_steps: int | None = Field(None, ge=1, description="Optimizer steps after which training ends early.")
+    lr: float = Field(1e-4, gt=0, le=10, description="Peak learning rate.", json_schema_extra={"aliases": ["--learning-rate"]})
+    warmup_steps: int = Field(
+        100, ge=0, description="Optimizer steps of linear warm-up, at most a tenth of the run."
+    )
+    weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's decoupled weight decay.")
+    accumulation: int = Field(
+        4,
+        ge=1,
+        description="Samples whose gradients make one optimizer step.",
+        json_schema_extra={"aliases": ["--gradient-accumulation"]},
+    )
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    cfg_dropout: float = Field(
+        0.15, ge=0, lt=1, description="Share of samples trained without their conditions (corrected mode)."
+    )
+    timestep_mu: float | None = Field(
+        None, ge=-10, le=10, description="Mean of the logit-normal timestep law; by default the checkpoint's."
+    )
+    timestep_sigma: float | None = Field(
+        None, gt=0, le=10, description="Deviation of the logit-normal timestep law; by default the checkpoint's."
+    )
+    seed: int = Field(42, ge=0, lt=2**32, description="Seed of every random draw.")
+    gradient_checkpointing: bool = Field(
+        True, description="Recompute activations in the backward pass: far less memory, 10-30 % slower."
+    )
+    log_every: int = Field(1, ge=1, description="Optimizer steps between loss and lr points in TensorBoard.")
+    log_heavy_every: int = Field(
+        50, ge=1, description="Optimizer steps between per-module gradient norms in TensorBoard."
+    )
+    resume_from: Place | None = Field(
+        None,
+        description="Checkpoint to go on from: a path, a URI, or a name under <output_dir>/checkpoints. "
+        "Without it, training goes on from the newest one.",
+    )
+    checkpoint: CheckpointSpec = CheckpointSpec()
+
+
+class RuntimeSpec(Section):
+    """The machine."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
+        "auto", description="auto (the GPU where there is one), cpu, cuda or cuda:N."
+    )
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="auto: bf16 on a GPU that computes it natively, else fp32."
+    )
+    workspace: str | None = Field(
+        None,
+        min_length=1,
+        description="Local folder for downloads and unfinished work; by default one in the user's cache.",
+    )
+    deterministic: bool = Field(True, description="Same inputs, same bits; costs some speed on a GPU.")
+
+
+class StorageSpec(Section):
+    """How s3:// is reached. Credentials come from the usual AWS chain, never from the spec."""
+
+    endpoint_url: str | None = Field(
+        None, pattern=r"^https?://", description="S3 server's URL, for anything but AWS."
+    )
+    region: str | None = Field(None, min_length=1, description="S3 region.")
+    path_style: bool | None = Field(
+        None, description="http://host/bucket/key addressing; by default on where endpoint_url is set."
+    )
+    anonymous: bool = Field(False, description="Read public buckets without credentials.")
+    connections: int = Field(8, ge=1, le=64, description="Files transferred at a time.")
+
+
+class JobSpec(Section):
+    """One job: what to do, with which model, from where to where."""
+
+    name: str = Field(
+        "my-lora",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        description="Name of the run: letters, digits, dot, dash, underscore.",
+    )
+    task: Literal["preprocess", "estimate", "train", "pipeline"] = Field(
+        "pipeline", description="What `sidestep run` does; pipeline is the other three in order."
+    )
+    checkpoint_dir: Place = Field(
+        "checkpoints", description="Place of the ACE-Step 1.5 checkpoints (model folders, vae/, text encoder)."
+    )
+    model_variant: str = Field(
+        "base",
+        min_length=1,
+        pattern=r"^[^/\\]+$",
+        description="turbo, base, sft, xl-turbo, xl-base, xl-sft, or a folder's name.",
+    )
+    audio_dir: Place | None = Field(None, description="Place of the songs.")
+    dataset_json: Place | None = Field(None, description="Captions, lyrics and the rest, as a dataset JSON.")
+    dataset_dir: Place | None = Field(
+        None,
+        description="Place of the tensors; by default <output_dir>/tensors.",
+        json_schema_extra={"aliases": ["--tensor-output"]},
+    )
+    output_dir: Place | None = Field(None, description="Place of all results, and the job's only state.")
+    preprocess: PreprocessSpec = PreprocessSpec()
+    estimate: EstimateSpec = EstimateSpec()
+    train: TrainSpec = TrainSpec()
+    runtime: RuntimeSpec = RuntimeSpec()
+    storage: StorageSpec = StorageSpec()
+
+    @model_validator(mode="after")
+    def _places_for_the_task(self) -> Self:
+        """What each task cannot do without. One message names everything that is missing."""
+        missing = []
+        if self.task in ("preprocess", "pipeline") and not (self.audio_dir or self.dataset_json):
+            missing.append("audio_dir (the songs) or dataset_json")
+        if self.task in ("train", "pipeline") and not self.output_dir:
+            missing.append("output_dir (where results go)")
+        if self.task in ("preprocess", "estimate") and not (self.dataset_dir or self.output_dir):
+            missing.append("dataset_dir (the tensors; --tensor-output when preprocessing)")
+        if missing:
+            raise ValueError(f"task {self.task} also needs " + " and ".join(missing))
+        return self
+
+    @property
+    def tensors_place(self) -> str:
+        """Where the tensors are: `dataset_dir`, or `tensors/` in the output."""
+        return self.dataset_dir or f"{(self.output_dir or '').rstrip('/')}/tensors"
+
+    @property
+    def output_place(self) -> str:
+        """Where the task's results go; the guide's commands leave it out where no adapter is made."""
+        if self.output_dir:
+            return self.output_dir
+        return self.tensors_place if self.task == "preprocess" else f"output/{self.name}"
