@@ -1,0 +1,95 @@
+"""The decoder's attention: full, or banded where a layer has a sliding window.
+
+diffusers masks the sliding layers with a dense S×S matrix, which costs memory quadratic in a song's
+length and keeps CUDA's fast kernels from being used. Here a query block of w positions meets the three
+key blocks that its window can reach: the same function, with memory linear in the length.
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_dispatch import AttentionBackendName
+from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.models.transformers.ace_step_transformer import AceStepAttention
+from torch import Tensor
+
+
+class WindowedAttnProcessor:
+    """Attention processor for diffusers' ACE-Step decoder. Holds no state and no weights."""
+
+    # The transformer asks its first processor for this name; for a flash backend it builds no dense
+    # mask and leaves the window to the processor, which is what happens here.
+    _attention_backend = AttentionBackendName.FLASH
+    _parallel_config = None
+
+    def __call__(
+        self,
+        attn: AceStepAttention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """[B, S, hidden] (and conditions [B, L, hidden] in cross-attention) → [B, S, hidden]."""
+        assert attention_mask is None, "the decoder takes no padding: trim its inputs"
+        is_cross = attn.is_cross_attention and encoder_hidden_states is not None
+        source = encoder_hidden_states if is_cross else hidden_states
+        query = attn.norm_q(attn.to_q(hidden_states).unflatten(-1, (attn.heads, attn.head_dim)))
+        key = attn.norm_k(attn.to_k(source).unflatten(-1, (attn.kv_heads, attn.head_dim)))
+        value = attn.to_v(source).unflatten(-1, (attn.kv_heads, attn.head_dim))
+        if not is_cross and image_rotary_emb is not None:
+            query, key = (
+                apply_rotary_emb(x, image_rotary_emb, use_real=True, use_real_unbind_dim=-2, sequence_dim=1)
+                for x in (query, key)
+            )
+        window = None if is_cross else attn.sliding_window
+        mixed = attention(query, key, value, scale=attn.scaling, window=window)
+        return attn.to_out[1](attn.to_out[0](mixed.flatten(2).to(query.dtype)))
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None = None) -> Tensor:
+    """Softmax attention of query [B, S, H, D] over key and value [B, L, G, D], H a multiple of G.
+
+    With a `window` w (self-attention, S = L), position i sees the positions j with |i − j| ≤ w.
+    Returns [B, S, H, D].
+    """
+    # Grouped heads are spelt out: CUDA's memory-efficient kernel takes equal head counts only, and
+    # without it torch falls to a kernel with an S×S matrix.
+    groups = query.shape[2] // key.shape[2]
+    query = query.transpose(1, 2)
+    key, value = (x.repeat_interleave(groups, dim=2).transpose(1, 2) for x in (key, value))
+    if window is None or query.shape[2] <= window + 1:
+        mixed = F.scaled_dot_product_attention(query, key, value, scale=scale)
+    else:
+        mixed = _banded(query, key, value, scale, window)
+    return mixed.transpose(1, 2)
+
+
+def _banded(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int) -> Tensor:
+    """`attention` within |i − j| ≤ window, on [B, H, S, D], in blocks of `window` queries."""
+    batch, _, length, _ = query.shape
+    blocks = -(-length // window)
+    tail = blocks * window - length
+
+    def per_block(x: Tensor) -> Tensor:
+        """[B, H, S, D] → [B·blocks, H, 3·window, D]: the keys from a block before to a block after."""
+        padded = F.pad(x, (0, 0, window, window + tail)).unflatten(2, (blocks + 2, window))
+        reach = torch.cat([padded[:, :, shift : shift + blocks] for shift in range(3)], dim=3)
+        return reach.transpose(1, 2).flatten(0, 1)
+
+    mixed = F.scaled_dot_product_attention(
+        F.pad(query, (0, 0, 0, tail)).unflatten(2, (blocks, window)).transpose(1, 2).flatten(0, 1),
+        per_block(key),
+        per_block(value),
+        attn_mask=_band(length, window, blocks, query.device).repeat(batch, 1, 1, 1),
+        scale=scale,
+    )
+    return mixed.unflatten(0, (batch, blocks)).transpose(1, 2).flatten(2, 3)[:, :, :length]
+
+
+def _band(length: int, window: int, blocks: int, device: torch.device) -> Tensor:
+    """Which keys each query sees: bool [blocks, 1, window, 3·window]. No query is without a key."""
+    start = torch.arange(blocks, device=device).view(-1, 1, 1) * window
+    query = start + torch.arange(window, device=device).view(1, -1, 1)
+    key = start - window + torch.arange(3 * window, device=device).view(1, 1, -1)
+    seen = ((query - key).abs() <= window) & (key >= 0) & (key < length)
+    return seen.unsqueeze(1)

@@ -1,0 +1,190 @@
+"""Loads the models of a checkpoint set into diffusers' and transformers' modules.
+
+The original's own Python is never run: its weights fit diffusers' modules after renaming, with one
+exception that is mended here (XL's timbre token).
+"""
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AceStepTransformer1DModel, AutoencoderOobleck
+from diffusers.pipelines.ace_step import AceStepConditionEncoder
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Model
+from transformers.utils.logging import disable_progress_bar
+
+from sidestep.acestep.attention import WindowedAttnProcessor
+from sidestep.acestep.layout import SILENCE_FILE, find_text_encoder, find_vae, find_variant
+from sidestep.acestep.names import diffusers_name
+from sidestep.acestep.weights import load_exactly, read_weights
+from sidestep.runtime.errors import BadDataError
+from sidestep.spec.schema import StorageSpec
+from sidestep.storage.store import open_store
+
+PARTS = ("transformer", "condition_encoder")
+
+
+@dataclass
+class AceStepModel:
+    """A variant's modules. A part that was not asked for is absent, and asking for it is a bug."""
+
+    parts: dict[str, nn.Module]
+    config: dict[str, Any]
+    variant: str
+
+    @property
+    def transformer(self) -> AceStepTransformer1DModel:
+        """The decoder (DiT): latents [B, T, 64], conditions [B, L, D] → velocity [B, T, 64]."""
+        return self.parts["transformer"]
+
+    @property
+    def condition_encoder(self) -> AceStepConditionEncoder:
+        """Text, lyrics and timbre → conditions [B, L, D]."""
+        return self.parts["condition_encoder"]
+
+    @property
+    def is_turbo(self) -> bool:
+        return bool(self.config.get("is_turbo"))
+
+
+@dataclass
+class TextEncoder:
+    """The Qwen3 embedding model and its tokenizer."""
+
+    tokenizer: PreTrainedTokenizerBase
+    model: Qwen3Model
+
+
+def load_model(
+    checkpoint_dir: str | Path,
+    variant: str = "base",
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    parts: tuple[str, ...] = PARTS,
+) -> AceStepModel:
+    """Load a variant from a local checkpoint folder, by alias (`base`) or by its folder's name.
+
+    Raises MissingInputError for an unknown variant or a missing file, BadDataError where the weights
+    are not exactly those that config.json describes.
+    """
+    assert set(parts) <= set(PARTS), parts
+    part = find_variant(open_store(str(checkpoint_dir), StorageSpec()), variant)
+    folder = Path(checkpoint_dir) / part.folder
+    config = read_config(folder)
+    loaders = {"transformer": _load_transformer, "condition_encoder": _load_condition_encoder}
+    modules = {part: loaders[part](folder, config, device, dtype).eval() for part in parts}
+    return AceStepModel(modules, config, part.folder)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A model folder's config.json. Raises BadDataError where it is not one of ACE-Step 1.5."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (ValueError, OSError) as error:
+        raise BadDataError(f"{folder / 'config.json'} cannot be read: {error}") from error
+    needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim")
+    if not isinstance(config, dict) or (missing := [key for key in needed if key not in config]):
+        raise BadDataError(
+            f"{folder / 'config.json'} does not describe an ACE-Step 1.5 model"
+            + (f": it has no {', '.join(missing)}" if isinstance(config, dict) else "")
+        )
+    if "rope_theta" not in config:  # as transformers 5 writes it
+        config["rope_theta"] = config.get("rope_parameters", {}).get("rope_theta", 1_000_000)
+    return config
+
+
+def load_vae(checkpoint_dir: str | Path, device: str | torch.device, dtype: torch.dtype) -> AutoencoderOobleck:
+    """The audio autoencoder: 48 kHz stereo [B, 2, N] ↔ latents [B, 64, N / 1920]."""
+    folder = Path(checkpoint_dir) / find_vae(open_store(str(checkpoint_dir), StorageSpec())).folder
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.nn.utils.weight_norm` is deprecated", FutureWarning)
+        vae = AutoencoderOobleck.from_config(json.loads((folder / "config.json").read_text()))
+    load_exactly(vae, dict(read_weights(folder)), device, dtype, source=str(folder))
+    return vae.eval().requires_grad_(False)
+
+
+def load_text_encoder(
+    checkpoint_dir: str | Path, device: str | torch.device, dtype: torch.dtype
+) -> TextEncoder:
+    """The stock Qwen3 embedding model with its tokenizer, from local files only."""
+    folder = Path(checkpoint_dir) / find_text_encoder(open_store(str(checkpoint_dir), StorageSpec())).folder
+    disable_progress_bar()  # of transformers' own: the task shows its progress
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model, report = Qwen3Model.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BadDataError(f"{folder} is not a Qwen3 embedding model: {error}") from error
+    if wrong := {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}:
+        raise BadDataError(f"{folder} does not fit its config.json: {wrong}")
+    return TextEncoder(tokenizer, model.to(device).eval().requires_grad_(False))
+
+
+def _load_transformer(
+    folder: Path, config: dict[str, Any], device: str | torch.device, dtype: torch.dtype
+) -> nn.Module:
+    with torch.device("meta"):
+        transformer = AceStepTransformer1DModel.from_config(_only_known(AceStepTransformer1DModel, config))
+    weights = {
+        diffusers_name(key.removeprefix("decoder.")): tensor
+        for key, tensor in read_weights(folder, ("decoder.",))
+    }
+    load_exactly(transformer, weights, device, dtype, source=f"{folder} (decoder)")
+    transformer.set_attn_processor(WindowedAttnProcessor())
+    return transformer.requires_grad_(False)
+
+
+def _load_condition_encoder(
+    folder: Path, config: dict[str, Any], device: str | torch.device, dtype: torch.dtype
+) -> nn.Module:
+    is_xl = "encoder_hidden_size" in config
+    own = {
+        name: config.get(f"encoder_{name}", config.get(name))
+        for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+    }
+    settings = _only_known(AceStepConditionEncoder, config) | own | {"layer_types": None}
+    with torch.device("meta"):
+        encoder = AceStepConditionEncoder.from_config(settings)
+    weights = {
+        diffusers_name(key.removeprefix("encoder.")): tensor
+        for key, tensor in read_weights(folder, ("encoder.", "null_condition_emb"))
+    }
+    weights["silence_latent"] = read_silence(folder / SILENCE_FILE)
+    load_exactly(encoder, weights, device, dtype, source=f"{folder} (condition encoder)")
+    if is_xl:
+        _prepend_timbre_token(encoder)
+    return encoder.requires_grad_(False)
+
+
+def read_silence(path: Path) -> Tensor:
+    """The latents of silence, [1, 15000, 64] (stored as [1, 64, 15000])."""
+    try:
+        silence = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that is not plain tensors
+        raise BadDataError(f"{path} is not a plain tensor file: {type(error).__name__}") from error
+    if not isinstance(silence, Tensor) or silence.ndim != 3 or silence.shape[:2] != (1, 64):
+        raise BadDataError(f"{path} should hold one tensor [1, 64, frames]")
+    return silence.transpose(1, 2).contiguous()
+
+
+def _only_known(module: type, config: dict[str, Any]) -> dict[str, Any]:
+    """Those settings of the original config that the diffusers module knows."""
+    return {name: config[name] for name in module._get_init_keys(module) if name in config}
+
+
+def _prepend_timbre_token(encoder: AceStepConditionEncoder) -> None:
+    """XL reads its timbre from a learned token before the frames; diffusers' encoder lacks it.
+
+    Without it the timbre embedding is off by more than its own size (FACTS: 3.1 to 3.9 at most).
+    """
+    timbre = encoder.timbre_encoder
+
+    def prepend(_module: nn.Module, _inputs: Any, frames: Tensor) -> Tensor:
+        return torch.cat([timbre.special_token.expand(frames.shape[0], 1, -1), frames], dim=1)
+
+    timbre.embed_tokens.register_forward_hook(prepend)

@@ -1,0 +1,34 @@
+"""Names of weights and modules: the original checkpoint's and diffusers'.
+
+Users, checkpoints and published adapters speak the original names (`self_attn.q_proj`); the modules in
+memory are diffusers' (`self_attn.to_q`). The renames are total and reversible, and they hold for module
+paths as for parameter names. Source: the checkpoint layout, checked against recorded outputs.
+"""
+
+_RENAMES = (  # original, diffusers
+    ("q_proj", "to_q"),
+    ("k_proj", "to_k"),
+    ("v_proj", "to_v"),
+    ("o_proj", "to_out.0"),
+    ("q_norm", "norm_q"),
+    ("k_norm", "norm_k"),
+    ("proj_in.1", "proj_in_conv"),
+    ("proj_out.1", "proj_out_conv"),
+)
+
+
+def diffusers_name(original: str) -> str:
+    """`layers.0.self_attn.o_proj.weight` → `layers.0.self_attn.to_out.0.weight`."""
+    return _rename(original, _RENAMES)
+
+
+def original_name(diffusers: str) -> str:
+    """`layers.0.self_attn.to_out.0.weight` → `layers.0.self_attn.o_proj.weight`."""
+    return _rename(diffusers, tuple((new, old) for old, new in _RENAMES))
+
+
+def _rename(name: str, renames: tuple[tuple[str, str], ...]) -> str:
+    dotted = f".{name}."  # so that only whole components match
+    for old, new in renames:
+        dotted = dotted.replace(f".{old}.", f".{new}.")
+    return dotted[1:-1]

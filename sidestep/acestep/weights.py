@@ -1,0 +1,79 @@
+"""Reads safetensors checkpoints, whole or in shards, and accounts for every key.
+
+A checkpoint with a key too few, a key too many or a wrong shape is refused with all such keys named:
+a model that is half random trains without complaint and produces noise.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from sidestep.runtime.errors import BadDataError, MissingInputError
+
+SHOWN_KEYS = 5
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder: those an index names, else all there are.
+
+    Raises MissingInputError naming the shards that an index lists and the folder lacks.
+    """
+    indexes = sorted(folder.glob("*.safetensors.index.json"))
+    if not indexes:
+        return sorted(folder.glob("*.safetensors"))
+    try:
+        names = sorted(set(json.loads(indexes[0].read_text())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise BadDataError(f"{indexes[0]} is not a safetensors index: {error}") from error
+    if outside := [name for name in names if not isinstance(name, str) or Path(name).name != name]:
+        raise BadDataError(f"{indexes[0]} names files outside its folder: {outside}")
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise MissingInputError(f"{folder} lacks {', '.join(missing)}, which {indexes[0].name} names")
+    return [folder / name for name in names]
+
+
+def read_weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> Iterator[tuple[str, Tensor]]:
+    """Yield (key, tensor) for the keys with one of `prefixes`, one tensor in memory at a time."""
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, framework="pt") as weights:
+                for key in weights.keys():  # noqa: SIM118 - safe_open is no mapping
+                    if key.startswith(prefixes):
+                        yield key, weights.get_tensor(key)
+        except (SafetensorError, OSError) as error:
+            raise BadDataError(
+                f"{file} cannot be read as safetensors: {error}\n  it may be cut short: download it again"
+            ) from error
+
+
+def load_exactly(
+    module: nn.Module, weights: Mapping[str, Tensor], device: str | torch.device, dtype: torch.dtype, source: str
+) -> None:
+    """Put `weights` into `module` (built on the meta device) as `dtype` on `device`.
+
+    Floating-point weights only are cast. Raises BadDataError naming every key that is missing, left
+    over or of another shape; `source` is what the message calls the checkpoint.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    problems = [f"missing: {name} {list(expected[name])}" for name in sorted(expected.keys() - weights.keys())]
+    problems += [f"not known: {name}" for name in sorted(weights.keys() - expected.keys())]
+    problems += [
+        f"shape of {name}: {list(weights[name].shape)}, the config wants {list(expected[name])}"
+        for name in sorted(expected.keys() & weights.keys())
+        if tuple(weights[name].shape) != expected[name]
+    ]
+    if problems:
+        more = [f"… and {len(problems) - SHOWN_KEYS} more"] if len(problems) > SHOWN_KEYS else []
+        raise BadDataError(
+            "\n  ".join([f"{source} does not fit its config.json:", *problems[:SHOWN_KEYS], *more])
+            + "\n  the files may be of different models, or a download that was cut short"
+        )
+    placed = {
+        name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        for name, tensor in weights.items()
+    }
+    module.load_state_dict(placed, strict=True, assign=True)
