@@ -1,0 +1,39 @@
+# Everything runs in .venv, which each target that needs it makes first. `make` alone lists the targets.
+PYTHON ?= python3
+RUN := .venv/bin/python -m
+export OMP_NUM_THREADS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format typecheck music bench clean
+
+help: ## list these targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: ## make .venv, or bring it up to date
+	@command -v $(PYTHON) >/dev/null || { echo "Set-up: Side-Step needs Python 3.11 or newer, and there is no $(PYTHON) on PATH."; exit 1; }
+	@$(PYTHON) requirements/setup_venv.py
+
+demo: setup ## the whole pipeline on a tiny model and 20 s of made music, in demo/ (under 4 minutes)
+	@.venv/bin/sidestep demo demo
+
+test: setup ## all tests (under 10 minutes on two cores)
+	@$(RUN) pytest
+
+lint: setup ## ruff: rules and format
+	@$(RUN) ruff check . && $(RUN) ruff format --check .
+
+format: setup ## let ruff mend what it can
+	@$(RUN) ruff check --fix . && $(RUN) ruff format .
+
+typecheck: setup ## mypy
+	@$(RUN) mypy
+
+music: setup ## real music through an S3 server, all adapters and modes (needs apt-get)
+	@$(RUN) tests.music.run
+
+bench: setup ## speed of a training step
+	@$(RUN) tests.bench.run
+
+clean: ## remove caches, demo/ and build output; .venv stays
+	rm -rf demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find sidestep tests requirements -name __pycache__ -prune -exec rm -rf {} +
