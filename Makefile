@@ -1,7 +1,6 @@
 # Everything runs in .venv, which each target that needs it makes first. `make` alone lists the targets.
 PYTHON ?= python3
 RUN := .venv/bin/python -m
-export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format typecheck music bench clean

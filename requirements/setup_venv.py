@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -58,6 +57,10 @@ def run(command: list[str], what: str) -> str:
     return done.stdout
 
 
+def succeeds(*command: str) -> bool:
+    return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
 def pip(*arguments: str, what: str) -> None:
     run([venv_python(), "-m", "pip", "--disable-pip-version-check", "install", "-q", *arguments], what)
 
@@ -90,7 +93,7 @@ def find_python() -> str:
             "on PATH. Install one (on Debian and Ubuntu: apt install python3.11 python3.11-venv)."
         )
     for python in candidates:
-        if subprocess.run([python, "-c", "import venv, ensurepip"], stderr=subprocess.DEVNULL).returncode == 0:
+        if succeeds(python, "-c", "import venv, ensurepip"):
             return python
     raise SetupError(
         f"{candidates[0]} has no venv module, so it cannot make a virtual environment. "
@@ -100,7 +103,7 @@ def find_python() -> str:
 
 def has_gpu() -> bool:
     nvidia_smi = shutil.which("nvidia-smi")
-    return bool(nvidia_smi) and subprocess.run([nvidia_smi, "-L"], capture_output=True).returncode == 0
+    return nvidia_smi is not None and succeeds(nvidia_smi, "-L")
 
 
 def wanted_state(gpu: bool) -> str:
@@ -115,10 +118,7 @@ def wanted_state(gpu: bool) -> str:
 def make_venv(python: str) -> None:
     """Keep a .venv that works; make a new one in place of none, of a broken or half-made one."""
     check = "import sys, pip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))"
-    works = (
-        Path(venv_python()).exists()
-        and subprocess.run([venv_python(), "-c", check], stderr=subprocess.DEVNULL).returncode == 0
-    )
+    works = Path(venv_python()).exists() and succeeds(venv_python(), "-c", check)
     if works and not (STAMP.exists() and STAMP.read_text() == UNFINISHED):
         STAMP.write_text(UNFINISHED)
         return
@@ -170,14 +170,12 @@ def let_torchaudio_import() -> None:
     an extension, and its Python part (all that is used) works; with them it, and with it transformers,
     diffusers and peft, would fail to import.
     """
-    check = [venv_python(), "-c", "import torchaudio"]
-    if subprocess.run(check, capture_output=True).returncode:
-        folder = run(
-            [venv_python(), "-c", "import importlib.util as u; print(u.find_spec('torchaudio').origin)"],
-            "Looking for torchaudio",
-        )
-        for file in (Path(folder.strip()).parent / "lib").glob("*.so"):
-            file.unlink()
+    if succeeds(venv_python(), "-c", "import torchaudio"):
+        return
+    where = "import importlib.util as u; print(u.find_spec('torchaudio').origin)"
+    package = Path(run([venv_python(), "-c", where], "Looking for torchaudio").strip()).parent
+    for file in (package / "lib").glob("*.so"):
+        file.unlink()
 
 
 def set_up() -> None:

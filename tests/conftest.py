@@ -1,0 +1,78 @@
+"""What all tests share: the golden set, a tiny checkpoint, and walls against the machine they run on."""
+
+import ipaddress
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before numpy, torch or matplotlib are imported: they read these once. Two threads fit the smallest CI
+# machine, and make bit-exact comparisons independent of how many cores there are.
+os.environ["OMP_NUM_THREADS"] = "2"
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["HF_HUB_OFFLINE"] = "1"
+for _name in [name for name in os.environ if name.startswith(("AWS_", "SIDESTEP_"))]:
+    del os.environ[_name]  # no test may see the developer's credentials or settings
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+
+TESTS = Path(__file__).parent
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loopback_only() -> Any:
+    """No test may talk to anything but this machine: a test that needs the network is not repeatable."""
+
+    def guarded(connect: Any) -> Any:
+        def refuse_others(self: socket.socket, address: Any) -> Any:
+            if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_loopback(address[0]):
+                raise AssertionError(f"a test tried to reach {address[0]}; tests may use loopback alone")
+            return connect(self, address)
+
+        return refuse_others
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded(socket.socket.connect))
+        patch.setattr(socket.socket, "connect_ex", guarded(socket.socket.connect_ex))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Workspaces and the AWS files of the tests, apart from those of the user who runs them."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        patch.setenv("AWS_CONFIG_FILE", str(home / "aws-config"))
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(home / "aws-credentials"))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test starts in an empty folder, where its sidestep.log goes too."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """What the original model computed: see its README.md for the names and the tolerance."""
+    return TESTS / "data" / "golden"
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint set with tiny random weights in the original layout: base, turbo and xl-base."""
+    from sidestep.acestep.tiny import write_tiny_checkpoint
+
+    folder = tmp_path_factory.mktemp("tiny") / "checkpoints"
+    write_tiny_checkpoint(folder)
+    return folder
