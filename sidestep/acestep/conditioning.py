@@ -23,7 +23,7 @@ def encode_text(text_encoder: TextEncoder, prompt: str) -> Tensor:
 
 @torch.inference_mode()
 def embed_lyrics(text_encoder: TextEncoder, lyrics: str) -> Tensor:
-    """The lyrics' token embeddings [L, D] (fp32, on the CPU), L ≤ 2048: no transformer, as in the original."""
+    """The lyrics' token embeddings [L, D] (fp32, on the CPU), L ≤ 2048; the original runs no transformer."""
     ids = _token_ids(text_encoder, lyrics, LYRICS_TOKENS)
     return text_encoder.model.get_input_embeddings()(ids)[0].float().cpu()
 

@@ -12,7 +12,8 @@ Only these files are ever pulled or read; the checkpoint's own Python (`modeling
 from dataclasses import dataclass
 
 from sidestep.runtime.errors import MissingInputError
-from sidestep.storage.store import FileInfo, Store
+from sidestep.spec.schema import StorageSpec
+from sidestep.storage.store import FileInfo, Store, open_store
 
 VAE_FOLDER = "vae"
 TEXT_ENCODER_FOLDER = "Qwen3-Embedding-0.6B"
@@ -30,6 +31,11 @@ class Part:
     files: tuple[FileInfo, ...]
 
 
+def open_checkpoints(place: str, options: StorageSpec) -> Store:
+    """The store of a checkpoint set. Links are followed: a model hub's cache consists of them."""
+    return open_store(place, options, follow_links=True)
+
+
 def find_variant(store: Store, name: str) -> Part:
     """The model folder called `name`, or meant by the alias `name` (`base` → `acestep-v15-base`).
 
@@ -41,7 +47,7 @@ def find_variant(store: Store, name: str) -> Part:
         raise MissingInputError(
             f"no model variant {name!r} in {store.place}\n"
             f"  there: {_variants_in_words(found)}\n"
-            "  set model_variant to one of these, or checkpoint_dir to the folder that holds the model's folder"
+            "  set model_variant to one of these, or checkpoint_dir to the folder above the model's own"
         )
     return _part(store, folder, found[folder], needed=("config.json", "*.safetensors", SILENCE_FILE))
 

@@ -18,12 +18,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Model
 from transformers.utils.logging import disable_progress_bar
 
 from sidestep.acestep.attention import WindowedAttnProcessor
-from sidestep.acestep.layout import SILENCE_FILE, find_text_encoder, find_vae, find_variant
+from sidestep.acestep.layout import SILENCE_FILE, find_text_encoder, find_vae, find_variant, open_checkpoints
 from sidestep.acestep.names import diffusers_name
 from sidestep.acestep.weights import load_exactly, read_weights
 from sidestep.runtime.errors import BadDataError
 from sidestep.spec.schema import StorageSpec
-from sidestep.storage.store import open_store
+from sidestep.storage.store import Store
 
 PARTS = ("transformer", "condition_encoder")
 
@@ -72,12 +72,16 @@ def load_model(
     are not exactly those that config.json describes.
     """
     assert set(parts) <= set(PARTS), parts
-    part = find_variant(open_store(str(checkpoint_dir), StorageSpec()), variant)
+    part = find_variant(_checkpoints(checkpoint_dir), variant)
     folder = Path(checkpoint_dir) / part.folder
     config = read_config(folder)
     loaders = {"transformer": _load_transformer, "condition_encoder": _load_condition_encoder}
     modules = {part: loaders[part](folder, config, device, dtype).eval() for part in parts}
     return AceStepModel(modules, config, part.folder)
+
+
+def _checkpoints(folder: str | Path) -> Store:
+    return open_checkpoints(str(folder), StorageSpec())
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -97,9 +101,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_vae(checkpoint_dir: str | Path, device: str | torch.device, dtype: torch.dtype) -> AutoencoderOobleck:
+def load_null_condition(checkpoint_dir: str | Path, folder: str) -> Tensor:
+    """The condition token [1, 1, D] (fp32) of a sample without conditions, read without its encoder."""
+    source = Path(checkpoint_dir) / folder
+    weights = dict(read_weights(source, ("null_condition_emb",)))
+    if weights.keys() != {"null_condition_emb"}:
+        raise BadDataError(f"{source} has no null_condition_emb among its weights: download it again")
+    return weights["null_condition_emb"].float()
+
+
+def load_vae(
+    checkpoint_dir: str | Path, device: str | torch.device, dtype: torch.dtype
+) -> AutoencoderOobleck:
     """The audio autoencoder: 48 kHz stereo [B, 2, N] ↔ latents [B, 64, N / 1920]."""
-    folder = Path(checkpoint_dir) / find_vae(open_store(str(checkpoint_dir), StorageSpec())).folder
+    folder = Path(checkpoint_dir) / find_vae(_checkpoints(checkpoint_dir)).folder
     with torch.device("meta"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.nn.utils.weight_norm` is deprecated", FutureWarning)
         vae = AutoencoderOobleck.from_config(json.loads((folder / "config.json").read_text()))
@@ -111,7 +126,7 @@ def load_text_encoder(
     checkpoint_dir: str | Path, device: str | torch.device, dtype: torch.dtype
 ) -> TextEncoder:
     """The stock Qwen3 embedding model with its tokenizer, from local files only."""
-    folder = Path(checkpoint_dir) / find_text_encoder(open_store(str(checkpoint_dir), StorageSpec())).folder
+    folder = Path(checkpoint_dir) / find_text_encoder(_checkpoints(checkpoint_dir)).folder
     disable_progress_bar()  # of transformers' own: the task shows its progress
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

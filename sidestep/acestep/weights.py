@@ -51,7 +51,11 @@ def read_weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> Iterator[tu
 
 
 def load_exactly(
-    module: nn.Module, weights: Mapping[str, Tensor], device: str | torch.device, dtype: torch.dtype, source: str
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    device: str | torch.device,
+    dtype: torch.dtype,
+    source: str,
 ) -> None:
     """Put `weights` into `module` (built on the meta device) as `dtype` on `device`.
 
@@ -59,7 +63,9 @@ def load_exactly(
     over or of another shape; `source` is what the message calls the checkpoint.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    problems = [f"missing: {name} {list(expected[name])}" for name in sorted(expected.keys() - weights.keys())]
+    problems = [
+        f"missing: {name} {list(expected[name])}" for name in sorted(expected.keys() - weights.keys())
+    ]
     problems += [f"not known: {name}" for name in sorted(weights.keys() - expected.keys())]
     problems += [
         f"shape of {name}: {list(weights[name].shape)}, the config wants {list(expected[name])}"

@@ -63,3 +63,9 @@ class AccessError(SideStepError):
 
 class BadSpecError(SideStepError):
     exit_code = ExitCode.BAD_SPEC
+
+
+class AgainError(SideStepError):
+    """Not a failure: what is done is saved, and the same command goes on from there."""
+
+    exit_code = ExitCode.AGAIN

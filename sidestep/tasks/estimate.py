@@ -1,0 +1,126 @@
+"""The estimate task: rank the attention modules by how much the dataset moves them."""
+
+import json
+import logging
+from dataclasses import replace
+from typing import Any
+
+from sidestep.runtime.progress import track
+from sidestep.runtime.workspace import open_workspace
+from sidestep.spec.schema import ATTENTION_MODULES, JobSpec
+from sidestep.storage.canonical import json_bytes, png_bytes
+from sidestep.storage.store import open_store
+from sidestep.tasks.model import Ground, prepare_ground, timestep_law
+from sidestep.tasks.output import Output
+from sidestep.training import draws
+from sidestep.training.dataset import dataset_digest, dataset_files
+from sidestep.training.flow import Batch, draw_batch
+from sidestep.training.sensitivity import mean_gradient_norms
+
+log = logging.getLogger(__name__)
+
+REPORT = "estimate/report.json"
+PICTURE = "estimate/report.png"
+
+
+def estimate(spec: JobSpec) -> dict[str, float]:
+    """Write `estimate/report.json` and `report.png`, show the table; the mean gradient norm by module.
+
+    Modules are named as --target-modules takes them, most sensitive first. A report that is there and
+    was made from the same songs, model and settings is shown again, not made again.
+    """
+    workspace = open_workspace(spec)
+    output = Output.open(spec, workspace)
+    recipe = _recipe(spec)
+    norms = _earlier_norms(output, recipe)
+    if norms is None:
+        norms = _measure(spec, prepare_ground(spec, workspace))
+        modules = [{"module": module, "norm": norm} for module, norm in norms.items()]
+        output.store.write_bytes(PICTURE, png_bytes(_picture(norms, spec)))
+        output.store.write_bytes(REPORT, json_bytes({"recipe": recipe, "modules": modules}))
+    _show(norms, spec, output.store.place)
+    output.send("logs")
+    return norms
+
+
+def _recipe(spec: JobSpec) -> dict[str, Any]:
+    """All that decides the ranking."""
+    train = spec.train.model_dump(include={"seed", "timestep_mu", "timestep_sigma"})
+    tensors = dataset_files(open_store(spec.tensors_place, spec.storage))
+    return {
+        "dataset": dataset_digest(tensors),
+        "model_variant": spec.model_variant,
+        "batches": spec.estimate.batches,
+        **train,
+    }
+
+
+def _earlier_norms(output: Output, recipe: dict[str, Any]) -> dict[str, float] | None:
+    """The ranking that the output already has, where it is this one."""
+    if output.store.info(REPORT) is None:
+        return None
+    try:
+        report = json.loads(output.store.read_bytes(REPORT))
+        if report["recipe"] == recipe:
+            log.info("Already estimated: %s/%s", output.store.place, REPORT)
+            return {entry["module"]: entry["norm"] for entry in report["modules"]}
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("%s/%s is damaged and is made again: %s", output.store.place, REPORT, error)
+    return None
+
+
+def _measure(spec: JobSpec, ground: Ground) -> dict[str, float]:
+    """Gradient norms over `estimate.batches` songs, as in corrected training without dropout."""
+    law = replace(timestep_law(spec, ground.model.config), mode="corrected", cfg_dropout=0.0)
+    law = replace(law, seed=draws.key(law.seed, "estimate"))
+    transformer = ground.model.transformer
+    transformer.enable_gradient_checkpointing()
+    module = ground.machine.fabric().setup_module(transformer)
+    songs = len(ground.samples)
+    with track("Estimating", total=spec.estimate.batches, unit="batches") as bar:
+
+        def batches() -> Any:
+            for index in range(spec.estimate.batches):
+                song = draws.order(law.seed, index // songs, songs)[index % songs]
+                batch: Batch = draw_batch(
+                    ground.samples[song], ground.null_condition, law, index, ground.machine.device
+                )
+                yield batch
+                bar.advance(1)
+
+        norms = mean_gradient_norms(module, batches())
+    # Equal norms keep the model's own order.
+    return dict(sorted(norms.items(), key=lambda item: -item[1]))
+
+
+def _show(norms: dict[str, float], spec: JobSpec, place: str) -> None:
+    """The ranking as a table, and the line that trains the best of it."""
+    best = list(norms)[: spec.estimate.top_k]
+    width = max(len(module) for module in best)
+    top = norms[best[0]] or 1.0
+    rows = [
+        f"  {rank:>3}  {module:<{width}}  {norms[module]:<10.4g}  {'▇' * max(1, round(20 * norms[module] / top))}"
+        for rank, module in enumerate(best, start=1)
+    ]
+    log.info(
+        "Most sensitive of %d attention modules, by mean gradient norm:\n%s", len(norms), "\n".join(rows)
+    )
+    log.info("Report: %s/%s and report.png", place, REPORT)
+    log.info("To train these: --target-modules %s", " ".join(best))
+
+
+def _picture(norms: dict[str, float], spec: JobSpec) -> Any:
+    """A map of layers × modules, dark where the dataset moves the model most."""
+    from matplotlib.figure import Figure
+
+    columns = [f"{kind}_attn.{name}" for kind in ("self", "cross") for name in ATTENTION_MODULES]
+    layers = 1 + max(int(module.split(".")[1]) for module in norms)
+    values = [[norms[f"layers.{layer}.{column}"] for column in columns] for layer in range(layers)]
+    figure = Figure(figsize=(8, 2.5 + 0.28 * layers), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(values, aspect="auto", cmap="viridis_r")
+    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
+    axes.set_yticks(range(layers), [f"layer {layer}" for layer in range(layers)])
+    axes.set_title(f"{spec.name}: mean gradient norm over {spec.estimate.batches} batches")
+    figure.colorbar(image, label="gradient norm")
+    return figure

@@ -1,0 +1,66 @@
+"""What estimate and train share: the decoder on this machine, the songs, and the timestep law."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from sidestep.acestep.layout import find_variant, open_checkpoints
+from sidestep.acestep.loading import AceStepModel, load_model, load_null_condition
+from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.workspace import Workspace
+from sidestep.spec.schema import JobSpec
+from sidestep.storage.store import open_store
+from sidestep.storage.transfer import pull
+from sidestep.training.dataset import Samples
+from sidestep.training.flow import Law
+from sidestep.training.machine import Machine, choose_machine
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What is trained or estimated on."""
+
+    machine: Machine
+    samples: Samples
+    model: AceStepModel  # the decoder alone, frozen, on the machine's device
+    null_condition: Tensor  # [1, 1, D]
+
+
+def prepare_ground(spec: JobSpec, workspace: Workspace) -> Ground:
+    """Pull the tensors and the variant's weights and load the decoder.
+
+    Raises MissingInputError for what is not there, BadDataError for what does not fit together,
+    MachineError where this machine lacks the device asked for.
+    """
+    machine = choose_machine(spec.runtime)
+    samples = Samples.pull(open_store(spec.tensors_place, spec.storage), workspace)
+    store = open_checkpoints(spec.checkpoint_dir, spec.storage)
+    part = find_variant(store, spec.model_variant)
+    folder = pull(store, part.files, workspace, title=f"Pulling {part.folder}")
+    model = load_model(folder, part.folder, machine.device, machine.dtype, parts=("transformer",))
+    _check_fit(samples, model)
+    return Ground(machine, samples, model, load_null_condition(folder, part.folder))
+
+
+def timestep_law(spec: JobSpec, config: dict[str, Any]) -> Law:
+    """The timestep law of `spec`: its own parameters, else those in the checkpoint's config."""
+    mu, sigma = spec.train.timestep_mu, spec.train.timestep_sigma
+    return Law(
+        mode=spec.train.mode,
+        mu=config.get("timestep_mu", -0.4) if mu is None else mu,
+        sigma=config.get("timestep_sigma", 1.0) if sigma is None else sigma,
+        cfg_dropout=spec.train.cfg_dropout,
+        seed=spec.train.seed,
+    )
+
+
+def _check_fit(samples: Samples, model: AceStepModel) -> None:
+    """Refuse tensors that were made for a model of another width, before any step is taken."""
+    expected = model.transformer.condition_embedder.in_features
+    width = samples[0].encoder_hidden_states.shape[-1]
+    if width != expected:
+        raise BadDataError(
+            f"the tensors in {samples.place} have conditions {width} wide, {model.variant} takes {expected}\n"
+            f"  preprocess the songs with model_variant {model.variant}"
+        )

@@ -1,0 +1,185 @@
+"""What training needs to go on exactly where it was, as safetensors and JSON: no pickle.
+
+`training_state.safetensors` holds the adapter's raw parameters, the optimizer's tensors and the
+history; `training_state.json` the counters and the optimizer's numbers. Every tensor is restored, or
+the resume fails: a resume that loads nothing would train on from zero weights without a word.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sidestep import adapters
+from sidestep.adapters import Adapter
+from sidestep.adapters.adapter import read_safetensors
+from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
+from sidestep.storage.canonical import json_bytes, safetensors_bytes
+
+NUMBERS_FILE = "training_state.json"
+TENSORS_FILE = "training_state.safetensors"
+STATE_FILES = (NUMBERS_FILE, TENSORS_FILE)
+FORMAT = 1
+
+
+@dataclass
+class Progress:
+    """How far a run is. All that changes while it trains, but for weights and optimizer."""
+
+    step: int = 0
+    losses: list[float] = field(default_factory=list)  # mean loss of each optimizer step so far
+    evaluations: dict[int, float] = field(default_factory=dict)  # step → loss on fixed draws
+
+
+def checkpoint_files(
+    adapter: Adapter, optimizer: torch.optim.Optimizer, progress: Progress, recipe: dict[str, Any]
+) -> dict[str, bytes]:
+    """The files of a checkpoint: the adapter as it would be published, and the training state."""
+    names = list(adapter.parameters())
+    state = optimizer.state_dict()
+    tensors = {f"adapter.{name}": p.detach() for name, p in adapter.parameters().items()}
+    numbers: dict[str, dict[str, Any]] = {}
+    for index, values in state["state"].items():
+        for key, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{names[index]}.{key}"] = value
+            else:
+                numbers.setdefault(names[index], {})[key] = value
+    tensors["history.losses"] = torch.tensor(progress.losses, dtype=torch.float64)
+    content = {
+        "format": FORMAT,
+        "step": progress.step,
+        "evaluations": {str(step): loss for step, loss in progress.evaluations.items()},
+        "recipe": recipe,
+        "optimizer": {
+            "kind": type(optimizer).__name__,
+            "groups": [
+                {k: v for k, v in group.items() if k not in ("params", "lr")}
+                for group in state["param_groups"]
+            ],
+            "numbers": numbers,
+        },
+    }
+    return {
+        **adapters.publish(adapter),
+        TENSORS_FILE: safetensors_bytes(tensors),
+        NUMBERS_FILE: json_bytes(content),
+    }
+
+
+def restore(
+    folder: Path, adapter: Adapter, optimizer: torch.optim.Optimizer, recipe: dict[str, Any]
+) -> Progress:
+    """Put a checkpoint's state into `adapter` and `optimizer`, all of it, and return its progress.
+
+    Raises MissingInputError or BadDataError for an incomplete or damaged checkpoint, BadSpecError
+    where it was made with other settings (`recipe`) than this run's.
+    """
+    content, tensors = _read(folder)
+    before, progress = content["recipe"], _progress(content)
+    refuse_changed(before, recipe, str(folder))
+    parameters = adapter.parameters()
+    saved = _take(tensors, "adapter.")
+    _same_keys(saved.keys(), parameters.keys(), folder)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if saved[name].shape != parameter.shape or saved[name].dtype != parameter.dtype:
+                raise BadDataError(
+                    f"{folder}: {name} is {saved[name].dtype} {list(saved[name].shape)}, "
+                    f"this run's is {parameter.dtype} {list(parameter.shape)}"
+                )
+            parameter.copy_(saved[name])
+    _restore_optimizer(content["optimizer"], _take(tensors, "optimizer."), parameters, optimizer, folder)
+    _same_keys(tensors.keys(), ["history.losses"], folder)
+    progress.losses = tensors["history.losses"].tolist()
+    return progress
+
+
+def read_numbers(data: bytes, where: str) -> tuple[dict[str, Any], Progress]:
+    """The recipe and the counters (no losses) of a checkpoint's `training_state.json`."""
+    content = _parse(data, where)
+    return content["recipe"], _progress(content)
+
+
+def refuse_changed(before: dict[str, Any], now: dict[str, Any], where: str) -> None:
+    """Raise BadSpecError naming each setting that differs between a run's start and now."""
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if changed:
+        differences = [f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in changed]
+        raise BadSpecError(
+            "\n  ".join([f"{where} was made with other settings:", *differences])
+            + "\n  go on with the same settings, or start anew with another output_dir"
+        )
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    missing = [name for name in STATE_FILES if not (folder / name).is_file()]
+    if missing:
+        raise MissingInputError(f"{folder} is not a checkpoint to go on from: it has no {', '.join(missing)}")
+    tensors, _ = read_safetensors(folder / TENSORS_FILE)
+    return _parse((folder / NUMBERS_FILE).read_bytes(), str(folder)), tensors
+
+
+def _parse(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        content = json.loads(data)
+        version = content["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadDataError(f"{where}/{NUMBERS_FILE} is damaged: {error}") from error
+    if version != FORMAT:
+        raise BadDataError(
+            f"{where} has checkpoint format {version}; this version of Side-Step reads {FORMAT}"
+        )
+    return content
+
+
+def _progress(content: dict[str, Any]) -> Progress:
+    evaluations = {int(step): loss for step, loss in content["evaluations"].items()}
+    return Progress(content["step"], [], evaluations)
+
+
+def _restore_optimizer(
+    content: dict[str, Any],
+    saved: dict[str, Tensor],
+    parameters: dict[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    folder: Path,
+) -> None:
+    if content["kind"] != type(optimizer).__name__:
+        raise BadDataError(
+            f"{folder} was made with {content['kind']}, this run uses {type(optimizer).__name__}"
+        )
+    index = {name: number for number, name in enumerate(parameters)}
+    state: dict[int, dict[str, Any]] = {}
+    for key, tensor in saved.items():
+        name, _, entry = key.rpartition(".")
+        if name not in index:
+            raise BadDataError(f"{folder}: optimizer state of an unknown parameter {name}")
+        state.setdefault(index[name], {})[entry] = tensor
+    for name, values in content["numbers"].items():
+        state.setdefault(index[name], {}).update(values)
+    if state and len(state) != len(parameters):
+        raise BadDataError(
+            f"{folder}: optimizer state of {len(state)} parameters, expected {len(parameters)}"
+        )
+    groups = optimizer.state_dict()["param_groups"]
+    for group, stored in zip(groups, content["groups"], strict=True):
+        group.update({k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    keys = [key for key in tensors if key.startswith(prefix)]
+    return {key.removeprefix(prefix): tensors.pop(key) for key in keys}
+
+
+def _same_keys(found: Any, expected: Any, folder: Path) -> None:
+    if missing := sorted(set(expected) - set(found)):
+        raise BadDataError(f"{folder} lacks {', '.join(missing[:3])} ({len(missing)} tensors)")
+    if extra := sorted(set(found) - set(expected)):
+        raise BadDataError(
+            f"{folder} has {', '.join(extra[:3])} ({len(extra)} tensors) that this run knows not"
+        )

@@ -1,0 +1,69 @@
+"""The training objective: flow matching on latents, as the original model's own training code has it."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sidestep.data.tensors import Sample
+from sidestep.training import draws
+from sidestep.training.timesteps import corrected_timesteps, vanilla_timesteps
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward pass of the decoder takes; no padding anywhere."""
+
+    latents: Tensor  # x0 [B, T, 64]
+    context: Tensor  # [B, T, 128]
+    conditions: Tensor  # [B, L, D]
+    timesteps: Tensor  # t [B], fp32 also where the model is not: bf16 would blur t · 1000
+    noise: Tensor  # [B, T, 64]
+
+
+@dataclass(frozen=True)
+class Law:
+    """How a micro-batch is drawn: the timestep law and the share of samples without conditions."""
+
+    mode: str  # corrected | vanilla
+    mu: float
+    sigma: float
+    cfg_dropout: float
+    seed: int
+
+
+def draw_batch(
+    sample: Sample, null_condition: Tensor, law: Law, index: int, device: str | torch.device
+) -> Batch:
+    """The micro-batch number `index` of the run: `sample` with its noise, timestep and dropout.
+
+    `null_condition` [1, 1, D] takes the place of every condition token of a dropped sample.
+    """
+    latents = sample.target_latents[None].float()
+    conditions = sample.encoder_hidden_states[None].float()
+    noise = torch.randn(latents.shape, generator=draws.generator(law.seed, "noise", index))
+    generator = draws.generator(law.seed, "timestep", index)
+    if law.mode == "corrected":
+        timesteps = corrected_timesteps(1, law.mu, law.sigma, generator)
+        if torch.rand((), generator=draws.generator(law.seed, "condition", index)) < law.cfg_dropout:
+            conditions = null_condition.float().expand_as(conditions)
+    else:
+        timesteps = vanilla_timesteps(1, generator)
+    parts = (latents, sample.context_latents[None].float(), conditions, timesteps, noise)
+    return Batch(*(part.to(device) for part in parts))
+
+
+def flow_loss(transformer: nn.Module, batch: Batch) -> Tensor:
+    """Mean squared error of the predicted velocity against noise − x0, at x_t = t·noise + (1 − t)·x0."""
+    t = batch.timesteps.view(-1, 1, 1)
+    noised = t * batch.noise + (1 - t) * batch.latents
+    velocity = transformer(
+        hidden_states=noised,
+        timestep=batch.timesteps,
+        timestep_r=batch.timesteps,
+        encoder_hidden_states=batch.conditions,
+        context_latents=batch.context,
+        return_dict=False,
+    )[0]
+    return F.mse_loss(velocity.float(), batch.noise - batch.latents)

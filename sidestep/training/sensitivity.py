@@ -1,0 +1,52 @@
+"""Which attention modules does a dataset move most? Gradient norms of the base weights.
+
+The flow loss is drawn as in corrected training, without condition dropout; a module's sensitivity is
+the norm of its weight's gradient, averaged over batches.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from sidestep.acestep.names import original_name
+from sidestep.spec.schema import ATTENTION_MODULES
+from sidestep.training.flow import Batch, flow_loss
+
+
+def attention_weights(transformer: nn.Module) -> dict[str, nn.Parameter]:
+    """The q, k, v and o weights of every layer, by their modules' original names."""
+    named = ((original_name(name), parameter) for name, parameter in transformer.named_parameters())
+    return {
+        name.removesuffix(".weight"): parameter
+        for name, parameter in named
+        if name.endswith(tuple(f".{module}.weight" for module in ATTENTION_MODULES))
+    }
+
+
+def mean_gradient_norms(transformer: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+    """Mean gradient norm of every attention weight over `batches`, by the module's original name.
+
+    A gradient is measured and dropped as soon as it is there, so that at most a few of them exist at a
+    time: less memory than training takes.
+    """
+    weights = attention_weights(transformer)
+    norms: dict[str, list[Tensor]] = {name: [] for name in weights}
+
+    def measure_and_drop(name: str) -> object:
+        def hook(weight: Tensor) -> None:
+            assert weight.grad is not None
+            norms[name].append(weight.grad.float().norm().detach())
+            weight.grad = None
+
+        return weights[name].requires_grad_(True).register_post_accumulate_grad_hook(hook)
+
+    handles = [measure_and_drop(name) for name in weights]
+    try:
+        for batch in batches:
+            flow_loss(transformer, batch).backward()
+    finally:
+        for handle, weight in zip(handles, weights.values(), strict=True):
+            handle.remove()  # type: ignore[attr-defined]
+            weight.requires_grad_(False)
+    return {name: float(torch.stack(values).mean()) for name, values in norms.items()}
