@@ -64,7 +64,7 @@ def load_exactly(
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     problems = [
-        f"missing: {name} {list(expected[name])}" for name in sorted(expected.keys() - weights.keys())
+        f"missing: {name}" for name in sorted(expected.keys() - weights.keys())
     ]
     problems += [f"not known: {name}" for name in sorted(weights.keys() - expected.keys())]
     problems += [

@@ -99,7 +99,7 @@ def _show(norms: dict[str, float], spec: JobSpec, place: str) -> None:
     width = max(len(module) for module in best)
     top = norms[best[0]] or 1.0
     rows = [
-        f"  {rank:>3}  {module:<{width}}  {norms[module]:<10.4g}  {'▇' * max(1, round(20 * norms[module] / top))}"
+        f"  {rank:>3}  {module:<{width}}  {norms[module]:<10.4g}  {'▇' * round(20 * norms[module] / top)}"
         for rank, module in enumerate(best, start=1)
     ]
     log.info(

@@ -26,7 +26,7 @@ def reseed_globals(seed: int, purpose: str, index: int = 0) -> None:
     """Seed Python's, NumPy's and torch's global generators, for draws inside libraries (dropout)."""
     number = key(seed, purpose, index)
     random.seed(number)
-    np.random.seed(number % 2**32)
+    np.random.seed(number % 2**32)  # noqa: NPY002 - the global one is what libraries draw from
     torch.manual_seed(number)
 
 

@@ -82,6 +82,7 @@ class Trainer:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = lr
         self.optimizer.step()
+        assert norm is not None
         return float(torch.stack(losses).mean()), float(norm)
 
     def loss(self, sample: Sample, index: int, law: Law) -> Tensor:

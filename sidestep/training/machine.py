@@ -49,9 +49,8 @@ def _device(wish: str) -> torch.device:
         return torch.device("cuda:0" if has_gpu else "cpu")
     device = torch.device(wish)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
         raise MachineError(
-            f"runtime.device is {wish}, but torch {torch.__version__} sees {count or 'no'} GPU{'s' * (count != 1)} here\n"
+            f"runtime.device is {wish}; torch {torch.__version__} sees {torch.cuda.device_count()} GPUs\n"
             "  check `nvidia-smi` and that this torch is a CUDA build, or set runtime.device to auto or cpu"
         )
     return torch.device("cuda:0") if device == torch.device("cuda") else device
