@@ -1,0 +1,279 @@
+"""Real music, end to end: four tracks, an S3 server, one preprocessing, all four kinds of training.
+
+    make music
+
+Debian's amoebax-data (Free Art License) and asc-music (GPL-2+) are fetched with apt and unpacked, not
+installed. Each job below is its own process with an empty workspace, as it would be on a rented machine:
+the bucket is all that they share.
+"""
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import boto3
+import torch
+from rich.console import Console
+from rich.table import Table
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import sidestep
+
+BUILD = Path(__file__).parents[2] / "build" / "music"
+BUCKET = "studio"
+SECONDS = 8
+TRACKS = {  # Debian package: the tracks taken from it
+    "amoebax-data": [
+        "usr/share/games/amoebax/music/KerberosBackground.ogg",
+        "usr/share/games/amoebax/music/PenBackground.ogg",
+        "usr/share/games/amoebax/music/training.ogg",
+    ],
+    "asc-music": ["usr/share/games/asc/music/frontiers.mp3"],
+}
+TRAINING = [
+    *("--epochs", "40", "--lr", "3e-3", "--warmup-steps", "4", "--accumulation", "2"),
+    *("--rank", "16", "--alpha", "32", "--save-every", "20"),
+    *("--target-modules", "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"),
+]
+CELLS = [(adapter, mode) for adapter in ("lora", "lokr") for mode in ("corrected", "vanilla")]
+
+
+def main() -> None:
+    say("Music")
+    songs = [cut(track, BUILD / "songs") for track in fetch_tracks()]
+    say("Model")
+    sidestep_command("tiny-checkpoint", str(BUILD / "checkpoints"))
+    with s3_server() as server:
+        s3 = server.client()
+        s3.create_bucket(Bucket=BUCKET)
+        upload(s3, BUILD / "songs", "songs")
+        upload(s3, BUILD / "checkpoints", "models")
+
+        say("Preprocess")
+        job(server, "preprocess", "--audio-dir", f"s3://{BUCKET}/songs")
+        tensors = objects(s3, "tensors/")
+        assert sum(key.endswith(".pt") for key in tensors) == len(songs), sorted(tensors)
+
+        say("Preprocess again: nothing is to be made")
+        job(server, "preprocess", "--audio-dir", f"s3://{BUCKET}/songs")
+        assert objects(s3, "tensors/") == tensors, "the second preprocess wrote something"
+
+        rows = []
+        for adapter, mode in CELLS:
+            say(f"Train: {adapter}, {mode}")
+            output = f"runs/{adapter}-{mode}"
+            start = time.monotonic()
+            job(
+                server,
+                *("train", "--adapter-type", adapter, "--mode", mode),
+                *("--output-dir", f"s3://{BUCKET}/{output}", *TRAINING),
+            )
+            rows.append(check_run(s3, adapter, mode, output, time.monotonic() - start))
+    report(rows)
+
+
+def say(title: str) -> None:
+    Console().rule(title)
+
+
+# ---- the music ----
+
+
+def fetch_tracks() -> Iterator[Path]:
+    """The tracks of TRACKS, from Debian's archive or from what an earlier run left in build/."""
+    for package, tracks in TRACKS.items():
+        folder = BUILD / package
+        if not folder.exists():
+            download(package, BUILD / "packages")
+            archive = next((BUILD / "packages").glob(f"{package}_*.deb"))
+            subprocess.run(["dpkg-deb", "-x", str(archive), str(folder)], check=True)
+        yield from (folder / track for track in tracks)
+
+
+def download(package: str, folder: Path) -> None:
+    """apt-get download; a machine whose package lists are missing or old gets them first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package]
+    if subprocess.run(command, cwd=folder).returncode:
+        subprocess.run(["apt-get", "-q", "update"], check=True)
+        subprocess.run(command, cwd=folder, check=True)
+
+
+def cut(track: Path, folder: Path) -> Path:
+    """The first SECONDS of a track, its own compressed packets untouched."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / track.name
+    with av.open(track) as source, av.open(target, "w") as result:
+        stream = result.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(source.streams.audio[0]):
+            if packet.pts is None or packet.pts * packet.time_base >= SECONDS:
+                break
+            packet.stream = stream
+            result.mux(packet)
+    print(f"{target.name}: {SECONDS} s, {target.stat().st_size:,} bytes")
+    return target
+
+
+# ---- the S3 server ----
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+
+    def client(self) -> Any:
+        return boto3.client("s3", endpoint_url=self.url, region_name="us-east-1", **KEYS)
+
+
+KEYS = {"aws_access_key_id": "music", "aws_secret_access_key": "music"}
+
+
+@contextmanager
+def s3_server() -> Iterator[Server]:
+    """moto's S3 server in a process of its own, on a free port of the loopback interface."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with (BUILD / "server.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        wait_for(port, process)
+        yield Server(f"http://127.0.0.1:{port}")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(100):
+        assert process.poll() is None, f"the S3 server ended; see {BUILD / 'server.log'}"
+        with closing(socket.socket()) as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise TimeoutError(f"the S3 server is not up after 10 s; see {BUILD / 'server.log'}")
+
+
+def upload(s3: Any, folder: Path, prefix: str) -> None:
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            s3.upload_file(str(file), BUCKET, f"{prefix}/{file.relative_to(folder).as_posix()}")
+
+
+def objects(s3: Any, prefix: str) -> dict[str, tuple[str, Any, int]]:
+    """What is below a prefix: key to ETag, time of writing and size."""
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    return {
+        found["Key"]: (found["ETag"], found["LastModified"], found["Size"])
+        for page in pages
+        for found in page.get("Contents", [])
+    }
+
+
+def fetch(s3: Any, prefix: str, folder: Path) -> Path:
+    for key in objects(s3, prefix):
+        target = folder / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        s3.download_file(BUCKET, key, str(target))
+    return folder / prefix
+
+
+# ---- the jobs ----
+
+
+def sidestep_command(*arguments: str, **environment: str) -> None:
+    command = [str(Path(sys.executable).with_name("sidestep")), *arguments]
+    subprocess.run(command, check=True, cwd=BUILD, env=os.environ | environment)
+
+
+def job(server: Server, *arguments: str) -> None:
+    """One batch job on a machine that has nothing: no songs, no model, no tensors, an empty workspace."""
+    workspace = BUILD / "workspace"
+    shutil.rmtree(workspace, ignore_errors=True)
+    sidestep_command(
+        *arguments,
+        *("--checkpoint-dir", f"s3://{BUCKET}/models", "--dataset-dir", f"s3://{BUCKET}/tensors"),
+        *("--endpoint-url", server.url, "--region", "us-east-1", "--workspace", str(workspace)),
+        **{name.upper(): key for name, key in KEYS.items()},
+    )
+
+
+# ---- the checks ----
+
+
+@dataclass(frozen=True)
+class Row:
+    adapter: str
+    mode: str
+    first: float
+    last: float
+    seconds: float
+    change: float
+    files: dict[str, int]
+
+
+def check_run(s3: Any, adapter: str, mode: str, output: str, seconds: float) -> Row:
+    """The adapter in the bucket loads onto the base model and changes what it computes; the loss fell."""
+    folder = fetch(s3, f"{output}/", BUILD / "fetched")
+    evaluations = EventAccumulator(str(folder / "runs")).Reload().Scalars("loss/eval")
+    first, last = evaluations[0].value, evaluations[-1].value
+    assert last < first, f"{adapter}, {mode}: the loss went from {first} to {last}"
+
+    model = sidestep.acestep.load_model(BUILD / "checkpoints", "base")
+    before = decoder_output(model)
+    sidestep.adapters.load(model, folder / "adapter")
+    change = float((decoder_output(model) - before).norm() / before.norm())
+    assert change > 0.01, f"{adapter}, {mode}: the adapter changes the output by {change:.2%} only"
+
+    found = objects(s3, f"{output}/adapter/")
+    files = {key.rpartition("/")[2]: size for key, (_, _, size) in found.items()}
+    return Row(adapter, mode, first, last, seconds, change, files)
+
+
+@torch.no_grad()
+def decoder_output(model: Any) -> torch.Tensor:
+    """One decoder call on fixed inputs: two seconds of noise, mid-way through the flow."""
+    torch.manual_seed(0)
+    width = model.transformer.condition_embedder.in_features
+    return model.transformer(
+        hidden_states=torch.randn(1, 50, 64),
+        context_latents=torch.randn(1, 50, 128),
+        encoder_hidden_states=torch.randn(1, 20, width),
+        timestep=torch.tensor([0.5]),
+        timestep_r=torch.tensor([0.5]),
+        return_dict=False,
+    )[0]
+
+
+def report(rows: list[Row]) -> None:
+    table = Table("adapter", "mode", "loss before", "after", "change of output", "job", "files in the bucket")
+    for row in rows:
+        files = io.StringIO()
+        for name, size in sorted(row.files.items()):
+            print(f"{name}  {size:,} bytes", file=files)
+        table.add_row(
+            row.adapter,
+            row.mode,
+            f"{row.first:.4f}",
+            f"{row.last:.4f} ({row.last / row.first - 1:+.0%})",
+            f"{row.change:.0%}",
+            f"{row.seconds:.0f} s",
+            files.getvalue().rstrip(),
+        )
+    Console(width=130).print(table)
+    print(f"{len(rows)} passed, {len(CELLS) - len(rows)} failed")
+
+
+if __name__ == "__main__":
+    main()
