@@ -21,7 +21,7 @@ AUDIO_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a")
 
 # FFmpeg looks at the content, not at the name. Without this list a playlist named song.mp3 would be
 # opened as a playlist, and could name any file or address.
-_CONTAINERS = "wav,mp3,flac,ogg,mov,m4a,aac"
+_OPTIONS = {"format_whitelist": "wav,mp3,flac,ogg,mov,m4a"}
 
 # Rounding in headers and codec delay move a song's end by some 50 ms.
 _END_TOLERANCE = 0.1
@@ -43,7 +43,7 @@ def read_audio(path: Path, max_duration: float) -> Tensor:
     chunks: list[Tensor] = []
     length = 0
     try:
-        with path.open("rb") as file, av.open(file, options={"format_whitelist": _CONTAINERS}) as container:
+        with path.open("rb") as file, av.open(file, "r", options=_OPTIONS) as container:
             if not container.streams.audio:
                 raise BadDataError(f"{path} has no audio in it")
             stream = container.streams.audio[0]
@@ -111,7 +111,7 @@ def _at_48_khz(frames: Iterator[AudioFrame]) -> Iterator[AudioFrame]:
 
 
 def _resample(resampler: av.AudioResampler, frame: AudioFrame | None) -> Iterator[AudioFrame]:
-    """`frame` resampled, or the rest flushed for None (which a resampler with nothing to do returns as is)."""
+    """`frame` resampled, or the rest flushed for None (which one with nothing to do gives back)."""
     return (resampled for resampled in resampler.resample(frame) if resampled is not None)
 
 
@@ -133,7 +133,9 @@ def _breaks_off(file: BinaryIO, container: InputContainer, stream: AudioStream, 
         return not (flags and flags[0] & 4)  # 4: this page ends the stream
     if container.format.name == "mp3" and not _has_mp3_length(file):
         return False  # its duration is only a guess from the bit rate
-    declared_seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+    declared_seconds = (
+        float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+    )
     return declared_seconds - seconds > _END_TOLERANCE
 
 

@@ -17,7 +17,9 @@ AMPLITUDE = 0.5
 FREQUENCY = 1000.0
 
 
-def encode(path: Path, codec: str, rate: int, layout: str = "stereo", seconds: float = 1.0, **options: str) -> int:
+def encode(
+    path: Path, codec: str, rate: int, layout: str = "stereo", seconds: float = 1.0, **options: str
+) -> int:
     """Write a sine with PyAV, the same in all channels; gives the number of samples."""
     channels = av.AudioLayout(layout).nb_channels
     samples = round(seconds * rate) + 7  # not a multiple of any codec's frame
@@ -48,7 +50,9 @@ def level(waveform: torch.Tensor) -> list[float]:
 
 
 def loudest_frequency(waveform: torch.Tensor) -> float:
-    spectrum = torch.fft.rfft(waveform[0].double() * torch.hann_window(waveform.shape[1], dtype=torch.float64))
+    spectrum = torch.fft.rfft(
+        waveform[0].double() * torch.hann_window(waveform.shape[1], dtype=torch.float64)
+    )
     return float(spectrum.abs().argmax()) * SAMPLE_RATE / waveform.shape[1]
 
 
@@ -238,7 +242,9 @@ def test_a_picture_has_no_audio(tmp_path):
 
 
 def test_samples_that_are_not_numbers_are_refused(tmp_path):
-    header = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 436, b"WAVE", b"fmt ", 16, 3, 1, 48000, 192000, 4, 32, b"data", 400)
+    header = struct.pack(
+        "<4sI4s4sIHHIIHH4sI", b"RIFF", 436, b"WAVE", b"fmt ", 16, 3, 1, 48000, 192000, 4, 32, b"data", 400
+    )
     (tmp_path / "a.wav").write_bytes(header + np.full(100, np.nan, "<f4").tobytes())
     with pytest.raises(BadDataError, match="not numbers"):
         read_audio(tmp_path / "a.wav", 240)

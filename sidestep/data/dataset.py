@@ -1,0 +1,165 @@
+"""Which songs there are and what is known of each: from a dataset JSON, or simply a folder of songs.
+
+No song is read here, only listings: hundreds of songs in a bucket are checked in seconds.
+"""
+
+import logging
+import posixpath
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from hashlib import sha256
+
+from sidestep.data.audio import AUDIO_SUFFIXES
+from sidestep.data.entries import Entry, Metadata, TagPosition, read_dataset
+from sidestep.data.places import SongFinder
+from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.spec.schema import JobSpec
+from sidestep.storage.store import FileInfo, Store, open_store
+
+log = logging.getLogger(__name__)
+
+INSTRUMENTAL = "[Instrumental]"
+UNKNOWN_LANGUAGE = "unknown"  # as at inference
+
+
+@dataclass(frozen=True)
+class Song:
+    """A song: where it is, and what the prompts say about it."""
+
+    store: Store
+    file: FileInfo
+    caption: str
+    lyrics: str = INSTRUMENTAL
+    genre: str = ""
+    bpm: int | None = None
+    keyscale: str = ""
+    timesignature: str = ""
+    language: str = UNKNOWN_LANGUAGE
+    is_instrumental: bool = True
+    custom_tag: str = ""
+    tag_position: TagPosition = "prepend"
+    uses_genre: bool = False
+
+    @property
+    def path(self) -> str:
+        """Relative to its store."""
+        return self.file.path
+
+    @property
+    def place(self) -> str:
+        """The whole path or URI."""
+        return f"{self.store.place}/{self.path}"
+
+
+def read_songs(spec: JobSpec) -> list[Song]:
+    """The songs of `spec.dataset_json` in its order; without one, all songs in `spec.audio_dir`, sorted.
+
+    Raises BadDataError, or MissingInputError where files are missing and nothing else is wrong, with every
+    problem of the dataset at once.
+    """
+    audio_dir = open_store(spec.audio_dir, spec.storage) if spec.audio_dir else None
+    if spec.dataset_json:
+        folder = open_store(posixpath.dirname(spec.dataset_json) or ".", spec.storage)
+        return _songs_of_json(folder, posixpath.basename(spec.dataset_json), audio_dir)
+    assert audio_dir, "the spec's own check asks for audio_dir or dataset_json"
+    return _songs_of_folder(audio_dir)
+
+
+def caption_from_name(path: str) -> str:
+    """`album/warm_summer-night.mp3` → `warm summer night`."""
+    return posixpath.splitext(posixpath.basename(path))[0].replace("_", " ").replace("-", " ")
+
+
+def _songs_of_folder(folder: Store) -> list[Song]:
+    """All songs below a folder. Hidden files are left out: macOS puts `._song.mp3` beside each song."""
+    songs = [
+        Song(folder, file, caption=caption_from_name(file.path))
+        for file in folder.list()
+        if file.path.lower().endswith(AUDIO_SUFFIXES) and not posixpath.basename(file.path).startswith(".")
+    ]
+    if not songs:
+        raise MissingInputError(
+            f"there are no songs in {folder.place} and its folders\n"
+            f"  looked for: *{' *'.join(AUDIO_SUFFIXES)}"
+        )
+    if problems := [f"{song.path}: the file is empty" for song in songs if not song.file.size]:
+        raise BadDataError(_report(folder.place, problems))
+    return songs
+
+
+def _songs_of_json(folder: Store, name: str, audio_dir: Store | None) -> list[Song]:
+    place = f"{folder.place}/{name}"
+    dataset = read_dataset(folder.read_bytes(name), place)
+    if dataset.unused_fields:
+        log.info("Fields of %s that are not used: %s", place, ", ".join(sorted(dataset.unused_fields)))
+    finder = SongFinder(folder, audio_dir)
+
+    def find(entry: Entry) -> tuple[Store, FileInfo] | BadDataError | MissingInputError:
+        try:
+            return finder.find(entry.audio_path)
+        except (BadDataError, MissingInputError) as error:
+            return error
+
+    songs: list[Song] = []
+    problems, missing = list(dataset.problems), []
+    first: dict[str, int] = {}
+    with ThreadPoolExecutor(folder.options.connections) as pool:
+        found = list(pool.map(find, dataset.entries.values()))
+    for (number, entry), result in zip(dataset.entries.items(), found, strict=True):
+        where = f"sample {number}, audio_path {entry.audio_path!r}"
+        if isinstance(result, MissingInputError):
+            missing.append(f"{where}: {result}")
+        elif isinstance(result, BadDataError):
+            problems.append(f"{where}: {result}")
+        else:
+            song = _song(*result, entry, dataset.metadata)
+            if not song.file.size:
+                problems.append(f"{where}: the file is empty")
+            if first.setdefault(song.place, number) != number:
+                problems.append(f"{where}: the same file as sample {first[song.place]}")
+            songs.append(song)
+    if problems:
+        raise BadDataError(_report(place, problems + missing))
+    if missing:
+        raise MissingInputError(_report(place, missing))
+    return _choose_genres(songs, list(dataset.entries.values()), dataset.metadata.genre_ratio)
+
+
+def _report(place: str, problems: list[str]) -> str:
+    count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+    return "\n  ".join([f"{place}: {count} in the dataset", *problems])
+
+
+def _song(store: Store, file: FileInfo, entry: Entry, metadata: Metadata) -> Song:
+    """An entry's song. What it leaves open is taken from the metadata, or is as for a song in a folder."""
+    said = metadata.all_instrumental if entry.is_instrumental is None else entry.is_instrumental
+    is_instrumental = said or not entry.lyrics
+    return Song(
+        store,
+        file,
+        caption=entry.caption or caption_from_name(file.path),
+        lyrics=INSTRUMENTAL if is_instrumental else entry.lyrics,
+        genre=entry.genre,
+        bpm=entry.bpm,
+        keyscale=entry.keyscale,
+        timesignature=entry.timesignature,
+        language=entry.language or UNKNOWN_LANGUAGE,
+        is_instrumental=is_instrumental,
+        custom_tag=entry.custom_tag or metadata.custom_tag,
+        tag_position=metadata.tag_position,
+    )
+
+
+def _choose_genres(songs: list[Song], entries: list[Entry], ratio: int) -> list[Song]:
+    """`ratio` percent of the songs are prompted by their genre, and those that ask for it; never without one.
+
+    Which ones is drawn by hashing their paths: the choice needs no state, does not depend on the order,
+    and hardly changes when a song is added.
+    """
+    drawn = sorted(songs, key=lambda song: sha256(f"genre/{song.path}".encode()).digest())
+    chosen = {song.place for song in drawn[: round(len(songs) * ratio / 100)]}
+    return [
+        replace(song, uses_genre=bool(song.genre) and (entry.prompt_override or wish) == "genre")
+        for song, entry in zip(songs, entries, strict=True)
+        for wish in ("genre" if song.place in chosen else "caption",)
+    ]

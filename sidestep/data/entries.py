@@ -1,0 +1,159 @@
+"""The dataset JSON: its three forms, its fields, and every problem in it at once."""
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from sidestep.runtime.errors import BadDataError
+
+TagPosition = Literal["prepend", "append", "replace"]
+
+# Written by the ACE-Step app into its datasets, and of no use here: durations are measured, and an app's
+# drafts of the lyrics are not the lyrics.
+_OF_THE_APP = {"id", "filename", "duration", "labeled", "raw_lyrics", "formatted_lyrics"}
+
+
+def _known(value: Any) -> Any:
+    """The ways in which datasets say that something is not known → None."""
+    unknown = value is None or (
+        isinstance(value, str) and value.strip().lower() in ("", "n/a", "none", "null")
+    )
+    return None if unknown else value
+
+
+def _text(value: Any) -> Any:
+    return "" if _known(value) is None else value
+
+
+def _utf8(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can write these; neither a tokenizer nor a file name can
+        raise ValueError("holds half a surrogate pair, which is no character") from None
+    return value
+
+
+def _whole_number(value: Any) -> int | None:
+    known = _known(value)
+    if known is None:
+        return None
+    if not isinstance(known, bool):  # to Python, true is the number 1
+        with suppress(TypeError, ValueError, OverflowError):
+            return round(float(known))
+    raise ValueError("should be a number")
+
+
+def _bpm(value: Any) -> int | None:
+    return _whole_number(value) or None
+
+
+def _percent(value: Any) -> int:
+    if isinstance(value, float) and 0 < value < 1:
+        raise ValueError(f"is in percent: write {value * 100:g} for this share")
+    return _whole_number(value) or 0
+
+
+Text = Annotated[str, BeforeValidator(_text), AfterValidator(_utf8)]
+
+
+class _Fields(BaseModel):
+    """As datasets in the wild are: numbers as text, text as numbers, and the fields of other tools."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False)
+
+
+class Entry(_Fields):
+    """One sample: a song's path, and what the dataset says of it. 0 bpm means that nobody knows."""
+
+    audio_path: Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$"), AfterValidator(_utf8)]
+    caption: Text = ""
+    lyrics: Text = ""
+    genre: Text = ""
+    bpm: Annotated[int | None, Field(ge=1, le=1000), BeforeValidator(_bpm)] = None
+    keyscale: Text = ""
+    timesignature: Text = ""
+    language: Text = ""
+    is_instrumental: Annotated[bool | None, BeforeValidator(_known)] = None
+    custom_tag: Text = ""
+    prompt_override: Annotated[Literal["caption", "genre"] | None, BeforeValidator(_known)] = None
+
+
+class Metadata(_Fields):
+    """What holds for all samples. `genre_ratio` percent of them are prompted by genre, not by caption."""
+
+    custom_tag: Text = ""
+    tag_position: Annotated[TagPosition, BeforeValidator(lambda value: _known(value) or "prepend")] = (
+        "prepend"
+    )
+    genre_ratio: Annotated[int, Field(ge=0, le=100), BeforeValidator(_percent)] = 0
+    all_instrumental: bool = False
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset JSON as read: `entries` by their number in the file, counted from 1."""
+
+    metadata: Metadata
+    entries: dict[int, Entry]
+    problems: list[str]
+    unused_fields: set[str]
+
+
+def read_dataset(content: bytes, place: str) -> Dataset:
+    """Parse a dataset JSON: a list of samples, {"samples"}, or {"metadata", "samples"}.
+
+    What is wrong with single fields is in `problems`, for the caller to report with what else he finds.
+    Raises BadDataError where it is no dataset at all.
+    """
+    raw_metadata, samples = _parts(content, place)
+    problems: list[str] = []
+    metadata = _validated(Metadata, raw_metadata, "metadata", problems) or Metadata()
+    read = {
+        n: _validated(Entry, sample, f"sample {n}", problems) for n, sample in enumerate(samples, start=1)
+    }
+    entries = {number: entry for number, entry in read.items() if entry}
+    fields = {field for sample in samples if isinstance(sample, dict) for field in sample}
+    return Dataset(metadata, entries, problems, fields - _OF_THE_APP - set(Entry.model_fields))
+
+
+def _parts(content: bytes, place: str) -> tuple[Any, list[Any]]:
+    try:
+        data = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise BadDataError(f"{place} is not JSON: {error}") from error
+    metadata, samples = None, data
+    if isinstance(data, dict):
+        metadata, samples = data.get("metadata"), data.get("samples")
+    if not isinstance(samples, list) or not samples:
+        raise BadDataError(
+            f"{place} is not a dataset: it has no samples\n"
+            '  allowed are a list of samples, {"samples": [...]} and {"metadata": {...}, "samples": [...]},'
+            ' each sample an object with an "audio_path"'
+        )
+    return {} if metadata is None else metadata, samples
+
+
+Model = TypeVar("Model", bound=_Fields)
+
+
+def _validated(model: type[Model], value: Any, where: str, problems: list[str]) -> Model | None:
+    """`value` as a `model`; or None, with all that is wrong with it added to `problems`."""
+    if not isinstance(value, dict):
+        problems.append(f"{where}: should be an object with fields, not {_short(value)}")
+        return None
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False):
+            said = fault["msg"].removeprefix("Value error, ")
+            got = "" if fault["type"] == "missing" else f", not {_short(fault['input'])}"
+            problems.append(f"{where}, {fault['loc'][0]}: {said}{got}")
+        return None
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,56 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from sidestep.data.dataset import Song
+from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
+from sidestep.spec.schema import StorageSpec
+from sidestep.storage.store import FileInfo, open_store
+
+
+@pytest.fixture
+def song(tmp_path):
+    def song(caption: str = "", **fields) -> Song:
+        return Song(open_store(str(tmp_path), StorageSpec()), FileInfo("a.mp3", 1, "1"), caption, **fields)
+
+    return song
+
+
+def test_the_golden_prompts_to_the_letter(song, golden):
+    expected = json.loads((Path(golden) / "expected.json").read_text())["text"]
+    rock = song(
+        "An energetic rock track with electric guitar and driving drums",
+        lyrics="[Verse 1]\nRising up from the ashes tonight\n"
+        "[Chorus]\nWe're on fire, burning bright\n[Instrumental]",
+        bpm=120,
+        keyscale="C major",
+        timesignature="4",
+        language="en",
+    )
+    assert text_prompt(rock, 30.9) == expected["prompt"]
+    assert lyrics_prompt(rock) == expected["lyrics"]
+
+
+def test_what_is_not_known_is_not_available(song):
+    assert text_prompt(song("x"), None).endswith(
+        "# Metas\n- bpm: N/A\n- timesignature: N/A\n- keyscale: N/A\n- duration: N/A\n<|endoftext|>\n"
+    )
+
+
+def test_an_instrumental(song):
+    assert lyrics_prompt(song("x")) == "# Languages\nunknown\n\n# Lyric\n[Instrumental]<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"caption": "words", "genre": "rock"}, "words"),
+        ({"caption": "words", "genre": "rock", "uses_genre": True}, "rock"),
+        ({"caption": "words", "genre": "rock", "uses_genre": True, "custom_tag": "me"}, "me, rock"),
+        ({"caption": "", "custom_tag": "me"}, "me"),
+        ({"caption": "words", "tag_position": "replace"}, "words"),
+    ],
+)
+def test_the_caption_that_enters(song, fields, text):
+    assert prompt_caption(song(**fields)) == text
