@@ -1,0 +1,62 @@
+"""LoRA and LoKR adapters: put one into a model to train it, publish it, load one again.
+
+adapter = adapters.inject(model.transformer, spec.train.adapter, seed=42)
+... train adapter.parameters() ...
+files = adapters.publish(adapter)          # {file name: bytes}
+adapters.load(other_model, "runs/my-lora/adapter")
+"""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sidestep.adapters import lokr, lora
+from sidestep.adapters.adapter import Adapter, refuse_second_adapter
+from sidestep.adapters.targets import target_paths
+from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.spec.schema import AdapterSpec
+
+__all__ = ["Adapter", "inject", "load", "publish", "target_paths"]
+
+_KINDS = {"lora": lora, "lokr": lokr}
+_READERS = {lora.APP_FILE: lora.load_app, lora.DIFFUSERS_FILE: lora.load_diffusers, lokr.APP_FILE: lokr.load}
+
+
+def inject(transformer: nn.Module, spec: AdapterSpec, seed: int) -> Adapter:
+    """Put a new adapter into diffusers' transformer and freeze everything else.
+
+    The transformer computes the same as before: every adapter starts as an update of zero. The other
+    initial values depend on `seed` and on each tensor's name alone. Raises BadSpecError where the spec
+    names modules that the model does not have.
+    """
+    refuse_second_adapter(transformer)
+    return _KINDS[spec.type].inject(transformer, spec, seed)
+
+
+def publish(adapter: Adapter) -> dict[str, bytes]:
+    """The adapter's files for the ACE-Step app, ComfyUI and diffusers: {file name: canonical bytes}."""
+    return adapter.files()
+
+
+def load(model: Any, folder: str | Path) -> Adapter:
+    """Attach the adapter in `folder` to `model`, an AceStepModel or its bare transformer.
+
+    Known are the app's PEFT LoRA, diffusers' LoRA, the app's LoKR, and so everything published here.
+    Every tensor must have its place: nothing missing, nothing left over, no other shape. Raises
+    MissingInputError where no adapter is there, BadDataError where it cannot be read exactly.
+    """
+    folder = Path(folder)
+    transformer = getattr(model, "transformer", model)
+    refuse_second_adapter(transformer)
+    found = [name for name in _READERS if (folder / name).is_file()]
+    if len(found) == 1:
+        return _READERS[found[0]](transformer, folder)
+    if found:
+        raise BadDataError(f"{folder} holds {len(found)} adapters ({', '.join(found)}): keep one of them")
+    if pickles := sorted(path.name for pattern in ("*.bin", "*.pt") for path in folder.glob(pattern)):
+        raise BadDataError(
+            f"{folder} holds {', '.join(pickles)}: a pickle can run any code and is never read. "
+            "Save the adapter as safetensors."
+        )
+    raise MissingInputError(f"no adapter in {folder}: expected one of {', '.join(_READERS)}")

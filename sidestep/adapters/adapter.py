@@ -1,0 +1,104 @@
+"""What LoRA and LoKR have in common: the trainables, their initial values, and reading files exactly."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from sidestep.runtime.errors import BadDataError, UsageError
+from sidestep.spec.schema import AdapterSpec
+
+SHOWN = 5  # names of each kind that an error message lists
+
+
+@dataclass(frozen=True)
+class Adapter(ABC):
+    """An adapter on a frozen transformer. Its own tensors are float32, whatever the base's dtype."""
+
+    kind: ClassVar[Literal["lora", "lokr"]]
+    spec: AdapterSpec
+    transformer: nn.Module
+    layers: Mapping[str, nn.Module]
+    """The modules with the adapter's tensors, by the original path of the linear layer each adapts."""
+
+    @abstractmethod
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The raw trainables, sorted by name (`layers.0.self_attn.q_proj.lora_A.weight`, `….lokr_w1`).
+
+        They are the adapter's whole state: with the same spec and these values it is the same adapter,
+        bit for bit. Published files need not give them back, as they fold scales into the weights.
+        """
+
+    @abstractmethod
+    def files(self) -> dict[str, bytes]:
+        """What is published: file name → canonical bytes."""
+
+    def make_trainable(self) -> None:
+        """Freeze the base, train the adapter, and bring the new modules into the base's mode."""
+        self.transformer.requires_grad_(False)
+        for parameter in self.parameters().values():
+            parameter.requires_grad_(True)
+        self.transformer.train(self.transformer.training)
+
+
+def refuse_second_adapter(transformer: nn.Module) -> None:
+    """Two adapters on one model would train and publish each other's effect."""
+    if hasattr(transformer, "peft_config") or hasattr(transformer, "lokr"):
+        raise UsageError("this model already carries an adapter: load the model anew for another one")
+
+
+@torch.no_grad()
+def draw(parameters: Mapping[str, nn.Parameter], seed: int) -> None:
+    """Fill matrices with PEFT's and LyCORIS' initial law: Kaiming-uniform, a = √5, i.e. U(±1/√fan_in).
+
+    Each has a generator of its own, keyed by the seed and its name, so neither the global random state,
+    nor the device, nor the choice of the other modules plays a part.
+    """
+    for name, parameter in parameters.items():
+        key = hashlib.sha256(f"{seed}/init/{name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little"))
+        values = torch.empty(parameter.shape)
+        nn.init.kaiming_uniform_(values, a=5**0.5, generator=generator)
+        parameter.copy_(values)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A file's tensors and its header's metadata. Raises BadDataError where it is not safetensors."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise BadDataError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def check_exact(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise one BadDataError unless `tensors` are exactly those expected, by name, shape and kind."""
+    if not tensors:
+        raise BadDataError(f"{path} holds no tensors")
+    shared = expected.keys() & tensors.keys()
+    problems = {
+        "missing": expected.keys() - shared,
+        "left over": tensors.keys() - shared,
+        "of the wrong shape": {
+            f"{name} {list(tensors[name].shape)}, not {list(expected[name])}"
+            for name in shared
+            if tensors[name].shape != expected[name]
+        },
+        "not floating-point": {name for name in shared if not tensors[name].is_floating_point()},
+    }
+    lines = [f"  {len(names)} {what}: {_some(names)}" for what, names in problems.items() if names]
+    if lines:
+        raise BadDataError(
+            "\n".join([f"{path} does not fit this model, or is damaged:", *lines])
+            + "\nLoad it with the model variant that it was trained on."
+        )
+
+
+def _some(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:SHOWN]) + (", …" if len(names) > SHOWN else "")
