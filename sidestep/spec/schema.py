@@ -6,33 +6,88 @@ imported here or anywhere below `sidestep.spec`: a spec is checked before anythi
 field's name, and `aliases` for the guide's other spellings of it.
 """
 
+import os
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-
-Place = Annotated[
-    str,
-    Field(min_length=1, examples=["s3://studio/songs", "./songs"]),
-]
-"""Where something is: a path, or a URI such as s3://bucket/prefix."""
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_MODULES = ("gate_proj", "up_proj", "down_proj")
 
+# user:password@ in a URI; host:port is something else, and so is Azure's container@account.
+CREDENTIALS = re.compile(r"(?<=://)[^/@:]+:(?!\d+(?:/|$))[^@]+@")
+
+
+def _path_as_text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _no_credentials(place: str) -> str:
+    if CREDENTIALS.search(place):
+        raise ValueError("has a password in it: credentials come from the environment, never from the spec")
+    return place
+
 
 def _split_words(value: Any) -> Any:
-    """Accept "q_proj v_proj" or "q_proj,v_proj", as a flag or a variable gives a list."""
-    return value.replace(",", " ").split() if isinstance(value, str) else value
+    """Accept "q_proj v_proj" and "q_proj,v_proj" too, as flags and variables give a list."""
+    if isinstance(value, str):
+        return value.replace(",", " ").split()
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return [word for item in value for word in _split_words(item)]
+    return value
+
+
+def _split_pairs(value: Any) -> Any:
+    """Accept "q_proj=8 v_proj=16" too, as flags and variables give a mapping."""
+    words = _split_words(value)
+    if not isinstance(words, list):
+        return value
+    pairs = [word.partition("=") for word in words if isinstance(word, str)]
+    if len(pairs) < len(words) or not all(equals for _, equals, _ in pairs):
+        raise ValueError("is not a list of pairs such as q_proj=8 layers.0.self_attn.v_proj=16")
+    return {key: number for key, _, number in pairs}
 
 
 def _fixed_means_corrected(value: Any) -> Any:
     return "corrected" if value == "fixed" else value
 
 
+Place = Annotated[
+    str,
+    Field(min_length=1, examples=["s3://studio/songs", "./songs"]),
+    BeforeValidator(_path_as_text),
+    AfterValidator(_no_credentials),
+]
+"""Where something is: a path, or a URI such as s3://bucket/prefix."""
+
+
 class Section(BaseModel):
     """Base of all parts: unknown keys are refused, and a spec does not change once it is checked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Inputs stay out of pydantic's own messages: they may hold what must not reach a log.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic takes `epochs: true` for one epoch; nobody means that."""
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation in _NUMBERS:
+            raise ValueError("is true or false where a number is needed")
+        return value
+
+
+_NUMBERS = (int, float, int | None, float | None)
 
 
 class PreprocessSpec(Section):
@@ -71,7 +126,10 @@ class AdapterSpec(Section):
         json_schema_extra={"aliases": ["--lokr-linear-dim"]},
     )
     alpha: float = Field(
-        128, gt=0, description="The update is scaled by alpha / rank.", json_schema_extra={"aliases": ["--lokr-linear-alpha"]}
+        128,
+        gt=0,
+        description="The update is scaled by alpha / rank.",
+        json_schema_extra={"aliases": ["--lokr-linear-alpha"]},
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout on the adapter's input (LoRA only).")
     target_modules: Annotated[tuple[str, ...], BeforeValidator(_split_words)] = Field(
@@ -82,9 +140,11 @@ class AdapterSpec(Section):
             "or the end of a path, such as layers.3.self_attn.q_proj."
         ),
     )
-    rank_pattern: dict[str, int] = Field(
+    rank_pattern: Annotated[
+        dict[str, Annotated[int, Field(ge=1, le=4096)]], BeforeValidator(_split_pairs)
+    ] = Field(
         default_factory=dict,
-        description="Other ranks for some modules (LoRA only): {path ending: rank}.",
+        description="Other ranks for some modules (LoRA only), by path ending: v_proj=16.",
     )
     factor: int = Field(
         -1,
@@ -108,12 +168,18 @@ class TrainSpec(Section):
 
     mode: Annotated[Literal["corrected", "vanilla"], BeforeValidator(_fixed_means_corrected)] = Field(
         "corrected",
-        description="corrected: logit-normal timesteps and condition dropout. vanilla: the eight turbo steps.",
+        description="corrected: logit-normal timesteps, condition dropout. vanilla: the eight turbo steps.",
     )
     adapter: AdapterSpec = AdapterSpec()
     epochs: int = Field(100, ge=1, description="Passes over the dataset.")
     max_steps: int | None = Field(None, ge=1, description="Optimizer steps after which training ends early.")
-    lr: float = Field(1e-4, gt=0, le=10, description="Peak learning rate.", json_schema_extra={"aliases": ["--learning-rate"]})
+    lr: float = Field(
+        1e-4,
+        gt=0,
+        le=10,
+        description="Peak learning rate.",
+        json_schema_extra={"aliases": ["--learning-rate"]},
+    )
     warmup_steps: int = Field(
         100, ge=0, description="Optimizer steps of linear warm-up, at most a tenth of the run."
     )
@@ -132,7 +198,10 @@ class TrainSpec(Section):
         None, ge=-10, le=10, description="Mean of the logit-normal timestep law; by default the checkpoint's."
     )
     timestep_sigma: float | None = Field(
-        None, gt=0, le=10, description="Deviation of the logit-normal timestep law; by default the checkpoint's."
+        None,
+        gt=0,
+        le=10,
+        description="Deviation of the logit-normal timestep law; by default the checkpoint's.",
     )
     seed: int = Field(42, ge=0, lt=2**32, description="Seed of every random draw.")
     gradient_checkpointing: bool = Field(
@@ -159,9 +228,8 @@ class RuntimeSpec(Section):
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="auto: bf16 on a GPU that computes it natively, else fp32."
     )
-    workspace: str | None = Field(
+    workspace: Annotated[str, Field(min_length=1), BeforeValidator(_path_as_text)] | None = Field(
         None,
-        min_length=1,
         description="Local folder for downloads and unfinished work; by default one in the user's cache.",
     )
     deterministic: bool = Field(True, description="Same inputs, same bits; costs some speed on a GPU.")
@@ -170,8 +238,8 @@ class RuntimeSpec(Section):
 class StorageSpec(Section):
     """How s3:// is reached. Credentials come from the usual AWS chain, never from the spec."""
 
-    endpoint_url: str | None = Field(
-        None, pattern=r"^https?://", description="S3 server's URL, for anything but AWS."
+    endpoint_url: Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_no_credentials)] | None = (
+        Field(None, description="S3 server's URL (http:// or https://), for anything but AWS.")
     )
     region: str | None = Field(None, min_length=1, description="S3 region.")
     path_style: bool | None = Field(
@@ -184,6 +252,8 @@ class StorageSpec(Section):
 class JobSpec(Section):
     """One job: what to do, with which model, from where to where."""
 
+    model_config = ConfigDict(title="Side-Step job spec")
+
     name: str = Field(
         "my-lora",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
@@ -193,13 +263,18 @@ class JobSpec(Section):
         "pipeline", description="What `sidestep run` does; pipeline is the other three in order."
     )
     checkpoint_dir: Place = Field(
-        "checkpoints", description="Place of the ACE-Step 1.5 checkpoints (model folders, vae/, text encoder)."
+        "checkpoints",
+        description="Place of the ACE-Step 1.5 checkpoints (model folders, vae/, text encoder).",
     )
     model_variant: str = Field(
         "base",
         min_length=1,
         pattern=r"^[^/\\]+$",
         description="turbo, base, sft, xl-turbo, xl-base, xl-sft, or a folder's name.",
+    )
+    base_model: Literal["turbo", "base", "sft", "xl-turbo", "xl-base", "xl-sft"] | None = Field(
+        None,
+        description="The model that a fine-tune was made from, for what its own config.json leaves out.",
     )
     audio_dir: Place | None = Field(None, description="Place of the songs.")
     dataset_json: Place | None = Field(None, description="Captions, lyrics and the rest, as a dataset JSON.")
@@ -215,18 +290,27 @@ class JobSpec(Section):
     runtime: RuntimeSpec = RuntimeSpec()
     storage: StorageSpec = StorageSpec()
 
+    @staticmethod
+    def load(path: str | os.PathLike[str] | None = None, **overrides: Any) -> "JobSpec":
+        """The spec in the file `path`, under SIDESTEP_ variables, under `overrides`.
+
+        Without a path the file is found as the command finds it: SIDESTEP_CONFIG, else
+        /etc/sidestep/job.yaml where there is one. `overrides` are nested as the spec is:
+
+            JobSpec.load("job.yaml", train={"epochs": 2})
+
+        Raises BadSpecError with all problems at once, MissingInputError when there is no such file.
+        """
+        from sidestep.spec.sources import resolve
+
+        spec, _ = resolve(config=path, arguments=overrides)
+        return spec
+
     @model_validator(mode="after")
-    def _places_for_the_task(self) -> Self:
-        """What each task cannot do without. One message names everything that is missing."""
-        missing = []
-        if self.task in ("preprocess", "pipeline") and not (self.audio_dir or self.dataset_json):
-            missing.append("audio_dir (the songs) or dataset_json")
-        if self.task in ("train", "pipeline") and not self.output_dir:
-            missing.append("output_dir (where results go)")
-        if self.task in ("preprocess", "estimate") and not (self.dataset_dir or self.output_dir):
-            missing.append("dataset_dir (the tensors; --tensor-output when preprocessing)")
+    def _has_the_places_it_needs(self) -> Self:
+        missing = missing_places(self.model_dump(include={"task", *PLACES}))
         if missing:
-            raise ValueError(f"task {self.task} also needs " + " and ".join(missing))
+            raise ValueError("; ".join(f"{field}: {message}" for field, message in missing.items()))
         return self
 
     @property
@@ -240,3 +324,25 @@ class JobSpec(Section):
         if self.output_dir:
             return self.output_dir
         return self.tensors_place if self.task == "preprocess" else f"output/{self.name}"
+
+
+PLACES = ("audio_dir", "dataset_json", "dataset_dir", "output_dir")
+
+
+def missing_places(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Field → message for each place that the spec's task cannot do without and that is not given.
+
+    Takes plain values, checked or not, so that this can be said beside all other problems of a spec.
+    """
+    task = spec.get("task") or JobSpec.model_fields["task"].default
+    audio_dir, dataset_json, dataset_dir, output_dir = (spec.get(place) for place in PLACES)
+    missing = {}
+    if task in ("preprocess", "pipeline") and not (audio_dir or dataset_json):
+        missing["audio_dir"] = f"task {task} needs the place of the songs (or a dataset_json that names them)"
+    if task in ("train", "pipeline") and not output_dir:
+        missing["output_dir"] = f"task {task} needs a place for its results"
+    if task == "preprocess" and not (dataset_dir or output_dir):
+        missing["dataset_dir"] = "task preprocess needs a place for the tensors (flag --tensor-output)"
+    if task == "estimate" and not (dataset_dir or output_dir):
+        missing["dataset_dir"] = "task estimate needs the place of the tensors"
+    return missing

@@ -1,0 +1,139 @@
+"""The schema as a flat list: what each field is called on the command line and in the environment,
+and what it allows, in words. Flags, sources and the error report all read this one list.
+"""
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from sidestep.spec.schema import JobSpec, Section
+
+Path = tuple[str, ...]
+"""A field's keys from the top, such as ("train", "adapter", "rank")."""
+
+ENVIRONMENT_PREFIX = "SIDESTEP_"
+
+
+@dataclass(frozen=True)
+class SpecField:
+    """One field that has a value (a section has none)."""
+
+    path: Path
+    info: FieldInfo
+    schema: dict[str, Any]  # its own part of the JSON schema
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+    @property
+    def flags(self) -> list[str]:
+        """`--epochs`, or what `json_schema_extra` says instead of it, then the other spellings."""
+        extra = self.info.json_schema_extra
+        extra = extra if isinstance(extra, dict) else {}
+        own = str(extra.get("flag", f"--{self.path[-1].replace('_', '-')}"))
+        aliases = extra.get("aliases", [])
+        assert isinstance(aliases, list)
+        return [own, *map(str, aliases)]
+
+    @property
+    def types(self) -> set[str]:
+        """The JSON types that it takes: {"integer", "null"}."""
+        return {kind["type"] for kind in self.schema.get("anyOf", [self.schema]) if "type" in kind}
+
+    @property
+    def choices(self) -> list[str]:
+        """The words that it takes, where it takes only these."""
+        return [word for kind in self.schema.get("anyOf", [self.schema]) for word in kind.get("enum", ())]
+
+    @property
+    def allowed(self) -> str:
+        """What may stand there: "a number, more than 0, at most 10"."""
+        return " or ".join(_allowed(kind) for kind in self.schema.get("anyOf", [self.schema]))
+
+
+@cache
+def spec_fields() -> dict[Path, SpecField]:
+    """Every field of the spec by its path, in the schema's order."""
+    return {field.path: field for field in _walk(JobSpec, ())}
+
+
+@cache
+def spec_sections() -> dict[Path, type[Section]]:
+    """Every section of the spec by its path; the spec itself is at ()."""
+    found: dict[Path, type[Section]] = {(): JobSpec}
+    for path in spec_fields():
+        for depth in range(1, len(path)):
+            section = found[path[: depth - 1]].model_fields[path[depth - 1]].annotation
+            assert isinstance(section, type)
+            found[path[:depth]] = section
+    return found
+
+
+def variable(path: Path) -> str:
+    """A field's environment variable: SIDESTEP_TRAIN__ADAPTER__RANK."""
+    return ENVIRONMENT_PREFIX + "__".join(path).upper()
+
+
+CLOSE_ENOUGH = 0.7  # below this, difflib finds a likeness where nobody would
+
+
+def nearest(path: Path, sections: bool = False) -> Path | None:
+    """The field (or section) that somebody who wrote the unknown `path` most likely meant, if there is one.
+
+    A known name at another depth (`lr` at the top, `tensor_output`) comes first, then the likeliest
+    misspelling of a whole path, then of a name alone.
+    """
+    names: dict[str, Path] = {}
+    for field in spec_fields().values():
+        flags = [flag.removeprefix("--").replace("-", "_") for flag in field.flags]
+        names |= dict.fromkeys((field.path[-1], *flags), field.path)
+    paths = {"_".join(known): known for known in spec_fields()}
+    if sections:
+        names |= {known[-1]: known for known in spec_sections() if known}
+    written = "_".join(path).lower().replace("-", "_").replace(".", "_")
+    name = path[-1].lower().replace("-", "_").rpartition(".")[2]
+    if name in names:
+        return names[name]
+    for word, candidates in ((written, paths), (name, names)):
+        for match in difflib.get_close_matches(word, candidates, n=1, cutoff=CLOSE_ENOUGH):
+            return candidates[match]
+    return None
+
+
+def _walk(section: type[Section], path: Path) -> Iterator[SpecField]:
+    schemas = section.model_json_schema()["properties"]
+    for name, info in section.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+            yield from _walk(info.annotation, (*path, name))
+        else:
+            yield SpecField((*path, name), info, schemas[name])
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return "one of " + ", ".join(schema["enum"])
+    limits = [
+        f"{words} {schema[key]}"
+        for key, words in (
+            ("minimum", "at least"),
+            ("exclusiveMinimum", "more than"),
+            ("maximum", "at most"),
+            ("exclusiveMaximum", "less than"),
+        )
+        if key in schema
+    ]
+    kind = {
+        "null": "null",
+        "boolean": "true or false",
+        "integer": "a whole number",
+        "number": "a number",
+        "array": "a list of one or more words",
+        "object": "pairs such as v_proj=16",
+        "string": "text",
+    }[schema["type"]]
+    return ", ".join([kind, *limits])
