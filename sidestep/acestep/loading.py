@@ -5,7 +5,6 @@ exception that is mended here (XL's timbre token).
 """
 
 import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from sidestep.acestep.attention import WindowedAttnProcessor
 from sidestep.acestep.layout import SILENCE_FILE, find_text_encoder, find_vae, find_variant, open_checkpoints
 from sidestep.acestep.names import diffusers_name
+from sidestep.acestep.vae import build_vae
 from sidestep.acestep.weights import load_exactly, read_weights
 from sidestep.runtime.errors import BadDataError
 from sidestep.spec.schema import StorageSpec
@@ -86,19 +86,25 @@ def _checkpoints(folder: str | Path) -> Store:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """A model folder's config.json. Raises BadDataError where it is not one of ACE-Step 1.5."""
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (ValueError, OSError) as error:
-        raise BadDataError(f"{folder / 'config.json'} cannot be read: {error}") from error
+    config = _read_json(folder / "config.json")
     needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim")
-    if not isinstance(config, dict) or (missing := [key for key in needed if key not in config]):
+    if missing := [key for key in needed if key not in config]:
         raise BadDataError(
-            f"{folder / 'config.json'} does not describe an ACE-Step 1.5 model"
-            + (f": it has no {', '.join(missing)}" if isinstance(config, dict) else "")
+            f"{folder / 'config.json'} is not an ACE-Step 1.5 model's: it has no {', '.join(missing)}"
         )
     if "rope_theta" not in config:  # as transformers 5 writes it
         config["rope_theta"] = config.get("rope_parameters", {}).get("rope_theta", 1_000_000)
     return config
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise BadDataError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise BadDataError(f"{path} does not hold a JSON object")
+    return content
 
 
 def load_null_condition(checkpoint_dir: str | Path, folder: str) -> Tensor:
@@ -115,9 +121,8 @@ def load_vae(
 ) -> AutoencoderOobleck:
     """The audio autoencoder: 48 kHz stereo [B, 2, N] ↔ latents [B, 64, N / 1920]."""
     folder = Path(checkpoint_dir) / find_vae(_checkpoints(checkpoint_dir)).folder
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.nn.utils.weight_norm` is deprecated", FutureWarning)
-        vae = AutoencoderOobleck.from_config(json.loads((folder / "config.json").read_text()))
+    with torch.device("meta"):
+        vae = build_vae(_read_json(folder / "config.json"))
     load_exactly(vae, dict(read_weights(folder)), device, dtype, source=str(folder))
     return vae.eval().requires_grad_(False)
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AceStepTransformer1DModel, AutoencoderOobleck
+from diffusers import AceStepTransformer1DModel
 from diffusers.pipelines.ace_step import AceStepConditionEncoder
 from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3Model
 
 from sidestep.acestep.layout import ALIASES, SILENCE_FILE, TEXT_ENCODER_FOLDER, VAE_FOLDER
 from sidestep.acestep.names import original_name
+from sidestep.acestep.vae import build_vae
 from sidestep.runtime.errors import UsageError
 from sidestep.storage.canonical import json_bytes, safetensors_bytes, torch_bytes
 
@@ -123,7 +124,7 @@ def _write_variant(folder: Path, variant: str, silence: Tensor) -> None:
 
 
 def _write_vae(folder: Path) -> None:
-    vae = AutoencoderOobleck(**VAE)
+    vae = build_vae(VAE)
     _write(folder, "config.json", json_bytes({"_class_name": "AutoencoderOobleck", **VAE}))
     _write(folder, "diffusion_pytorch_model.safetensors", safetensors_bytes(_weights(vae), {"format": "pt"}))
 

@@ -1,5 +1,8 @@
 """Songs to latents: 1920 samples of 48 kHz stereo make one latent frame of 64 numbers."""
 
+import warnings
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderOobleck
@@ -10,33 +13,39 @@ SAMPLES_PER_LATENT = 1920
 LATENTS_PER_SECOND = 25
 LATENT_CHANNELS = 64
 
-TILE_SECONDS = 30
-OVERLAP_SECONDS = 2
+TILE_FRAMES = 30 * LATENTS_PER_SECOND
+OVERLAP_FRAMES = 2 * LATENTS_PER_SECOND
+
+
+def build_vae(config: dict[str, Any]) -> AutoencoderOobleck:
+    """The autoencoder that a `vae/config.json` describes, with random weights."""
+    with warnings.catch_warnings():  # diffusers still uses it, and has to: the checkpoint's keys are its
+        warnings.filterwarnings("ignore", "`torch.nn.utils.weight_norm` is deprecated", FutureWarning)
+        return AutoencoderOobleck.from_config(config)
 
 
 @torch.inference_mode()
 def encode_audio(
     vae: AutoencoderOobleck,
     waveform: Tensor,
-    tile_seconds: int = TILE_SECONDS,
-    overlap_seconds: int = OVERLAP_SECONDS,
+    tile_frames: int = TILE_FRAMES,
+    overlap_frames: int = OVERLAP_FRAMES,
 ) -> Tensor:
     """Latents [T, 64] (fp32, on the CPU) of a waveform [2, N], T = ceil(N / 1920).
 
     The mean of the posterior, so that the same song gives the same latents. A last, partial frame is
-    filled up with silence. Long songs are encoded in tiles of `tile_seconds`, of which
-    `overlap_seconds` at each inner side only give context and are discarded: memory does not grow
+    filled up with silence. Long songs are encoded in tiles of `tile_frames` latents, of which
+    `overlap_frames` at each inner side only give context and are discarded: memory does not grow
     with the song.
     """
     frames = -(-waveform.shape[-1] // SAMPLES_PER_LATENT)
     waveform = F.pad(waveform, (0, frames * SAMPLES_PER_LATENT - waveform.shape[-1]))
-    overlap = overlap_seconds * LATENTS_PER_SECOND
-    stride = tile_seconds * LATENTS_PER_SECOND - 2 * overlap
+    stride = tile_frames - 2 * overlap_frames
     assert stride > 0, "a tile must be longer than its two overlaps"
     latents = []
     for start in range(0, frames, stride):
         stop = min(start + stride, frames)
-        begin, end = max(start - overlap, 0), min(stop + overlap, frames)
+        begin, end = max(start - overlap_frames, 0), min(stop + overlap_frames, frames)
         tile = waveform[None, :, begin * SAMPLES_PER_LATENT : end * SAMPLES_PER_LATENT]
         mean = vae.encode(tile.to(vae.device, vae.dtype)).latent_dist.mean[0].T  # [frames of the tile, 64]
         latents.append(mean[start - begin : stop - begin].float().cpu())

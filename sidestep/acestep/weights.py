@@ -63,9 +63,7 @@ def load_exactly(
     over or of another shape; `source` is what the message calls the checkpoint.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    problems = [
-        f"missing: {name}" for name in sorted(expected.keys() - weights.keys())
-    ]
+    problems = [f"missing: {name}" for name in sorted(expected.keys() - weights.keys())]
     problems += [f"not known: {name}" for name in sorted(weights.keys() - expected.keys())]
     problems += [
         f"shape of {name}: {list(weights[name].shape)}, the config wants {list(expected[name])}"

@@ -1,0 +1,147 @@
+"""A checkpoint is loaded whole or refused with what is wrong: missing, left over, of another shape."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sidestep.acestep import load_model, load_text_encoder, load_vae
+from sidestep.acestep.loading import load_null_condition
+from sidestep.acestep.names import diffusers_name, original_name
+from sidestep.runtime.errors import BadDataError, MissingInputError
+
+FOLDER = "acestep-v15-base"
+
+
+@pytest.fixture
+def checkpoints(tiny_checkpoints: Path, tmp_path: Path) -> Path:
+    """A copy of one variant that a test may damage."""
+    shutil.copytree(tiny_checkpoints / FOLDER, tmp_path / "checkpoints" / FOLDER)
+    return tmp_path / "checkpoints"
+
+
+def edit_weights(checkpoints: Path, edit: str, key: str) -> None:
+    file = checkpoints / FOLDER / "model.safetensors"
+    weights = load_file(file)
+    if edit == "drop":
+        del weights[key]
+    elif edit == "add":
+        weights[key] = torch.zeros(3)
+    else:
+        weights[key] = weights[key].flatten()[:-1].clone()
+    save_file(weights, file)
+
+
+@pytest.mark.parametrize(
+    ("edit", "key", "shown"),
+    [
+        ("drop", "decoder.layers.2.self_attn.q_proj.weight", "missing: layers.2.self_attn.to_q.weight"),
+        ("add", "decoder.layers.9.extra", "not known: layers.9.extra"),
+        ("cut", "decoder.norm_out.weight", "shape of norm_out.weight: [63], the config wants [64]"),
+        ("drop", "encoder.text_projector.weight", "missing: text_projector.weight"),
+        ("drop", "null_condition_emb", "missing: null_condition_emb"),
+    ],
+)
+def test_every_key_is_accounted_for(checkpoints: Path, edit: str, key: str, shown: str) -> None:
+    edit_weights(checkpoints, edit, key)
+    with pytest.raises(BadDataError) as error:
+        load_model(checkpoints, "base")
+    assert shown in str(error.value)
+    assert FOLDER in str(error.value)
+
+
+def test_only_the_parts_asked_for_are_read(checkpoints: Path) -> None:
+    edit_weights(checkpoints, "drop", "encoder.text_projector.weight")
+    model = load_model(checkpoints, "base", parts=("transformer",))
+    assert model.parts.keys() == {"transformer"}
+
+
+def test_cover_conditioning_is_not_needed(tiny_checkpoints: Path) -> None:
+    """The released files also hold tokenizer and detokenizer; the tiny ones do not."""
+    keys = load_file(tiny_checkpoints / FOLDER / "model.safetensors").keys()
+    assert {key.split(".")[0] for key in keys} == {"decoder", "encoder", "null_condition_emb"}
+
+
+def test_shards_with_an_index(checkpoints: Path) -> None:
+    folder = checkpoints / FOLDER
+    whole = load_model(checkpoints, "base").transformer.state_dict()
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    halves = {f"model-0000{n}-of-00002.safetensors": list(weights)[n - 1 :: 2] for n in (1, 2)}
+    for name, keys in halves.items():
+        save_file({key: weights[key] for key in keys}, folder / name)
+    index = {"weight_map": {key: name for name, keys in halves.items() for key in keys}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for name, tensor in load_model(checkpoints, "base").transformer.state_dict().items():
+        assert torch.equal(tensor, whole[name])
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(MissingInputError, match="model-00002-of-00002"):
+        load_model(checkpoints, "base")
+
+
+def test_an_index_may_not_name_files_elsewhere(checkpoints: Path) -> None:
+    index = {"weight_map": {"decoder.a": "../../secret.safetensors"}}
+    (checkpoints / FOLDER / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(BadDataError, match="outside its folder"):
+        load_model(checkpoints, "base")
+
+
+def test_a_file_cut_short(checkpoints: Path) -> None:
+    file = checkpoints / FOLDER / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(BadDataError, match="cut short"):
+        load_model(checkpoints, "base")
+
+
+def test_an_unknown_variant_names_those_there_are(tiny_checkpoints: Path) -> None:
+    with pytest.raises(MissingInputError) as error:
+        load_model(tiny_checkpoints, "bass")
+    assert "base (acestep-v15-base), turbo (acestep-v15-turbo), xl-base (acestep-v15-xl-base)" in str(
+        error.value
+    )
+
+
+def test_a_variant_by_its_folder(checkpoints: Path) -> None:
+    (checkpoints / FOLDER).rename(checkpoints / "my-finetune")
+    assert load_model(checkpoints, "my-finetune", parts=("transformer",)).variant == "my-finetune"
+
+
+def test_an_incomplete_folder_says_what_it_lacks(checkpoints: Path) -> None:
+    (checkpoints / FOLDER / "silence_latent.pt").unlink()
+    with pytest.raises(MissingInputError, match=r"silence_latent\.pt"):
+        load_model(checkpoints, "base")
+
+
+def test_a_set_without_vae_or_text_encoder(checkpoints: Path) -> None:
+    with pytest.raises(MissingInputError, match="vae/"):
+        load_vae(checkpoints, "cpu", torch.float32)
+    with pytest.raises(MissingInputError, match="Qwen3"):
+        load_text_encoder(checkpoints, "cpu", torch.float32)
+
+
+def test_the_silence_is_loaded_without_running_code(checkpoints: Path) -> None:
+    import pickle
+
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path(checkpoints / "exploded").touch, ())  # type: ignore[return-value]
+
+    (checkpoints / FOLDER / "silence_latent.pt").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(BadDataError, match="not a plain tensor file"):
+        load_model(checkpoints, "base")
+    assert not (checkpoints / "exploded").exists()
+
+
+def test_null_condition_alone(tiny_checkpoints: Path) -> None:
+    alone = load_null_condition(tiny_checkpoints, FOLDER)
+    assert torch.equal(alone, load_model(tiny_checkpoints, "base").condition_encoder.null_condition_emb)
+
+
+def test_names_there_and_back(tiny_checkpoints: Path) -> None:
+    names = list(load_file(tiny_checkpoints / FOLDER / "model.safetensors"))
+    assert [original_name(diffusers_name(name)) for name in names] == names
+    assert diffusers_name("layers.0.self_attn.o_proj") == "layers.0.self_attn.to_out.0"
+    assert diffusers_name("my_q_proj.weight") == "my_q_proj.weight"

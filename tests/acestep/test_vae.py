@@ -1,0 +1,28 @@
+"""Latents of whole songs: their number, and tiles that leave no seam."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderOobleck
+
+from sidestep.acestep import load_vae
+from sidestep.acestep.vae import SAMPLES_PER_LATENT, encode_audio
+
+
+@pytest.fixture(scope="module")
+def vae(tiny_checkpoints: Path) -> AutoencoderOobleck:
+    return load_vae(tiny_checkpoints, "cpu", torch.float32)
+
+
+@pytest.mark.parametrize(("samples", "frames"), [(1, 1), (1920, 1), (1921, 2), (4800, 3)])
+def test_a_partial_frame_counts(vae: AutoencoderOobleck, samples: int, frames: int) -> None:
+    assert encode_audio(vae, torch.zeros(2, samples)).shape == (frames, 64)
+
+
+def test_tiles_leave_no_seam(vae: AutoencoderOobleck) -> None:
+    """Four tiles against one shot, the last tile short. What a frame sees ends within the overlap."""
+    waveform = torch.randn(2, 30 * SAMPLES_PER_LATENT, generator=torch.Generator().manual_seed(0)) * 0.3
+    whole = encode_audio(vae, waveform)
+    tiled = encode_audio(vae, waveform, tile_frames=16, overlap_frames=4)
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-4)
