@@ -1,6 +1,7 @@
 """What all tests share: the golden set, a tiny checkpoint, and walls against the machine they run on."""
 
 import ipaddress
+import logging
 import os
 import socket
 from pathlib import Path
@@ -60,6 +61,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test starts in an empty folder, where its sidestep.log goes too."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Any:
+    """What setup_logging adds is taken away again: the next test has another folder and another screen."""
+    yield
+    logging.captureWarnings(False)
+    for handler in logging.getLogger().handlers[:]:
+        if type(handler).__module__ == "sidestep.runtime.logs":
+            logging.getLogger().removeHandler(handler)
+            handler.close()
 
 
 @pytest.fixture(scope="session")

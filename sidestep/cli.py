@@ -1,0 +1,209 @@
+"""The command `sidestep`. Its help knows the commands by name; what a command needs is imported on use."""
+
+import argparse
+import difflib
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from sidestep.runtime.errors import ExitCode, SideStepError, UsageError
+from sidestep.runtime.logs import log_file, setup_logging
+
+log = logging.getLogger(__name__)
+
+COMMANDS = {
+    "run": "do what the spec's task says: preprocess, estimate, train, or all three (pipeline)",
+    "preprocess": "songs to tensors",
+    "estimate": "rank modules by how much a dataset moves them",
+    "train": "tensors to an adapter",
+    "fixed": "train in corrected mode (--preprocess: make the tensors instead)",
+    "vanilla": "train in vanilla mode (--preprocess: make the tensors instead)",
+    "schema": "print the JSON schema of the job spec",
+    "tiny-checkpoint": "write a random checkpoint set in the original layout, for trials and tests",
+    "demo": "the whole pipeline on a tiny model and made music, in minutes",
+}
+
+# What a command says about the spec, beyond its flags: path → value. `run` leaves all to the spec.
+_TASKS: dict[str, dict[tuple[str, ...], str]] = {
+    "run": {},
+    "preprocess": {("task",): "preprocess"},
+    "estimate": {("task",): "estimate"},
+    "train": {("task",): "train"},
+    "fixed": {("task",): "train", ("train", "mode"): "corrected"},
+    "vanilla": {("task",): "train", ("train", "mode"): "vanilla"},
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code. Nothing leaves here but what the table of codes names."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except SystemExit as stop:  # argparse's --help
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        setup_logging()
+        log.info("Interrupted; the same command goes on from what is saved")
+        return ExitCode.AGAIN
+    except SideStepError as error:
+        setup_logging()
+        level = logging.INFO if error.exit_code is ExitCode.AGAIN else logging.ERROR
+        log.log(level, "%s", error, exc_info=True)
+        return error.exit_code
+    except Exception as error:
+        setup_logging()
+        where = log_file()
+        if where is None:
+            traceback.print_exc()
+        name = type(error).__name__
+        log.error("a bug in Side-Step: %s: %s (traceback: %s)", name, error, where or "above", exc_info=True)
+        return ExitCode.BUG
+    finally:
+        _write("")
+
+
+def _dispatch(words: list[str]) -> int:
+    command, rest = (words[0], words[1:]) if words else ("", [])
+    if command in ("-h", "--help", ""):
+        _write(_help())
+        return ExitCode.DONE if command else ExitCode.USAGE
+    if command == "--version":
+        from importlib.metadata import version
+
+        _write(f"sidestep {version('side-step')}\n")
+    elif command in _TASKS:
+        _run_task(command, rest)
+    elif command in COMMANDS:
+        _OTHERS[command](rest)
+    else:
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean `sidestep {close[0]}`?" if close else f"there are {', '.join(COMMANDS)}"
+        raise UsageError(f"there is no command {command!r}; {hint}")
+    return ExitCode.DONE
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    commands = "\n".join(f"  {name:{width}}{line}" for name, line in COMMANDS.items())
+    return (
+        "usage: sidestep COMMAND [flags]\n\n"
+        "Trains LoRA and LoKR adapters for the ACE-Step 1.5 music model.\n\n"
+        f"commands:\n{commands}\n\n"
+        "`sidestep COMMAND --help` lists a command's flags; `sidestep --version` prints the version.\n"
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with our exit code for a wrong command line, and no guessing at shortened flags."""
+
+    def __init__(self, command: str, usage: str | None = None) -> None:
+        title = COMMANDS[command].capitalize() + "."
+        super().__init__(prog=f"sidestep {command}", usage=usage, description=title, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}\n  `{self.prog} --help` lists the flags")
+
+    def print_help(self, file: Any = None) -> None:
+        _write(self.format_help())
+
+
+def _run_task(command: str, words: list[str]) -> None:
+    from sidestep.spec.flags import add_flags, misspelt_flags
+    from sidestep.spec.sources import Given, resolve
+
+    says = dict(_TASKS[command])
+    parser = _Parser(command, usage=f"sidestep {command} [flags]")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="the job spec, a YAML file; else SIDESTEP_CONFIG names it, else /etc/sidestep/job.yaml",
+    )
+    parser.add_argument("--verbose", action="store_true", help="show on the screen what the log file gets")
+    own_flags = ["--config", "--verbose", "--help"]
+    if ("train", "mode") in says:
+        parser.add_argument("--preprocess", action="store_true", help="make the tensors instead of training")
+        own_flags.append("--preprocess")
+    flags = add_flags(parser, leave_out=says)
+    options, rest = parser.parse_known_args(words)
+    setup_logging(options.verbose)
+    if getattr(options, "preprocess", False):
+        says["task",] = "preprocess"
+    spec, _ = resolve(
+        flags=[
+            *getattr(options, "given", []),
+            *(Given(path, value, f"sidestep {command}") for path, value in says.items()),
+        ],
+        config=options.config,
+        usage=misspelt_flags(rest, [*own_flags, *flags]),
+    )
+
+    from sidestep import tasks
+
+    tasks.run(spec)
+
+
+def _schema(words: list[str]) -> None:
+    _Parser("schema").parse_args(words)
+    from pydantic.json_schema import GenerateJsonSchema
+
+    from sidestep.spec.schema import JobSpec
+
+    schema = {"$schema": GenerateJsonSchema.schema_dialect, **JobSpec.model_json_schema()}
+    _write(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
+
+
+def _tiny_checkpoint(words: list[str]) -> None:
+    parser = _Parser("tiny-checkpoint")
+    parser.add_argument("folder", metavar="DIR", help="folder to write the checkpoint set into")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        metavar="NAME",
+        default=["base", "turbo", "xl-base"],
+        help="model variants to write (default: base turbo xl-base)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the weights (default: 0)")
+    options = parser.parse_args(words)
+    setup_logging()
+    from pathlib import Path
+
+    from sidestep.acestep.tiny import write_tiny_checkpoint
+
+    write_tiny_checkpoint(Path(options.folder), options.variants, options.seed)
+    log.info("Wrote %s to %s", ", ".join(options.variants), options.folder)
+
+
+def _demo(words: list[str]) -> None:
+    parser = _Parser("demo")
+    parser.add_argument(
+        "folder", metavar="DIR", nargs="?", default="demo", help="folder for it (default: demo)"
+    )
+    options = parser.parse_args(words)
+    setup_logging()
+    from pathlib import Path
+
+    from sidestep.demo import demo
+
+    demo(Path(options.folder))
+
+
+_OTHERS: dict[str, Callable[[list[str]], Any]] = {
+    "schema": _schema,
+    "tiny-checkpoint": _tiny_checkpoint,
+    "demo": _demo,
+}
+
+
+def _write(text: str) -> None:
+    """Write to standard output and flush it. A reader that has gone (`sidestep schema | head`) is fine."""
+    if sys.stdout is None:  # closed by whoever started this
+        return
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,107 @@
+"""Logging: plain lines for people on standard error, everything in sidestep.log and in the run's log."""
+
+import logging
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
+
+LOG_FILE = "sidestep.log"
+_FILE_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+_log = logging.getLogger("sidestep")
+_run_log: logging.Handler | None = None
+
+
+def setup_logging(verbose: bool = False) -> None:
+    """Set up logging for this process; calling it again changes nothing but `verbose`.
+
+    Standard error shows Side-Step's own lines from INFO on (DEBUG when `verbose`) and other libraries'
+    from ERROR on. `sidestep.log` in the working directory, where that is writable, is appended with
+    Side-Step's lines from DEBUG on, other libraries' from WARNING on, and tracebacks.
+    """
+    root = logging.getLogger()
+    console = next((handler for handler in root.handlers if isinstance(handler, _Console)), None)
+    if console is None:
+        console = _Console()
+        root.addHandler(console)
+        _be_quiet()
+        _log.setLevel(logging.DEBUG)
+        try:
+            root.addHandler(_file_handler(Path(LOG_FILE)))
+        except OSError as error:
+            _log.info("No %s here (%s): only this screen shows what happens", LOG_FILE, error.strerror)
+    console.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def add_log_file(path: str | os.PathLike[str]) -> None:
+    """Append everything that sidestep.log gets to the run's own log too, instead of the last run's."""
+    global _run_log
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = _file_handler(path)
+    root = logging.getLogger()
+    if _run_log is not None:
+        root.removeHandler(_run_log)
+        _run_log.close()
+    root.addHandler(handler)
+    _run_log = handler
+
+
+def log_file() -> Path | None:
+    """Where sidestep.log is, or None where it could not be written."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _LogFile) and handler is not _run_log:
+            return Path(handler.baseFilename)
+    return None
+
+
+class _Console(logging.StreamHandler[TextIO]):
+    """Plain lines on whatever standard error is at that moment: a progress bar replaces it for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addFilter(lambda record: _is_ours(record) or record.levelno >= logging.ERROR)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()  # without a traceback: that is for the log file
+        if record.levelno >= logging.WARNING:
+            return f"{record.levelname.lower()}: {message}"
+        return message
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that gives up, saying so once, when it cannot be written: a full disk stops no job."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        reason = sys.exc_info()[1]
+        logging.getLogger().removeHandler(self)
+        with suppress(OSError):  # closing writes what is left, and fails for the same reason
+            self.close()
+        _log.warning("%s cannot be written any more: %s", self.baseFilename, reason)
+
+
+def _file_handler(path: Path) -> logging.Handler:
+    handler = _LogFile(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(_FILE_FORMAT))
+    return handler
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.name.split(".")[0] == "sidestep"
+
+
+def _be_quiet() -> None:
+    """Python's warnings go to the log file; libraries that print by themselves are asked not to."""
+    logging.captureWarnings(True)
+    for variable, value in {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "DIFFUSERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }.items():
+        os.environ.setdefault(variable, value)
