@@ -1,0 +1,75 @@
+"""The workspace: a local folder for downloads and unfinished work. It may be lost at any time."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Protocol
+
+from sidestep.runtime.errors import MachineError
+
+ADVICE = "Name another folder with runtime.workspace (--workspace, SIDESTEP_RUNTIME__WORKSPACE)."
+
+
+class _RuntimeSpec(Protocol):
+    @property
+    def workspace(self) -> str | None: ...
+
+
+class _Spec(Protocol):
+    """What is needed of a JobSpec. `sidestep.spec` imports this room, so this room does not import it."""
+
+    @property
+    def runtime(self) -> _RuntimeSpec: ...
+
+
+class Workspace:
+    """A local folder. Nothing in it is state: a job goes on from its output on a machine without it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def pulled(self, place: str) -> Path:
+        """The folder that holds what was pulled from `place`: always the same one for the same place.
+
+        `place` is a store's own, normalised one (`Store.place`).
+        """
+        digest = hashlib.sha256(place.encode()).hexdigest()[:16]
+        readable = re.sub(r"[^A-Za-z0-9._-]+", "-", place.rsplit("/", 1)[-1])[:40].strip("-.")
+        return self._folder("pulled", f"{readable}-{digest}" if readable else digest)
+
+    def scratch(self, name: str) -> Path:
+        """A folder for unfinished work called `name`. What an earlier process left is still in it."""
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name), f"not a plain name: {name!r}"
+        return self._folder("scratch", name)
+
+    def _folder(self, *names: str) -> Path:
+        folder = self.root.joinpath(*names)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MachineError(f"The workspace {self.root} cannot be used: {error}. {ADVICE}") from error
+        return folder
+
+
+def open_workspace(spec: _Spec) -> Workspace:
+    """The workspace that the spec names, or `sidestep` in the user's cache folder.
+
+    Raises:
+        MachineError: the folder cannot be made or written.
+    """
+    root = Path(spec.runtime.workspace) if spec.runtime.workspace else _cache_folder() / "sidestep"
+    try:
+        root = root.expanduser().absolute()
+        root.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:
+        raise MachineError(f"The workspace {root} cannot be made: {error}. {ADVICE}") from error
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise MachineError(f"The workspace {root} is not writable for this user. {ADVICE}")
+    return Workspace(root)
+
+
+def _cache_folder() -> Path:
+    """$XDG_CACHE_HOME or ~/.cache; the XDG rules say to ignore a relative one."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(named) if Path(named).is_absolute() else Path("~/.cache")

@@ -1,0 +1,67 @@
+"""Local files that are either there as a whole or not at all, also after a crash."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TEMPORARY = ".sidestep-tmp-"
+"""How the names of unfinished files begin. A store's listing leaves them out."""
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Gives a temporary path to write; at the end of the block that file becomes `target`.
+
+    Readers see the old file or the new one, never a part. After a failure the old one stays.
+    """
+    with _temporary_beside(target) as temporary:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(target)
+        _sync(target.parent)
+
+
+def create_file(target: Path, data: bytes) -> bool:
+    """Writes `target` only if it is not there, as one step; False when it was.
+
+    A hard link is the one local operation that both refuses to replace and shows the whole content at
+    once: O_EXCL would show an empty file first.
+    """
+    with _temporary_beside(target) as temporary:
+        temporary.write_bytes(data)
+        _sync(temporary)
+        try:
+            target.hardlink_to(temporary)
+        except FileExistsError:
+            return False
+        _sync(target.parent)
+        return True
+
+
+@contextmanager
+def _temporary_beside(target: Path) -> Iterator[Path]:
+    # In the same folder: a rename or a link does not cross file systems.
+    _make_folder(target.parent)
+    temporary = target.with_name(TEMPORARY + uuid.uuid4().hex)
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    """Waits until the file's content, or the folder's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,140 @@
+"""A folder on this machine as a store."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from sidestep.runtime.errors import AccessError, BadDataError, MissingInputError, SideStepError, StorageError
+from sidestep.spec.schema import StorageSpec
+from sidestep.storage.atomic import TEMPORARY, create_file, replacing
+from sidestep.storage.store import Advance, FileInfo, Store, no_advance
+
+COPY_BYTES = 2**20
+
+
+class LocalStore(Store):
+    """A local folder. Written files are synced to the disk before they get their name."""
+
+    def __init__(self, root: Path, options: StorageSpec, follow_links: bool = False) -> None:
+        self.local_root = self.root = Path(os.path.normpath(root))
+        self.place = str(self.root)
+        self.options = options
+        self.follow_links = follow_links
+
+    def child(self, path: str) -> Self:
+        return type(self)(self.root / self.checked(path), self.options, self.follow_links)
+
+    def locate(self, path: str) -> Path:
+        """The file's own path on this machine, which need not exist.
+
+        Raises:
+            BadDataError: the path leads out of the folder, by itself or through a symbolic link.
+        """
+        full = self.root / self.checked(path)
+        if not self.follow_links:
+            real, root = os.path.realpath(full), os.path.realpath(self.root)
+            if os.path.commonpath((real, root)) != root:
+                raise BadDataError(
+                    f"{full} is a symbolic link out of {self.root}, which is not followed: it could show any "
+                    "file of this machine. Put the file itself there, or name the folder the link leads to."
+                )
+        return full
+
+    def list(self, path: str = "") -> list[FileInfo]:
+        with local_errors(f"{self.place}/{path}"):
+            found = self._files_below(self.checked(path), frozenset())
+            return sorted(found, key=lambda info: info.path)
+
+    def info(self, path: str) -> FileInfo | None:
+        full = self.locate(path)
+        with local_errors(full):
+            return _info(full, self.checked(path)) if full.is_file() else None
+
+    def read_bytes(self, path: str) -> bytes:
+        full = self.locate(path)
+        with local_errors(full):
+            return full.read_bytes()
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        full = self.locate(path)
+        with local_errors(full), replacing(full) as temporary:
+            temporary.write_bytes(data)
+
+    def create(self, path: str, data: bytes) -> bool:
+        full = self.locate(path)
+        with local_errors(full):
+            return create_file(full, data)
+
+    def download(self, path: str, target: Path, advance: Advance = no_advance) -> None:
+        _copy(self.locate(path), target, advance)
+
+    def upload(self, source: Path, path: str, advance: Advance = no_advance) -> None:
+        _copy(source, self.locate(path), advance)
+
+    def delete(self, path: str) -> None:
+        full = self.locate(path)
+        with local_errors(full):
+            full.unlink(missing_ok=True)
+
+    def _files_below(self, folder: str, above: frozenset[str]) -> Iterator[FileInfo]:
+        """`above`: the real paths of the folders this one is in, so that a link upwards ends the way down."""
+        full = self.locate(folder)
+        real = os.path.realpath(full)
+        if real in above or not full.is_dir():
+            return
+        with os.scandir(full) as entries:
+            for entry in entries:
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir():
+                    yield from self._files_below(path, above | {real})
+                elif entry.is_file() and not entry.name.startswith(TEMPORARY):
+                    info = _info(Path(entry.path), path)
+                    if info is not None:
+                        yield info
+
+
+def _info(full: Path, path: str) -> FileInfo | None:
+    try:
+        status = full.stat()
+    except FileNotFoundError:  # deleted since it was seen
+        return None
+    return FileInfo(path, status.st_size, str(status.st_mtime_ns))
+
+
+def _copy(source: Path, target: Path, advance: Advance) -> None:
+    with local_errors(source):
+        reader = source.open("rb")
+    with reader, local_errors(target), replacing(target) as temporary, temporary.open("wb") as writer:
+        while block := reader.read(COPY_BYTES):
+            writer.write(block)
+            advance(len(block))
+
+
+@contextmanager
+def local_errors(place: Path | str) -> Iterator[None]:
+    """Failures of the local file system become one message for the user."""
+    try:
+        yield
+    except OSError as error:
+        raise explained(error, str(place)) from error
+
+
+def explained(error: OSError, place: str) -> SideStepError:
+    """What a failure of the local file system means, and what to do."""
+    place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else place
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return MissingInputError(
+            f"{place} does not exist. Check the path; in a container, check what is mounted."
+        )
+    if isinstance(error, PermissionError):
+        return AccessError(
+            f"{place}: the file system refuses access ({error.strerror}). Check its owner and mode."
+        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            f"{place}: no space is left on that disk. Free some, or name a place on another one."
+        )
+    return StorageError(f"{place} cannot be used: {error.strerror or error}.")

@@ -1,0 +1,145 @@
+"""Moving many files at a time between a store and the local disk."""
+
+import json
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
+
+from rich.filesize import decimal
+
+from sidestep.runtime.errors import MachineError, StorageError
+from sidestep.runtime.progress import track
+from sidestep.runtime.workspace import Workspace
+from sidestep.storage.atomic import replacing
+from sidestep.storage.local import LocalStore, local_errors
+from sidestep.storage.store import FileInfo, Store
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+
+def pull(store: Store, files: Sequence[FileInfo], workspace: Workspace, title: str) -> Path:
+    """A local folder that holds these files of the store under their paths.
+
+    A local store is used where it is. From another one a file is pulled unless the workspace has it in
+    this size and version. What else the folder holds is from earlier pulls, and of no meaning.
+
+    Args:
+        files: what to pull, as the store listed it.
+        title: for the progress bar, such as "Pulling songs".
+
+    Raises:
+        StorageError: a file changed while it was pulled, besides what a store raises.
+        MachineError: the workspace's disk is too small.
+    """
+    if isinstance(store, LocalStore):
+        for file in files:
+            store.locate(file.path)  # refuses links that lead out of the store
+        return store.root
+    folder = workspace.pulled(store.place)
+    with local_errors(folder):
+        records = _Records(folder)
+    missing = [file for file in files if not records.has(file)]
+    if not missing:
+        log.info("%s: all %d files are in the workspace already", title, len(files))
+        return folder
+    size = sum(file.size for file in missing)
+    _check_space(folder, size)
+
+    with track(title, size, "B") as bar:
+
+        def pull_one(file: FileInfo) -> None:
+            store.download(file.path, folder / store.checked(file.path), bar.advance)
+            if store.info(file.path) != file:
+                raise StorageError(
+                    f"{store.place}/{file.path} changed while it was pulled. Run the same command again "
+                    "when nobody writes there."
+                )
+            records.add(file)
+
+        _each(pull_one, missing, store.options.connections)
+    return folder
+
+
+def push(store: Store, folder: Path, files: Sequence[str], title: str) -> None:
+    """Uploads files of a local folder to the same paths in the store."""
+    with local_errors(folder):
+        size = sum((folder / path).stat().st_size for path in files)
+    with track(title, size, "B") as bar:
+        _each(lambda path: store.upload(folder / path, path, bar.advance), files, store.options.connections)
+
+
+def _each(move: Callable[[Item], None], items: Iterable[Item], at_a_time: int) -> None:
+    """Calls `move` for all items in threads. After a failure, which is raised, no other one is begun."""
+    stop = threading.Event()
+
+    def move_unless_stopped(item: Item) -> None:
+        if not stop.is_set():
+            try:
+                move(item)
+            except BaseException:
+                stop.set()
+                raise
+
+    with ThreadPoolExecutor(at_a_time, thread_name_prefix="transfer") as threads:
+        moves = [threads.submit(move_unless_stopped, item) for item in items]
+        try:
+            for started in moves:
+                started.result()
+        finally:
+            stop.set()  # also when the waiting itself is interrupted
+
+
+def _check_space(folder: Path, size: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise MachineError(
+            f"{decimal(size)} are to be pulled into {folder}, where only {decimal(free)} are free. "
+            "Free some, or name a workspace on another disk with runtime.workspace (--workspace)."
+        )
+
+
+class _Records:
+    """What has been pulled into a folder: one JSON line per file in `<folder>.jsonl`, the last one counts.
+
+    A line is added after each file, so that a pull that is stopped goes on where it was.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path = folder.with_name(folder.name + ".jsonl")
+        self._lock = threading.Lock()
+        self._files = _read_records(self._path)
+        # Also ends a torn last line, to which the next record would be added.
+        with replacing(self._path) as temporary:
+            temporary.write_text("".join(map(_line, self._files.values())), encoding="utf-8")
+
+    def has(self, file: FileInfo) -> bool:
+        local = self._folder / file.path
+        return self._files.get(file.path) == file and local.is_file() and local.stat().st_size == file.size
+
+    def add(self, file: FileInfo) -> None:
+        with self._lock, local_errors(self._path), self._path.open("a", encoding="utf-8") as lines:
+            lines.write(_line(file))
+
+
+def _read_records(path: Path) -> dict[str, FileInfo]:
+    files: dict[str, FileInfo] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            file = FileInfo(**json.loads(line))
+        except (ValueError, TypeError):
+            log.debug("%s has a torn line; its file is pulled again", path)
+            continue
+        files[file.path] = file
+    return files
+
+
+def _line(file: FileInfo) -> str:
+    return json.dumps(asdict(file)) + "\n"

@@ -1,0 +1,150 @@
+"""The lines in a log and the bar on a terminal, by a clock of the test's own."""
+
+import logging
+import os
+import pty
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from sidestep.runtime import progress
+from sidestep.runtime.progress import duration, track
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "sidestep.progress"]
+
+
+def test_a_line_every_ten_seconds_and_at_the_end(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "sidestep")
+    with track("Encoding", 40, "songs") as bar:
+        for _ in range(25):
+            clock.now += 1
+            bar.advance(1, note="12.3 audio s/s")
+    assert said(caplog) == [
+        "Encoding: 10 of 40 songs (25%), 1 songs/s, 30 s left, 12.3 audio s/s",
+        "Encoding: 20 of 40 songs (50%), 1 songs/s, 20 s left, 12.3 audio s/s",
+        "Encoding: done, 25 of 40 songs in 25 s, 1 songs/s, 12.3 audio s/s",
+    ]
+
+
+def test_the_rate_is_of_late(clock: Clock) -> None:
+    """A slow start, such as a compilation, does not spoil the time left; a stall does not hide."""
+    with track("Training", 1000, "steps") as bar:
+        clock.now += 300
+        bar.advance()
+        for _ in range(200):
+            clock.now += 0.5
+            bar.advance()
+        assert "2 steps/s, 6 min 40 s left" in bar.status()
+        clock.now += 30
+        assert "1 steps/s, 13 min" in bar.status()
+
+
+def test_what_an_earlier_run_did_is_no_speed(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "sidestep")
+    with track("Training", 100, "steps", done=60) as bar:
+        clock.now += 10
+        bar.advance(20)
+    assert said(caplog) == [
+        "Training: 80 of 100 steps (80%), 2 steps/s, 10 s left",
+        "Training: done, 80 of 100 steps (20 steps now) in 10 s, 2 steps/s",
+    ]
+
+
+def test_an_unknown_total_promises_nothing(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "sidestep")
+    with track("Listing", None, "files") as bar:
+        assert bar.status() == "0 files"
+        clock.now += 20
+        bar.advance(5)
+    assert said(caplog) == [
+        "Listing: 5 files, 0.2 files/s",
+        "Listing: done, 5 files in 20 s, 0.2 files/s",
+    ]
+
+
+def test_bytes_and_slow_things(clock: Clock) -> None:
+    with track("Pulling", 4_600_000_000, "B") as bar:
+        clock.now += 10
+        bar.advance(1_200_000_000)
+        assert bar.status() == "1.2 GB of 4.6 GB (26%), 120.0 MB/s, 28 s left"
+    with track("Encoding", 2, "songs") as bar:
+        clock.now += 60
+        bar.advance()
+        assert bar.status() == "1 of 2 songs (50%), 60 s each, 1 min 00 s left"
+
+
+def test_nothing_to_do(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "sidestep")
+    with track("Pulling", 0, "B"):
+        pass
+    assert said(caplog) == ["Pulling: done, 0 bytes in 0 s"]
+
+
+def test_a_failure_is_not_called_done(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "sidestep")
+
+    def fail() -> None:
+        with track("Training", 3, "steps") as bar:
+            clock.now += 2
+            bar.advance()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert said(caplog) == ["Training: stopped, 1 of 3 steps in 2 s, 0.5 steps/s"]
+
+
+def test_threads_may_advance_it() -> None:
+    with track("Pulling", 8000, "B") as bar, ThreadPoolExecutor(8) as threads:
+        for _ in range(8):
+            threads.submit(lambda: [bar.advance() for _ in range(1000)])
+    assert bar.done == 8000
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (0, 59.4, 59.6, 3599, 3600, 7500)] == [
+        "0 s", "59 s", "1 min 00 s", "59 min 59 s", "1 h 00 min", "2 h 05 min",
+    ]  # fmt: skip
+
+
+def test_a_terminal_gets_a_bar_and_no_lines() -> None:
+    """In a real terminal; the log's line for the file is there, below what the screen shows."""
+    program = (
+        "import logging, sys; from sidestep.runtime.progress import track\n"
+        "logging.basicConfig(level=logging.DEBUG, stream=sys.stdout, format='%(levelname)s %(message)s')\n"
+        "with track('Pulling [all] songs', 10, 'songs') as bar: bar.advance(10, note='from far')\n"
+    )
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+        text=True,
+        timeout=60,
+    )
+    os.close(theirs)
+    screen = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert done.returncode == 0
+    assert done.stdout.startswith("DEBUG Pulling [all] songs: done, 10 songs in 0 s")
+    assert "Pulling [all] songs" in screen and "━━━" in screen
+    assert "10 of 10 songs (100%)" in screen and "from far" in screen

@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+
+from sidestep.runtime.errors import MachineError
+from sidestep.runtime.workspace import Workspace, open_workspace
+from sidestep.spec.schema import JobSpec
+
+
+def spec(workspace: str | None) -> JobSpec:
+    return JobSpec(task="train", output_dir="out", dataset_dir="in", runtime={"workspace": workspace})
+
+
+def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert open_workspace(spec(None)).root == tmp_path / "cache" / "sidestep"
+    for ignored in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", ignored)
+        assert open_workspace(spec(None)).root == tmp_path / "home" / ".cache" / "sidestep"
+    monkeypatch.chdir(tmp_path)
+    assert open_workspace(spec("~/work")).root == tmp_path / "home" / "work"
+    assert open_workspace(spec("work")).root == tmp_path / "work"
+    assert (tmp_path / "work").is_dir()
+
+
+def test_each_place_has_its_own_folder(tmp_path: Path) -> None:
+    places = ["s3://a/songs", "s3://b/songs", "s3://a/songs%2F", "s3://a/söngs?*", "s3://a/..", "memory://"]
+    folders = [Workspace(tmp_path).pulled(place) for place in places]
+    assert folders == [Workspace(tmp_path).pulled(place) for place in places]
+    assert len(set(folders)) == len(places)
+    assert all(folder.is_dir() and folder.parent == tmp_path / "pulled" for folder in folders)
+    assert folders[0].name.startswith("songs-")
+
+
+def test_scratch_stays(tmp_path: Path) -> None:
+    (Workspace(tmp_path).scratch("tensors") / "half").touch()
+    assert [path.name for path in Workspace(tmp_path).scratch("tensors").iterdir()] == ["half"]
+    with pytest.raises(AssertionError):
+        Workspace(tmp_path).scratch("../out")
+
+
+def test_a_folder_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MachineError, match=r"file/below cannot be made.*--workspace"):
+        open_workspace(spec(str(tmp_path / "file" / "below")))
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(MachineError, match=r"not writable.*runtime.workspace"):
+        open_workspace(spec(str(tmp_path / "read-only")))

@@ -1,0 +1,144 @@
+"""What a folder must keep: whole files or none, and nothing outside it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sidestep.runtime.errors import AccessError, BadDataError, MissingInputError, StorageError
+from sidestep.spec.schema import StorageSpec
+from sidestep.storage import atomic
+from sidestep.storage.local import LocalStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "root", StorageSpec())
+
+
+@pytest.fixture
+def outside(store: LocalStore, tmp_path: Path) -> Path:
+    """A folder beside the store, with one file."""
+    store.root.mkdir()
+    folder = tmp_path / "root-of-another"  # a comparison of mere prefixes would let it in
+    folder.mkdir()
+    (folder / "secret").write_text("secret")
+    return folder
+
+
+def test_a_failed_write_leaves_the_old_file(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write_bytes("file", b"old")
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(StorageError, match="no space is left"):
+        store.write_bytes("file", b"new")
+    with pytest.raises(StorageError, match="no space is left"):
+        store.create("other", b"new")
+    assert [path.name for path in store.root.iterdir()] == ["file"]
+    assert store.read_bytes("file") == b"old"
+
+
+@pytest.mark.parametrize("how", ["write", "create", "upload"])
+def test_synced_before_it_has_its_name_and_the_folder_after(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    target = store.root / "folder" / "file"
+    events: list[str] = []
+    sync = os.fsync
+
+    def recorded(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        content = path.read_bytes() if path.is_file() else b""
+        events.append(f"{path.name[:8]} {content!r} named={target.exists()}")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    (tmp_path / "source").write_bytes(b"new")
+    {
+        "write": lambda: store.write_bytes("folder/file", b"new"),
+        "create": lambda: store.create("folder/file", b"new"),
+        "upload": lambda: store.upload(tmp_path / "source", "folder/file"),
+    }[how]()
+    assert events[-2:] == [".sideste b'new' named=False", "folder b'' named=True"]
+    assert len(events) == 4  # and the entries of both new folders before
+
+
+def test_unfinished_files_are_not_listed(store: LocalStore) -> None:
+    store.write_bytes("folder/file", b"")
+    (store.root / "folder" / f"{atomic.TEMPORARY}1234").write_bytes(b"half")
+    assert [info.path for info in store.list()] == ["folder/file"]
+
+
+def test_a_new_file_has_the_usual_mode(store: LocalStore) -> None:
+    store.write_bytes("file", b"")
+    plain = store.root / "plain"
+    plain.touch()
+    assert (store.root / "file").stat().st_mode == plain.stat().st_mode
+
+
+def test_links_that_lead_out_are_refused(store: LocalStore, outside: Path) -> None:
+    (store.root / "song.wav").symlink_to(outside / "secret")
+    (store.root / "album").symlink_to(outside)
+    for path in ("song.wav", "album/secret", "album/new"):
+        for use in (
+            store.read_bytes,
+            store.info,
+            store.locate,
+            store.delete,
+            lambda path: store.write_bytes(path, b""),
+            lambda path: store.create(path, b""),
+            lambda path: store.download(path, outside / "copy"),
+        ):
+            with pytest.raises(BadDataError, match="symbolic link out of"):
+                use(path)
+    with pytest.raises(BadDataError, match="symbolic link out of"):
+        store.list()
+    assert [path.name for path in outside.iterdir()] == ["secret"]
+    assert (outside / "secret").read_text() == "secret"
+
+
+def test_links_may_lead_out_where_that_is_said(store: LocalStore, outside: Path) -> None:
+    (store.root / "snapshot").mkdir()
+    (store.root / "snapshot" / "model").symlink_to(outside / "secret")
+    (store.root / "folder").symlink_to(outside)
+    trusting = LocalStore(store.root, StorageSpec(), follow_links=True)
+    assert [info.path for info in trusting.list()] == ["folder/secret", "snapshot/model"]
+    assert trusting.child("snapshot").read_bytes("model") == b"secret"
+
+
+def test_links_inside_are_followed_and_circles_end(store: LocalStore) -> None:
+    store.write_bytes("real/file", b"1")
+    (store.root / "link").symlink_to("real")
+    (store.root / "real" / "up").symlink_to("..")
+    (store.root / "dangling").symlink_to("nowhere")
+    assert [info.path for info in store.list()] == ["link/file", "real/file"]
+    assert store.read_bytes("link/file") == b"1"
+
+
+def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    store = LocalStore(tmp_path / "link", StorageSpec())
+    store.write_bytes("file", b"1")
+    assert store.place == str(tmp_path / "link")
+    assert [info.path for info in store.list()] == ["file"]
+
+
+def test_messages_name_the_file_and_the_trouble(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write_bytes("file", b"")
+    with pytest.raises(StorageError, match=r"root/file.*File exists|root/file.*Not a directory"):
+        store.write_bytes("file/below", b"")
+    with pytest.raises(MissingInputError, match=r"root/file/below does not exist"):
+        store.read_bytes("file/below")
+
+    def refused(*_: object) -> bytes:
+        raise PermissionError(13, "Permission denied", str(store.root / "file"))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(AccessError, match=r"root/file: .*Permission denied.*owner and mode"):
+        store.read_bytes("file")

@@ -1,0 +1,252 @@
+"""S3 as it is: what goes wrong there, what is put there, and processes that fork."""
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidestep.runtime.errors import (
+    AccessError,
+    BadDataError,
+    BadSpecError,
+    MissingInputError,
+    SideStepError,
+    StorageError,
+)
+from sidestep.spec.schema import StorageSpec
+from sidestep.storage import remote
+from sidestep.storage.remote import RemoteStore, s3_settings
+from sidestep.storage.store import Store, open_store
+from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server, set_credentials, strict_server
+
+
+@contextmanager
+def refusal(kind: type[SideStepError], said: str) -> Iterator[None]:
+    """The block ends with this error, in one line, that never says a secret."""
+    with pytest.raises(kind, match=said) as caught:
+        yield
+    message = str(caught.value)
+    assert "\n" not in message and "s3://studio" in message
+    for secret in (SECRET_KEY, "wrong-secret", ACCESS_KEY):
+        assert secret not in message
+
+
+def every_use(store: Store, tmp_path: Path) -> list[Any]:
+    source = tmp_path / "source"
+    source.write_bytes(b"1")
+    return [
+        store.list,
+        lambda: store.info("file"),
+        lambda: store.read_bytes("file"),
+        lambda: store.write_bytes("file", b""),
+        lambda: store.create("file", b""),
+        lambda: store.delete("file"),
+        lambda: store.download("file", tmp_path / "target"),
+        lambda: store.upload(source, "file"),
+    ]
+
+
+def test_a_missing_bucket(s3_server: S3Server, tmp_path: Path) -> None:
+    store = open_store("s3://studio-of-nobody/songs", s3_server.options)
+    for use in every_use(store, tmp_path):
+        with refusal(MissingInputError, "no such bucket.*storage.endpoint_url"):
+            use()
+
+
+def test_a_bad_bucket_name(s3_server: S3Server, tmp_path: Path) -> None:
+    for use in every_use(open_store("s3://studio of mine!/songs", s3_server.options), tmp_path):
+        with refusal(BadSpecError, "cannot be a bucket's name"):
+            use()
+
+
+def test_wrong_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with strict_server(tmp_path / "buckets") as server:
+        set_credentials(monkeypatch)
+        store = server.store("songs")
+        store.write_bytes("file", b"1")  # a server of another maker takes what is sent
+        assert [info.path for info in store.list()] == ["file"]
+        assert store.read_bytes("file") == b"1"
+
+        set_credentials(monkeypatch, secret="wrong-secret")
+        for use in every_use(server.store("songs"), tmp_path):
+            with refusal(AccessError, "refuses access.*AWS_SECRET_ACCESS_KEY"):
+                use()
+    assert AccessError.exit_code == 77
+
+
+def test_no_credentials_at_all(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    public = s3_server.store("songs")
+    public.write_bytes("file", b"1")
+    assert isinstance(public, RemoteStore)
+    public.clients.mine().call_s3("put_object_acl", Bucket="studio", Key="songs/file", ACL="public-read")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for use in every_use(s3_server.store("songs"), tmp_path):
+        with refusal(AccessError, "no usable credentials.*storage.anonymous"):
+            use()
+    anonymous = s3_server.options.model_copy(update={"anonymous": True})
+    assert open_store(s3_server.place("songs"), anonymous).read_bytes("file") == b"1"
+
+
+def test_a_profile_that_is_not_there(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "of-nobody")
+    with refusal(AccessError, "ProfileNotFound"):
+        s3_server.store("songs").list()
+
+
+def test_an_endpoint_out_of_reach(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "ATTEMPTS", 1)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and nobody listens
+        port = unused.getsockname()[1]
+        options = StorageSpec(endpoint_url=f"http://127.0.0.1:{port}")
+        for use in every_use(open_store("s3://studio/songs", options), tmp_path):
+            with refusal(StorageError, f"127.0.0.1:{port} is out of reach"):
+                use()
+
+
+def test_a_server_that_says_nothing(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"ATTEMPTS": 1, "READ_SECONDS": 0.2, "REPEATS": 1}.items():
+        monkeypatch.setattr(remote, name, value)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        options = StorageSpec(endpoint_url=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with refusal(StorageError, "is out of reach.*ReadTimeout"):
+            open_store("s3://studio", options).list()
+
+
+def test_requests_end_within_minutes() -> None:
+    """All tries of all layers together, when a server falls silent (pauses are 1, 2, 4, ... s at most)."""
+    pauses = sum(2**n for n in range(remote.ATTEMPTS - 1))
+    assert remote.REPEATS * (remote.ATTEMPTS * remote.READ_SECONDS + pauses) <= 5 * 60
+    assert remote.ATTEMPTS * remote.CONNECT_SECONDS + pauses <= 90
+
+
+def test_a_full_disk_is_not_the_servers_fault(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = s3_server.store("songs")
+    store.write_bytes("file", b"1")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path / "target"))
+
+    assert isinstance(store, RemoteStore)
+    monkeypatch.setattr(store.clients.mine(), "get_file", full)
+    with pytest.raises(StorageError, match=r"target: no space is left"):
+        store.download("file", tmp_path / "target")
+    assert list(tmp_path.glob("*target*")) == []
+
+
+def test_create_sends_the_condition_and_answers_conflicts(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """409 says that another request is under way: S3 asks to send this one again, and then says who won."""
+    from botocore.exceptions import ClientError
+
+    store = s3_server.store("commits")
+    assert isinstance(store, RemoteStore)
+    client = store.clients.mine()
+    send, modes = client.pipe_file, []
+
+    def conflict_once(path: str, data: bytes, mode: str) -> None:
+        modes.append(mode)
+        if len(modes) == 1:
+            answer = {"Error": {"Code": "ConditionalRequestConflict"}}
+            raise OSError(16, "conflict") from ClientError(answer, "PutObject")  # type: ignore[arg-type]
+        send(path, data, mode=mode)
+
+    monkeypatch.setattr(client, "pipe_file", conflict_once)
+    assert store.create("1.json", b"mine") is True
+    assert modes == ["create", "create"]
+    assert store.create("1.json", b"other") is False
+    assert store.read_bytes("1.json") == b"mine"
+
+
+def test_folder_markers_are_not_files(s3_server: S3Server) -> None:
+    store = s3_server.store("songs")
+    assert isinstance(store, RemoteStore)
+    for key in ("songs/", "songs/album/", "songs/album/one.wav", "songs-of-another/two.wav"):
+        store.clients.mine().call_s3("put_object", Bucket="studio", Key=key, Body=b"")
+    assert [info.path for info in store.list()] == ["album/one.wav"]
+    assert [info.path for info in s3_server.store("").list()] == [
+        "songs-of-another/two.wav",
+        "songs/album/one.wav",
+    ]
+
+
+def test_a_name_that_s3fs_would_take_for_another(s3_server: S3Server) -> None:
+    with pytest.raises(BadDataError, match="versionId"):
+        s3_server.store("songs").read_bytes("song.wav?versionId=3")
+
+
+def test_large_files_move_in_parts(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PART_BYTES", 5 * 2**20)  # the smallest that S3 allows
+    store, source = s3_server.store("models"), tmp_path / "source"
+    source.write_bytes(os.urandom(11 * 2**20))
+    moved: list[int] = []
+    store.upload(source, "model", moved.append)
+    info = store.info("model")
+    assert info is not None and info.version.endswith("-3")  # the ETag of an upload in three parts
+    assert sum(moved) == info.size == 11 * 2**20
+    store.download("model", tmp_path / "target", moved.append)
+    assert (tmp_path / "target").read_bytes() == source.read_bytes()
+    assert sum(moved) == 2 * info.size and max(moved) <= 5 * 2**20
+
+
+def test_the_spec_reaches_the_client() -> None:
+    def config(**options: Any) -> dict[str, Any]:
+        return s3_settings(StorageSpec(**options))["config_kwargs"]
+
+    url = "http://127.0.0.1:9000"
+    assert config()["s3"] == {"addressing_style": "auto"}
+    assert config(endpoint_url=url)["s3"] == {"addressing_style": "path"}
+    assert config(endpoint_url=url, path_style=False)["s3"] == {"addressing_style": "auto"}
+    assert config(path_style=True)["s3"] == {"addressing_style": "path"}
+    store = open_store("s3://bucket", StorageSpec(endpoint_url=url, region="eu-west-3", anonymous=True))
+    assert isinstance(store, RemoteStore)
+    client = store.clients.mine()
+    assert client.connect().meta.region_name == "eu-west-3"
+    assert client.s3.meta.endpoint_url == url
+    assert client.anon is True
+    assert client.dircache.use_listings_cache is False
+
+
+def test_a_forked_process_has_its_own_client(s3_server: S3Server) -> None:
+    """The child uses the very object that its parent has connected, and the parent goes on after it."""
+    program = """
+        import os, sys
+        from sidestep.spec.schema import StorageSpec
+        from sidestep.storage.store import open_store
+
+        store = open_store("s3://studio/songs", StorageSpec(endpoint_url=sys.argv[1]))
+        store.write_bytes("parent", b"1")
+        client = store.clients.mine()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                assert store.clients.mine() is not client
+                assert store.clients.mine() is store.child("deeper").clients.mine()
+                assert store.read_bytes("parent") == b"1"
+                store.write_bytes("child", b"2")
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0, "the child failed"
+        assert store.clients.mine() is client
+        assert [info.path for info in store.list()] == ["child", "parent"]
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), s3_server.endpoint]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

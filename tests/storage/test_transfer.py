@@ -1,0 +1,155 @@
+"""Pulling only what is needed, once; pushing; and what happens when either is disturbed."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidestep.runtime.errors import BadDataError, MachineError, MissingInputError, StorageError
+from sidestep.runtime.workspace import Workspace
+from sidestep.spec.schema import StorageSpec
+from sidestep.storage.local import LocalStore
+from sidestep.storage.store import FileInfo, Store, open_store
+from sidestep.storage.transfer import pull, push
+from tests.s3 import S3Server
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "workspace")
+
+
+@pytest.fixture
+def songs(s3_server: S3Server) -> Store:
+    store = s3_server.store("my songs")
+    for name in ("a.wav", "b [live].wav", "album/c.wav"):
+        store.write_bytes(name, name.encode())
+    return store
+
+
+@pytest.fixture
+def downloads(songs: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths that are downloaded, from now on."""
+    done: list[str] = []
+    download = type(songs).download
+
+    def noted(self: Store, path: str, *rest: Any) -> None:
+        download(self, path, *rest)
+        done.append(path)
+
+    monkeypatch.setattr(type(songs), "download", noted)
+    return done
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_pull_brings_what_is_asked_for(songs: Store, workspace: Workspace, downloads: list[str]) -> None:
+    folder = pull(songs, songs.list("album"), workspace, "Pulling songs")
+    assert contents(folder) == {"album/c.wav": b"album/c.wav"}
+    assert pull(songs, songs.list(), workspace, "Pulling songs") == folder
+    assert contents(folder) == {info.path: info.path.encode() for info in songs.list()}
+    assert sorted(downloads) == ["a.wav", "album/c.wav", "b [live].wav"]
+
+
+def test_unchanged_files_are_not_pulled_again(
+    songs: Store, workspace: Workspace, downloads: list[str]
+) -> None:
+    pull(songs, songs.list(), workspace, "Pulling songs")
+    downloads.clear()
+    songs.write_bytes("a.wav", b"A.WAV")  # of the same size
+    songs.delete("album/c.wav")
+    folder = pull(songs, songs.list(), Workspace(workspace.root), "Pulling songs")
+    assert downloads == ["a.wav"]
+    assert (folder / "a.wav").read_bytes() == b"A.WAV"
+    downloads.clear()
+    pull(songs, songs.list(), workspace, "Pulling songs")
+    assert downloads == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "deleted"])
+def test_a_damaged_copy_is_pulled_again(
+    songs: Store, workspace: Workspace, downloads: list[str], damage: str
+) -> None:
+    copy = pull(songs, songs.list(), workspace, "Pulling songs") / "a.wav"
+    downloads.clear()
+    copy.write_bytes(b"a") if damage == "cut" else copy.unlink()
+    pull(songs, songs.list(), workspace, "Pulling songs")
+    assert downloads == ["a.wav"] and copy.read_bytes() == b"a.wav"
+
+
+def test_a_stopped_pull_goes_on(
+    songs: Store, workspace: Workspace, downloads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_by_one = songs.options.model_copy(update={"connections": 1})
+    songs = open_store(songs.place, one_by_one)
+    gone = FileInfo("b gone.wav", 1, "x")
+    a, b, c = songs.list()
+    with pytest.raises(MissingInputError, match=r"b gone.wav does not exist"):
+        pull(songs, [a, gone, b, c], workspace, "Pulling songs")
+    assert downloads == ["a.wav"]  # and nothing after the failure
+
+    (records,) = (workspace.root / "pulled").glob("*.jsonl")
+    records.write_text(records.read_text() + '{"path": "album/c.wav", "si')  # as a crash may leave it
+    pull(songs, [a, b, c], workspace, "Pulling songs")
+    assert downloads == ["a.wav", "album/c.wav", "b [live].wav"]
+    pull(songs, [a, b, c], workspace, "Pulling songs")
+    assert len(downloads) == 3
+
+
+def test_a_file_that_changes_meanwhile_is_refused(songs: Store, workspace: Workspace) -> None:
+    listed = songs.list()
+    songs.write_bytes("a.wav", b"A.WAV")
+    with pytest.raises(StorageError, match=r"a.wav changed while it was pulled.*again"):
+        pull(songs, listed, workspace, "Pulling songs")
+    folder = pull(songs, songs.list(), workspace, "Pulling songs")
+    assert (folder / "a.wav").read_bytes() == b"A.WAV"
+
+
+def test_no_pull_leaves_the_workspace(songs: Store, workspace: Workspace) -> None:
+    with pytest.raises(BadDataError, match="leads out of"):
+        pull(songs, [FileInfo("../../evil", 1, "x")], workspace, "Pulling songs")
+    assert not list(workspace.root.rglob("evil"))
+
+
+def test_too_small_a_disk_is_said_before(
+    songs: Store, workspace: Workspace, downloads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
+    with pytest.raises(MachineError, match=r"28 bytes are to be pulled .* 10 bytes are free.*--workspace"):
+        pull(songs, songs.list(), workspace, "Pulling songs")
+    assert downloads == []
+
+
+def test_a_local_folder_is_used_in_place(tmp_path: Path, workspace: Workspace) -> None:
+    store = open_store(str(tmp_path / "songs"), StorageSpec())
+    store.write_bytes("a.wav", b"1")
+    assert pull(store, store.list(), workspace, "Pulling songs") == tmp_path / "songs"
+    assert not workspace.root.exists()
+
+    (tmp_path / "secret").touch()
+    (tmp_path / "songs" / "b.wav").symlink_to("../secret")
+    with pytest.raises(BadDataError, match="symbolic link out of"):
+        pull(store, store.list(), workspace, "Pulling songs")
+    trusting = open_store(store.place, StorageSpec(), follow_links=True)
+    assert isinstance(trusting, LocalStore)
+    assert pull(trusting, trusting.list(), workspace, "Pulling songs") == trusting.root
+
+
+def test_push_and_pull_again(store: Store, tmp_path: Path, workspace: Workspace) -> None:
+    folder = tmp_path / "made here"
+    files = {f"checkpoint #{n}/état [{n}] %20.bin": bytes([n]) * n * 1000 for n in range(20)}
+    for path, data in files.items():
+        (folder / path).parent.mkdir(parents=True)
+        (folder / path).write_bytes(data)
+    (folder / "not this").touch()
+    push(store, folder, list(files), "Pushing checkpoints")
+    assert contents(pull(store, store.list(), workspace, "Pulling checkpoints")) == files
+
+
+def test_push_says_what_is_missing(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match=r"absent does not exist"):
+        push(store, tmp_path, ["absent"], "Pushing")
+    assert store.list() == []
