@@ -83,7 +83,7 @@ class Section(BaseModel):
     def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         """pydantic takes `epochs: true` for one epoch; nobody means that."""
         if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation in _NUMBERS:
-            raise ValueError("is true or false where a number is needed")
+            raise ValueError("must be a number, not true or false")
         return value
 
 
