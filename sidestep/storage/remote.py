@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,8 @@ def open_remote(scheme: str, root: str, options: StorageSpec) -> "RemoteStore":
     def connect() -> Any:
         settings = s3_settings(options) if scheme == "s3" else {}
         client = backend(use_listings_cache=False, skip_instance_cache=True, **settings)
-        client.retries = REPEATS
+        if scheme == "s3":
+            client.retries = REPEATS
         return client
 
     kind = {"s3": S3Store, "memory": MemoryStore}.get(scheme, RemoteStore)
@@ -198,7 +200,7 @@ class S3Store(RemoteStore):
         """Put with If-None-Match: *. A server that ignores it is found out by the commit log."""
         key = self._key(path)
         with self._failures(path):
-            for _ in range(ATTEMPTS):
+            for attempt in range(ATTEMPTS):
                 try:
                     self._fs.pipe_file(key, data, mode="create")
                 except OSError as error:
@@ -207,7 +209,8 @@ class S3Store(RemoteStore):
                         return False
                     if code not in ("ConditionalRequestConflict", "409"):
                         raise
-                    # Another request for this key was under way. S3 says: try again, to learn who won.
+                    # Another request for this key is under way. S3 says: try again, to learn who won.
+                    time.sleep(0.1 * 2**attempt)
                 else:
                     return True
         raise StorageError(f"{self.place}/{path} could not be created: others keep writing it. Run again.")

@@ -90,11 +90,5 @@ def _answer(error: BaseException | None) -> boto.ClientError | None:
 
 def _address(error: BaseException) -> str:
     """Host and port alone: a URL in the environment may carry a password."""
-    url = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url", "")))
-    return (
-        f" at {url.hostname}:{url.port}"
-        if url.hostname and url.port
-        else f" at {url.hostname}"
-        if url.hostname
-        else ""
-    )
+    netloc = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url", ""))).netloc
+    return f" at {netloc.rpartition('@')[2]}" if netloc else ""

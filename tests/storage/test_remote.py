@@ -5,7 +5,9 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -169,6 +171,22 @@ def test_create_sends_the_condition_and_answers_conflicts(
     assert modes == ["create", "create"]
     assert store.create("1.json", b"other") is False
     assert store.read_bytes("1.json") == b"mine"
+
+
+def test_create_in_memory_has_one_winner_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsspec looks for the file and then writes: between the two another thread may come."""
+    store = open_store("memory://commits-of-this-test", StorageSpec())
+    assert isinstance(store, RemoteStore)
+    exists = type(store.clients.mine()).exists
+
+    def slowly(self: Any, path: str) -> bool:
+        found = exists(self, path)
+        time.sleep(0.02)
+        return found
+
+    monkeypatch.setattr(type(store.clients.mine()), "exists", slowly)
+    with ThreadPoolExecutor(4) as threads:
+        assert sum(threads.map(lambda n: store.create("1.json", b"%d" % n), range(4))) == 1
 
 
 def test_folder_markers_are_not_files(s3_server: S3Server) -> None:
