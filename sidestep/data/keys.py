@@ -1,0 +1,85 @@
+"""What tensors are made of, as one number: the same key means that they need not be made again.
+
+Not a file's name or time but its content decides, so a changed caption, setting or checkpoint never
+reuses old tensors, and a moved dataset or a new machine does not make them anew.
+"""
+
+import posixpath
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any
+
+from sidestep.acestep.layout import Part
+from sidestep.data.dataset import Song
+from sidestep.data.index import Index
+from sidestep.data.prompts import lyrics_prompt, text_prompt
+from sidestep.runtime.progress import track
+from sidestep.runtime.workspace import Workspace
+from sidestep.storage.canonical import json_bytes
+from sidestep.storage.local import local_errors
+from sidestep.storage.store import FileInfo, Store
+from sidestep.storage.transfer import pull
+
+RECIPE_VERSION = 1
+"""To be counted up with every change of the code that changes the tensors it makes."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that goes into the tensors of every song: settings, and the digests of the weights."""
+
+    max_duration: float
+    timbre: str
+    vae: str
+    text_encoder: str
+    model: str
+    version: int = RECIPE_VERSION
+
+
+def latents_key(audio: str, recipe: Recipe) -> str:
+    """Of a song's latents: they depend on its bytes, the VAE, and how much of the song is used."""
+    return _digest(
+        {"audio": audio, "length": recipe.max_duration, "vae": recipe.vae, "version": recipe.version}
+    )
+
+
+def tensors_key(song: Song, audio: str, recipe: Recipe) -> str:
+    """Of a song's `.pt` file. The prompts enter without the duration, which follows from the rest."""
+    prompts = {"prompt": text_prompt(song, None), "lyrics": lyrics_prompt(song)}
+    return _digest({"audio": audio, **prompts, **asdict(recipe)})
+
+
+def weights_digest(part: Part, digests: dict[str, str]) -> str:
+    """Of a model's folder: what is in its files, whatever the folder is called."""
+    return _digest({posixpath.basename(file.path): digests[file.path] for file in part.files})
+
+
+def digests_of(
+    store: Store, files: Sequence[FileInfo], known: Index, workspace: Workspace, what: str
+) -> dict[str, str]:
+    """Path → sha256 of the content, for files of a store. Only those that `known` does not know are read."""
+    unknown = [file for file in files if known.sha256(store, file) is None]
+    digests = {file.path: digest for file in files if (digest := known.sha256(store, file))}
+    if unknown:
+        folder = pull(store, unknown, workspace, f"Pulling {what}")
+        with (
+            track(f"Reading {what}", sum(file.size for file in unknown), "B") as bar,
+            ThreadPoolExecutor() as pool,  # hashing leaves Python's lock to the others
+        ):
+            found = pool.map(_sha256, [folder / file.path for file in unknown])
+            for file, digest in zip(unknown, found, strict=True):
+                digests[file.path] = digest
+                bar.advance(file.size)
+    return digests
+
+
+def _sha256(path: Path) -> str:
+    with local_errors(path), path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return sha256(json_bytes(content)).hexdigest()

@@ -1,0 +1,135 @@
+"""The preprocessed tensors, one `.pt` per song: the format that all trainers for this model share.
+
+| key                    | shape    |                                                         |
+|------------------------|----------|---------------------------------------------------------|
+| target_latents         | [T, 64]  | the song's VAE latents, 25 per second                   |
+| attention_mask         | [T]      | which of them are the song                              |
+| encoder_hidden_states  | [L, D]   | condition tokens: lyrics, timbre, text                  |
+| encoder_attention_mask | [L]      | which of them are valid; other trainers pad up to 769   |
+| context_latents        | [T, 128] | latents of silence ++ ones                              |
+| metadata               | dict     | where the song is from, and what the prompts say of it  |
+
+The decoder takes no masks and would see every pad: 40 pads on 25 tokens change its output by a fifth. So
+reading trims them away. In memory a sample has no masks, and in the files written here they are all ones.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sidestep.data.index import list_samples
+from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.storage.canonical import torch_bytes
+
+__all__ = ["Sample", "list_samples", "read_sample", "sample_bytes", "silent_context"]
+
+LATENT_CHANNELS = 64
+CONTEXT_CHANNELS = 2 * LATENT_CHANNELS
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A song as it is trained on: float32 on the CPU, finite, and nothing of it is padding."""
+
+    target_latents: Tensor  # [T, 64]
+    encoder_hidden_states: Tensor  # [L, D]
+    context_latents: Tensor  # [T, 128]
+    metadata: dict[str, Any]
+
+
+def silent_context(silence_latent: Tensor, frames: int) -> Tensor:
+    """Context [frames, 128] of a song that is to be made whole: silence, from [1, 15000, 64], ++ ones."""
+    assert frames <= silence_latent.shape[1], "the limit of max_duration is the length of the silence"
+    silence = silence_latent[0, :frames].float().cpu()
+    return torch.cat([silence, torch.ones_like(silence)], dim=1)
+
+
+def sample_bytes(sample: Sample) -> bytes:
+    """The `.pt` file of a sample: the same sample gives the same bytes."""
+    return torch_bytes(
+        {
+            "target_latents": sample.target_latents,
+            "attention_mask": torch.ones(len(sample.target_latents)),
+            "encoder_hidden_states": sample.encoder_hidden_states,
+            "encoder_attention_mask": torch.ones(len(sample.encoder_hidden_states)),
+            "context_latents": sample.context_latents,
+            "metadata": sample.metadata,
+        }
+    )
+
+
+def read_sample(source: Path | bytes) -> Sample:
+    """Read a `.pt` file, of this trainer or another one, of any float type and padded or not.
+
+    Raises MissingInputError where there is no such file, and BadDataError where it is not plain tensors (a
+    pickle that would run code is refused, not run), or they are not of the shapes above or not finite.
+    """
+    name = "these tensors" if isinstance(source, bytes) else str(source)
+    try:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        data = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise MissingInputError(f"{name} is not there") from error
+    except Exception as error:  # torch raises many kinds for what is not a plain tensor file
+        raise BadDataError(
+            f"{name} cannot be read as plain tensors ({type(error).__name__}): it is damaged, or holds more"
+            " than tensors, text and numbers, and loading such a file could run code\n"
+            "  preprocess this song again, or take the file out"
+        ) from error
+    try:
+        return _checked(data)
+    except ValueError as error:
+        raise BadDataError(f"{name} is not a preprocessed song: {error}") from error
+
+
+def _checked(data: Any) -> Sample:
+    """The sample in what a file held. Raises ValueError with what is wrong."""
+    if not isinstance(data, dict):
+        raise ValueError(f"it holds a {type(data).__name__}, not a dict")
+    latents = _matrix(data, "target_latents", LATENT_CHANNELS)
+    context = _matrix(data, "context_latents", CONTEXT_CHANNELS)
+    conditions = _matrix(data, "encoder_hidden_states", None)
+    frames = _mask(data, "attention_mask", latents)
+    if len(context) != len(latents):
+        raise ValueError(f"context_latents has {len(context)} frames, target_latents {len(latents)}")
+    tensors = (
+        latents[frames],
+        conditions[_mask(data, "encoder_attention_mask", conditions)],
+        context[frames],
+    )
+    for key, tensor in zip(
+        ("target_latents", "encoder_hidden_states", "context_latents"), tensors, strict=True
+    ):
+        if not tensor.isfinite().all():
+            raise ValueError(f"{key} has values that are not numbers (NaN or infinite)")
+    metadata = data.get("metadata")
+    return Sample(*tensors, metadata=metadata if isinstance(metadata, dict) else {})
+
+
+def _matrix(data: dict[Any, Any], key: str, columns: int | None) -> Tensor:
+    tensor = _dense(data, key)
+    wanted = f"[n, {columns or 'm'}]"
+    if not tensor.is_floating_point() or tensor.ndim != 2 or (columns and tensor.shape[1] != columns):
+        raise ValueError(f"{key} should be floats {wanted}, but is {tensor.dtype} {list(tensor.shape)}")
+    return tensor.float()
+
+
+def _mask(data: dict[Any, Any], key: str, of: Tensor) -> Tensor:
+    """A mask of any type as bool [n]; zero is padding."""
+    mask = _dense(data, key)
+    if mask.shape != of.shape[:1]:
+        raise ValueError(f"{key} should be a mask [{len(of)}], but is {list(mask.shape)}")
+    if not mask.any():
+        raise ValueError(f"{key} leaves nothing: all of it is padding")
+    return mask.bool()
+
+
+def _dense(data: dict[Any, Any], key: str) -> Tensor:
+    tensor = data.get(key)
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
+        raise ValueError(f"it has no tensor {key}" if tensor is None else f"{key} is not a plain tensor")
+    return tensor.detach()

@@ -1,0 +1,244 @@
+"""Songs → tensors, in the guide's two passes. Each model is in memory for its own work only.
+
+Pass 1 turns songs into latents (VAE) and texts into hidden states (text encoder); both lie in the
+workspace until pass 2 has made conditions of them (the DiT's condition encoder) and written the tensors.
+All of it is computed in fp32: tensors outlive the machine they are made on and should not depend on it.
+
+Nothing is made twice. Finished tensors are found by their key, so the same command again makes what is
+missing, and with nothing missing it loads no model and reads no song.
+"""
+
+import gc
+import logging
+import posixpath
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_safetensors
+
+from sidestep.acestep.conditioning import Timbre, embed_lyrics, encode_conditions, encode_text
+from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant, open_checkpoints
+from sidestep.acestep.loading import load_model, load_text_encoder, load_vae
+from sidestep.acestep.vae import SAMPLE_RATE, encode_audio
+from sidestep.data.audio import read_audio
+from sidestep.data.dataset import Song, read_songs
+from sidestep.data.index import Index, read_index, tensors_file, write_index
+from sidestep.data.keys import Recipe, digests_of, latents_key, tensors_key, weights_digest
+from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
+from sidestep.data.tensors import Sample, sample_bytes, silent_context
+from sidestep.runtime.progress import track
+from sidestep.runtime.workspace import Workspace, open_workspace
+from sidestep.spec.schema import JobSpec, StorageSpec
+from sidestep.storage.canonical import safetensors_bytes
+from sidestep.storage.store import FileInfo, Store, open_store
+from sidestep.storage.transfer import pull
+from sidestep.training.machine import choose_machine
+
+log = logging.getLogger(__name__)
+
+TIMBRE: Timbre = "silence"  # what inference feeds where there is no reference
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a run finds its models, and where it puts what it makes."""
+
+    checkpoints: Store
+    vae: Part
+    text_encoder: Part
+    model: Part
+    workspace: Workspace
+    scratch: Store  # latents and texts on their way, a local folder in the workspace
+    tensors: Store
+
+
+@dataclass(frozen=True)
+class Work:
+    """A song, and the keys of what is made of it."""
+
+    song: Song
+    latents: str
+    tensors: str
+
+    @property
+    def latents_file(self) -> str:
+        return f"latents-{self.latents}.safetensors"
+
+    @property
+    def texts_file(self) -> str:
+        return f"texts-{self.tensors}.safetensors"
+
+
+def preprocess(spec: JobSpec) -> None:
+    """Make the tensors of all songs of a spec, in `spec.tensors_place`.
+
+    Raises SideStepErrors of what it reads: the dataset, songs, checkpoints and places.
+    """
+    songs = read_songs(spec)
+    places = _places(spec)
+    max_duration = spec.preprocess.max_duration
+    works, index = _plan(songs, max_duration, places)
+    write_index(places.tensors, index)
+    missing = _not_made(works, places.tensors)
+    if not missing:
+        log.info("All %d songs are preprocessed already, in %s", len(songs), places.tensors.place)
+        return
+
+    device = choose_machine(spec.runtime).device
+    log.info("Preprocessing %d of %d songs, in fp32 on %s", len(missing), len(songs), device)
+    _encode_songs(missing, max_duration, places, device)
+    _free_memory()
+    _encode_texts(missing, places, device)
+    _free_memory()
+    _encode_conditions(missing, places, device)
+    _free_memory()
+    log.info("All %d songs are preprocessed, in %s", len(songs), places.tensors.place)
+
+
+def _places(spec: JobSpec) -> Places:
+    """Opens all places and finds the models in them, before anything is pulled."""
+    checkpoints = open_checkpoints(spec.checkpoint_dir, spec.storage)
+    workspace = open_workspace(spec)
+    return Places(
+        checkpoints,
+        vae=find_vae(checkpoints),
+        text_encoder=find_text_encoder(checkpoints),
+        model=find_variant(checkpoints, spec.model_variant),
+        workspace=workspace,
+        scratch=open_store(str(workspace.scratch("preprocess")), StorageSpec()),
+        tensors=open_store(spec.tensors_place, spec.storage),
+    )
+
+
+def _plan(songs: list[Song], max_duration: float, places: Places) -> tuple[list[Work], Index]:
+    """What is to be made of each song, and the index that says so.
+
+    Songs and weights are read for this only where the last run's index does not know them.
+    """
+    known, index = read_index(places.tensors) or Index(), Index()
+
+    def digests(store: Store, files: Sequence[FileInfo], what: str) -> dict[str, str]:
+        found = digests_of(store, files, known, places.workspace, what)
+        for file in files:
+            index.remember(store, file, found[file.path])
+        return found
+
+    parts = (places.vae, places.text_encoder, places.model)
+    weights = digests(places.checkpoints, [file for part in parts for file in part.files], "the model")
+    vae, text_encoder, model = (weights_digest(part, weights) for part in parts)
+    recipe = Recipe(max_duration, TIMBRE, vae, text_encoder, model)
+    audio: dict[str, str] = {}  # by the song's place
+    for store, files in _by_store(songs):
+        found = digests(store, files, "songs")
+        audio |= {f"{store.place}/{path}": digest for path, digest in found.items()}
+    works = [
+        Work(song, latents_key(audio[song.place], recipe), tensors_key(song, audio[song.place], recipe))
+        for song in songs
+    ]
+    index.samples = {work.song.place: work.tensors for work in works}
+    if copies := len(works) - len(set(index.samples.values())):
+        log.warning("%d songs have the same sound and texts as others, and count once", copies)
+    return works, index
+
+
+def _by_store(songs: list[Song]) -> list[tuple[Store, list[FileInfo]]]:
+    """A dataset's songs may lie in two places: beside its JSON and in audio_dir."""
+    stores = {song.store.place: song.store for song in songs}
+    return [
+        (store, [song.file for song in songs if song.store.place == place]) for place, store in stores.items()
+    ]
+
+
+def _not_made(works: list[Work], tensors: Store) -> list[Work]:
+    there = {file.path for file in tensors.list()}
+    unique = {work.tensors: work for work in works}
+    return [work for key, work in unique.items() if tensors_file(key) not in there]
+
+
+def _encode_songs(works: list[Work], max_duration: float, places: Places, device: torch.device) -> None:
+    """Pass 1, first half: each song's latents into the scratch. A new caption finds them there."""
+    unique = {work.latents: work for work in works if not places.scratch.info(work.latents_file)}
+    if not unique:
+        return
+    folders = {
+        store.place: pull(store, files, places.workspace, "Pulling songs")
+        for store, files in _by_store([work.song for work in unique.values()])
+    }
+    checkpoints = pull(places.checkpoints, places.vae.files, places.workspace, "Pulling the VAE")
+    vae = load_vae(checkpoints, device, torch.float32)
+    seconds, started = 0.0, time.monotonic()
+    with track("Pass 1, songs", len(unique), "songs") as bar:
+        for work in unique.values():
+            waveform = read_audio(folders[work.song.store.place] / work.song.path, max_duration)
+            made = {"latents": encode_audio(vae, waveform), "samples": torch.tensor(waveform.shape[1])}
+            places.scratch.write_bytes(work.latents_file, safetensors_bytes(made))
+            seconds += waveform.shape[1] / SAMPLE_RATE
+            bar.advance(1, note=f"{seconds / (time.monotonic() - started):.1f} s of sound per second")
+
+
+def _encode_texts(works: list[Work], places: Places, device: torch.device) -> None:
+    """Pass 1, second half: the hidden states of prompts and the embeddings of lyrics into the scratch."""
+    works = [work for work in works if not places.scratch.info(work.texts_file)]
+    if not works:
+        return
+    files = places.text_encoder.files
+    checkpoints = pull(places.checkpoints, files, places.workspace, "Pulling the text encoder")
+    text_encoder = load_text_encoder(checkpoints, device, torch.float32)
+    with track("Pass 1, texts", len(works), "songs") as bar:
+        for work in works:
+            samples = load_safetensors(places.scratch.read_bytes(work.latents_file))["samples"]
+            prompt = text_prompt(work.song, duration=int(samples) / SAMPLE_RATE)
+            made = {
+                "prompt": encode_text(text_encoder, prompt),
+                "lyrics": embed_lyrics(text_encoder, lyrics_prompt(work.song)),
+            }
+            places.scratch.write_bytes(work.texts_file, safetensors_bytes(made))
+            bar.advance(1)
+
+
+def _encode_conditions(works: list[Work], places: Places, device: torch.device) -> None:
+    """Pass 2: conditions of texts, and with them the finished tensors. The scratch keeps the latents."""
+    checkpoints = pull(places.checkpoints, places.model.files, places.workspace, "Pulling the model")
+    model = load_model(checkpoints, places.model.folder, device, torch.float32, parts=("condition_encoder",))
+    with track("Pass 2", len(works), "songs") as bar:
+        for work in works:
+            song = load_safetensors(places.scratch.read_bytes(work.latents_file))
+            texts = load_safetensors(places.scratch.read_bytes(work.texts_file))
+            sample = Sample(
+                song["latents"],
+                encode_conditions(model, texts["prompt"], texts["lyrics"], TIMBRE),
+                silent_context(model.condition_encoder.silence_latent, len(song["latents"])),
+                _metadata(work.song, int(song["samples"]) / SAMPLE_RATE),
+            )
+            places.tensors.write_bytes(tensors_file(work.tensors), sample_bytes(sample))
+            places.scratch.delete(work.texts_file)
+            bar.advance(1)
+
+
+def _metadata(song: Song, seconds: float) -> dict[str, Any]:
+    """What a `.pt` file says of itself, under the names that other trainers use. No path of this machine."""
+    return {
+        "audio_path": song.path,
+        "filename": posixpath.basename(song.path),
+        "caption": prompt_caption(song),
+        "lyrics": song.lyrics,
+        "duration": seconds,
+        "bpm": song.bpm,
+        "keyscale": song.keyscale,
+        "timesignature": song.timesignature,
+        "language": song.language,
+        "genre": song.genre,
+        "custom_tag": song.custom_tag,
+        "is_instrumental": song.is_instrumental,
+        "timbre": TIMBRE,
+    }
+
+
+def _free_memory() -> None:
+    """Models die with the function that loaded them, but for reference cycles and the GPU's cached blocks."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,258 @@
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sidestep.data.index import Index, read_index, write_index
+from sidestep.data.tensors import Sample, list_samples, read_sample, sample_bytes, silent_context
+from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.spec.schema import StorageSpec
+from sidestep.storage.store import FileInfo, open_store
+
+
+@pytest.fixture
+def sample() -> Sample:
+    draw = torch.Generator().manual_seed(0)
+    return Sample(
+        torch.randn(7, 64, generator=draw),
+        torch.randn(5, 32, generator=draw),
+        torch.randn(7, 128, generator=draw),
+        {"caption": "x", "bpm": None, "duration": 0.28, "is_instrumental": True},
+    )
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(str(tmp_path / "tensors"), StorageSpec())
+
+
+def assert_equal(a: Sample, b: Sample) -> None:
+    assert torch.equal(a.target_latents, b.target_latents)
+    assert torch.equal(a.encoder_hidden_states, b.encoder_hidden_states)
+    assert torch.equal(a.context_latents, b.context_latents)
+    assert a.metadata == b.metadata
+
+
+def saved(tmp_path, **changes):
+    """A valid file as a dict, with changes; None takes a key out."""
+    content = {
+        "target_latents": torch.ones(3, 64),
+        "attention_mask": torch.ones(3),
+        "encoder_hidden_states": torch.ones(2, 8),
+        "encoder_attention_mask": torch.ones(2),
+        "context_latents": torch.ones(3, 128),
+        "metadata": {},
+    } | changes
+    path = tmp_path / "song.pt"
+    torch.save({key: value for key, value in content.items() if value is not None}, path)
+    return path
+
+
+def test_what_is_written_is_read(sample, tmp_path):
+    (tmp_path / "a.pt").write_bytes(sample_bytes(sample))
+    assert_equal(read_sample(tmp_path / "a.pt"), sample)
+    assert_equal(read_sample(sample_bytes(sample)), sample)
+
+
+def test_others_find_their_five_keys(sample, tmp_path):
+    (tmp_path / "a.pt").write_bytes(sample_bytes(sample))
+    data = torch.load(tmp_path / "a.pt", weights_only=True)
+    shapes = {key: tuple(value.shape) for key, value in data.items() if key != "metadata"}
+    assert shapes == {
+        "target_latents": (7, 64),
+        "attention_mask": (7,),
+        "encoder_hidden_states": (5, 32),
+        "encoder_attention_mask": (5,),
+        "context_latents": (7, 128),
+    }
+    assert data["attention_mask"].all() and data["encoder_attention_mask"].all()
+    assert data["metadata"]["caption"] == "x"
+
+
+def test_views_are_saved_without_what_they_are_cut_from(sample):
+    big = torch.zeros(100_000, 64)
+    big[:7] = sample.target_latents
+    assert sample_bytes(replace(sample, target_latents=big[:7])) == sample_bytes(sample)
+
+
+def test_the_same_sample_is_the_same_bytes_in_every_process():
+    program = (
+        "import torch; from sidestep.data.tensors import Sample, sample_bytes\n"
+        "sample = Sample(*(torch.ones(3, n) for n in (64, 8, 128)), {'b': 'x', 'a': [1, 'x']})\n"
+        "content = sample_bytes(sample)"
+    )
+    here: dict = {}
+    exec(program, here)
+    there = subprocess.run(
+        [sys.executable, "-c", f"{program}; import sys; sys.stdout.buffer.write(content)"],
+        env={"PYTHONHASHSEED": "7"},
+        capture_output=True,
+        check=True,
+    ).stdout
+    assert there == here["content"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("mask_dtype", [torch.bool, torch.uint8, torch.int64, torch.bfloat16])
+def test_files_of_other_trainers_are_trimmed_of_their_pads(sample, tmp_path, dtype, mask_dtype):
+    """769 tokens with pads at the end, half precision, and masks of whatever type."""
+    conditions = torch.full((769, 32), torch.nan, dtype=dtype)  # pads may hold anything
+    conditions[:5] = sample.encoder_hidden_states
+    mask = torch.zeros(769, dtype=mask_dtype)
+    mask[:5] = 1
+    path = saved(
+        tmp_path,
+        target_latents=sample.target_latents.to(dtype),
+        attention_mask=torch.ones(7, dtype=dtype),
+        encoder_hidden_states=conditions,
+        encoder_attention_mask=mask,
+        context_latents=sample.context_latents.to(dtype),
+        metadata=sample.metadata,
+    )
+    read = read_sample(path)
+    assert read.encoder_hidden_states.dtype == read.target_latents.dtype == torch.float32
+    assert torch.equal(read.encoder_hidden_states, sample.encoder_hidden_states.to(dtype).float())
+    assert read.metadata == sample.metadata
+
+
+def test_padded_frames_are_trimmed_too(tmp_path):
+    read = read_sample(saved(tmp_path, attention_mask=torch.tensor([1, 1, 0])))
+    assert len(read.target_latents) == len(read.context_latents) == 2
+
+
+def test_metadata_is_not_needed(tmp_path):
+    assert read_sample(saved(tmp_path, metadata=None)).metadata == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target_latents": None}, "has no tensor target_latents"),
+        ({"encoder_attention_mask": None}, "has no tensor encoder_attention_mask"),
+        ({"context_latents": [1.0]}, "context_latents is not a plain tensor"),
+        ({"target_latents": torch.ones(3, 64).to_sparse()}, "target_latents is not a plain tensor"),
+        (
+            {"target_latents": torch.ones(1, 3, 64)},
+            r"target_latents should be floats \[n, 64\], but is .* \[1, 3, 64\]",
+        ),
+        ({"target_latents": torch.ones(3, 64, dtype=torch.int64)}, "should be floats"),
+        ({"context_latents": torch.ones(3, 64)}, r"context_latents should be floats \[n, 128\]"),
+        ({"context_latents": torch.ones(4, 128)}, "context_latents has 4 frames, target_latents 3"),
+        ({"attention_mask": torch.ones(4)}, r"attention_mask should be a mask \[3\]"),
+        ({"encoder_attention_mask": torch.zeros(2)}, "encoder_attention_mask leaves nothing"),
+        (
+            {
+                "target_latents": torch.ones(0, 64),
+                "context_latents": torch.ones(0, 128),
+                "attention_mask": torch.ones(0),
+            },
+            "nothing",
+        ),
+        (
+            {"encoder_hidden_states": torch.full((2, 8), torch.inf)},
+            "encoder_hidden_states has values that are not",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, changes, message):
+    with pytest.raises(BadDataError, match=rf"song\.pt is not a preprocessed song: .*{message}"):
+        read_sample(saved(tmp_path, **changes))
+
+
+class Bomb:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return (open, (str(self.target), "w"))
+
+
+def test_a_pickle_that_runs_code_is_refused_not_run(tmp_path):
+    for write in (
+        lambda value, path: torch.save(value, path),
+        lambda value, path: path.write_bytes(pickle.dumps(value)),
+    ):
+        write({"target_latents": Bomb(tmp_path / "ran")}, tmp_path / "bomb.pt")
+        with pytest.raises(BadDataError, match=r"bomb\.pt cannot be read as plain tensors"):
+            read_sample(tmp_path / "bomb.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04" + bytes(100)])
+def test_what_is_no_tensor_file(tmp_path, content):
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(BadDataError, match=r"a\.pt cannot be read"):
+        read_sample(tmp_path / "a.pt")
+
+
+def test_a_truncated_file(sample, tmp_path):
+    (tmp_path / "a.pt").write_bytes(sample_bytes(sample)[:-100])
+    with pytest.raises(BadDataError, match=r"a\.pt cannot be read"):
+        read_sample(tmp_path / "a.pt")
+
+
+def test_a_dict_of_something_else(tmp_path):
+    torch.save([1, 2], tmp_path / "a.pt")
+    with pytest.raises(BadDataError, match="holds a list, not a dict"):
+        read_sample(tmp_path / "a.pt")
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(MissingInputError, match=r"a\.pt is not there"):
+        read_sample(tmp_path / "a.pt")
+
+
+def test_the_context_is_silence_and_ones():
+    silence = torch.randn(1, 15_000, 64)
+    context = silent_context(silence, 10)
+    assert torch.equal(context[:, :64], silence[0, :10]) and (context[:, 64:] == 1).all()
+    assert context.shape == (10, 128)
+
+
+def test_without_an_index_every_file_is_a_sample(store):
+    for path in ("b.pt", "a.pt", "notes.txt", "deeper/c.pt", "._a.pt"):
+        store.write_bytes(path, b"x")
+    assert [file.path for file in list_samples(store)] == ["a.pt", "b.pt"]
+
+
+def test_with_an_index_only_its_files_are_samples(store):
+    for path in ("old.pt", "one.pt", "two.pt"):
+        store.write_bytes(path, b"x")
+    write_index(store, Index(samples={"/songs/b": "one", "/songs/a": "two", "/songs/same as b": "one"}))
+    assert [file.path for file in list_samples(store)] == ["one.pt", "two.pt"]
+
+
+def test_an_unfinished_dataset_is_not_trained_on(store):
+    store.write_bytes("one.pt", b"x")
+    write_index(store, Index(samples={"/songs/b": "one", "/songs/a": "two"}))
+    with pytest.raises(MissingInputError, match="of 2 songs, 1 are not preprocessed"):
+        list_samples(store)
+
+
+def test_an_empty_place_has_no_samples(store):
+    assert list_samples(store) == [] and read_index(store) is None
+
+
+def test_a_digest_holds_while_size_and_version_do(store):
+    index = Index()
+    index.remember(store, FileInfo("a.mp3", 5, "1"), "digest")
+    write_index(store, index)
+    read = read_index(store)
+    assert read == index
+    assert read.sha256(store, FileInfo("a.mp3", 5, "1")) == "digest"
+    for changed in (FileInfo("a.mp3", 6, "1"), FileInfo("a.mp3", 5, "2"), FileInfo("b.mp3", 5, "1")):
+        assert read.sha256(store, changed) is None
+    assert read.sha256(store.child("other"), FileInfo("a.mp3", 5, "1")) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"{}", b'{"files": {}, "samples": {"a": 1}}', b'{"files": {"a": {}}, "samples": {}}'],
+)
+def test_a_damaged_index(store, content):
+    store.write_bytes("index.json", content)
+    with pytest.raises(BadDataError, match=r"index\.json is damaged"):
+        read_index(store)

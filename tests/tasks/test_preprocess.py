@@ -1,0 +1,357 @@
+"""The whole of preprocessing on the golden checkpoints, with songs of a fraction of a second."""
+
+import json
+import os
+import re
+import wave
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from sidestep.acestep.conditioning import embed_lyrics, encode_conditions, encode_text
+from sidestep.acestep.loading import load_model, load_text_encoder, load_vae
+from sidestep.acestep.vae import encode_audio
+from sidestep.data.audio import read_audio
+from sidestep.data.tensors import list_samples, read_sample
+from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.spec.schema import JobSpec, StorageSpec
+from sidestep.storage.store import open_store
+from sidestep.tasks import preprocess as task
+
+SECONDS = 0.1
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models this small are done before a second thread has woken up."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def songs(tmp_path):
+    """Two songs: a.wav and b.wav."""
+    folder = tmp_path / "songs"
+    folder.mkdir()
+    for number, name in enumerate(("a.wav", "b.wav")):
+        write_song(folder / name, number)
+    return folder
+
+
+def write_song(path, seed):
+    noise = np.random.default_rng(seed).integers(-9000, 9000, (round(SECONDS * 48_000), 2))
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(48_000)
+        file.writeframes(noise.astype("<i2").tobytes())
+
+
+@pytest.fixture
+def spec(tmp_path, golden, songs):
+    """A job on those songs; fields may be changed."""
+
+    def spec(**fields) -> JobSpec:
+        settings = {
+            "task": "preprocess",
+            "checkpoint_dir": str(golden / "checkpoints"),
+            "audio_dir": str(songs),
+            "dataset_dir": str(tmp_path / "tensors"),
+            "runtime": {"device": "cpu", "workspace": str(tmp_path / "workspace")},
+        }
+        return JobSpec.model_validate(settings | fields)
+
+    return spec
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How often each costly thing was done."""
+    counts = dict.fromkeys(
+        (
+            "load_vae",
+            "load_text_encoder",
+            "load_model",
+            "read_audio",
+            "encode_audio",
+            "encode_text",
+            "encode_conditions",
+        ),
+        0,
+    )
+
+    def watch(name):
+        original = getattr(task, name)
+
+        def counting(*given, **named):
+            counts[name] += 1
+            return original(*given, **named)
+
+        monkeypatch.setattr(task, name, counting)
+
+    for name in counts:
+        watch(name)
+
+    def take():
+        done = {name: count for name, count in counts.items() if count}
+        counts.update(dict.fromkeys(counts, 0))
+        return done
+
+    return take
+
+
+def tensors(spec):
+    store = open_store(spec.tensors_place, spec.storage)
+    return {file.path: store.read_bytes(file.path) for file in list_samples(store)}
+
+
+def write_dataset(tmp_path, **fields):
+    """A JSON beside the folder of songs, in which a.wav has these fields."""
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps([{"audio_path": "songs/a.wav", **fields}, {"audio_path": "songs/b.wav"}]))
+    return str(path)
+
+
+def test_tensors_are_what_the_models_make_of_songs_and_texts(spec, tmp_path, golden, songs):
+    dataset = write_dataset(
+        tmp_path, caption="A song", lyrics="La la", bpm=97, language="en", custom_tag="me"
+    )
+    job = spec(dataset_json=dataset)
+    task.preprocess(job)
+    read = {sample.metadata["filename"]: sample for sample in map(read_sample, tensors(job).values())}
+    assert set(read) == {"a.wav", "b.wav"}
+    sample = read["a.wav"]
+
+    checkpoints = golden / "checkpoints"
+    latents = encode_audio(load_vae(checkpoints, "cpu", torch.float32), read_audio(songs / "a.wav", 240))
+    assert latents.shape == (3, 64)
+    assert torch.equal(sample.target_latents, latents)
+    text_encoder = load_text_encoder(checkpoints, "cpu", torch.float32)
+    prompt = encode_text(
+        text_encoder,
+        "# Instruction\nFill the audio semantic mask based on the given conditions:\n\n"
+        "# Caption\nme, A song\n\n"
+        "# Metas\n- bpm: 97\n- timesignature: N/A\n- keyscale: N/A\n- duration: 0 seconds\n<|endoftext|>\n",
+    )
+    lyrics = embed_lyrics(text_encoder, "# Languages\nen\n\n# Lyric\nLa la<|endoftext|>")
+    model = load_model(checkpoints, "base", parts=("condition_encoder",))
+    assert torch.equal(sample.encoder_hidden_states, encode_conditions(model, prompt, lyrics, "silence"))
+    silence = torch.load(checkpoints / "acestep-v15-base" / "silence_latent.pt", weights_only=True)
+    assert torch.equal(sample.context_latents[:, :64], silence[0, :, :3].T.float())
+    assert (sample.context_latents[:, 64:] == 1).all()
+
+    assert sample.metadata == {
+        "audio_path": "songs/a.wav",
+        "filename": "a.wav",
+        "caption": "me, A song",
+        "lyrics": "La la",
+        "duration": SECONDS,
+        "bpm": 97,
+        "keyscale": "",
+        "timesignature": "",
+        "language": "en",
+        "genre": "",
+        "custom_tag": "me",
+        "is_instrumental": False,
+        "timbre": "silence",
+    }
+
+
+def test_a_second_run_makes_nothing_loads_nothing_and_reads_no_song(spec, songs, counted):
+    task.preprocess(spec())
+    assert counted() == {
+        "load_vae": 1,
+        "load_text_encoder": 1,
+        "load_model": 1,
+        "read_audio": 2,
+        "encode_audio": 2,
+        "encode_text": 2,
+        "encode_conditions": 2,
+    }
+    before = tensors(spec())
+    times = (songs / "a.wav").stat()
+    write_song(songs / "a.wav", seed=99)  # who reads it now, sees another song
+    os.utime(songs / "a.wav", ns=(times.st_atime_ns, times.st_mtime_ns))
+    task.preprocess(spec())
+    assert counted() == {} and tensors(spec()) == before
+
+
+def test_the_same_songs_on_another_machine_give_the_same_files(spec, tmp_path, songs, counted):
+    task.preprocess(spec())
+    before = tensors(spec())
+    moved = songs.rename(tmp_path / "moved")
+    elsewhere = {
+        "audio_dir": str(moved),
+        "dataset_dir": str(tmp_path / "other"),
+        "runtime": {"device": "cpu", "workspace": str(tmp_path / "other-workspace")},
+    }
+    task.preprocess(spec(**elsewhere))
+    assert tensors(spec(**elsewhere)) == before
+    counted()
+    task.preprocess(spec(audio_dir=str(moved)))  # known by content, though index.json names other places
+    assert counted() == {}
+
+
+def test_a_changed_caption_remakes_one_file_from_known_latents(spec, tmp_path, counted):
+    task.preprocess(spec(dataset_json=write_dataset(tmp_path, caption="One")))
+    before = tensors(spec())
+    counted()
+    task.preprocess(spec(dataset_json=write_dataset(tmp_path, caption="Two")))
+    assert counted() == {"load_text_encoder": 1, "load_model": 1, "encode_text": 1, "encode_conditions": 1}
+    after = tensors(spec())
+    assert len(after) == 2 and len(after.keys() & before.keys()) == 1
+    captions = {read_sample(content).metadata["caption"] for content in after.values()}
+    assert captions == {"Two", "b"}
+
+
+def test_a_changed_song_remakes_one_file(spec, songs, counted):
+    task.preprocess(spec())
+    before = tensors(spec())
+    counted()
+    write_song(songs / "b.wav", seed=99)
+    task.preprocess(spec())
+    assert counted()["encode_audio"] == 1
+    assert len(tensors(spec()).keys() & before.keys()) == 1
+
+
+def test_a_changed_setting_or_checkpoint_remakes_everything(spec, counted):
+    task.preprocess(spec())
+    before = tensors(spec())
+    counted()
+    for changed in ({"preprocess": {"max_duration": 0.05}}, {"model_variant": "turbo"}):
+        task.preprocess(spec(**changed))
+        assert counted()["encode_conditions"] == 2
+        assert not tensors(spec()).keys() & before.keys()
+    task.preprocess(spec())  # what was made before is still there
+    assert counted() == {} and tensors(spec()) == before
+
+
+def test_max_duration_is_what_is_used(spec):
+    job = spec(preprocess={"max_duration": 0.05})
+    task.preprocess(job)
+    for content in tensors(job).values():
+        sample = read_sample(content)
+        assert len(sample.target_latents) == 2 and sample.metadata["duration"] == 0.05
+
+
+@pytest.mark.parametrize(
+    ("where", "left"), [("encode_audio", 1), ("encode_text", 0), ("encode_conditions", 0)]
+)
+def test_an_interrupted_run_goes_on_where_it_was(spec, monkeypatch, counted, where, left):
+    original = getattr(task, where)
+    calls = []
+
+    def interrupted(*given):
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(task, where, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            task.preprocess(spec())
+    store = open_store(spec().tensors_place, StorageSpec())
+    with pytest.raises(MissingInputError, match="is not complete"):
+        list_samples(store)
+    counted()
+    task.preprocess(spec())
+    done = counted()
+    assert done.get("encode_audio", 0) == left
+    assert done["encode_conditions"] == (1 if where == "encode_conditions" else 2)
+    assert len(tensors(spec())) == 2
+
+
+def test_each_model_is_in_memory_during_its_own_work_only(spec, monkeypatch):
+    alive: dict[str, weakref.ref] = {}
+
+    def living():
+        return {name for name, model in alive.items() if model() is not None}
+
+    def watch_loading(name, model_of):
+        original = getattr(task, name)
+
+        def load(*given, **named):
+            assert not living()
+            loaded = original(*given, **named)
+            alive[name] = weakref.ref(model_of(loaded))
+            return loaded
+
+        monkeypatch.setattr(task, name, load)
+
+    watch_loading("load_vae", lambda vae: vae)
+    watch_loading("load_text_encoder", lambda encoder: encoder.model)
+    watch_loading("load_model", lambda model: model.condition_encoder)
+    seen = []
+    original = task.encode_conditions
+    monkeypatch.setattr(
+        task, "encode_conditions", lambda *given: (seen.append(living()), original(*given))[1]
+    )
+    task.preprocess(spec())
+    assert seen == [{"load_model"}] * 2
+    assert len(alive) == 3 and not living()
+
+
+def test_nothing_of_this_machine_is_in_the_tensors(spec, tmp_path):
+    task.preprocess(spec())
+    for content in tensors(spec()).values():
+        assert str(tmp_path).encode() not in content
+
+
+def test_only_keys_and_the_index_are_written(spec, tmp_path):
+    task.preprocess(spec())
+    files = {path.name for path in (tmp_path / "tensors").iterdir()}
+    assert len(files) == 3 and "index.json" in files
+    assert all(re.fullmatch(r"[0-9a-f]{64}\.pt|index\.json", name) for name in files)
+
+
+def test_copies_of_a_song_count_once(spec, songs, caplog):
+    (songs / "c.wav").write_bytes((songs / "a.wav").read_bytes())
+    dataset = songs / "dataset.json"
+    dataset.write_text(
+        json.dumps([{"audio_path": name, "caption": "x"} for name in ("a.wav", "b.wav", "c.wav")])
+    )
+    task.preprocess(spec(dataset_json=str(dataset)))
+    assert len(tensors(spec())) == 2
+    assert "1 songs have the same sound and texts" in caplog.text
+
+
+def test_songs_and_tensors_in_remote_places(spec, songs, counted):
+    memory = open_store("memory://studio/songs", StorageSpec())
+    for song in songs.iterdir():
+        memory.upload(song, song.name)
+    job = spec(audio_dir="memory://studio/songs", dataset_dir="memory://studio/tensors")
+    task.preprocess(job)
+    remote = tensors(job)
+    task.preprocess(spec())
+    assert tensors(spec()) == remote
+    counted()
+    task.preprocess(job)
+    assert counted() == {}
+
+
+def test_a_bad_song_stops_the_job_by_name_and_the_rest_is_kept(spec, songs, counted):
+    (songs / "b.wav").write_bytes(b"no sound at all")
+    with pytest.raises(BadDataError, match=r"b\.wav"):
+        task.preprocess(spec())
+    write_song(songs / "b.wav", seed=1)
+    counted()
+    task.preprocess(spec())
+    assert counted()["encode_audio"] == 1
+
+
+def test_progress_says_how_fast_and_how_long(spec, caplog):
+    with caplog.at_level("INFO", logger="sidestep"):
+        task.preprocess(spec())
+    assert re.search(r"Pass 1, songs: done, 2 songs in .* s of sound per second", caplog.text)
+    assert re.search(r"Pass 2: done, 2 songs in ", caplog.text)
+
+
+def test_an_unknown_variant_is_found_before_anything_is_read(spec, counted):
+    with pytest.raises(MissingInputError, match="no model variant"):
+        task.preprocess(spec(model_variant="sft"))
+    assert counted() == {}
