@@ -15,7 +15,7 @@ from sidestep.tasks.output import Output
 from sidestep.training import draws
 from sidestep.training.dataset import dataset_digest, dataset_files
 from sidestep.training.flow import Batch, draw_batch
-from sidestep.training.sensitivity import mean_gradient_norms
+from sidestep.training.sensitivity import attention_weights, mean_gradient_norms
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def _measure(spec: JobSpec, ground: Ground) -> dict[str, float]:
                 yield batch
                 bar.advance(1)
 
-        norms = mean_gradient_norms(module, batches())
+        norms = mean_gradient_norms(module, attention_weights(transformer), batches())
     # Equal norms keep the model's own order.
     return dict(sorted(norms.items(), key=lambda item: -item[1]))
 

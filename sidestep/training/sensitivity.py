@@ -4,7 +4,7 @@ The flow loss is drawn as in corrected training, without condition dropout; a mo
 the norm of its weight's gradient, averaged over batches.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +24,15 @@ def attention_weights(transformer: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def mean_gradient_norms(transformer: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-    """Mean gradient norm of every attention weight over `batches`, by the module's original name.
+def mean_gradient_norms(
+    transformer: nn.Module, weights: Mapping[str, nn.Parameter], batches: Iterable[Batch]
+) -> dict[str, float]:
+    """Mean gradient norm of each of the `weights` over `batches`.
 
-    A gradient is measured and dropped as soon as it is there, so that at most a few of them exist at a
+    `weights` are those of the bare transformer: one that Fabric has set up has other names. A
+    gradient is measured and dropped as soon as it is there, so that at most a few of them exist at a
     time: less memory than training takes.
     """
-    weights = attention_weights(transformer)
     norms: dict[str, list[Tensor]] = {name: [] for name in weights}
 
     def measure_and_drop(name: str) -> object:

@@ -112,14 +112,18 @@ def test_sensitivity_of_every_attention_module(
     recorded_norms = json.loads((golden / "expected.json").read_text())[golden_model.variant][
         "flow.grad_norms"
     ]
-    norms = mean_gradient_norms(golden_model.transformer, [golden_batch(recorded)])
+    norms = mean_gradient_norms(
+        golden_model.transformer, attention_weights(golden_model.transformer), [golden_batch(recorded)]
+    )
     assert norms.keys() == recorded_norms.keys()
     for module, norm in recorded_norms.items():
         assert abs(norms[module] - norm) <= 1e-5 * max(1.0, norm), module
 
 
 def test_sensitivity_keeps_no_gradient(golden_model: AceStepModel, recorded: Recorded) -> None:
-    mean_gradient_norms(golden_model.transformer, [golden_batch(recorded)])
+    mean_gradient_norms(
+        golden_model.transformer, attention_weights(golden_model.transformer), [golden_batch(recorded)]
+    )
     assert all(p.grad is None and not p.requires_grad for p in golden_model.transformer.parameters())
 
 
