@@ -1,0 +1,183 @@
+"""A new adapter: what it trains, how it starts, and that it trains in every mode of the model."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sidestep import adapters
+from sidestep.adapters import Adapter
+from sidestep.runtime.errors import BadSpecError, UsageError
+from sidestep.spec.schema import AdapterSpec
+
+from .conftest import Decode
+
+LORA = AdapterSpec(rank=4, alpha=8, dropout=0)
+LOKR = AdapterSpec(type="lokr", rank=2, alpha=8, factor=4)
+both_kinds = pytest.mark.parametrize("spec", [LORA, LOKR], ids=["lora", "lokr"])
+
+
+def values(adapter: Adapter) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in adapter.parameters().items()}
+
+
+@both_kinds
+def test_only_the_adapter_trains_under_stable_names(transformer: nn.Module, spec: AdapterSpec):
+    adapter = adapters.inject(transformer, spec, seed=1)
+    parameters = adapter.parameters()
+    assert adapter.kind == spec.type
+    assert list(parameters) == sorted(parameters)
+    last = {"lora": "lora_A.weight", "lokr": "lokr_w1"}[spec.type]
+    assert next(iter(parameters)) == f"layers.0.cross_attn.k_proj.{last}"
+    trained = {id(p) for p in transformer.parameters() if p.requires_grad}
+    assert trained == {id(p) for p in parameters.values()}
+
+
+@both_kinds
+def test_the_start_depends_on_seed_and_names_alone(new_transformer: Callable, spec: AdapterSpec):
+    torch.manual_seed(1)
+    first = values(adapters.inject(new_transformer(), spec, seed=1))
+    torch.manual_seed(2)
+    fewer = spec.model_copy(update={"target_modules": ("v_proj",)})
+    second = values(adapters.inject(new_transformer(), fewer, seed=1))
+    other = values(adapters.inject(new_transformer(), spec, seed=2))
+    assert second
+    assert all(torch.equal(first[name], second[name]) for name in second)
+    random = [name for name in first if first[name].any()]
+    assert len(random) >= len(first) // 2
+    assert not any(torch.equal(first[name], other[name]) for name in random)
+    assert len({tuple(first[name].flatten()[:3].tolist()) for name in random}) == len(random)
+
+
+def test_the_law_of_the_start_is_the_libraries(transformer: nn.Module):
+    adapter = adapters.inject(transformer, AdapterSpec(rank=64, target_modules=("down_proj",)), seed=3)
+    matrix = adapter.parameters()["layers.0.mlp.down_proj.lora_A.weight"]
+    bound = matrix.shape[1] ** -0.5
+    assert 0.98 * bound < matrix.abs().max() <= bound
+    assert abs(matrix.std() - bound / 3**0.5) < 0.02 * bound
+
+
+@both_kinds
+def test_a_half_precision_base_has_a_full_precision_adapter(
+    transformer: nn.Module, decode: Decode, spec: AdapterSpec, make_effective: Callable
+):
+    adapter = adapters.inject(transformer.to(torch.bfloat16), spec, seed=1)
+    make_effective(adapter)
+    assert {p.dtype for p in adapter.parameters().values()} == {torch.float32}
+    assert transformer.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        decode(transformer).float().pow(2).mean().backward()
+    for parameter in adapter.parameters().values():
+        assert parameter.grad is not None and parameter.grad.dtype == torch.float32
+        assert parameter.grad.isfinite().all() and parameter.grad.any()
+
+
+@both_kinds
+def test_gradient_checkpointing_changes_no_gradient(
+    new_transformer: Callable, decode: Decode, spec: AdapterSpec, make_effective: Callable
+):
+    def gradients(checkpointing: bool) -> list[Tensor]:
+        transformer = new_transformer().train()
+        adapter = adapters.inject(transformer, spec.model_copy(update={"dropout": 0.3}), seed=1)
+        make_effective(adapter)
+        if checkpointing:
+            transformer.enable_gradient_checkpointing()
+        torch.manual_seed(5)  # dropout
+        decode(transformer).pow(2).mean().backward()
+        return [parameter.grad for parameter in adapter.parameters().values()]
+
+    pairs = list(zip(gradients(True), gradients(False), strict=True))
+    assert all(torch.equal(one, other) and one.any() for one, other in pairs)
+
+
+def test_dropout_acts_in_training_alone(transformer: nn.Module, decode: Decode, make_effective: Callable):
+    adapter = adapters.inject(transformer, LORA.model_copy(update={"dropout": 0.5}), seed=1)
+    make_effective(adapter)
+    with torch.no_grad():
+        assert torch.equal(decode(transformer), decode(transformer))  # the model came in eval mode
+        transformer.train()
+        assert not torch.equal(decode(transformer), decode(transformer))
+
+
+def test_ranks_by_pattern_the_most_specific_first(transformer: nn.Module):
+    pattern = {"q_proj": 2, "layers.1.self_attn.q_proj": 7, "self_attn.q_proj": 3}
+    adapter = adapters.inject(transformer, LORA.model_copy(update={"rank_pattern": pattern}), seed=1)
+    ranks = {name: p.shape[0] for name, p in adapter.parameters().items() if "lora_A" in name}
+    assert ranks["layers.1.self_attn.q_proj.lora_A.weight"] == 7
+    assert ranks["layers.0.self_attn.q_proj.lora_A.weight"] == 3
+    assert ranks["layers.0.cross_attn.q_proj.lora_A.weight"] == 2
+    assert ranks["layers.0.self_attn.v_proj.lora_A.weight"] == 4
+    layer = transformer.get_submodule("layers.1.self_attn.to_q")
+    assert layer.scaling["default"] == 8 / 7
+
+
+def test_a_pattern_that_fits_nothing_is_refused(transformer: nn.Module):
+    spec = LORA.model_copy(update={"rank_pattern": {"up_proj": 2}})
+    with pytest.raises(BadSpecError, match="rank_pattern: up_proj names none"):
+        adapters.inject(transformer, spec, seed=1)
+    with pytest.raises(BadSpecError, match="LoKR has one rank"):
+        adapters.inject(transformer, LOKR.model_copy(update={"rank_pattern": {"q_proj": 2}}), seed=1)
+
+
+@both_kinds
+def test_one_adapter_to_a_model(transformer: nn.Module, golden: Path, spec: AdapterSpec):
+    adapters.inject(transformer, spec, seed=1)
+    with pytest.raises(UsageError, match="already carries an adapter"):
+        adapters.load(transformer, golden / "adapters" / "acestep-v15-base" / "lokr")
+
+
+def test_lokr_says_where_alpha_has_no_effect(new_transformer: Callable, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level("INFO", logger="sidestep"):
+        adapters.inject(new_transformer(), LOKR, seed=1)
+        assert not caplog.messages
+        adapters.inject(new_transformer(), LOKR.model_copy(update={"rank": 16}), seed=1)
+    assert "alpha has no effect on 32 of 32" in caplog.text
+
+
+def test_lokr_leaves_other_modules_and_lycoris_settings_alone(transformer: nn.Module):
+    from lycoris import LycorisNetwork
+
+    before = (LycorisNetwork.TARGET_REPLACE_MODULE, LycorisNetwork.TARGET_REPLACE_NAME)
+    adapters.inject(transformer, LOKR.model_copy(update={"target_modules": ("q_proj",)}), seed=1)
+    hooked = [name for name, module in transformer.named_modules() if "forward" in vars(module)]
+    assert len(hooked) == 8 and all(name.endswith("to_q") for name in hooked)
+    assert before == (LycorisNetwork.TARGET_REPLACE_MODULE, LycorisNetwork.TARGET_REPLACE_NAME)
+
+
+PUBLISH = """
+import hashlib, sys, torch
+from sidestep import adapters
+from sidestep.acestep.loading import load_model
+from sidestep.spec.schema import AdapterSpec
+
+modules = ("v_proj", "q_proj", "up_proj")
+for spec in (
+    AdapterSpec(rank=4, target_modules=modules, rank_pattern={"v_proj": 2, "up_proj": 3}),
+    AdapterSpec(type="lokr", rank=2, factor=4, target_modules=modules),
+):
+    transformer = load_model(sys.argv[1], "base", parts=("transformer",)).transformer
+    adapter = adapters.inject(transformer, spec, seed=1)
+    for name, data in adapters.publish(adapter).items():
+        print(name, hashlib.sha256(data).hexdigest())
+"""
+
+
+def test_five_processes_publish_the_same_bytes(golden: Path):
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", PUBLISH, str(golden / "checkpoints")],
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for seed in range(5)
+    ]
+    outputs = [run.communicate()[0] for run in runs]
+    assert all(run.returncode == 0 for run in runs)
+    assert len(set(outputs)) == 1
+    assert len(outputs[0].splitlines()) == 4

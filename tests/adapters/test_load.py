@@ -1,0 +1,173 @@
+"""Loading is exact or refused: nothing missing, nothing left over, no other shape, no pickle."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sidestep import adapters
+from sidestep.runtime.errors import BadDataError, MissingInputError
+
+Edit = Callable[[dict[str, Tensor]], None]
+LORA_KEY = "base_model.model.layers.0.self_attn.q_proj.lora_B.weight"
+LOKR_KEY = "lycoris_layers_0_self_attn_q_proj.lokr_w2_a"
+
+
+@pytest.fixture
+def copy(golden: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """A golden adapter that a test may damage."""
+
+    def of(kind: str) -> Path:
+        source = golden / "adapters" / "acestep-v15-base" / kind
+        return Path(shutil.copytree(source, tmp_path / kind))
+
+    return of
+
+
+def edit_tensors(file: Path, edit: Edit, header: dict[str, str] | None = None) -> None:
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(file)
+    edit(tensors)
+    save_file(tensors, file, metadata if header is None else header)
+
+
+def rename(old: str, new: str) -> Edit:
+    return lambda tensors: tensors.update({new: tensors.pop(old)})
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t.pop(LORA_KEY), rf"1 missing: {LORA_KEY}"),
+        (lambda t: t.update(extra=torch.ones(2)), "1 left over: extra"),
+        (rename(LORA_KEY, LORA_KEY.replace("layers.0", "layers.9")), "1 missing.*\n.*1 left over.*layers.9"),
+        (lambda t: t.update({LORA_KEY: torch.ones(64, 5)}), r"lora_B.weight \[64, 5\], not \[64, 4\]"),
+        (lambda t: t.update({LORA_KEY: torch.ones(64, 4, dtype=torch.int32)}), "not floating-point"),
+        (lambda t: t.clear(), "no tensors"),
+        (
+            lambda t: t.update({LORA_KEY.replace("lora_B.weight", "lora_magnitude_vector"): torch.ones(64)}),
+            "left over",
+        ),
+    ],
+)
+def test_a_lora_that_does_not_fit_is_refused_and_leaves_the_model_alone(
+    transformer: nn.Module, copy: Callable, edit: Edit, message: str
+):
+    folder = copy("lora-attention")
+    edit_tensors(folder / "adapter_model.safetensors", edit)
+    names = list(dict(transformer.named_modules()))
+    with pytest.raises(BadDataError, match=message):
+        adapters.load(transformer, folder)
+    assert list(dict(transformer.named_modules())) == names
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t.pop(LOKR_KEY), f"1 missing: {LOKR_KEY}"),
+        (lambda t: t.update({LOKR_KEY.replace("w2_a", "w9"): torch.ones(2)}), "1 left over: .*lokr_w9"),
+        (rename(LOKR_KEY, "lycoris_layers_7_mlp_up_proj.lokr_w2_a"), "1 left over: lycoris_layers_7"),
+        (lambda t: t.update({LOKR_KEY: torch.ones(8, 3)}), r"lokr_w2_a \[8, 3\], not \[8, 2\]"),
+        (lambda t: t[LOKR_KEY.replace("lokr_w2_a", "alpha")].fill_(9), "alpha is 9 .* and 3 in lokr_config"),
+    ],
+)
+def test_a_lokr_that_does_not_fit_is_refused_and_leaves_the_model_alone(
+    transformer: nn.Module, copy: Callable, edit: Edit, message: str
+):
+    folder = copy("lokr-lowrank")
+    edit_tensors(folder / "lokr_weights.safetensors", edit)
+    with pytest.raises(BadDataError, match=message):
+        adapters.load(transformer, folder)
+    assert not hasattr(transformer, "lokr")
+    assert not any("forward" in vars(module) for module in transformer.modules())
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({}, "no lokr_config"),
+        ({"algo": "loha", "lokr_config": "{}"}, "no lokr_config"),
+        ({"algo": "lokr", "lokr_config": '{"linear_dim": "many"}'}, "damaged"),
+        ({"algo": "lokr", "lokr_config": '{"rs_lora": true}'}, "rs_lora"),
+    ],
+)
+def test_a_lokr_whose_header_does_not_say_how_to_scale_it_is_refused(
+    transformer: nn.Module, copy: Callable, header: dict[str, str], message: str
+):
+    folder = copy("lokr-lowrank")
+    edit_tensors(folder / "lokr_weights.safetensors", lambda tensors: None, header)
+    with pytest.raises(BadDataError, match=message):
+        adapters.load(transformer, folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"peft_type": "LOHA"}, "peft_type.*LORA"),
+        ({"peft_type": None}, "peft_type"),
+        ({"r": 8}, r"lora_A.weight \[4, 64\], not \[8, 64\]"),
+        ({"lora_alpha": "twelve"}, "lora_alpha"),
+        ({"use_dora": True}, "not supported: use_dora = True"),
+        ({"bias": "all"}, "not supported: bias"),
+        ({"init_lora_weights": "pissa"}, "not supported: init_lora_weights"),
+        ({"scaled_by_moonlight": 2}, "not supported: scaled_by_moonlight"),
+    ],
+)
+def test_a_config_that_asks_for_something_else_is_refused(
+    transformer: nn.Module, copy: Callable, changes: dict, message: str
+):
+    folder = copy("lora-attention")
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(BadDataError, match=message):
+        adapters.load(transformer, folder)
+
+
+def test_patterns_and_rslora_scale_as_in_peft(transformer: nn.Module, copy: Callable):
+    folder = copy("lora-attention")
+    file = folder / "adapter_config.json"
+    patterns = {"alpha_pattern": {"layers.0.self_attn.q_proj": 2}, "rank_pattern": {"k_proj": 4}}
+    config = json.loads(file.read_text()) | patterns | {"use_rslora": True, "init_lora_weights": "gaussian"}
+    file.write_text(json.dumps(config))
+    layers = adapters.load(transformer, folder).layers
+    assert layers["layers.0.self_attn.q_proj"].scaling["default"] == pytest.approx(2 / 4**0.5)
+    assert layers["layers.0.self_attn.k_proj"].scaling["default"] == pytest.approx(12 / 4**0.5)
+
+
+def test_pickles_are_refused(transformer: nn.Module, copy: Callable):
+    folder = copy("lora-attention")
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(BadDataError, match=r"adapter_model.bin: a pickle .* safetensors"):
+        adapters.load(transformer, folder)
+
+
+def test_what_is_not_safetensors_is_refused(transformer: nn.Module, copy: Callable):
+    folder = copy("lora-attention")
+    file = folder / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(BadDataError, match="not a readable safetensors file"):
+        adapters.load(transformer, folder)
+
+
+def test_two_adapters_in_one_folder_are_refused(transformer: nn.Module, copy: Callable):
+    folder = copy("lora-attention")
+    shutil.copy(copy("lokr") / "lokr_weights.safetensors", folder)
+    with pytest.raises(BadDataError, match="holds 2 adapters"):
+        adapters.load(transformer, folder)
+
+
+def test_a_folder_without_an_adapter_is_missing_input(transformer: nn.Module, copy: Callable, tmp_path: Path):
+    for folder in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(MissingInputError, match=r"no adapter in .*adapter_model.*lokr_weights"):
+            adapters.load(transformer, folder)
+    folder = copy("lora-attention")
+    (folder / "adapter_config.json").unlink()
+    with pytest.raises(MissingInputError, match=r"no adapter_config\.json"):
+        adapters.load(transformer, folder)

@@ -1,0 +1,42 @@
+"""Which modules a name chooses."""
+
+import pytest
+from torch import nn
+
+from sidestep.adapters.targets import is_end_of, target_paths
+from sidestep.runtime.errors import BadSpecError
+from sidestep.spec.schema import ATTENTION_MODULES, MLP_MODULES
+
+
+def test_attention_in_every_layer_in_the_models_order(transformer: nn.Module):
+    paths = target_paths(transformer, ATTENTION_MODULES)
+    assert len(paths) == 4 * 2 * 4  # layers, self- and cross-attention, q k v o
+    assert paths[:5] == [
+        *(f"layers.0.self_attn.{name}" for name in ATTENTION_MODULES),
+        "layers.0.cross_attn.q_proj",
+    ]
+
+
+def test_the_end_of_a_path_and_the_mlp(transformer: nn.Module):
+    paths = target_paths(transformer, ("layers.3.self_attn.o_proj", "up_proj", "layers.3.self_attn.o_proj"))
+    assert paths == [
+        *(f"layers.{i}.mlp.up_proj" for i in range(3)),
+        "layers.3.self_attn.o_proj",
+        "layers.3.mlp.up_proj",
+    ]
+    assert len(target_paths(transformer, MLP_MODULES)) == 4 * 3
+
+
+@pytest.mark.parametrize(
+    "name", ["to_q", "proj", "self_attn", "layers.9.self_attn.q_proj", "condition_embedder"]
+)
+def test_a_name_that_names_nothing_is_refused_with_what_there_is(transformer: nn.Module, name: str):
+    with pytest.raises(BadSpecError, match=rf"{name} names no module.*q_proj.*layers\.0\.self_attn\.q_proj"):
+        target_paths(transformer, ("q_proj", name))
+
+
+def test_ends_are_whole_components():
+    assert is_end_of("o_proj", "self_attn.o_proj")
+    assert is_end_of("self_attn.o_proj", "self_attn.o_proj")
+    assert not is_end_of("proj", "self_attn.o_proj")
+    assert not is_end_of("layers.1.mlp.up_proj", "layers.11.mlp.up_proj")
