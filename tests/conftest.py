@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-# Before numpy, torch or matplotlib are imported: they read these once. Two threads fit the smallest CI
-# machine, and make bit-exact comparisons independent of how many cores there are.
+# Before numpy, torch or matplotlib are imported: they read these once. One thread is enough for models this
+# small, and makes bit-exact comparisons independent of how many cores there are.
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["OMP_WAIT_POLICY"] = "passive"  # spinning threads make a busy machine ten times slower
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
 for _name in [name for name in os.environ if name.startswith(("AWS_", "SIDESTEP_"))]:
