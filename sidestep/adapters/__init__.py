@@ -1,9 +1,8 @@
 """LoRA and LoKR adapters: put one into a model to train it, publish it, load one again.
 
-adapter = adapters.inject(model.transformer, spec.train.adapter, seed=42)
-... train adapter.parameters() ...
-files = adapters.publish(adapter)          # {file name: bytes}
-adapters.load(other_model, "runs/my-lora/adapter")
+>>> adapter = adapters.inject(model.transformer, spec.train.adapter, seed=42)
+>>> files = adapters.publish(adapter)  # after training adapter.parameters(); {file name: bytes}
+>>> adapters.load(other_model, "runs/my-lora/adapter")
 """
 
 from pathlib import Path

@@ -18,13 +18,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
 from peft.utils.other import get_pattern_key
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from torch import Tensor, nn
 
 from sidestep.acestep.names import diffusers_name, original_name
@@ -62,6 +62,14 @@ class _PeftConfig(BaseModel):
     alpha_pattern: dict[str, float] | None = None
     use_rslora: bool = False
     lora_dropout: float = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_prefix(cls, options: Any) -> Any:
+        """diffusers' header has the same options, each with the name of the pipeline's part before it."""
+        if not isinstance(options, dict):
+            return options
+        return {name.removeprefix(_DIFFUSERS_PREFIX): value for name, value in options.items()}
 
     def size(self, module: str) -> _Size:
         """The size of a module by its path in the file. Patterns match as in PEFT."""
@@ -127,7 +135,7 @@ class LoraAdapter(Adapter):
         return {APP_FILE: safetensors_bytes(tensors, {"format": "pt"}), CONFIG_FILE: json_bytes(config)}
 
     def _zero_pair(self, path: str) -> dict[str, Tensor]:
-        """A pair that adds nothing to the module at `path`, for what its name does (see the module)."""
+        """Adds nothing to the module at `path`; its name is what makes diffusers read the file."""
         linear = linear_modules(self.transformer)[path]
         return {
             f"{_APP_PREFIX}{path}.lora_A.weight": torch.zeros(self.spec.rank, linear.in_features),
@@ -199,7 +207,7 @@ def load_diffusers(transformer: nn.Module, folder: Path) -> LoraAdapter:
     path = folder / DIFFUSERS_FILE
     tensors, header = read_safetensors(path)
     if text := header.get("lora_adapter_metadata"):
-        config = _read_config(text.replace(f'"{_DIFFUSERS_PREFIX}', '"'), path)
+        config = _read_config(text, path)
     else:
         ranks = {
             key.removeprefix(_DIFFUSERS_PREFIX).removesuffix(".lora_A.weight"): tensor.shape[0]

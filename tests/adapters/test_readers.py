@@ -13,7 +13,7 @@ import pytest
 import torch
 from diffusers import AceStepPipeline
 from lycoris import LycorisNetwork, create_lycoris, create_lycoris_from_weights
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -238,14 +238,22 @@ def test_what_is_published_loads_here_as_the_same_function(
     assert_same_function(decode, fresh, output)
 
 
+@pytest.mark.parametrize("with_metadata", [True, False])
 def test_diffusers_own_format_loads_here(
-    trained: Callable, new_transformer: Callable, decode: Decode, tmp_path: Path
+    new_transformer: Callable, decode: Decode, tmp_path: Path, with_metadata: bool
 ):
-    folder, output = trained(LORA["rank pattern"])
-    saver = by_diffusers_lora(new_transformer(), folder)
-    saver.save_lora_adapter(tmp_path / "bare", adapter_name="default_0")  # names without a prefix
-    tensors = load_file(tmp_path / "bare" / "pytorch_lora_weights.safetensors")
-    AceStepPipeline.save_lora_weights(tmp_path / "diffusers", {k: v.contiguous() for k, v in tensors.items()})
+    alpha = 6 if with_metadata else 4  # diffusers' files without metadata mean alpha = rank
+    writer = new_transformer()
+    writer.add_adapter(
+        LoraConfig(r=4, lora_alpha=alpha, target_modules=["to_q", "to_out.0"], init_lora_weights=False)
+    )
+    AceStepPipeline.save_lora_weights(
+        tmp_path,
+        get_peft_model_state_dict(writer),
+        transformer_lora_adapter_metadata=writer.peft_config["default"].to_dict() if with_metadata else None,
+    )
+    with torch.no_grad():
+        output = decode(writer)
     fresh = new_transformer()
-    adapters.load(fresh, tmp_path / "diffusers")
+    adapters.load(fresh, tmp_path)
     assert_same_function(decode, fresh, output)
