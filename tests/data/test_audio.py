@@ -213,16 +213,14 @@ def test_what_is_not_audio_is_refused_by_name(tmp_path, name, content):
         read_audio(tmp_path / name, 240)
 
 
-def test_a_playlist_is_not_followed(tmp_path):
-    """FFmpeg would read the file that it names, whatever the playlist is called."""
+@pytest.mark.parametrize("name", ["song.mp3", "song.wav"])
+def test_a_playlist_is_not_followed(tmp_path, monkeypatch, name):
+    """FFmpeg would play the file that it names, whatever the playlist is called."""
+    monkeypatch.chdir(tmp_path)
     write_wav(tmp_path / "secret.wav", np.ones((4800, 1)))
-    for name, content in {
-        "song.mp3": f"ffconcat version 1.0\nfile {tmp_path}/secret.wav\n",
-        "song.wav": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{tmp_path}/secret.wav\n#EXT-X-ENDLIST\n",
-    }.items():
-        (tmp_path / name).write_text(content)
-        with pytest.raises(BadDataError, match="not a sound file"):
-            read_audio(tmp_path / name, 240)
+    (tmp_path / name).write_text("ffconcat version 1.0\nfile secret.wav\n")
+    with pytest.raises(BadDataError, match=f"{name} is not a sound file"):
+        read_audio(tmp_path / name, 240)
 
 
 def test_a_wav_without_samples_is_empty(tmp_path):
