@@ -60,6 +60,7 @@ VAE: dict[str, Any] = {
     "sampling_rate": 48000,
 }
 SILENCE_FRAMES = 15_000
+LATENT_GAIN = 20.0
 
 
 def write_tiny_checkpoint(
@@ -125,6 +126,12 @@ def _write_variant(folder: Path, variant: str, silence: Tensor) -> None:
 
 def _write_vae(folder: Path) -> None:
     vae = build_vae(VAE)
+    # As small as random weights leave them, latents would vanish beside the noise of training, and there
+    # would be nothing to learn. Released ones have unit variance; this brings these near it.
+    means = slice(0, VAE["decoder_input_channels"])
+    with torch.no_grad():
+        vae.encoder.conv2.weight_g[means] *= LATENT_GAIN
+        vae.encoder.conv2.bias[means] *= LATENT_GAIN
     _write(folder, "config.json", json_bytes({"_class_name": "AutoencoderOobleck", **VAE}))
     _write(folder, "diffusion_pytorch_model.safetensors", safetensors_bytes(_weights(vae), {"format": "pt"}))
 

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 
+from sidestep.acestep.loading import load_vae
 from sidestep.acestep.tiny import write_tiny_checkpoint
+from sidestep.acestep.vae import encode_audio
 from sidestep.runtime.errors import UsageError
 
 
@@ -35,3 +38,11 @@ def test_its_keys_are_the_originals(tiny_checkpoints: Path, golden: Path) -> Non
 def test_an_unknown_variant(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no variant huge"):
         write_tiny_checkpoint(tmp_path, variants=("huge",))
+
+
+def test_its_latents_stand_out_from_the_noise(tiny_checkpoints: Path) -> None:
+    """Near unit variance, as released: else a model has nothing but noise to predict, and learns nothing."""
+    generator = torch.Generator().manual_seed(0)
+    vae = load_vae(tiny_checkpoints, "cpu", torch.float32)
+    latents = encode_audio(vae, 0.2 * torch.randn(2, 24_000, generator=generator))
+    assert 0.5 < latents.std() < 2
