@@ -106,6 +106,9 @@ def _write_variant(folder: Path, variant: str, silence: Tensor) -> None:
     transformer = AceStepTransformer1DModel(
         **DECODER, layer_types=config["layer_types"], encoder_hidden_size=config.get("encoder_hidden_size")
     )
+    # Unit gain, as trained weights have: with torch's small default, no adapter within the layers could
+    # bring the output to its target's size.
+    nn.init.normal_(transformer.proj_out_conv.weight, std=DECODER["hidden_size"] ** -0.5)
     sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
     shared = ("head_dim", "rope_theta", "rms_norm_eps", "sliding_window")
     encoder = AceStepConditionEncoder(
