@@ -26,16 +26,11 @@ Signal = NDArray[np.float64]
 SECONDS = 5.0
 MINOR, MAJOR = (0, 3, 7), (0, 4, 7)
 DEMO_TRAINING = {
-    "epochs": 150,
+    "epochs": 50,
     "lr": 3e-3,
-    "accumulation": 4,
-    "warmup_steps": 10,
-    "adapter": {
-        "rank": 16,
-        "alpha": 32,
-        "target_modules": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
-    },
-    "checkpoint": {"every_epochs": 50},
+    "accumulation": 1,
+    "adapter": {"rank": 16, "alpha": 32},
+    "checkpoint": {"every_epochs": 25},
 }
 
 

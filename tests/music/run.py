@@ -41,9 +41,8 @@ TRACKS = {  # Debian package: the tracks taken from it
     "asc-music": ["usr/share/games/asc/music/frontiers.mp3"],
 }
 TRAINING = [
-    *("--epochs", "40", "--lr", "3e-3", "--warmup-steps", "4", "--accumulation", "2"),
-    *("--rank", "16", "--alpha", "32", "--save-every", "20"),
-    *("--target-modules", "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"),
+    *("--epochs", "50", "--lr", "3e-3", "--accumulation", "1", "--rank", "16", "--alpha", "32"),
+    *("--save-every", "25"),
 ]
 CELLS = [(adapter, mode) for adapter in ("lora", "lokr") for mode in ("corrected", "vanilla")]
 
