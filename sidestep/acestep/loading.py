@@ -4,6 +4,7 @@ The original's own Python is never run: its weights fit diffusers' modules after
 exception that is mended here (XL's timbre token).
 """
 
+import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,7 +195,7 @@ def read_silence(path: Path) -> Tensor:
 
 def _only_known(module: type, config: dict[str, Any]) -> dict[str, Any]:
     """Those settings of the original config that the diffusers module knows."""
-    return {name: config[name] for name in module._get_init_keys(module) if name in config}
+    return {name: config[name] for name in inspect.signature(module).parameters if name in config}
 
 
 def _prepend_timbre_token(encoder: AceStepConditionEncoder) -> None:

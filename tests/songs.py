@@ -1,0 +1,49 @@
+"""Songs that are quick to train on, and specs that train on them in seconds.
+
+A conftest takes the fixture by `from tests.songs import make_spec`.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sidestep.data.tensors import Sample, sample_bytes
+from sidestep.spec.schema import JobSpec
+
+MakeSpec = Callable[..., JobSpec]
+
+
+def song(number: int, frames: int = 24, conditions: int = 6, width: int = 64) -> Sample:
+    """A made song: latents around a level of their own, so that there is something to learn."""
+    generator = torch.Generator().manual_seed(number)
+    latents = torch.randn(1, 64, generator=generator) + 0.3 * torch.randn(frames, 64, generator=generator)
+    context = torch.cat([torch.randn(frames, 64, generator=generator), torch.ones(frames, 64)], dim=1)
+    return Sample(
+        latents, torch.randn(conditions, width, generator=generator), context, {"caption": f"{number}"}
+    )
+
+
+def write_songs(folder: Path, songs: Sequence[Sample]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, sample in enumerate(songs):
+        (folder / f"{number}.pt").write_bytes(sample_bytes(sample))
+    return folder
+
+
+@pytest.fixture
+def make_spec(tiny_checkpoints: Path, tmp_path: Path) -> MakeSpec:
+    """A spec that trains on three small songs in seconds; `train` settings by keyword."""
+    tensors = write_songs(tmp_path / "tensors", [song(n, frames=20 + 4 * n) for n in range(3)])
+
+    def make(output: str = "out", **changes: Any) -> JobSpec:
+        top_keys = ("checkpoint_dir", "model_variant", "dataset_dir", "name", "storage", "output_dir")
+        top = {key: changes.pop(key) for key in top_keys if key in changes}
+        adapter = {"rank": 4, "alpha": 8, **changes.pop("adapter", {})}
+        settings = {"epochs": 2, "accumulation": 2, "lr": 1e-2, "adapter": adapter, **changes}
+        places = {"checkpoint_dir": tiny_checkpoints, "dataset_dir": tensors, "output_dir": tmp_path / output}
+        return JobSpec.load(None, **{"task": "train", **places, **top, "train": settings})
+
+    return make

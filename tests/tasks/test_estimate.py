@@ -1,0 +1,50 @@
+"""The estimate task: the same ranking for the same songs, as files and as a line to paste."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from sidestep.spec.schema import JobSpec
+from sidestep.tasks import estimate as module
+from sidestep.tasks.estimate import estimate
+from tests.songs import MakeSpec
+
+
+@pytest.fixture
+def spec(make_spec: MakeSpec, tmp_path: Path) -> JobSpec:
+    values = make_spec().model_dump() | {"task": "estimate", "estimate": {"batches": 4, "top_k": 5}}
+    return JobSpec.load(None, **values)
+
+
+def test_the_report(spec: JobSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    norms = estimate(spec)
+    assert len(norms) == 4 * 2 * 4  # layers, self and cross attention, q k v o
+    assert list(norms.values()) == sorted(norms.values(), reverse=True)
+    report = json.loads((tmp_path / "out" / "estimate" / "report.json").read_text())
+    assert {entry["module"]: entry["norm"] for entry in report["modules"]} == norms
+    assert (tmp_path / "out" / "estimate" / "report.png").read_bytes().startswith(b"\x89PNG")
+    line = "--target-modules " + " ".join(list(norms)[:5])
+    assert line in caplog.text
+
+
+def test_its_line_can_be_trained(spec: JobSpec, make_spec: MakeSpec) -> None:
+    from sidestep.tasks.train import train
+
+    best = list(estimate(spec))[:5]
+    assert train(make_spec("trained", adapter={"target_modules": best})).steps == 4
+
+
+def test_it_is_made_once(
+    spec: JobSpec, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    first = estimate(spec)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "prepare_ground", lambda *_: pytest.fail("measured again"))
+        assert estimate(spec) == first
+    assert "Already estimated" in caplog.text
+    more = JobSpec.load(None, **(spec.model_dump() | {"estimate": {"batches": 6}}))
+    assert estimate(more) != first

@@ -1,0 +1,296 @@
+"""The train task as a user runs it: to the end, again, on from a checkpoint, and refused."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sidestep import adapters
+from sidestep.acestep import load_model
+from sidestep.data.tensors import read_sample
+from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
+from sidestep.spec.schema import JobSpec
+from sidestep.storage.commits import CommitLog
+from sidestep.storage.store import open_store
+from sidestep.tasks.train import train
+from sidestep.training.flow import Law, draw_batch, flow_loss
+from tests.s3 import S3Server
+from tests.songs import MakeSpec, song, write_songs
+
+
+class Stopped(Exception):
+    """The machine is gone."""
+
+
+def train_until_stopped(spec: JobSpec, monkeypatch: pytest.MonkeyPatch, commits: int) -> None:
+    """Let a run die right after its commit number `commits`."""
+    original = CommitLog.commit
+    made = []
+
+    def commit(self: CommitLog, *args: Any) -> Any:
+        made.append(original(self, *args))
+        if len(made) == commits:
+            raise Stopped
+        return made[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CommitLog, "commit", commit)
+        with pytest.raises(Stopped):
+            train(spec)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def outcome(spec: JobSpec) -> tuple[dict[str, bytes], list[float]]:
+    """The adapter's bytes and the losses of all steps, from the output alone."""
+    output = Path(spec.output_dir or "")
+    done = CommitLog(open_store(str(output), spec.storage)).done()
+    assert done
+    state = adapters.adapter.read_safetensors(output / done.folder / "training_state.safetensors")[0]
+    return files(output / "adapter"), state["history.losses"].tolist()
+
+
+@pytest.mark.parametrize("kind", ["lora", "lokr"])
+@pytest.mark.parametrize("mode", ["corrected", "vanilla"])
+def test_a_resumed_run_is_the_uninterrupted_one(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, kind: str, mode: str
+) -> None:
+    settings = {"epochs": 4, "mode": mode, "checkpoint": {"every_epochs": 1}, "adapter": {"type": kind}}
+    train(make_spec("whole", **settings))
+    train_until_stopped(make_spec("cut", **settings), monkeypatch, commits=2)
+    result = train(make_spec("cut", **settings))
+    assert outcome(make_spec("cut", **settings)) == outcome(make_spec("whole", **settings))
+    assert result.steps == 8
+    assert result.last_loss < result.first_loss
+
+
+def test_resume_from_a_named_checkpoint_as_the_guide_spells_it(make_spec: MakeSpec, tmp_path: Path) -> None:
+    settings = {"epochs": 3, "checkpoint": {"every_epochs": 1}}
+    train(make_spec("whole", **settings))
+    for number, wish in enumerate(
+        [
+            str(tmp_path / "whole" / "checkpoint-epoch-1"),  # the guide leaves checkpoints/ out
+            str(tmp_path / "whole" / "checkpoints" / "checkpoint-epoch-1"),
+        ]
+    ):
+        spec = make_spec(f"again-{number}", **settings, resume_from=wish)
+        if number == 0:
+            with pytest.raises(MissingInputError, match="no checkpoint at"):
+                train(spec)  # it is not in this output, and the path itself is not there
+            continue
+        train(spec)
+        assert outcome(spec) == outcome(make_spec("whole", **settings))
+
+
+def test_resume_from_a_name_in_the_output(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    settings = {"epochs": 3, "checkpoint": {"every_epochs": 1}}
+    train_until_stopped(make_spec("out", **settings), monkeypatch, commits=2)
+    train(make_spec("out", **settings, resume_from=str(tmp_path / "out" / "checkpoint-epoch-1")))
+    assert "Going on after step 2 of 6" in caplog.text
+    train(make_spec("whole", **settings))
+    assert outcome(make_spec("out", **settings)) == outcome(make_spec("whole", **settings))
+
+
+def test_a_finished_run_says_so_and_mends_its_adapter(
+    make_spec: MakeSpec, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level(logging.INFO)
+    spec = make_spec()
+    first = train(spec)
+    before = files(tmp_path / "out" / "adapter")
+    (tmp_path / "out" / "adapter" / "adapter_config.json").unlink()
+    assert train(spec) == first
+    assert "Already finished after 4 steps" in caplog.text
+    assert files(tmp_path / "out" / "adapter") == before
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ({"lr": 0.5}, "train.lr: 0.01 then, 0.5 now"),
+        ({"epochs": 5}, "train.epochs: 2 then, 5 now"),
+        ({"model_variant": "turbo"}, "model_variant: 'base' then, 'turbo' now"),
+    ],
+)
+def test_an_output_of_other_settings_is_refused(
+    make_spec: MakeSpec, change: dict[str, Any], shown: str
+) -> None:
+    train(make_spec())
+    with pytest.raises(BadSpecError) as error:
+        train(make_spec(**change))
+    assert shown in str(error.value)
+    train(make_spec(log_every=7, checkpoint={"keep": 9}))  # these change no number
+
+
+def test_a_changed_dataset_is_refused(make_spec: MakeSpec, tmp_path: Path) -> None:
+    train(make_spec())
+    write_songs(tmp_path / "tensors", [song(n) for n in range(4)])
+    with pytest.raises(BadSpecError, match="dataset"):
+        train(make_spec())
+
+
+@pytest.mark.parametrize("damage", ["missing tensor", "missing optimizer state", "cut short"])
+def test_a_resume_that_cannot_restore_everything_fails(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damage: str
+) -> None:
+    """Also where the record agrees with the damaged file: a checkpoint given by its path has none."""
+    settings = {"epochs": 3, "checkpoint": {"every_epochs": 1}}
+    train(make_spec("whole", **settings))
+    checkpoint = tmp_path / "whole" / "checkpoints" / "checkpoint-epoch-1"
+    state = checkpoint / "training_state.safetensors"
+    tensors, _ = adapters.adapter.read_safetensors(state)
+    if damage == "cut short":
+        state.write_bytes(state.read_bytes()[:-10])
+    else:
+        from safetensors.torch import save_file
+
+        prefix = "adapter." if damage == "missing tensor" else "optimizer."
+        first = next(key for key in sorted(tensors) if key.startswith(prefix))
+        parameter = first.rpartition(".")[0] if prefix == "optimizer." else first
+        save_file({k: v for k, v in tensors.items() if not k.startswith(parameter)}, state)
+    with pytest.raises(BadDataError):
+        train(make_spec("again", **settings, resume_from=str(checkpoint)))
+
+
+def test_the_adapter_is_the_trained_function(
+    make_spec: MakeSpec, tiny_checkpoints: Path, tmp_path: Path
+) -> None:
+    """The published folder, loaded into a fresh model, gives the loss that training ended with."""
+    spec = make_spec(epochs=5)
+    result = train(spec)
+    model = load_model(tiny_checkpoints, "base", parts=("transformer",))
+    adapters.load(model, tmp_path / "out" / "adapter")
+    law = Law("corrected", -0.4, 1.0, 0.0, seed=1)
+    batch = draw_batch(read_sample(tmp_path / "tensors" / "0.pt"), torch.zeros(1, 1, 64), law, 0, "cpu")
+    with torch.no_grad():
+        adapted = float(flow_loss(model.transformer, batch))
+        plain = float(flow_loss(load_model(tiny_checkpoints, "base").transformer, batch))
+    assert adapted < plain
+    assert result.last_loss < result.first_loss
+
+
+def test_tensorboard_and_the_curve(make_spec: MakeSpec, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(make_spec(epochs=3, log_heavy_every=2))
+    events = EventAccumulator(str(tmp_path / "out" / "runs"))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    layers = {f"grad_norm/layers.{n}" for n in range(4)}
+    assert {"loss/train", "loss/eval", "lr", "grad_norm/total"} | layers == tags
+    assert [event.step for event in events.Scalars("loss/train")] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in events.Scalars("grad_norm/total")] == [2, 4, 6]
+    assert [event.step for event in events.Scalars("loss/eval")] == [0, 6]
+    assert (tmp_path / "out" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert JobSpec.load(tmp_path / "out" / "job.yaml").train.epochs == 3
+
+
+def test_corrected_on_turbo_is_noticed(make_spec: MakeSpec, caplog: pytest.LogCaptureFixture) -> None:
+    train(make_spec("a", model_variant="turbo"))
+    assert "distilled at eight timesteps" in caplog.text
+    caplog.clear()
+    train(make_spec("b", model_variant="turbo", mode="vanilla"))
+    assert "distilled" not in caplog.text
+
+
+def test_tensors_of_another_model_are_refused(make_spec: MakeSpec, tmp_path: Path) -> None:
+    with pytest.raises(BadDataError, match="conditions 64 wide, acestep-v15-xl-base takes 48"):
+        train(make_spec(model_variant="xl-base"))
+    folder = write_songs(tmp_path / "xl", [song(0, width=48)])
+    assert train(make_spec("xl", model_variant="xl-base", dataset_dir=folder)).steps == 2
+
+
+def test_no_songs(make_spec: MakeSpec, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingInputError, match="no preprocessed songs"):
+        train(make_spec(dataset_dir=tmp_path / "empty"))
+
+
+def test_everything_from_and_to_s3(make_spec: MakeSpec, s3_server: S3Server, tmp_path: Path) -> None:
+    """Tensors and weights are pulled, all results pushed, and an emptied machine goes on from there."""
+    spec = make_spec()
+    for folder, root in (("tensors", tmp_path / "tensors"), ("models", Path(spec.checkpoint_dir))):
+        store = s3_server.store(folder)
+        for file in sorted(root.rglob("*")):
+            if file.is_file() and "xl" not in file.parent.name:
+                store.upload(file, file.relative_to(root).as_posix())
+    train(spec)
+    places = {
+        name: s3_server.place(path)
+        for name, path in {
+            "dataset_dir": "tensors",
+            "checkpoint_dir": "models",
+            "output_dir": "runs/one",
+        }.items()
+    }
+    remote = make_spec(**places, storage={"endpoint_url": s3_server.endpoint})
+    result = train(remote)
+    assert result.adapter == "s3://studio/runs/one/adapter"
+    output = s3_server.store("runs/one")
+    for name, content in files(tmp_path / "out" / "adapter").items():
+        assert output.read_bytes(f"adapter/{name}") == content
+    stored = {file.path.split("/")[0] for file in output.list()}
+    assert stored == {"adapter", "checkpoints", "commits", "job.yaml", "logs", "loss.png", "runs"}
+    pulled = tmp_path / "elsewhere"
+    again = make_spec(**places, storage={"endpoint_url": s3_server.endpoint})
+    again = again.model_copy(update={"runtime": again.runtime.model_copy(update={"workspace": str(pulled)})})
+    assert train(again) == result
+    assert not list(pulled.rglob("model.safetensors"))  # a finished job pulls no weights
+
+
+def test_the_same_run_gives_the_same_bytes_in_five_processes(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """Whatever Python's hash seed and the folder: all that is published, but for logs and TensorBoard."""
+    train_spec = {"epochs": 1, "adapter": {"rank_pattern": {"v_proj": 2, "layers.1.self_attn.q_proj": 3}}}
+    specs = {
+        "lora": make_spec(**train_spec, output_dir="lora"),
+        "lokr": make_spec(epochs=1, adapter={"type": "lokr"}, output_dir="lokr"),
+        "estimate": make_spec(output_dir="estimate").model_copy(update={"task": "estimate"}),
+    }
+    for name, spec in specs.items():
+        (tmp_path / f"{name}.json").write_text(spec.model_dump_json())
+    code = "import sys, sidestep; [sidestep.run(sidestep.JobSpec.load(path)) for path in sys.argv[1:]]"
+    words = [sys.executable, "-c", code, *(str(tmp_path / f"{name}.json") for name in specs)]
+    processes, outputs = [], [tmp_path / f"process-{seed}" for seed in range(5)]
+    for seed, output in enumerate(outputs):
+        output.mkdir()
+        env = {**os.environ, "PYTHONHASHSEED": str(seed), "XDG_CACHE_HOME": str(output / "cache")}
+        processes.append(subprocess.Popen(words, cwd=output, env=env, stderr=subprocess.DEVNULL))
+    assert [process.wait() for process in processes] == [0] * 5
+    contents = [
+        {
+            str(file.relative_to(output)): file.read_bytes()
+            for file in sorted(output.rglob("*"))
+            if file.is_file()
+            and not {"runs", "logs", "cache", "sidestep.log"} & set(file.relative_to(output).parts)
+        }
+        for output in outputs
+    ]
+    kinds = {name.rpartition(".")[2] for name in contents[0]}
+    assert kinds == {"safetensors", "json", "png", "yaml"}
+    for other in contents[1:]:
+        assert other == contents[0]
+
+
+def test_a_checkpoint_holds_what_the_guide_says(make_spec: MakeSpec, tmp_path: Path) -> None:
+    train(make_spec())
+    checkpoint = tmp_path / "out" / "checkpoints" / "checkpoint-epoch-2"
+    numbers = json.loads((checkpoint / "training_state.json").read_text())
+    assert numbers["step"] == 4
+    assert numbers["optimizer"]["kind"] == "AdamW"
+    assert set(files(checkpoint)) == {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "training_state.json",
+        "training_state.safetensors",
+    }

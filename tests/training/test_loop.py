@@ -1,0 +1,141 @@
+"""What a step does: accumulation, dropout of conditions, learning, and numbers that repeat."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sidestep.acestep import load_model
+from sidestep.runtime.workspace import open_workspace
+from sidestep.spec.schema import JobSpec
+from sidestep.tasks.model import prepare_ground
+from sidestep.tasks.train import build_trainer
+from sidestep.training.checkpoint import Progress
+from sidestep.training.flow import Law, draw_batch, flow_loss
+from sidestep.training.loop import Trainer
+from sidestep.training.metrics import Metrics
+from tests.songs import MakeSpec, song, write_songs
+
+
+def trainer_of(spec: JobSpec) -> Trainer:
+    return build_trainer(spec, prepare_ground(spec, open_workspace(spec)))
+
+
+def test_accumulation_is_the_mean_over_the_group(make_spec: MakeSpec) -> None:
+    """Seven songs in groups of four: the last group's three weigh a third each."""
+    folder = write_songs(Path("seven"), [song(n, frames=12 + 2 * n) for n in range(7)])
+    trainer = trainer_of(make_spec(dataset_dir=folder, accumulation=4, adapter={"dropout": 0}))
+    for step in (0, 1):
+        group = trainer.schedule.group(step)
+        trainer.optimizer.zero_grad()
+        losses = []
+        for index, sample in enumerate(group.samples, start=group.first_index):
+            losses.append(trainer.loss(trainer.samples[sample], index, trainer.law))
+        torch.stack(losses).mean().backward()
+        wanted = {n: p.grad.clone() for n, p in trainer.adapter.parameters().items() if p.grad is not None}
+        norm = torch.nn.utils.get_total_norm(wanted.values())
+        loss, found_norm = trainer.step(group, lr=0.0)  # lr 0: the weights stay for the next group
+        assert loss == pytest.approx(float(torch.stack(losses).mean().detach()), rel=1e-5)
+        assert found_norm == pytest.approx(float(norm), rel=1e-4)
+        scale = min(1.0, trainer.max_grad_norm / float(norm))
+        for name, parameter in trainer.adapter.parameters().items():
+            assert parameter.grad is not None
+            torch.testing.assert_close(parameter.grad, wanted[name] * scale, rtol=1e-3, atol=1e-6)
+
+
+def test_gradients_are_clipped(make_spec: MakeSpec) -> None:
+    trainer = trainer_of(make_spec(max_grad_norm=1e-3))
+    _, norm = trainer.step(trainer.schedule.group(0), lr=0.0)
+    gradients = [p.grad for p in trainer.adapter.parameters().values() if p.grad is not None]
+    assert norm > 1e-3
+    assert float(torch.nn.utils.get_total_norm(gradients)) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_gradient_checkpointing_changes_no_number(make_spec: MakeSpec) -> None:
+    norms = [
+        trainer_of(make_spec(gradient_checkpointing=on)).step(
+            trainer_of(make_spec()).schedule.group(0), lr=0.0
+        )
+        for on in (True, False)
+    ]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-6)
+
+
+def test_dropped_conditions_become_the_null_token() -> None:
+    null = torch.full((1, 1, 64), 7.0)
+    law = Law("corrected", -0.4, 1.0, cfg_dropout=0.15, seed=3)
+    sample = song(0)
+    dropped = [
+        bool((draw_batch(sample, null, law, index, "cpu").conditions == 7).all()) for index in range(2000)
+    ]
+    assert sum(dropped) / 2000 == pytest.approx(0.15, abs=0.03)
+    kept = draw_batch(sample, null, law, dropped.index(False), "cpu")
+    assert torch.equal(kept.conditions[0], sample.encoder_hidden_states)
+    vanilla = replace(law, mode="vanilla", cfg_dropout=0.99)
+    assert not any((draw_batch(sample, null, vanilla, i, "cpu").conditions == 7).any() for i in range(20))
+
+
+def test_one_clip_is_learnt(golden: Path, make_spec: MakeSpec) -> None:
+    """Two hundred steps on one clip lower the loss on fixed draws by at least a third."""
+    folder = write_songs(Path("one"), [song(0, frames=24)])
+    checkpoints = golden / "checkpoints"
+    spec = make_spec(
+        dataset_dir=folder,
+        checkpoint_dir=checkpoints,
+        epochs=200,
+        accumulation=1,
+        lr=1e-2,
+        adapter={"rank": 16, "alpha": 32, "dropout": 0},
+    )
+    trainer = trainer_of(spec)
+    progress = Progress()
+    with Metrics(Path("runs"), 1) as metrics:
+        trainer.run(progress, metrics, 1, 50, save=lambda *_: None)
+    first, last = progress.evaluations[0], progress.evaluations[200]
+    assert last <= first * 2 / 3, f"{first} → {last}"
+    # The base stays as it was: all learning is in the adapter.
+    fresh = load_model(checkpoints, "base", parts=("transformer",)).transformer
+    base = dict(trainer.model.named_parameters())
+    weight = next(name for name in base if name.endswith("layers.0.mlp.up_proj.weight"))
+    assert torch.equal(base[weight], fresh.layers[0].mlp.up_proj.weight)
+
+
+def test_a_step_does_not_depend_on_what_was_drawn_before(make_spec: MakeSpec) -> None:
+    losses = []
+    for noise in (0, 5):
+        trainer = trainer_of(make_spec())
+        torch.manual_seed(noise)
+        torch.rand(noise)
+        losses.append(trainer.step(trainer.schedule.group(1), lr=1e-3))
+    assert losses[0] == losses[1]
+
+
+def test_noise_is_drawn_anew_for_every_micro_batch() -> None:
+    law = Law("corrected", -0.4, 1.0, 0.0, seed=1)
+    null = torch.zeros(1, 1, 64)
+    first, second = (draw_batch(song(0), null, law, index, "cpu") for index in (0, 1))
+    assert not torch.equal(first.noise, second.noise)
+    assert first.timesteps != second.timesteps
+
+
+def test_evaluation_leaves_training_as_it_is(make_spec: MakeSpec) -> None:
+    results = []
+    for evaluate in (False, True):
+        trainer = trainer_of(make_spec())
+        if evaluate:
+            with Metrics(Path("runs"), 1) as metrics:
+                trainer.evaluate(Progress(), metrics)
+        results.append(trainer.step(trainer.schedule.group(0), lr=1e-3))
+    assert results[0] == results[1]
+
+
+def test_flow_loss_in_bf16_keeps_the_timestep_fine(tiny_checkpoints: Path) -> None:
+    """The base in bf16 under autocast stays near fp32, since t is never rounded to bf16."""
+    batch = draw_batch(song(0), torch.zeros(1, 1, 64), Law("corrected", -0.4, 1.0, 0.0, 1), 0, "cpu")
+    exact = load_model(tiny_checkpoints, "base", parts=("transformer",)).transformer
+    rough = load_model(tiny_checkpoints, "base", dtype=torch.bfloat16, parts=("transformer",)).transformer
+    with torch.no_grad():
+        wanted = float(flow_loss(exact, batch))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert float(flow_loss(rough, batch)) == pytest.approx(wanted, rel=0.02)

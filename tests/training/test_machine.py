@@ -1,0 +1,51 @@
+"""The choice of device and precision, by what the machine can do."""
+
+import pytest
+import torch
+
+from sidestep.runtime.errors import MachineError
+from sidestep.spec.schema import RuntimeSpec
+from sidestep.training.machine import Machine, choose_machine
+
+
+def choose(**settings: object) -> Machine:
+    return choose_machine(RuntimeSpec.model_validate({"deterministic": False, **settings}))
+
+
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "pretended")
+
+
+def test_without_a_gpu_the_cpu_in_fp32() -> None:
+    assert choose() == Machine(torch.device("cpu"), "fp32")
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((8, 0), "bf16"), ((7, 5), "fp32"), ((12, 0), "bf16")])
+def test_bf16_where_a_gpu_computes_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str
+) -> None:
+    pretend_gpu(monkeypatch, capability)
+    assert choose() == Machine(torch.device("cuda:0"), precision)
+    assert choose(precision="fp32").precision == "fp32"
+    assert choose(device="cpu") == Machine(torch.device("cpu"), "fp32")
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MachineError, match="sees 0 GPUs"):
+        choose(device="cuda")
+    pretend_gpu(monkeypatch, (8, 0))
+    assert choose(device="cuda").device == torch.device("cuda:0")
+    with pytest.raises(MachineError, match="cuda:3"):
+        choose(device="cuda:3")
+
+
+def test_deterministic_is_switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        choose(deterministic=True)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
