@@ -1,6 +1,8 @@
 # Everything runs in .venv, which each target that needs it makes first. `make` alone lists the targets.
 PYTHON ?= python3
 RUN := .venv/bin/python -m
+# Threads that wait by spinning make the small models of demo and tests many times slower on a busy machine.
+export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format typecheck music bench clean
@@ -16,7 +18,7 @@ demo: setup ## the whole pipeline on a tiny model and 20 s of made music, in dem
 	@.venv/bin/sidestep demo demo
 
 test: setup ## all tests (under 10 minutes on two cores)
-	@$(RUN) pytest
+	@$(RUN) pytest -n 2
 
 lint: setup ## ruff: rules and format
 	@$(RUN) ruff check . && $(RUN) ruff format --check .

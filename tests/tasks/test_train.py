@@ -265,8 +265,10 @@ def test_the_same_run_gives_the_same_bytes_in_five_processes(make_spec: MakeSpec
     for seed, output in enumerate(outputs):
         output.mkdir()
         env = {**os.environ, "PYTHONHASHSEED": str(seed), "XDG_CACHE_HOME": str(output / "cache")}
-        processes.append(subprocess.Popen(words, cwd=output, env=env, stderr=subprocess.DEVNULL))
-    assert [process.wait() for process in processes] == [0] * 5
+        processes.append(subprocess.Popen(words, cwd=output, env=env, stderr=subprocess.PIPE, text=True))
+    for process in processes:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
     contents = [
         {
             str(file.relative_to(output)): file.read_bytes()
