@@ -6,6 +6,7 @@ the resume fails: a resume that loads nothing would train on from zero weights w
 """
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class Progress:
     step: int = 0
     losses: list[float] = field(default_factory=list)  # mean loss of each optimizer step so far
     evaluations: dict[int, float] = field(default_factory=dict)  # step → loss on fixed draws
+    skipped: int = 0  # steps so far that changed nothing, as their loss or gradient was not finite
+    skipped_in_row: int = 0  # those of them since the last one that did
 
 
 def checkpoint_files(
@@ -52,7 +55,12 @@ def checkpoint_files(
     content = {
         "format": FORMAT,
         "step": progress.step,
-        "evaluations": {str(step): loss for step, loss in progress.evaluations.items()},
+        "skipped": progress.skipped,
+        "skipped_in_row": progress.skipped_in_row,
+        # JSON has no NaN.
+        "evaluations": {
+            str(step): loss if math.isfinite(loss) else None for step, loss in progress.evaluations.items()
+        },
         "recipe": recipe,
         "optimizer": {
             "kind": type(optimizer).__name__,
@@ -137,8 +145,15 @@ def _parse(data: bytes, where: str) -> dict[str, Any]:
 
 
 def _progress(content: dict[str, Any]) -> Progress:
-    evaluations = {int(step): loss for step, loss in content["evaluations"].items()}
-    return Progress(content["step"], [], evaluations)
+    evaluations = {
+        int(step): math.nan if loss is None else loss for step, loss in content["evaluations"].items()
+    }
+    return Progress(
+        content["step"],
+        evaluations=evaluations,
+        skipped=content["skipped"],
+        skipped_in_row=content["skipped_in_row"],
+    )
 
 
 def _restore_optimizer(

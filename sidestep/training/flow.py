@@ -32,6 +32,18 @@ class Law:
     cfg_dropout: float
     seed: int
 
+    def timestep(self, index: int) -> Tensor:
+        """t [1] of the micro-batch number `index`."""
+        generator = draws.generator(self.seed, "timestep", index)
+        if self.mode == "corrected":
+            return corrected_timesteps(1, self.mu, self.sigma, generator)
+        return vanilla_timesteps(1, generator)
+
+    def drops_conditions(self, index: int) -> bool:
+        """Whether the micro-batch number `index` is trained without its conditions (corrected mode)."""
+        draw = torch.rand((), generator=draws.generator(self.seed, "condition", index))
+        return self.mode == "corrected" and bool(draw < self.cfg_dropout)
+
 
 def draw_batch(
     sample: Sample, null_condition: Tensor, law: Law, index: int, device: str | torch.device
@@ -43,14 +55,9 @@ def draw_batch(
     latents = sample.target_latents[None].float()
     conditions = sample.encoder_hidden_states[None].float()
     noise = torch.randn(latents.shape, generator=draws.generator(law.seed, "noise", index))
-    generator = draws.generator(law.seed, "timestep", index)
-    if law.mode == "corrected":
-        timesteps = corrected_timesteps(1, law.mu, law.sigma, generator)
-        if torch.rand((), generator=draws.generator(law.seed, "condition", index)) < law.cfg_dropout:
-            conditions = null_condition.float().expand_as(conditions)
-    else:
-        timesteps = vanilla_timesteps(1, generator)
-    parts = (latents, sample.context_latents[None].float(), conditions, timesteps, noise)
+    if law.drops_conditions(index):
+        conditions = null_condition.float().expand_as(conditions)
+    parts = (latents, sample.context_latents[None].float(), conditions, law.timestep(index), noise)
     return Batch(*(part.to(device) for part in parts))
 
 
