@@ -1,9 +1,14 @@
 """The decoder's attention: full, or banded where a layer has a sliding window.
 
 diffusers masks the sliding layers with a dense S×S matrix, which costs memory quadratic in a song's
-length and keeps CUDA's fast kernels from being used. Here a query block of w positions meets the three
-key blocks that its window can reach: the same function, with memory linear in the length.
+length and keeps CUDA's fast kernels from being used. Here are two ways to the same function whose
+memory is linear in the length:
+
+- `sdpa`, everywhere: a query block of w positions meets the three key blocks that its window can reach.
+- `flash`, where the package flash-attn is installed: its kernel takes the window as such.
 """
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +17,19 @@ from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.ace_step_transformer import AceStepAttention
 from torch import Tensor
 
+AttentionName = Literal["sdpa", "flash"]
+
 
 class WindowedAttnProcessor:
-    """Attention processor for diffusers' ACE-Step decoder. Holds no state and no weights."""
+    """Attention processor for diffusers' ACE-Step decoder. Holds no weights."""
 
     # The transformer asks its first processor for this name; for a flash backend it builds no dense
     # mask and leaves the window to the processor, which is what happens here.
     _attention_backend = AttentionBackendName.FLASH
     _parallel_config = None
+
+    def __init__(self, attention: AttentionName = "sdpa") -> None:
+        self._attention = {"sdpa": banded_attention, "flash": flash_attention}[attention]
 
     def __call__(
         self,
@@ -42,11 +52,40 @@ class WindowedAttnProcessor:
                 for x in (query, key)
             )
         window = None if is_cross else attn.sliding_window
-        mixed = attention(query, key, value, scale=attn.scaling, window=window)
+        mixed = self._attention(query, key, value, attn.scaling, window)
         return attn.to_out[1](attn.to_out[0](mixed.flatten(2).to(query.dtype)))
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None = None) -> Tensor:
+def why_no_flash() -> str | None:
+    """Why flash-attn cannot be used on this machine; None where it can. Its import needs its own CUDA."""
+    try:
+        import flash_attn  # noqa: F401
+    except ImportError as error:
+        is_absent = isinstance(error, ModuleNotFoundError) and error.name == "flash_attn"
+        return "flash-attn is not installed" if is_absent else f"flash-attn does not load: {error}"
+    return None
+
+
+def flash_attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None = None
+) -> Tensor:
+    """`banded_attention` by flash-attn's kernel: bf16 or fp16 on a GPU, grouped heads as they are."""
+    from flash_attn import flash_attn_func  # type: ignore[import-not-found]
+
+    # Norms and rotation may have left query and key in fp32; the kernel takes one half precision for all.
+    return flash_attn_func(
+        query.to(value.dtype),
+        key.to(value.dtype),
+        value,
+        softmax_scale=scale,
+        window_size=(-1, -1) if window is None else (window, window),
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+def banded_attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None = None
+) -> Tensor:
     """Softmax attention of query [B, S, H, D] over key and value [B, L, G, D], H a multiple of G.
 
     With a `window` w (self-attention, S = L), position i sees the positions j with |i − j| ≤ w.
@@ -65,7 +104,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scale: float, window: i
 
 
 def _banded(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int) -> Tensor:
-    """`attention` within |i − j| ≤ window, on [B, H, S, D], in blocks of `window` queries."""
+    """`banded_attention` within |i − j| ≤ window, on [B, H, S, D], in blocks of `window` queries."""
     batch, _, length, _ = query.shape
     blocks = -(-length // window)
     tail = blocks * window - length

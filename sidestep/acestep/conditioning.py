@@ -9,7 +9,6 @@ from sidestep.acestep.loading import AceStepModel, TextEncoder
 
 PROMPT_TOKENS = 256
 LYRICS_TOKENS = 2048
-INFERENCE_TIMBRE_FRAMES = 750
 
 Timbre = Literal["silence", "zero"]
 
@@ -39,7 +38,7 @@ def encode_conditions(
     """
     encoder = model.condition_encoder
     if timbre == "silence":
-        reference = encoder.silence_latent[:, : model.config.get("timbre_fix_frame", INFERENCE_TIMBRE_FRAMES)]
+        reference = encoder.silence_latent[:, : model.config["timbre_fix_frame"]]
     else:
         reference = torch.zeros_like(encoder.silence_latent[:, :1])
     device, dtype = encoder.device, encoder.dtype

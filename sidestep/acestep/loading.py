@@ -5,8 +5,9 @@ exception that is mended here (XL's timbre token).
 """
 
 import inspect
-import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Model
 from transformers.utils.logging import disable_progress_bar
 
-from sidestep.acestep.attention import WindowedAttnProcessor
+from sidestep.acestep.attention import AttentionName, WindowedAttnProcessor
+from sidestep.acestep.config import read_config, read_json
 from sidestep.acestep.layout import SILENCE_FILE, find_text_encoder, find_vae, find_variant, open_checkpoints
 from sidestep.acestep.names import diffusers_name
 from sidestep.acestep.vae import build_vae
@@ -49,7 +51,7 @@ class AceStepModel:
 
     @property
     def is_turbo(self) -> bool:
-        return bool(self.config.get("is_turbo"))
+        return bool(self.config["is_turbo"])
 
 
 @dataclass
@@ -66,8 +68,13 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     parts: tuple[str, ...] = PARTS,
+    base_model: str | None = None,
+    attention: AttentionName = "sdpa",
 ) -> AceStepModel:
     """Load a variant from a local checkpoint folder, by alias (`base`) or by its folder's name.
+
+    `base_model` is the release that a fine-tune was made from, for what its own config.json leaves out;
+    `attention` is how the decoder computes it. Weights are cast to `dtype` one by one, as they are read.
 
     Raises MissingInputError for an unknown variant or a missing file, BadDataError where the weights
     are not exactly those that config.json describes.
@@ -75,37 +82,17 @@ def load_model(
     assert set(parts) <= set(PARTS), parts
     part = find_variant(_checkpoints(checkpoint_dir), variant)
     folder = Path(checkpoint_dir) / part.folder
-    config = read_config(folder)
+    config = read_config(folder, base_model)
     loaders = {"transformer": _load_transformer, "condition_encoder": _load_condition_encoder}
     modules = {part: loaders[part](folder, config, device, dtype).eval() for part in parts}
-    return AceStepModel(modules, config, part.folder)
+    model = AceStepModel(modules, config, part.folder)
+    if "transformer" in modules:
+        model.transformer.set_attn_processor(WindowedAttnProcessor(attention))
+    return model
 
 
 def _checkpoints(folder: str | Path) -> Store:
     return open_checkpoints(str(folder), StorageSpec())
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """A model folder's config.json. Raises BadDataError where it is not one of ACE-Step 1.5."""
-    config = _read_json(folder / "config.json")
-    needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim")
-    if missing := [key for key in needed if key not in config]:
-        raise BadDataError(
-            f"{folder / 'config.json'} is not an ACE-Step 1.5 model's: it has no {', '.join(missing)}"
-        )
-    if "rope_theta" not in config:  # as transformers 5 writes it
-        config["rope_theta"] = config.get("rope_parameters", {}).get("rope_theta", 1_000_000)
-    return config
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise BadDataError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise BadDataError(f"{path} does not hold a JSON object")
-    return content
 
 
 def load_null_condition(checkpoint_dir: str | Path, folder: str) -> Tensor:
@@ -123,8 +110,8 @@ def load_vae(
     """The audio autoencoder: 48 kHz stereo [B, 2, N] ↔ latents [B, 64, N / 1920]."""
     folder = Path(checkpoint_dir) / find_vae(_checkpoints(checkpoint_dir)).folder
     with torch.device("meta"):
-        vae = build_vae(_read_json(folder / "config.json"))
-    load_exactly(vae, dict(read_weights(folder)), device, dtype, source=str(folder))
+        vae = build_vae(read_json(folder / "config.json"))
+    load_exactly(vae, read_weights(folder), device, dtype, source=str(folder))
     return vae.eval().requires_grad_(False)
 
 
@@ -146,40 +133,46 @@ def load_text_encoder(
     return TextEncoder(tokenizer, model.to(device).eval().requires_grad_(False))
 
 
+def build_transformer(config: dict[str, Any]) -> AceStepTransformer1DModel:
+    """The decoder that an original config.json describes, with random weights."""
+    return AceStepTransformer1DModel.from_config(_only_known(AceStepTransformer1DModel, config))
+
+
+def build_condition_encoder(config: dict[str, Any]) -> AceStepConditionEncoder:
+    """The condition encoder of a config.json. XL's has sizes of its own, the others' are the decoder's."""
+    own = {
+        name: config.get(f"encoder_{name}", config.get(name))
+        for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+    }
+    settings = _only_known(AceStepConditionEncoder, config) | own | {"layer_types": None}
+    return AceStepConditionEncoder.from_config(settings)
+
+
 def _load_transformer(
     folder: Path, config: dict[str, Any], device: str | torch.device, dtype: torch.dtype
 ) -> nn.Module:
     with torch.device("meta"):
-        transformer = AceStepTransformer1DModel.from_config(_only_known(AceStepTransformer1DModel, config))
-    weights = {
-        diffusers_name(key.removeprefix("decoder.")): tensor
-        for key, tensor in read_weights(folder, ("decoder.",))
-    }
+        transformer = build_transformer(config)
+    weights = _renamed(read_weights(folder, ("decoder.",)), "decoder.")
     load_exactly(transformer, weights, device, dtype, source=f"{folder} (decoder)")
-    transformer.set_attn_processor(WindowedAttnProcessor())
     return transformer.requires_grad_(False)
 
 
 def _load_condition_encoder(
     folder: Path, config: dict[str, Any], device: str | torch.device, dtype: torch.dtype
 ) -> nn.Module:
-    is_xl = "encoder_hidden_size" in config
-    own = {
-        name: config.get(f"encoder_{name}", config.get(name))
-        for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
-    }
-    settings = _only_known(AceStepConditionEncoder, config) | own | {"layer_types": None}
     with torch.device("meta"):
-        encoder = AceStepConditionEncoder.from_config(settings)
-    weights = {
-        diffusers_name(key.removeprefix("encoder.")): tensor
-        for key, tensor in read_weights(folder, ("encoder.", "null_condition_emb"))
-    }
-    weights["silence_latent"] = read_silence(folder / SILENCE_FILE)
-    load_exactly(encoder, weights, device, dtype, source=f"{folder} (condition encoder)")
-    if is_xl:
+        encoder = build_condition_encoder(config)
+    weights = _renamed(read_weights(folder, ("encoder.", "null_condition_emb")), "encoder.")
+    silence = [("silence_latent", read_silence(folder / SILENCE_FILE))]
+    load_exactly(encoder, chain(weights, silence), device, dtype, source=f"{folder} (condition encoder)")
+    if "encoder_hidden_size" in config:  # XL
         _prepend_timbre_token(encoder)
     return encoder.requires_grad_(False)
+
+
+def _renamed(weights: Iterable[tuple[str, Tensor]], prefix: str) -> Iterable[tuple[str, Tensor]]:
+    return ((diffusers_name(key.removeprefix(prefix)), tensor) for key, tensor in weights)
 
 
 def read_silence(path: Path) -> Tensor:

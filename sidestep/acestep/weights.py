@@ -5,7 +5,7 @@ a model that is half random trains without complaint and produces noise.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -52,32 +52,33 @@ def read_weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> Iterator[tu
 
 def load_exactly(
     module: nn.Module,
-    weights: Mapping[str, Tensor],
+    weights: Iterable[tuple[str, Tensor]],
     device: str | torch.device,
     dtype: torch.dtype,
     source: str,
 ) -> None:
     """Put `weights` into `module` (built on the meta device) as `dtype` on `device`.
 
-    Floating-point weights only are cast. Raises BadDataError naming every key that is missing, left
-    over or of another shape; `source` is what the message calls the checkpoint.
+    Each is cast as it comes, so that no second copy of the model is ever in memory. Floating-point
+    weights only are cast. Raises BadDataError naming every key that is missing, left over or of another
+    shape; `source` is what the message calls the checkpoint.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    problems = [f"missing: {name}" for name in sorted(expected.keys() - weights.keys())]
-    problems += [f"not known: {name}" for name in sorted(weights.keys() - expected.keys())]
-    problems += [
-        f"shape of {name}: {list(weights[name].shape)}, the config wants {list(expected[name])}"
-        for name in sorted(expected.keys() & weights.keys())
-        if tuple(weights[name].shape) != expected[name]
-    ]
+    missing = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    placed: dict[str, Tensor] = {}
+    problems = []
+    for name, tensor in weights:
+        shape = missing.pop(name, None)
+        if shape is None:
+            problems.append(f"not known: {name}")
+        elif tuple(tensor.shape) != shape:
+            problems.append(f"shape of {name}: {list(tensor.shape)}, the config wants {list(shape)}")
+        else:
+            placed[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+    problems = [f"missing: {name}" for name in sorted(missing)] + sorted(problems)
     if problems:
         more = [f"… and {len(problems) - SHOWN_KEYS} more"] if len(problems) > SHOWN_KEYS else []
         raise BadDataError(
             "\n  ".join([f"{source} does not fit its config.json:", *problems[:SHOWN_KEYS], *more])
             + "\n  the files may be of different models, or a download that was cut short"
         )
-    placed = {
-        name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
-        for name, tensor in weights.items()
-    }
     module.load_state_dict(placed, strict=True, assign=True)

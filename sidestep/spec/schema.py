@@ -207,6 +207,13 @@ class TrainSpec(Section):
     gradient_checkpointing: bool = Field(
         True, description="Recompute activations in the backward pass: far less memory, 10-30 % slower."
     )
+    gradient_checkpointing_ratio: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of the decoder's layers that gradient_checkpointing recomputes: less is faster "
+        "and takes more memory.",
+    )
     log_every: int = Field(1, ge=1, description="Optimizer steps between loss and lr points in TensorBoard.")
     log_heavy_every: int = Field(
         50, ge=1, description="Optimizer steps between per-module gradient norms in TensorBoard."
@@ -228,11 +235,29 @@ class RuntimeSpec(Section):
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="auto: bf16 on a GPU that computes it natively, else fp32."
     )
+    attention: Literal["auto", "flash", "sdpa"] = Field(
+        "auto",
+        description="flash: the package flash-attn; sdpa: torch's own, banded in the sliding layers; "
+        "auto: flash where it is installed and the GPU and precision allow it.",
+        json_schema_extra={"flag": "--attention-backend"},
+    )
+    offload_encoder: bool = Field(
+        True,
+        description="Keep the encoders out of memory while training. Always so here, as training reads what "
+        "they made: the flag is accepted and changes nothing.",
+    )
     workspace: Annotated[str, Field(min_length=1), BeforeValidator(_path_as_text)] | None = Field(
         None,
         description="Local folder for downloads and unfinished work; by default one in the user's cache.",
     )
     deterministic: bool = Field(True, description="Same inputs, same bits; costs some speed on a GPU.")
+
+    @field_validator("offload_encoder")
+    @classmethod
+    def _encoders_are_never_loaded(cls, value: bool) -> bool:
+        if not value:
+            raise ValueError("cannot be switched off: training never loads the encoders")
+        return value
 
 
 class StorageSpec(Section):

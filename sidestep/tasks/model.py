@@ -1,5 +1,6 @@
 """What estimate and train share: the decoder on this machine, the songs, and the timestep law."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from sidestep.storage.transfer import pull
 from sidestep.training.dataset import Samples
 from sidestep.training.flow import Law
 from sidestep.training.machine import Machine, choose_machine
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,13 @@ def prepare_ground(spec: JobSpec, workspace: Workspace) -> Ground:
     store = open_checkpoints(spec.checkpoint_dir, spec.storage)
     part = find_variant(store, spec.model_variant)
     folder = pull(store, part.files, workspace, title=f"Pulling {part.folder}")
-    model = load_model(folder, part.folder, machine.device, machine.dtype, parts=("transformer",))
+    model = load_model(
+        *(folder, part.folder, machine.device, machine.dtype),
+        parts=("transformer",),
+        base_model=spec.base_model,
+        attention=machine.attention,
+    )
+    log.info("Loaded the decoder of %s alone: no encoder is in memory while it is trained", model.variant)
     _check_fit(samples, model)
     return Ground(machine, samples, model, load_null_condition(folder, part.folder))
 
@@ -48,8 +57,8 @@ def timestep_law(spec: JobSpec, config: dict[str, Any]) -> Law:
     mu, sigma = spec.train.timestep_mu, spec.train.timestep_sigma
     return Law(
         mode=spec.train.mode,
-        mu=config.get("timestep_mu", -0.4) if mu is None else mu,
-        sigma=config.get("timestep_sigma", 1.0) if sigma is None else sigma,
+        mu=config["timestep_mu"] if mu is None else mu,
+        sigma=config["timestep_sigma"] if sigma is None else sigma,
         cfg_dropout=spec.train.cfg_dropout,
         seed=spec.train.seed,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sidestep import adapters
+from sidestep.acestep.recompute import recompute_layers
 from sidestep.runtime.errors import MissingInputError
 from sidestep.runtime.workspace import Workspace, open_workspace
 from sidestep.spec.schema import JobSpec
@@ -92,7 +93,7 @@ def build_trainer(spec: JobSpec, ground: Ground) -> Trainer:
     transformer = ground.model.transformer
     adapter = adapters.inject(transformer, spec.train.adapter, spec.train.seed)
     if spec.train.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
+        recompute_layers(transformer, spec.train.gradient_checkpointing_ratio)
     fabric = ground.machine.fabric()
     return Trainer(
         fabric=fabric,
@@ -109,7 +110,8 @@ def build_trainer(spec: JobSpec, ground: Ground) -> Trainer:
 
 def recipe_of(spec: JobSpec) -> dict[str, Any]:
     """All settings that decide the adapter's numbers. A run goes on only with the same ones."""
-    changes_nothing = {"resume_from", "log_every", "log_heavy_every", "checkpoint", "gradient_checkpointing"}
+    changes_nothing = {"resume_from", "log_every", "log_heavy_every", "checkpoint"}
+    changes_nothing |= {"gradient_checkpointing", "gradient_checkpointing_ratio"}
     train = spec.train.model_dump(mode="json", exclude=changes_nothing)
     tensors = dataset_files(open_store(spec.tensors_place, spec.storage))
     return {

@@ -1,4 +1,4 @@
-"""Which device, which precision, and what makes them repeat themselves: chosen by capability, and logged."""
+"""Which device, precision and attention, and what makes them repeat themselves: by capability, and logged."""
 
 import logging
 import os
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from lightning.fabric import Fabric
 
+from sidestep.acestep.attention import AttentionName, why_no_flash
 from sidestep.runtime.errors import MachineError
 from sidestep.spec.schema import RuntimeSpec
 
@@ -19,6 +20,7 @@ class Machine:
 
     device: torch.device
     precision: str  # bf16 | fp32
+    attention: AttentionName = "sdpa"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -36,11 +38,13 @@ class Machine:
 def choose_machine(runtime: RuntimeSpec) -> Machine:
     """What this machine will use for `runtime`. Raises MachineError where it lacks what is asked for."""
     device = _device(runtime.device)
-    precision = runtime.precision if runtime.precision != "auto" else _precision(device)
-    log.info("Device %s, precision %s", _name(device), precision)
+    precision, because = _precision(runtime.precision, device)
+    log.info("Device %s, precision %s (%s)", _name(device), precision, because)
+    attention, because = _attention(runtime.attention, device, precision)
+    log.info("Attention %s (%s)", attention, because)
     if runtime.deterministic:
         _be_deterministic()
-    return Machine(device, precision)
+    return Machine(device, precision, attention)
 
 
 def _device(wish: str) -> torch.device:
@@ -56,11 +60,44 @@ def _device(wish: str) -> torch.device:
     return torch.device("cuda:0") if device == torch.device("cuda") else device
 
 
-def _precision(device: torch.device) -> str:
-    """bf16 where a GPU computes it natively. A CPU emulates it, 23 times slower than fp32."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
-        return "bf16"
-    return "fp32"
+def _precision(wish: str, device: torch.device) -> tuple[str, str]:
+    """bf16 where a GPU computes it natively, unless something else is wished; and why."""
+    if wish != "auto":
+        return wish, "as the spec says"
+    if device.type == "cpu":
+        return "fp32", "most CPUs emulate bf16, many times slower"
+    if _is_ampere(device):
+        return "bf16", "native on this GPU"
+    return "fp32", "this GPU has no native bf16"
+
+
+def _attention(wish: str, device: torch.device, precision: str) -> tuple[AttentionName, str]:
+    """flash-attn where it is installed and runs, unless something else is wished; and why."""
+    if wish == "sdpa":
+        return "sdpa", "as the spec says"
+    obstacle = _why_no_flash(device, precision)
+    if obstacle is None:
+        return "flash", "flash-attn, with a window in the sliding layers"
+    if wish == "flash":
+        raise MachineError(
+            f"runtime.attention is flash, and {obstacle}\n"
+            "  set it to auto or sdpa: torch's own attention computes the same, somewhat slower"
+        )
+    return "sdpa", f"torch's own, banded in the sliding layers; {obstacle}"
+
+
+def _why_no_flash(device: torch.device, precision: str) -> str | None:
+    if device.type != "cuda":
+        return "flash-attn needs a GPU"
+    if not _is_ampere(device):
+        return "flash-attn needs a GPU of compute capability 8.0 (Ampere) or newer"
+    if precision == "fp32":
+        return "flash-attn computes in half precision only"
+    return why_no_flash()
+
+
+def _is_ampere(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _name(device: torch.device) -> str:

@@ -1,16 +1,22 @@
 """A checkpoint is loaded whole or refused with what is wrong: missing, left over, of another shape."""
 
+import contextlib
 import json
 import shutil
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save, save_file
 
 from sidestep.acestep import load_model, load_text_encoder, load_vae
 from sidestep.acestep.loading import load_null_condition
 from sidestep.acestep.names import diffusers_name, original_name
+from sidestep.acestep.weights import load_exactly, read_weights, weight_files
 from sidestep.runtime.errors import BadDataError, MissingInputError
 
 FOLDER = "acestep-v15-base"
@@ -138,6 +144,51 @@ def test_the_silence_is_loaded_without_running_code(checkpoints: Path) -> None:
 def test_null_condition_alone(tiny_checkpoints: Path) -> None:
     alone = load_null_condition(tiny_checkpoints, FOLDER)
     assert torch.equal(alone, load_model(tiny_checkpoints, "base").condition_encoder.null_condition_emb)
+
+
+def test_no_second_copy_of_the_model_is_in_memory() -> None:
+    """Each tensor that is read is cast and let go before the next one is."""
+    module = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(5))).to("meta")
+    read: list[weakref.ref[torch.Tensor]] = []
+
+    def weights() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in module.state_dict().items():
+            assert sum(reference() is not None for reference in read) <= 1
+            original = torch.zeros(tensor.shape)
+            read.append(weakref.ref(original))
+            yield name, original
+
+    load_exactly(module, weights(), "cpu", torch.bfloat16, source="this")
+    assert len(read) == 10
+    assert {p.dtype for p in module.parameters()} == {torch.bfloat16}
+    assert not any(reference() is not None for reference in read)
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_damaged_weights_are_refused_or_whole(
+    tiny_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Bytes of a header changed, or the file cut: a clear refusal, or tensors; never anything else."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    whole = save({f"decoder.{n}": torch.zeros(2, 3) for n in range(3)})
+    changed = bytearray(whole[: data.draw(st.integers(0, len(whole)))])
+    for place in data.draw(st.lists(st.integers(0, 200), max_size=4)):
+        if place < len(changed):
+            changed[place] = data.draw(st.integers(0, 255))
+    (folder / "model.safetensors").write_bytes(changed)
+    with contextlib.suppress(BadDataError):
+        for name, tensor in read_weights(folder):
+            assert isinstance(name, str) and isinstance(tensor, torch.Tensor)
+
+
+@settings(max_examples=60, deadline=None)
+@given(content=st.binary(max_size=40) | st.from_regex(r'\{"weight_map": ?\{"a": ?.{0,9}\}\}').map(str.encode))
+def test_any_index_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    folder = tmp_path_factory.mktemp("fuzz")
+    (folder / "model.safetensors.index.json").write_bytes(content)
+    with contextlib.suppress(BadDataError, MissingInputError):
+        assert weight_files(folder) == []
 
 
 def test_names_there_and_back(tiny_checkpoints: Path) -> None:

@@ -1,5 +1,10 @@
 """The choice of device and precision, by what the machine can do."""
 
+import logging
+import sys
+from pathlib import Path
+from types import ModuleType
+
 import pytest
 import torch
 
@@ -31,6 +36,58 @@ def test_bf16_where_a_gpu_computes_it(
     assert choose() == Machine(torch.device("cuda:0"), precision)
     assert choose(precision="fp32").precision == "fp32"
     assert choose(device="cpu") == Machine(torch.device("cpu"), "fp32")
+
+
+@pytest.fixture
+def flash_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flash_attn", ModuleType("flash_attn"))
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "attention", "because"),
+    [
+        ((8, 0), "auto", "flash", "flash-attn, with a window in the sliding layers"),
+        ((8, 6), "fp32", "sdpa", "half precision only"),
+        ((7, 5), "bf16", "sdpa", "compute capability 8.0"),
+    ],
+)
+@pytest.mark.usefixtures("flash_installed")
+def test_flash_where_gpu_and_precision_allow_it(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capability: tuple[int, int],
+    precision: str,
+    attention: str,
+    because: str,
+) -> None:
+    caplog.set_level(logging.INFO)
+    pretend_gpu(monkeypatch, capability)
+    assert choose(precision=precision).attention == attention
+    assert caplog.text.count("Attention ") == 1
+    assert f"Attention {attention}" in caplog.text and because in caplog.text
+    assert choose(attention="sdpa").attention == "sdpa"
+    if attention == "sdpa":
+        with pytest.raises(MachineError, match=because):
+            choose(precision=precision, attention="flash")
+
+
+def test_without_flash_installed_or_with_one_that_does_not_load(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+    pretend_gpu(monkeypatch, (9, 0))
+    assert choose().attention == "sdpa"
+    with pytest.raises(MachineError, match="flash-attn is not installed"):
+        choose(attention="flash")
+    (tmp_path / "flash_attn.py").write_text("raise ImportError('undefined symbol: _ZN3c10')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(MachineError, match="does not load: undefined symbol"):
+        choose(attention="flash")
+
+
+def test_flash_is_refused_on_a_cpu() -> None:
+    with pytest.raises(MachineError, match="flash-attn needs a GPU"):
+        choose(attention="flash")
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,108 @@
+"""A model folder's config.json: checked, and completed by what is known of the released models."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sidestep.acestep.layout import ALIASES
+from sidestep.runtime.errors import BadDataError
+
+log = logging.getLogger(__name__)
+
+Size = Annotated[int, Field(ge=1, le=2**20)]
+
+RELEASES: dict[str, dict[str, Any]] = {
+    alias: {
+        "is_turbo": alias.endswith("turbo"),
+        "timestep_mu": -0.4,
+        "timestep_sigma": 1.0,
+        "timbre_fix_frame": 750,
+    }
+    for alias in ALIASES
+}
+"""What the configs of the released models say that diffusers' modules do not carry, but training needs."""
+
+
+class _Config(BaseModel):
+    """What is read of an original config.json. The rest of it stays as it is."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Annotated[int, Field(ge=1, le=1024)]
+    num_attention_heads: Size
+    num_key_value_heads: Size
+    head_dim: Size
+    encoder_hidden_size: Size | None = None
+    encoder_intermediate_size: Size | None = None
+    encoder_num_attention_heads: Size | None = None
+    encoder_num_key_value_heads: Size | None = None
+    num_lyric_encoder_hidden_layers: Annotated[int, Field(ge=1, le=1024)] | None = None
+    num_timbre_encoder_hidden_layers: Annotated[int, Field(ge=1, le=1024)] | None = None
+    text_hidden_dim: Size | None = None
+    timbre_hidden_dim: Size | None = None
+    in_channels: Size | None = None
+    audio_acoustic_hidden_dim: Size | None = None
+    patch_size: Size | None = None
+    sliding_window: Size | None = None
+    layer_types: list[Literal["sliding_attention", "full_attention"]] | None = None
+    rope_theta: Annotated[float, Field(gt=0)] | None = None
+    rope_parameters: dict[str, Any] | None = None
+    rms_norm_eps: Annotated[float, Field(gt=0)] | None = None
+    attention_bias: bool | None = None
+    attention_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    is_turbo: bool | None = None
+    timestep_mu: Annotated[float, Field(ge=-10, le=10)] | None = None
+    timestep_sigma: Annotated[float, Field(gt=0, le=10)] | None = None
+    timbre_fix_frame: Annotated[int, Field(ge=1, le=15_000)] | None = None
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.num_attention_heads % self.num_key_value_heads or self.head_dim % 2:
+            raise ValueError("num_attention_heads must be a multiple of num_key_value_heads, head_dim even")
+        if self.layer_types is not None and len(self.layer_types) != self.num_hidden_layers:
+            raise ValueError(f"layer_types has {len(self.layer_types)} entries, not one per layer")
+        return self
+
+
+def read_config(folder: Path, base_model: str | None = None) -> dict[str, Any]:
+    """A model folder's config.json, with what it leaves out taken from the release it was made from.
+
+    That is `base_model` (an alias such as `turbo`) for a fine-tune; what its own config says wins.
+    Raises BadDataError where it is not the config of an ACE-Step 1.5 model.
+    """
+    path = folder / "config.json"
+    content = read_json(path)
+    try:
+        _Config.model_validate(content)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors()]
+        raise BadDataError(
+            "\n  ".join([f"{path} is not an ACE-Step 1.5 model's:", *problems])
+            + "\n  checkpoint_dir and model_variant must lead to such a model's folder"
+        ) from error
+    config = {key: value for key, value in content.items() if value is not None}
+    if "rope_theta" not in config:  # transformers 5 writes it one level deeper
+        config["rope_theta"] = config.get("rope_parameters", {}).get("rope_theta", 1_000_000)
+    released_as = {name: alias for alias, name in ALIASES.items()}.get(folder.name)
+    base = base_model or released_as or "base"
+    left_out = [key for key in RELEASES[base] if key not in config]
+    if left_out:
+        hint = "" if base_model or released_as else " (base_model names another, where it is another)"
+        log.info("%s leaves out %s: as in %s%s", path, ", ".join(left_out), base, hint)
+    return RELEASES[base] | config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a checkpoint's file. Raises BadDataError where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise BadDataError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise BadDataError(f"{path} does not hold a JSON object")
+    return content
