@@ -4,6 +4,7 @@ A conftest takes the fixture by `from tests.songs import make_spec`.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,12 @@ def song(number: int, frames: int = 24, conditions: int = 6, width: int = 64) ->
     return Sample(
         latents, torch.randn(conditions, width, generator=generator), context, {"caption": f"{number}"}
     )
+
+
+def absurd_song(number: int) -> Sample:
+    """A song whose numbers are finite, as a reader demands, and whose loss is not."""
+    sample = song(number)
+    return replace(sample, target_latents=torch.full_like(sample.target_latents, 1e30))
 
 
 def write_songs(folder: Path, songs: Sequence[Sample]) -> Path:

@@ -10,6 +10,7 @@ from sidestep.acestep.recompute import recompute_layers
 from sidestep.runtime.errors import MissingInputError
 from sidestep.runtime.workspace import Workspace, open_workspace
 from sidestep.spec.schema import JobSpec
+from sidestep.spec.yaml12 import dump_yaml
 from sidestep.storage.commits import CommitLog, Record
 from sidestep.storage.store import Store, open_store
 from sidestep.storage.transfer import pull
@@ -77,11 +78,16 @@ def train(spec: JobSpec) -> TrainResult:
             log.info("Saved %s, loss %.4f", folder, progress.losses[-1])
 
     with Metrics(output.path("runs"), progress.step + 1) as metrics:
+        metrics.describe(dump_yaml(spec.model_dump(mode="json")).decode(), recipe)
         trainer.run(progress, metrics, spec.train.log_every, spec.train.log_heavy_every, save)
 
     output.store.write_bytes("loss.png", loss_curve(progress.losses, progress.evaluations, spec.name))
     _publish(output.store, commits, commits.finish(), workspace)
     result = _result(output, progress)
+    if progress.skipped:
+        log.warning(
+            "%d of %d steps were skipped: see above, and skipped_steps", progress.skipped, result.steps
+        )
     log.info("Loss on fixed draws: %.4f at the start, %.4f at the end", result.first_loss, result.last_loss)
     log.info("Adapter: %s", result.adapter)
     output.send("runs", "logs")
@@ -137,9 +143,14 @@ def _say_what_is_trained(spec: JobSpec, ground: Ground) -> None:
 
 
 def _checkpoint_due(spec: JobSpec, progress: Progress, group: Group, schedule: Schedule) -> str | None:
-    """Where to save after this step; None where nothing is due."""
+    """Where to save after this step; None where nothing is due.
+
+    Nothing is within a row of skipped steps: should it stop the run, the newest checkpoint is from before.
+    """
     epoch, every = group.epoch + 1, spec.train.checkpoint.every_epochs
     is_last = progress.step == schedule.total_steps
+    if progress.skipped_in_row and not is_last:
+        return None
     if group.ends_epoch and (epoch % every == 0 or is_last):
         return f"{CHECKPOINTS_FOLDER}/checkpoint-epoch-{epoch}"
     return f"{CHECKPOINTS_FOLDER}/checkpoint-step-{progress.step}" if is_last else None

@@ -2,10 +2,15 @@
 
 Everything random is keyed by the run's seed and the micro-batch's number, and everything planned is a
 function of the step. So the loop can stop after any step and go on elsewhere from `Progress` alone.
+
+A step whose loss or gradient is not finite is skipped: it changes neither weights nor optimizer, and
+counts as a step. Ten in a row stop the run, as its weights have left what can be trained.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite, nan
 
 import torch
 from lightning.fabric import Fabric
@@ -13,14 +18,18 @@ from torch import Tensor, nn
 
 from sidestep.adapters import Adapter
 from sidestep.data.tensors import Sample
+from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.progress import track
 from sidestep.training import draws
 from sidestep.training.checkpoint import Progress
 from sidestep.training.flow import Law, draw_batch, flow_loss
-from sidestep.training.metrics import Metrics
+from sidestep.training.metrics import Metrics, Pace, peak_memory
 from sidestep.training.schedule import Group, Schedule
 
+log = logging.getLogger(__name__)
+
 EVALUATION_DRAWS = 16
+SKIPPED_LIMIT = 10
 
 
 @dataclass
@@ -45,8 +54,12 @@ class Trainer:
         log_heavy_every: int,
         save: Callable[[Progress, Group], None],
     ) -> None:
-        """Train from `progress` to the schedule's end; `save` is asked after each step whether to save."""
+        """Train from `progress` to the schedule's end; `save` is asked after each step whether to save.
+
+        Raises BadSpecError where `SKIPPED_LIMIT` steps in a row were skipped, or all of a shorter run.
+        """
         total = self.schedule.total_steps
+        pace = Pace()
         if progress.step == 0:
             self.evaluate(progress, metrics)
         with track("Training", total=total, unit="steps", done=progress.step) as bar:
@@ -56,19 +69,29 @@ class Trainer:
                 loss, grad_norm = self.step(group, lr)
                 progress.step += 1
                 progress.losses.append(loss)
+                _count_skipped(progress, loss, grad_norm)
+                pace.add(len(group.samples))
                 if progress.step % log_every == 0:
                     metrics.scalar("loss/train", loss, progress.step)
                     metrics.scalar("lr", lr, progress.step)
+                    metrics.scalar("skipped_steps", progress.skipped, progress.step)
                 if progress.step % log_heavy_every == 0:
                     metrics.scalar("grad_norm/total", grad_norm, progress.step)
                     metrics.gradient_norms(self.adapter.parameters(), progress.step)
+                    metrics.scalar("samples_per_second", pace.rate(), progress.step)
+                    metrics.scalar("memory/peak_gb", peak_memory(self.fabric.device), progress.step)
+                    metrics.timesteps(self.timesteps(group, log_heavy_every, progress.step), progress.step)
+                _refuse_to_diverge(progress, min(SKIPPED_LIMIT, total))
                 if progress.step == total:
                     self.evaluate(progress, metrics)
                 save(progress, group)
                 bar.advance(1, note=f"epoch {group.epoch + 1}/{self.schedule.epochs}, loss {loss:.4f}")
 
     def step(self, group: Group, lr: float) -> tuple[float, float]:
-        """One optimizer step: the group's mean loss, and the norm of its gradient before clipping."""
+        """One optimizer step: the group's mean loss, and the norm of its gradient before clipping.
+
+        Where one of them is not finite, weights and optimizer stay as they are.
+        """
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         losses = []
@@ -78,22 +101,34 @@ class Trainer:
             # Divided by the group's own size: an epoch's short last group weighs each song the same.
             self.fabric.backward(loss / len(group.samples))
             losses.append(loss.detach())
-        norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.max_grad_norm)
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = lr
-        self.optimizer.step()
+        norm = self.fabric.clip_gradients(
+            self.model, self.optimizer, max_norm=self.max_grad_norm, error_if_nonfinite=False
+        )
         assert norm is not None
-        return float(torch.stack(losses).mean()), float(norm)
+        loss_now, norm_now = float(torch.stack(losses).mean()), float(norm)
+        if isfinite(loss_now) and isfinite(norm_now):
+            for parameters in self.optimizer.param_groups:
+                parameters["lr"] = lr
+            self.optimizer.step()
+        return loss_now, norm_now
 
     def loss(self, sample: Sample, index: int, law: Law) -> Tensor:
         """The flow loss of one micro-batch."""
         return flow_loss(self.model, draw_batch(sample, self.null_condition, law, index, self.fabric.device))
+
+    def timesteps(self, group: Group, steps: int, step: int) -> Tensor:
+        """t of all micro-batches in the last `steps` steps, of which `group` was the last, number `step`."""
+        first = self.schedule.group(max(step - steps, 0)).first_index
+        return torch.cat(
+            [self.law.timestep(index) for index in range(first, group.first_index + len(group.samples))]
+        )
 
     @torch.no_grad()
     def evaluate(self, progress: Progress, metrics: Metrics) -> None:
         """The mean loss over draws that are the same at every step, with dropout off and all conditions.
 
         The loss of single steps is ruled by the noise level that they drew; this one shows learning.
+        Draws whose loss is not finite are left out; NaN where no other is left.
         """
         self.model.eval()
         law = replace(self.law, seed=draws.key(self.law.seed, "evaluation"), cfg_dropout=0)
@@ -101,5 +136,27 @@ class Trainer:
             self.loss(self.samples[index % len(self.samples)], index, law)
             for index in range(EVALUATION_DRAWS)
         ]
-        progress.evaluations[progress.step] = float(torch.stack(losses).mean())
+        finite = [loss for loss in torch.stack(losses).tolist() if isfinite(loss)]
+        progress.evaluations[progress.step] = sum(finite) / len(finite) if finite else nan
         metrics.scalar("loss/eval", progress.evaluations[progress.step], progress.step)
+
+
+def _count_skipped(progress: Progress, loss: float, grad_norm: float) -> None:
+    if isfinite(loss) and isfinite(grad_norm):
+        progress.skipped_in_row = 0
+        return
+    progress.skipped += 1
+    progress.skipped_in_row += 1
+    what = "gradient" if isfinite(loss) else "loss"
+    log.warning("Step %d is skipped: its %s is not finite", progress.step, what)
+
+
+def _refuse_to_diverge(progress: Progress, limit: int) -> None:
+    if progress.skipped_in_row < limit:
+        return
+    raise BadSpecError(
+        f"training has diverged: the loss or its gradient was not finite in {limit} steps in a row, "
+        f"the last of them step {progress.step}\n"
+        "  the newest checkpoint is from before that; the same settings would end here again\n"
+        "  begin a new output_dir with a lower train.lr, or with runtime.precision fp32 if it was another"
+    )

@@ -1,18 +1,27 @@
-"""What a person watches: TensorBoard scalars while it trains, and the loss curve as a picture."""
+"""What a person watches: TensorBoard while it trains, and the loss curve as a picture."""
 
+import json
+import math
 import re
+import resource
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from sidestep.storage.canonical import png_bytes
+from sidestep.storage.local import local_errors
 
 SMOOTHING = 0.05
+TIMESTEP_BINS = np.linspace(0, 1, 41)
 
 
 class Metrics:
@@ -20,7 +29,9 @@ class Metrics:
 
     def __init__(self, folder: Path, first_step: int) -> None:
         """Events of an earlier attempt from `first_step` on are declared void."""
-        self._writer = SummaryWriter(str(folder), purge_step=first_step)
+        self._folder = folder
+        with local_errors(folder):
+            self._writer = SummaryWriter(str(folder), purge_step=first_step)
 
     def __enter__(self) -> Self:
         return self
@@ -28,10 +39,31 @@ class Metrics:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
+        with local_errors(self._folder):
+            self._writer.close()
+
+    def describe(self, spec: str, settings: Mapping[str, Any]) -> None:
+        """The spec as text (YAML), and `settings` as hyperparameters, to compare runs by `loss/eval`."""
+        plain = {
+            name: value if isinstance(value, bool | int | float | str | None) else json.dumps(value)
+            for name, value in settings.items()
+        }
+        with local_errors(self._folder):
+            self._writer.add_text("spec", f"```yaml\n{spec}```")
+            # Not add_hparams: it would make another run of them, in a folder named by the time. Of the three
+            # summaries that it writes, the last says that the run has ended well, which nobody knows yet.
+            events: Any = self._writer.file_writer
+            for summary in hparams(plain, {"loss/eval": None})[:2]:
+                events.add_summary(summary)
 
     def scalar(self, tag: str, value: float, step: int) -> None:
-        self._writer.add_scalar(tag, value, step)
+        with local_errors(self._folder):  # the writer's thread meets them, and its next call raises them
+            self._writer.add_scalar(tag, value, step)
+
+    def timesteps(self, timesteps: Tensor, step: int) -> None:
+        """A histogram of the timesteps t that were trained on, from 0 (clean) to 1 (noise)."""
+        with local_errors(self._folder):
+            self._writer.add_histogram("timesteps", timesteps, step, bins=TIMESTEP_BINS)
 
     def gradient_norms(self, parameters: Mapping[str, Parameter], step: int) -> None:
         """`grad_norm/<layer>` for each layer of the decoder, over the adapter's parameters in it."""
@@ -39,7 +71,31 @@ class Metrics:
             self.scalar(f"grad_norm/{layer}", norm, step)
 
     def flush(self) -> None:
-        self._writer.flush()
+        with local_errors(self._folder):
+            self._writer.flush()
+
+
+class Pace:
+    """How many samples a second went through since the rate was last asked for."""
+
+    def __init__(self) -> None:
+        self._since, self._samples = time.monotonic(), 0
+
+    def add(self, samples: int) -> None:
+        self._samples += samples
+
+    def rate(self) -> float:
+        now = time.monotonic()
+        rate = self._samples / (now - self._since)
+        self._since, self._samples = now, 0
+        return rate
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory in use so far, in GB (10^9 bytes): the GPU's, or this process's on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
 
 
 def layer_gradient_norms(parameters: Mapping[str, Parameter]) -> dict[str, float]:
@@ -62,7 +118,11 @@ def loss_curve(losses: list[float], evaluations: Mapping[int, float], title: str
     steps = range(1, len(losses) + 1)
     smooth: list[float] = []
     for loss in losses:
-        smooth.append(loss if not smooth else smooth[-1] + SMOOTHING * (loss - smooth[-1]))
+        before = smooth[-1] if smooth else math.nan
+        if not math.isfinite(loss):  # a skipped step: a gap in the curve, none in the mean
+            smooth.append(before)
+        else:
+            smooth.append(before + SMOOTHING * (loss - before) if math.isfinite(before) else loss)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(steps, losses, color="#9ecae1", linewidth=0.8, label="each step")

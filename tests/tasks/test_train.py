@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -13,15 +14,17 @@ import torch
 
 from sidestep import adapters
 from sidestep.acestep import load_model
-from sidestep.data.tensors import read_sample
+from sidestep.cli import main
+from sidestep.data.tensors import Sample, read_sample
 from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
 from sidestep.spec.schema import JobSpec
 from sidestep.storage.commits import CommitLog
 from sidestep.storage.store import open_store
 from sidestep.tasks.train import train
 from sidestep.training.flow import Law, draw_batch, flow_loss
+from sidestep.training.loop import Trainer
 from tests.s3 import S3Server
-from tests.songs import MakeSpec, song, write_songs
+from tests.songs import MakeSpec, absurd_song, song, write_songs
 
 
 class Stopped(Exception):
@@ -184,16 +187,78 @@ def test_tensorboard_and_the_curve(make_spec: MakeSpec, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train(make_spec(epochs=3, log_heavy_every=2))
-    events = EventAccumulator(str(tmp_path / "out" / "runs"))
+    events = EventAccumulator(str(tmp_path / "out" / "runs"), size_guidance={"histograms": 0})
     events.Reload()
     tags = set(events.Tags()["scalars"])
     layers = {f"grad_norm/layers.{n}" for n in range(4)}
-    assert {"loss/train", "loss/eval", "lr", "grad_norm/total"} | layers == tags
+    watched = {"loss/train", "loss/eval", "lr", "skipped_steps", "samples_per_second", "memory/peak_gb"}
+    assert watched | {"grad_norm/total"} | layers == tags
     assert [event.step for event in events.Scalars("loss/train")] == [1, 2, 3, 4, 5, 6]
     assert [event.step for event in events.Scalars("grad_norm/total")] == [2, 4, 6]
     assert [event.step for event in events.Scalars("loss/eval")] == [0, 6]
+    assert [event.value for event in events.Scalars("skipped_steps")] == [0] * 6
+    assert all(event.value > 0 for event in events.Scalars("samples_per_second"))
+    assert 0.01 < events.Scalars("memory/peak_gb")[-1].value < 100
+    histograms = events.Histograms("timesteps")
+    assert [event.step for event in histograms] == [2, 4, 6]
+    assert sum(event.histogram_value.num for event in histograms) == 9  # three songs, three times
+    (shown,) = events.Tensors("spec/text_summary")
+    fenced = shown.tensor_proto.string_val[0].decode()
+    assert fenced == f"```yaml\n{(tmp_path / 'out' / 'job.yaml').read_text()}```"
+    assert list((tmp_path / "out" / "runs").iterdir()) == list((tmp_path / "out" / "runs").glob("events.*"))
+    hyperparameters = settings_shown(events)
+    assert hyperparameters["train.lr"] == 1e-2
+    assert hyperparameters["train.mode"] == "corrected"
+    assert '"rank": 4' in hyperparameters["train.adapter"]
     assert (tmp_path / "out" / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert JobSpec.load(tmp_path / "out" / "job.yaml").train.epochs == 3
+
+
+def settings_shown(events: Any) -> dict[str, Any]:
+    """The hyperparameters as TensorBoard's page of them reads them."""
+    from tensorboard.plugins.hparams import metadata
+
+    content = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+    found = metadata.parse_session_start_info_plugin_data(content).hparams
+    return {name: getattr(value, value.WhichOneof("kind")) for name, value in found.items()}
+
+
+def test_a_resumed_run_counts_the_steps_skipped_before(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_songs(tmp_path / "songs", [song(0), absurd_song(1), song(2)])
+    settings = {"dataset_dir": folder, "accumulation": 1, "epochs": 4, "checkpoint": {"every_epochs": 1}}
+    train(make_spec("whole", **settings))
+    train_until_stopped(make_spec("cut", **settings), monkeypatch, commits=2)
+    caplog.clear()
+    train(make_spec("cut", **settings))
+    assert "4 of 12 steps were skipped" in caplog.text
+    (whole, losses), (cut, losses_of_cut) = (
+        outcome(make_spec(name, **settings)) for name in ("whole", "cut")
+    )
+    assert cut == whole
+    assert repr(losses_of_cut) == repr(losses) and repr(losses).count("inf") == 4
+
+
+def test_a_run_that_diverges_leaves_its_last_good_checkpoint_the_newest(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command: exit code 78, one message, no traceback; every epoch from the fourth on is lost."""
+    original = Trainer.loss
+
+    def loss(self: Trainer, sample: Sample, index: int, law: Law) -> torch.Tensor:
+        found = original(self, sample, index, law)
+        return found * math.nan if law.seed == 42 and index >= 7 else found
+
+    monkeypatch.setattr(Trainer, "loss", loss)
+    spec = make_spec(accumulation=1, epochs=9, checkpoint={"every_epochs": 1})
+    Path("job.json").write_text(spec.model_dump_json())
+    assert main(["train", "--config", "job.json"]) == 78
+    said = capsys.readouterr().err
+    assert "error: training has diverged" in said and "Traceback" not in said
+    assert "Step 8 is skipped: its loss is not finite" in said
+    assert CommitLog(open_store(spec.output_place, spec.storage)).records()[-1].step == 6
+    assert not (tmp_path / "out" / "adapter").exists()
 
 
 def test_corrected_on_turbo_is_noticed(make_spec: MakeSpec, caplog: pytest.LogCaptureFixture) -> None:

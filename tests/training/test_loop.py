@@ -1,12 +1,17 @@
 """What a step does: accumulation, dropout of conditions, learning, and numbers that repeat."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from sidestep.acestep import load_model
+from sidestep.data.tensors import Sample
+from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.workspace import open_workspace
 from sidestep.spec.schema import JobSpec
 from sidestep.tasks.model import prepare_ground
@@ -15,7 +20,8 @@ from sidestep.training.checkpoint import Progress
 from sidestep.training.flow import Law, draw_batch, flow_loss
 from sidestep.training.loop import Trainer
 from sidestep.training.metrics import Metrics
-from tests.songs import MakeSpec, song, write_songs
+from sidestep.training.schedule import Group
+from tests.songs import MakeSpec, absurd_song, song, write_songs
 
 
 def trainer_of(spec: JobSpec) -> Trainer:
@@ -139,3 +145,81 @@ def test_flow_loss_in_bf16_keeps_the_timestep_fine(tiny_checkpoints: Path) -> No
         wanted = float(flow_loss(exact, batch))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert float(flow_loss(rough, batch)) == pytest.approx(wanted, rel=0.02)
+
+
+def run(trainer: Trainer, progress: Progress, save: Any = lambda *_: None) -> None:
+    with Metrics(Path("runs"), progress.step + 1) as metrics:
+        trainer.run(progress, metrics, 1, 50, save)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_counts(make_spec: MakeSpec) -> None:
+    """One song of three is absurd: its steps are skipped, the others train on."""
+    folder = write_songs(Path("songs"), [song(0), absurd_song(1), song(2)])
+    trainer = trainer_of(make_spec(dataset_dir=folder, accumulation=1, epochs=2))
+    states: list[dict[str, Tensor]] = []
+
+    def keep(progress: Progress, group: Group) -> None:
+        optimizer = trainer.optimizer.state.values()
+        parts = {n: p.detach().clone() for n, p in trainer.adapter.parameters().items()}
+        parts |= {f"{n}.{key}": v.clone() for n, state in enumerate(optimizer) for key, v in state.items()}
+        states.append(parts)
+
+    progress = Progress()
+    run(trainer, progress, keep)
+    absurd = [step for step in range(6) if trainer.schedule.group(step).samples == (1,)]
+    assert [step for step, loss in enumerate(progress.losses) if not math.isfinite(loss)] == absurd
+    assert (progress.step, progress.skipped) == (6, 2)
+    for step in range(1, 6):
+        before, after = states[step - 1], states[step]
+        same = before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in after)
+        assert same == (step in absurd)
+    assert all(torch.isfinite(part).all() for part in states[-1].values())
+    assert math.isfinite(progress.evaluations[6])  # over the songs that are sound
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_ten_in_a_row_end_the_run(make_spec: MakeSpec, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_of(make_spec(accumulation=1, epochs=10))
+    original = Trainer.loss
+    bad = {4, *range(7, 16), *range(17, 40)}  # one alone, nine in a row, and then without end
+
+    def loss(self: Trainer, sample: Sample, index: int, law: Law) -> Tensor:
+        found = original(self, sample, index, law)
+        if law.seed != trainer.law.seed or index not in bad:
+            return found
+        return found * math.nan if where == "loss" else NotFiniteBackwards.apply(found)
+
+    monkeypatch.setattr(Trainer, "loss", loss)
+    progress = Progress()
+    with pytest.raises(BadSpecError, match="not finite in 10 steps in a row, the last of them step 27\n"):
+        run(trainer, progress)
+    assert (progress.skipped, progress.skipped_in_row) == (1 + 9 + 10, 10)
+
+
+class NotFiniteBackwards(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, loss: Tensor) -> Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return gradient * math.inf
+
+
+def test_a_short_run_that_skips_every_step_has_not_succeeded(make_spec: MakeSpec) -> None:
+    folder = write_songs(Path("songs"), [absurd_song(0)])
+    progress = Progress()
+    with pytest.raises(BadSpecError, match="not finite in 3 steps in a row"):
+        run(trainer_of(make_spec(dataset_dir=folder, epochs=3)), progress)
+    assert math.isnan(progress.evaluations[0])
+
+
+def test_the_histogram_shows_the_timesteps_that_were_trained_on(make_spec: MakeSpec) -> None:
+    folder = write_songs(Path("seven"), [song(n) for n in range(7)])
+    trainer = trainer_of(make_spec(dataset_dir=folder, accumulation=4))
+    drawn = [
+        draw_batch(song(0), torch.zeros(1, 1, 64), trainer.law, index, "cpu").timesteps for index in range(21)
+    ]
+    # Steps take 4, 3, 4, 3, … songs: the last three up to number 5 begin with micro-batch 7.
+    assert torch.equal(trainer.timesteps(trainer.schedule.group(4), 3, 5), torch.cat(drawn[7:18]))
+    assert torch.equal(trainer.timesteps(trainer.schedule.group(1), 50, 2), torch.cat(drawn[:7]))
