@@ -8,6 +8,7 @@ memory is linear in the length:
 - `flash`, where the package flash-attn is installed: its kernel takes the window as such.
 """
 
+from importlib import import_module
 from typing import Literal
 
 import torch
@@ -59,7 +60,7 @@ class WindowedAttnProcessor:
 def why_no_flash() -> str | None:
     """Why flash-attn cannot be used on this machine; None where it can. Its import needs its own CUDA."""
     try:
-        import flash_attn  # noqa: F401
+        import_module("flash_attn")
     except ImportError as error:
         is_absent = isinstance(error, ModuleNotFoundError) and error.name == "flash_attn"
         return "flash-attn is not installed" if is_absent else f"flash-attn does not load: {error}"
