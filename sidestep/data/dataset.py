@@ -1,6 +1,6 @@
-"""Which songs there are and what is known of each: from a dataset JSON, or simply a folder of songs.
+"""Which songs there are and what is known of each: from a dataset JSON, or a folder of songs and texts.
 
-No song is read here, only listings: hundreds of songs in a bucket are checked in seconds.
+No song is read here, only listings and texts: hundreds of songs in a bucket are checked in seconds.
 """
 
 import logging
@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from sidestep.data.audio import AUDIO_SUFFIXES
-from sidestep.data.entries import Entry, Metadata, TagPosition, read_dataset
+from sidestep.data.entries import Entry, Metadata, TagPosition, read_dataset, validated
 from sidestep.data.places import SongFinder
+from sidestep.data.sidecar import read_sidecar, sidecar_of
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.spec.schema import JobSpec
 from sidestep.storage.store import FileInfo, Store, open_store
@@ -70,28 +71,70 @@ def caption_from_name(path: str) -> str:
     return posixpath.splitext(posixpath.basename(path))[0].replace("_", " ").replace("-", " ")
 
 
-def _songs_of_folder(folder: Store) -> list[Song]:
-    """All songs below a folder. Hidden files are left out: macOS puts `._song.mp3` beside each song."""
-    songs = [
-        Song(folder, file, caption=caption_from_name(file.path))
-        for file in folder.list()
-        if file.path.lower().endswith(AUDIO_SUFFIXES) and not posixpath.basename(file.path).startswith(".")
+def by_store(songs: list[Song]) -> list[tuple[Store, list[FileInfo]]]:
+    """The files of songs by where they are: a dataset's may lie beside its JSON and in audio_dir."""
+    stores = {song.store.place: song.store for song in songs}
+    return [
+        (store, [song.file for song in songs if song.store.place == place]) for place, store in stores.items()
     ]
-    if not songs:
+
+
+def _songs_of_folder(folder: Store) -> list[Song]:
+    """All songs below a folder, with what the texts beside them say.
+
+    Hidden files are left out: macOS puts `._song.mp3` beside each song.
+    """
+    listed = {file.path: file for file in folder.list()}
+    files = [
+        file
+        for path, file in listed.items()
+        if path.lower().endswith(AUDIO_SUFFIXES) and not posixpath.basename(path).startswith(".")
+    ]
+    if not files:
         raise MissingInputError(
             f"there are no songs in {folder.place} and its folders\n"
             f"  looked for: *{' *'.join(AUDIO_SUFFIXES)}"
         )
-    if problems := [f"{song.path}: the file is empty" for song in songs if not song.file.size]:
+
+    def read_text(file: FileInfo) -> dict[str, str] | BadDataError:
+        sidecar = sidecar_of(file.path)
+        try:
+            if folder.local_root:
+                folder.info(file.path)  # refuses a link that leads out, which a listing shows as a file
+            return read_sidecar(folder.read_bytes(sidecar), sidecar) if sidecar in listed else {}
+        except BadDataError as error:
+            return error
+
+    songs: list[Song] = []
+    entries: list[Entry] = []
+    problems: list[str] = []
+    unused: set[str] = set()
+    with ThreadPoolExecutor(folder.options.connections) as pool:
+        texts = list(pool.map(read_text, files))
+    for file, text in zip(files, texts, strict=True):
+        if isinstance(text, BadDataError):
+            problems.append(str(text))
+            continue
+        where = sidecar_of(file.path) if text else file.path
+        if entry := validated(Entry, {**text, "audio_path": file.path}, where, problems):
+            unused |= text.keys() - Entry.model_fields.keys()
+            entries.append(entry)
+            songs.append(_song(folder, file, entry, Metadata()))
+    if problems:
         raise BadDataError(_report(folder.place, problems))
-    return songs
+    _say_unused(unused, folder.place)
+    return _choose_genres(songs, entries, ratio=0)
+
+
+def _say_unused(fields: set[str], place: str) -> None:
+    if fields:
+        log.info("Fields of %s that are not used: %s", place, ", ".join(sorted(fields)))
 
 
 def _songs_of_json(folder: Store, name: str, audio_dir: Store | None) -> list[Song]:
     place = f"{folder.place}/{name}"
     dataset = read_dataset(folder.read_bytes(name), place)
-    if dataset.unused_fields:
-        log.info("Fields of %s that are not used: %s", place, ", ".join(sorted(dataset.unused_fields)))
+    _say_unused(dataset.unused_fields, place)
     finder = SongFinder(folder, audio_dir)
 
     def find(entry: Entry) -> tuple[Store, FileInfo] | BadDataError | MissingInputError:
@@ -113,8 +156,6 @@ def _songs_of_json(folder: Store, name: str, audio_dir: Store | None) -> list[So
             problems.append(f"{where}: {result}")
         else:
             song = _song(*result, entry, dataset.metadata)
-            if not song.file.size:
-                problems.append(f"{where}: the file is empty")
             if first.setdefault(song.place, number) != number:
                 problems.append(f"{where}: the same file as sample {first[song.place]}")
             songs.append(song)

@@ -5,7 +5,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 from sidestep.runtime.errors import BadDataError
 
@@ -68,7 +76,10 @@ class _Fields(BaseModel):
 class Entry(_Fields):
     """One sample: a song's path, and what the dataset says of it. 0 bpm means that nobody knows."""
 
-    audio_path: Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$"), AfterValidator(_utf8)]
+    # Upstream Side-Step reads `filename` where there is no path.
+    audio_path: Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$"), AfterValidator(_utf8)] = Field(
+        validation_alias=AliasChoices("audio_path", "filename")
+    )
     caption: Text = ""
     lyrics: Text = ""
     genre: Text = ""
@@ -110,10 +121,8 @@ def read_dataset(content: bytes, place: str) -> Dataset:
     """
     raw_metadata, samples = _parts(content, place)
     problems: list[str] = []
-    metadata = _validated(Metadata, raw_metadata, "metadata", problems) or Metadata()
-    read = {
-        n: _validated(Entry, sample, f"sample {n}", problems) for n, sample in enumerate(samples, start=1)
-    }
+    metadata = validated(Metadata, raw_metadata, "metadata", problems) or Metadata()
+    read = {n: validated(Entry, sample, f"sample {n}", problems) for n, sample in enumerate(samples, start=1)}
     entries = {number: entry for number, entry in read.items() if entry}
     fields = {field for sample in samples if isinstance(sample, dict) for field in sample}
     return Dataset(metadata, entries, problems, fields - _OF_THE_APP - set(Entry.model_fields))
@@ -139,7 +148,7 @@ def _parts(content: bytes, place: str) -> tuple[Any, list[Any]]:
 Model = TypeVar("Model", bound=_Fields)
 
 
-def _validated(model: type[Model], value: Any, where: str, problems: list[str]) -> Model | None:
+def validated(model: type[Model], value: Any, where: str, problems: list[str]) -> Model | None:
     """`value` as a `model`; or None, with all that is wrong with it added to `problems`."""
     if not isinstance(value, dict):
         problems.append(f"{where}: should be an object with fields, not {_short(value)}")

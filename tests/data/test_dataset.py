@@ -40,10 +40,71 @@ def test_a_folder_without_songs(place_files):
         read_songs(spec(audio_dir=str(place_files("a.txt"))))
 
 
-def test_empty_files_in_a_folder_are_all_named(place_files):
-    folder = place_files("a.mp3", "b.mp3", content=b"")
-    with pytest.raises(BadDataError, match=r"(?s)2 problems.*a\.mp3: the file is empty.*b\.mp3"):
+SIDECAR = """\ufeffCaption: A slow blues: dry guitar
+genre: blues
+bpm: 72
+
+key: E minor
+signature: 3/4
+language: en
+custom_tag: mine
+is_instrumental: false
+repeat: 1
+lyrics: [Verse]
+La la: la
+
+caption: this is sung
+"""
+
+
+def test_a_sidecar_says_what_a_json_would(place_files, caplog):
+    folder = place_files("sub/a.b.mp3", "c.mp3", "a.txt")
+    (folder / "sub/a.b.txt").write_text(SIDECAR, encoding="utf-8")
+    with caplog.at_level("INFO", logger="sidestep"):
+        other, song = read_songs(spec(audio_dir=str(folder)))
+    assert other.path == "c.mp3" and other.is_instrumental and other.caption == "c"
+    assert (song.caption, song.genre, song.bpm) == ("A slow blues: dry guitar", "blues", 72)
+    assert (song.keyscale, song.timesignature, song.language) == ("E minor", "3/4", "en")
+    assert song.lyrics == "[Verse]\nLa la: la\n\ncaption: this is sung"
+    assert (song.custom_tag, song.is_instrumental, song.uses_genre) == ("mine", False, False)
+    assert "not used: repeat" in caplog.text
+
+
+def test_a_sidecar_may_be_empty_and_may_choose_the_genre(place_files):
+    folder = place_files("a.mp3", "b.mp3")
+    (folder / "a.txt").write_text("")
+    (folder / "b.txt").write_text("genre: rock\nprompt_override: genre\nlyrics:")
+    a, b = read_songs(spec(audio_dir=str(folder)))
+    assert (a.caption, a.lyrics) == ("a", "[Instrumental]")
+    assert b.uses_genre and b.lyrics == "[Instrumental]"
+
+
+def test_what_is_wrong_with_sidecars_is_said_at_once(place_files):
+    folder = place_files("a.mp3", "b.mp3", "c.mp3", "d.mp3")
+    (folder / "a.txt").write_text("bpm: fast\nprompt_override: lyrics")
+    (folder / "b.txt").write_text("Just a text")
+    (folder / "c.txt").write_bytes(b"caption: caf\xe9")
+    with pytest.raises(BadDataError) as caught:
         read_songs(spec(audio_dir=str(folder)))
+    text = str(caught.value)
+    assert "4 problems" in text
+    for said in (
+        'a.txt, bpm: should be a number, not "fast"',
+        "a.txt, prompt_override: ",
+        "b.txt: line 1 should be `field: value`",
+        "c.txt is not UTF-8 text",
+    ):
+        assert said in text
+
+
+def test_a_link_out_of_a_folder_is_refused(place_files):
+    folder = place_files("songs/a.mp3", "secret.mp3", "secret.txt")
+    for name in ("b.mp3", "a.txt"):
+        (folder / "songs" / name).symlink_to(folder / f"secret{name[1:]}")
+    with pytest.raises(
+        BadDataError, match=r"2 problems(.|\n)*a\.txt is a symbolic link out(.|\n)*b\.mp3 is a"
+    ):
+        read_songs(spec(audio_dir=str(folder / "songs")))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +261,6 @@ def test_a_link_out_is_refused(place_files, read, folder):
 
 def test_everything_wrong_is_said_at_once(place_files, read):
     place_files("set/a.mp3", "audio/x/twice.mp3", "audio/y/twice.mp3")
-    place_files("set/empty.mp3", content=b"")
     samples = [
         {"audio_path": "a.mp3", "bpm": "fast", "is_instrumental": "perhaps"},
         {"audio_path": "a.mp3"},
@@ -209,7 +269,7 @@ def test_everything_wrong_is_said_at_once(place_files, read):
         "a.mp3",
         {"audio_path": "gone.mp3"},
         {"audio_path": "twice.mp3"},
-        {"audio_path": "empty.mp3"},
+        {"filename": "../gone.mp3"},
         {"audio_path": "a.mp3", "lyrics": ["La"], "bpm": -3},
         {"audio_path": "a\u0000b.mp3"},
         {"audio_path": "a.mp3", "caption": "\ud800"},
@@ -229,7 +289,7 @@ def test_everything_wrong_is_said_at_once(place_files, read):
         'sample 5: should be an object with fields, not "a.mp3"',
         "sample 6, audio_path 'gone.mp3': there is no such file in",
         "sample 7, audio_path 'twice.mp3': fits several files in",
-        "sample 8, audio_path 'empty.mp3': the file is empty",
+        "sample 8, audio_path '../gone.mp3': leads out of",
         'sample 9, lyrics: Input should be a valid string, not ["La"]',
         "sample 9, bpm: ",
         "sample 10, audio_path: ",
