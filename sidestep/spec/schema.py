@@ -71,6 +71,8 @@ Place = Annotated[
 ]
 """Where something is: a path, or a URI such as s3://bucket/prefix."""
 
+Scheduler = Literal["cosine", "cosine_restarts", "linear", "constant", "constant_with_warmup"]
+
 
 class Section(BaseModel):
     """Base of all parts: unknown keys are refused, and a spec does not change once it is checked."""
@@ -173,17 +175,24 @@ class TrainSpec(Section):
     adapter: AdapterSpec = AdapterSpec()
     epochs: int = Field(100, ge=1, description="Passes over the dataset.")
     max_steps: int | None = Field(None, ge=1, description="Optimizer steps after which training ends early.")
-    lr: float = Field(
-        1e-4,
+    optimizer_type: Literal["adamw", "adamw8bit", "adafactor", "prodigy"] = Field(
+        "adamw",
+        description="adamw; adamw8bit (a quarter of its memory; needs bitsandbytes); adafactor (next to no "
+        "memory); prodigy (finds the learning rate itself).",
+        json_schema_extra={"aliases": ["--optimizer"]},
+    )
+    lr: float | None = Field(
+        None,
         gt=0,
         le=10,
-        description="Peak learning rate.",
+        validate_default=True,
+        description="Peak learning rate; by default the optimizer's: 1e-4, and 1.0 for prodigy.",
         json_schema_extra={"aliases": ["--learning-rate"]},
     )
     warmup_steps: int = Field(
         100, ge=0, description="Optimizer steps of linear warm-up, at most a tenth of the run."
     )
-    weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's decoupled weight decay.")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay.")
     accumulation: int = Field(
         4,
         ge=1,
@@ -206,6 +215,14 @@ class TrainSpec(Section):
     seed: int = Field(42, ge=0, lt=2**32, description="Seed of every random draw.")
     gradient_checkpointing: bool = Field(
         True, description="Recompute activations in the backward pass: far less memory, 10-30 % slower."
+    )
+    scheduler: Scheduler | None = Field(
+        None,
+        validate_default=True,
+        description="How the learning rate goes on after warm-up: cosine (to 1 % at the end), "
+        "cosine_restarts (four times), linear (to 1 %), or constant_with_warmup; constant has no warm-up. "
+        "By default cosine, and constant for prodigy.",
+        json_schema_extra={"aliases": ["--scheduler-type"]},
     )
     gradient_checkpointing_ratio: float = Field(
         1.0,
@@ -258,6 +275,16 @@ class RuntimeSpec(Section):
         if not value:
             raise ValueError("cannot be switched off: training never loads the encoders")
         return value
+    @field_validator("lr", "scheduler")
+    @classmethod
+    def _what_suits_the_optimizer(cls, value: Any, info: ValidationInfo) -> Any:
+        """Stands in the resolved spec, so that job.yaml and a run's log say what is used."""
+        if value is None:
+            prodigy = info.data.get("optimizer_type") == "prodigy"
+            suits = {"lr": 1.0, "scheduler": "constant"} if prodigy else {"lr": 1e-4, "scheduler": "cosine"}
+            return suits[str(info.field_name)]
+        return value
+
 
 
 class StorageSpec(Section):

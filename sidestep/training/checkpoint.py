@@ -41,16 +41,16 @@ def checkpoint_files(
     adapter: Adapter, optimizer: torch.optim.Optimizer, progress: Progress, recipe: dict[str, Any]
 ) -> dict[str, bytes]:
     """The files of a checkpoint: the adapter as it would be published, and the training state."""
-    names = list(adapter.parameters())
-    state = optimizer.state_dict()
     tensors = {f"adapter.{name}": p.detach() for name, p in adapter.parameters().items()}
     numbers: dict[str, dict[str, Any]] = {}
-    for index, values in state["state"].items():
-        for key, value in values.items():
+    for name, parameter in adapter.parameters().items():
+        # Not by way of state_dict(): bitsandbytes nests its tensors there.
+        for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer.{names[index]}.{key}"] = value
+                # bitsandbytes' code books are one tensor in all states, which safetensors refuses.
+                tensors[f"optimizer.{name}.{key}"] = value.clone() if key.startswith("qmap") else value
             else:
-                numbers.setdefault(names[index], {})[key] = value
+                numbers.setdefault(name, {})[key] = value
     tensors["history.losses"] = torch.tensor(progress.losses, dtype=torch.float64)
     content = {
         "format": FORMAT,
@@ -64,10 +64,8 @@ def checkpoint_files(
         "recipe": recipe,
         "optimizer": {
             "kind": type(optimizer).__name__,
-            "groups": [
-                {k: v for k, v in group.items() if k not in ("params", "lr")}
-                for group in state["param_groups"]
-            ],
+        "tensors": sorted(tensors),
+            "groups": [_changed(group, optimizer.defaults) for group in optimizer.param_groups],
             "numbers": numbers,
         },
     }
@@ -91,6 +89,7 @@ def restore(
     refuse_changed(before, recipe, str(folder))
     parameters = adapter.parameters()
     saved = _take(tensors, "adapter.")
+    _same_keys(tensors.keys(), content["tensors"], folder)
     _same_keys(saved.keys(), parameters.keys(), folder)
     with torch.no_grad():
         for name, parameter in parameters.items():
@@ -159,6 +158,11 @@ def _progress(content: dict[str, Any]) -> Progress:
 def _restore_optimizer(
     content: dict[str, Any],
     saved: dict[str, Tensor],
+def _changed(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """What is state in a parameter group, such as Prodigy's estimate; the rest is made anew by the recipe."""
+    return {k: v for k, v in group.items() if k not in ("params", "lr") and v != defaults.get(k)}
+
+
     parameters: dict[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
     folder: Path,
@@ -182,7 +186,7 @@ def _restore_optimizer(
         )
     groups = optimizer.state_dict()["param_groups"]
     for group, stored in zip(groups, content["groups"], strict=True):
-        group.update({k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+        group.update(stored)
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

@@ -1,11 +1,58 @@
 """The optimizer of a run, over the adapter's parameters in their sorted order."""
 
+import logging
+
 import torch
 
 from sidestep.adapters import Adapter
+from sidestep.runtime.errors import MachineError
 from sidestep.spec.schema import TrainSpec
+
+log = logging.getLogger(__name__)
 
 
 def build_optimizer(adapter: Adapter, train: TrainSpec) -> torch.optim.Optimizer:
-    """AdamW. Its learning rate is set before each step, from the schedule."""
-    return torch.optim.AdamW(adapter.parameters().values(), lr=train.lr, weight_decay=train.weight_decay)
+    """The optimizer of `train`, logged with its settings; the schedule sets its rate before each step.
+
+    Raises MachineError where its package is not installed.
+    """
+    parameters = list(adapter.parameters().values())
+    rate, decay = train.lr, train.weight_decay
+    assert rate is not None, "resolved by the schema"
+    log.info("Optimizer %s, learning rate %g, scheduler %s", train.optimizer_type, rate, train.scheduler)
+    match train.optimizer_type:
+        case "adamw":
+            return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+        case "adamw8bit":
+            return _adamw8bit(parameters, rate, decay)
+        case "adafactor":
+            # torch.optim.Adafactor scales each step by the parameter's size: lora_B starts at zero and stays.
+            from transformers import Adafactor
+
+            return Adafactor(
+                parameters,
+                lr=rate,
+                weight_decay=decay,
+                scale_parameter=False,
+                relative_step=False,
+                warmup_init=False,
+            )
+        case "prodigy":
+            from prodigyopt import Prodigy  # type: ignore[import-untyped]
+
+            # Without bias correction, which takes a hundred steps more to find the rate. The decay goes in
+            # with the group: as an argument, it makes Prodigy print a line.
+            groups = [{"params": parameters, "weight_decay": decay}]
+            return Prodigy(groups, lr=rate, safeguard_warmup=True)
+
+
+def _adamw8bit(parameters: list[torch.nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
+    """State in 8 bits for tensors of 4096 elements or more; smaller ones keep 32 (the library's default)."""
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise MachineError(
+            f"train.optimizer_type is adamw8bit, and bitsandbytes cannot be imported: {error}\n"
+            "  pip install 'side-step[gpu]', or choose adamw or adafactor"
+        ) from error
+    return AdamW8bit(parameters, lr=rate, weight_decay=decay)

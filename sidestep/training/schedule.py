@@ -3,11 +3,12 @@
 import math
 from dataclasses import dataclass
 
-from sidestep.spec.schema import TrainSpec
+from sidestep.spec.schema import Scheduler, TrainSpec
 from sidestep.training import draws
 
 FINAL_LR_SHARE = 0.01
 WARMUP_SHARE = 0.1
+RESTART_CYCLES = 4
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Schedule:
     epochs: int
     max_steps: int | None
     lr: float
+    scheduler: Scheduler
     warmup: int
     seed: int
 
@@ -36,12 +38,14 @@ class Schedule:
     def of(cls, train: TrainSpec, samples: int) -> "Schedule":
         """The schedule of `train` over `samples` songs."""
         assert samples > 0, "an empty dataset is refused before"
+        assert train.lr is not None and train.scheduler is not None, "resolved by the schema"
         return cls(
             samples=samples,
             accumulation=train.accumulation,
             epochs=train.epochs,
             max_steps=train.max_steps,
             lr=train.lr,
+            scheduler=train.scheduler,
             warmup=train.warmup_steps,
             seed=train.seed,
         )
@@ -68,13 +72,41 @@ class Schedule:
         )
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then a cosine down to 1 % of the peak at the last step.
+        """Linear warm-up to the peak, then what the scheduler says; it ends at 1 % of the peak or stays.
 
         The warm-up takes at most a tenth of the run, so that a short trial also trains.
         """
         warmup = min(self.warmup, int(self.total_steps * WARMUP_SHARE))
+        if self.scheduler == "constant":
+            warmup = 0
         if step < warmup:
             return self.lr * (step + 1) / warmup
-        progress = (step - warmup) / max(self.total_steps - 1 - warmup, 1)
-        cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-        return self.lr * (FINAL_LR_SHARE + (1 - FINAL_LR_SHARE) * cosine)
+        return self.lr * self._share(step - warmup, self.total_steps - warmup)
+
+    def _share(self, step: int, steps: int) -> float:
+        """The share of the peak at `step` of the `steps` after warm-up."""
+        match self.scheduler:
+            case "constant" | "constant_with_warmup":
+                return 1.0
+            case "linear":
+                return _between(1 - _progress(step, 0, steps))
+            case "cosine":
+                return _between(_cosine(_progress(step, 0, steps)))
+            case "cosine_restarts":
+                # Cycle n has the steps from ⌈n · steps / cycles⌉ on: each ends low, also the last.
+                cycle = step * RESTART_CYCLES // steps
+                start, end = (-(-n * steps // RESTART_CYCLES) for n in (cycle, cycle + 1))
+                return _between(_cosine(_progress(step, start, end)))
+
+
+def _progress(step: int, start: int, end: int) -> float:
+    """0 at the first of the steps from `start` up to `end`, 1 at the last; 0 where there is only one."""
+    return (step - start) / max(end - start - 1, 1)
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _between(share: float) -> float:
+    return FINAL_LR_SHARE + (1 - FINAL_LR_SHARE) * share

@@ -10,8 +10,8 @@ from sidestep.spec.sources import Given
 
 GUIDE = """
     --checkpoint-dir --model-variant --base-model --audio-dir --dataset-json --tensor-output --dataset-dir
-    --output-dir --resume-from --adapter-type --target-modules --log-heavy-every --estimate-batches --top-k
-    --epochs --lr
+    --output-dir --resume-from --adapter-type --optimizer-type --scheduler --target-modules --log-heavy-every
+    --estimate-batches --top-k --epochs --lr
 """
 
 
@@ -67,10 +67,8 @@ def test_two_names_of_one_field_must_agree(parser: argparse.ArgumentParser) -> N
 def test_help_is_grouped_and_complete(parser: argparse.ArgumentParser) -> None:
     text = " ".join(parser.format_help().split())
     assert "train.adapter: What is trained: the adapter's kind, size and place in the model." in text
-    assert (
-        "--lr X, --learning-rate X Peak learning rate. (a number, more than 0, at most 10; default 0.0001)"
-        in text
-    )
+    assert "--weight-decay X Decoupled weight decay. (a number, at least 0, at most 1; default 0.01)" in text
+    assert "1.0 for prodigy. (a number, more than 0, at most 10 or null)" in text
     assert "--adapter-type {lora,lokr}" in text
     assert "--target-modules NAME [NAME ...]" in text
     assert "(default q_proj k_proj v_proj o_proj)" in text

@@ -75,6 +75,32 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert result.last_loss < result.first_loss
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "scheduler"),
+    [
+        ("adamw", "constant_with_warmup"),
+        ("adamw8bit", "linear"),
+        ("adafactor", "cosine_restarts"),
+        ("prodigy", "constant"),
+    ],
+)
+def test_a_resumed_run_is_the_uninterrupted_one_with_every_optimizer_and_schedule(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, optimizer: str, scheduler: str
+) -> None:
+    settings = {
+        "epochs": 4,
+        "optimizer_type": optimizer,
+        "scheduler": scheduler,
+        "lr": None,
+        "checkpoint": {"every_epochs": 1},
+        "adapter": {"rank": 65, "alpha": 130},  # 65 × 64 values: bitsandbytes uses 8 bits from 4096 on
+    }
+    train(make_spec("whole", **settings))
+    train_until_stopped(make_spec("cut", **settings), monkeypatch, commits=2)
+    train(make_spec("cut", **settings))
+    assert outcome(make_spec("cut", **settings)) == outcome(make_spec("whole", **settings))
+
+
 def test_resume_from_a_named_checkpoint_as_the_guide_spells_it(make_spec: MakeSpec, tmp_path: Path) -> None:
     settings = {"epochs": 3, "checkpoint": {"every_epochs": 1}}
     train(make_spec("whole", **settings))

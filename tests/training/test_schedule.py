@@ -1,5 +1,7 @@
 """Steps, groups and learning rates as numbers."""
 
+import math
+
 import pytest
 
 from sidestep.spec.schema import TrainSpec
@@ -45,3 +47,53 @@ def test_warm_up_takes_at_most_a_tenth() -> None:
 @pytest.mark.parametrize("steps", [1, 2])
 def test_the_shortest_runs_train_at_full_rate_first(steps: int) -> None:
     assert schedule(1, epochs=steps, warmup_steps=100, lr=1e-3).learning_rate(0) == pytest.approx(1e-3)
+
+
+CURVES = {  # of 44 steps with 4 of warm-up: the shares of the peak at the steps in SHOWN
+    "cosine": (1.0, 0.505, 0.01),
+    "cosine_restarts": (1.0, 1.0, 0.01),
+    "linear": (1.0, 0.505, 0.01),
+    "constant_with_warmup": (1.0, 1.0, 1.0),
+    "constant": (1.0, 1.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("scheduler", CURVES)
+def test_every_curve_as_values(scheduler: str) -> None:
+    plan = schedule(1, epochs=44, warmup_steps=4, lr=1e-4, scheduler=scheduler)
+    shares = [plan.learning_rate(step) / 1e-4 for step in range(44)]
+    first, middle, last = CURVES[scheduler]
+    assert shares[:4] == pytest.approx([1] * 4 if scheduler == "constant" else [0.25, 0.5, 0.75, 1])
+    assert (shares[4], shares[43]) == pytest.approx((first, last))
+    middles = shares[24:25] if scheduler == "cosine_restarts" else [(shares[23] + shares[24]) / 2]
+    assert middles == pytest.approx([middle])
+    if scheduler == "cosine_restarts":  # the same ten steps four times over
+        cycle = [0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * n / 9)) for n in range(10)]
+        assert shares[4:] == pytest.approx(cycle * 4)
+    if scheduler == "linear":
+        assert shares[4:] == pytest.approx([1 - 0.99 * n / 39 for n in range(40)])
+    if scheduler == "cosine":
+        assert shares[4:] == pytest.approx(
+            [0.01 + 0.495 * (1 + math.cos(math.pi * n / 39)) for n in range(40)]
+        )
+
+
+@pytest.mark.parametrize("steps", range(1, 12))
+@pytest.mark.parametrize("scheduler", CURVES)
+def test_runs_of_any_length_stay_between_the_floor_and_the_peak(steps: int, scheduler: str) -> None:
+    plan = schedule(1, epochs=steps, lr=1.0, scheduler=scheduler)
+    rates = [plan.learning_rate(step) for step in range(steps)]
+    assert rates[0] == 1.0
+    assert all(0.01 - 1e-9 <= rate <= 1.0 for rate in rates)
+
+
+def test_prodigy_has_defaults_of_its_own() -> None:
+    for settings, resolved in (
+        ({}, (1e-4, "cosine")),
+        ({"optimizer_type": "adafactor"}, (1e-4, "cosine")),
+        ({"optimizer_type": "prodigy"}, (1.0, "constant")),
+        ({"optimizer_type": "prodigy", "lr": 0.5, "scheduler": "linear"}, (0.5, "linear")),
+    ):
+        train = TrainSpec.model_validate(settings)
+        assert (train.lr, train.scheduler) == resolved
+        assert TrainSpec.model_validate(train.model_dump()) == train

@@ -1,0 +1,117 @@
+"""Every optimizer learns at the guide's rates, and its whole state survives a save and a load."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sidestep.adapters.adapter import read_safetensors
+from sidestep.runtime.errors import BadDataError, MachineError
+from sidestep.runtime.workspace import open_workspace
+from sidestep.spec.schema import JobSpec
+from sidestep.tasks.model import prepare_ground
+from sidestep.tasks.train import build_trainer
+from sidestep.training.checkpoint import Progress, checkpoint_files, restore
+from sidestep.training.loop import Trainer
+from tests.songs import MakeSpec
+
+OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "prodigy")
+every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
+
+
+def trainer_of(spec: JobSpec) -> Trainer:
+    return build_trainer(spec, prepare_ground(spec, open_workspace(spec)))
+
+
+def take_steps(trainer: Trainer, start: int, end: int) -> None:
+    for step in range(start, end):
+        trainer.step(trainer.schedule.group(step), trainer.schedule.learning_rate(step))
+
+
+@every_optimizer
+def test_lora_b_moves_at_the_guides_rate_within_fifty_steps(make_spec: MakeSpec, optimizer: str) -> None:
+    """It starts at zero; an optimizer whose steps are a share of the parameter would leave it there."""
+    spec = make_spec(optimizer_type=optimizer, lr=None, epochs=17, accumulation=1, warmup_steps=0)
+    assert spec.train.lr == (1.0 if optimizer == "prodigy" else 1e-4)
+    trainer = trainer_of(spec)
+    take_steps(trainer, 0, 50)
+    for name, parameter in trainer.adapter.parameters().items():
+        if "lora_B" in name:
+            assert parameter.detach().abs().mean() > 1e-4, name
+
+
+@every_optimizer
+@pytest.mark.parametrize("kind", ["lora", "lokr"])
+def test_the_state_survives_a_save_and_a_load_exactly(
+    make_spec: MakeSpec, tmp_path: Path, optimizer: str, kind: str
+) -> None:
+    """A second trainer that reads the checkpoint takes the first one's steps, bit for bit."""
+    adapter = {"type": kind, "rank": 64, "alpha": 64}  # large enough for bitsandbytes to use 8 bits
+    if kind == "lokr":
+        adapter |= {"rank": 2, "factor": 4}
+    spec = make_spec(optimizer_type=optimizer, lr=None, epochs=4, adapter=adapter)
+    first, second = trainer_of(spec), trainer_of(spec)
+    take_steps(first, 0, 3)
+    for name, data in checkpoint_files(first.adapter, first.optimizer, Progress(3), {}).items():
+        (tmp_path / name).write_bytes(data)
+    restore(tmp_path, second.adapter, second.optimizer, {})
+    assert_same_state(first, second)
+    take_steps(first, 3, 6)
+    take_steps(second, 3, 6)
+    assert_same_state(first, second)
+    if optimizer == "adamw8bit" and kind == "lora":
+        states = [state["state1"].dtype for state in second.optimizer.state.values()]
+        assert torch.uint8 in states
+
+
+def assert_same_state(first: Trainer, second: Trainer) -> None:
+    pairs = zip(first.adapter.parameters().items(), second.adapter.parameters().values(), strict=True)
+    for (name, one), other in pairs:
+        assert torch.equal(one, other), name
+        saved, loaded = first.optimizer.state[one], second.optimizer.state[other]
+        assert saved.keys() == loaded.keys() and saved
+        for key, value in saved.items():
+            assert type(loaded[key]) is type(value), (name, key)
+            if isinstance(value, torch.Tensor):
+                assert loaded[key].dtype == value.dtype, (name, key)
+                assert torch.equal(loaded[key], value), (name, key)
+            else:
+                assert loaded[key] == value, (name, key)
+    groups = [
+        {
+            key: value
+            for key, value in trainer.optimizer.param_groups[0].items()
+            if key not in ("params", "lr")
+        }
+        for trainer in (first, second)
+    ]
+    assert groups[0] == groups[1]
+
+
+@every_optimizer
+def test_a_lost_tensor_of_the_state_is_noticed(make_spec: MakeSpec, tmp_path: Path, optimizer: str) -> None:
+    from safetensors.torch import save_file
+
+    trainer = trainer_of(make_spec(optimizer_type=optimizer, lr=None))
+    take_steps(trainer, 0, 1)
+    for name, data in checkpoint_files(trainer.adapter, trainer.optimizer, Progress(1), {}).items():
+        (tmp_path / name).write_bytes(data)
+    file = tmp_path / "training_state.safetensors"
+    tensors, _ = read_safetensors(file)
+    lost = max(key for key in tensors if key.startswith("optimizer."))
+    save_file({key: tensor for key, tensor in tensors.items() if key != lost}, file)
+    with pytest.raises(BadDataError, match=lost):
+        restore(tmp_path, trainer.adapter, trainer.optimizer, {})
+
+
+def test_a_missing_bitsandbytes_is_named(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(MachineError, match=r"pip install 'side-step\[gpu\]'"):
+        trainer_of(make_spec(optimizer_type="adamw8bit"))
+
+
+def test_what_is_used_is_said(make_spec: MakeSpec, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="sidestep"):
+        trainer_of(make_spec(optimizer_type="prodigy", lr=None))
+    assert "Optimizer prodigy, learning rate 1, scheduler constant" in caplog.text
