@@ -184,7 +184,12 @@ def set_up() -> None:
     if STAMP.exists() and STAMP.read_text() == state:
         return
     python = find_python()
-    print("Setting up Side-Step's virtual environment, .venv. This takes a few minutes, once.", flush=True)
+    if STAMP.exists():
+        print("Bringing .venv up to date.", flush=True)
+    else:
+        print(
+            "Setting up Side-Step's virtual environment, .venv. This takes a few minutes, once.", flush=True
+        )
     start = time.monotonic()
     make_venv(python)
     requirements = Path(__file__).parent
