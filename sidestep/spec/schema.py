@@ -249,8 +249,10 @@ class RuntimeSpec(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "auto", description="auto (the GPU where there is one), cpu, cuda or cuda:N."
     )
-    precision: Literal["auto", "bf16", "fp32"] = Field(
-        "auto", description="auto: bf16 on a GPU that computes it natively, else fp32."
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto",
+        description="auto: bf16 on a GPU that computes it natively, else fp32. fp16 (with a gradient scaler) "
+        "is for GPUs without bf16 that have no memory for fp32.",
     )
     attention: Literal["auto", "flash", "sdpa"] = Field(
         "auto",

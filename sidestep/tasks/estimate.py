@@ -34,7 +34,7 @@ def estimate(spec: JobSpec) -> dict[str, float]:
     recipe = _recipe(spec)
     norms = _earlier_norms(output, recipe)
     if norms is None:
-        norms = _measure(spec, prepare_ground(spec, workspace))
+        norms = _measure(spec, prepare_ground(_without_fp16(spec), workspace))
         modules = [{"module": module, "norm": norm} for module, norm in norms.items()]
         output.store.write_bytes(PICTURE, png_bytes(_picture(norms, spec)))
         output.store.write_bytes(REPORT, json_bytes({"recipe": recipe, "modules": modules}))
@@ -67,6 +67,14 @@ def _earlier_norms(output: Output, recipe: dict[str, Any]) -> dict[str, float] |
     except (ValueError, KeyError, TypeError) as error:
         log.warning("%s/%s is damaged and is made again: %s", output.store.place, REPORT, error)
     return None
+
+
+def _without_fp16(spec: JobSpec) -> JobSpec:
+    """fp16 takes a scaler whose scale is found while training; norms of unscaled gradients would be wrong."""
+    if spec.runtime.precision != "fp16":
+        return spec
+    log.info("Estimating in fp32: fp16 is for training")
+    return spec.model_copy(update={"runtime": spec.runtime.model_copy(update={"precision": "fp32"})})
 
 
 def _measure(spec: JobSpec, ground: Ground) -> dict[str, float]:

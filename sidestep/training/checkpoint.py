@@ -35,6 +35,7 @@ class Progress:
     evaluations: dict[int, float] = field(default_factory=dict)  # step → loss on fixed draws
     skipped: int = 0  # steps so far that changed nothing, as their loss or gradient was not finite
     skipped_in_row: int = 0  # those of them since the last one that did
+    loss_scale: dict[str, Any] = field(default_factory=dict)  # the gradient scaler's state, in fp16 alone
 
 
 def checkpoint_files(
@@ -57,6 +58,7 @@ def checkpoint_files(
         "step": progress.step,
         "skipped": progress.skipped,
         "skipped_in_row": progress.skipped_in_row,
+        "loss_scale": progress.loss_scale,
         # JSON has no NaN.
         "evaluations": {
             str(step): loss if math.isfinite(loss) else None for step, loss in progress.evaluations.items()
@@ -152,6 +154,7 @@ def _progress(content: dict[str, Any]) -> Progress:
         evaluations=evaluations,
         skipped=content["skipped"],
         skipped_in_row=content["skipped_in_row"],
+        loss_scale=content["loss_scale"],
     )
 
 

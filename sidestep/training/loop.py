@@ -59,6 +59,9 @@ class Trainer:
         Raises BadSpecError where `SKIPPED_LIMIT` steps in a row were skipped, or all of a shorter run.
         """
         total = self.schedule.total_steps
+        precision = self.fabric.strategy.precision
+        if progress.loss_scale:
+            precision.load_state_dict(progress.loss_scale)
         pace = Pace()
         if progress.step == 0:
             self.evaluate(progress, metrics)
@@ -69,6 +72,7 @@ class Trainer:
                 loss, grad_norm = self.step(group, lr)
                 progress.step += 1
                 progress.losses.append(loss)
+                progress.loss_scale = precision.state_dict()
                 _count_skipped(progress, loss, grad_norm)
                 pace.add(len(group.samples))
                 if progress.step % log_every == 0:
@@ -110,6 +114,10 @@ class Trainer:
             for parameters in self.optimizer.param_groups:
                 parameters["lr"] = lr
             self.optimizer.step()
+        # fp16 alone has a scaler. Clipping has unscaled the gradients and noted whether they are finite:
+        # where they are not, the scale is halved, so that the next step's may be.
+        if scaler := getattr(self.fabric.strategy.precision, "scaler", None):
+            scaler.update()
         return loss_now, norm_now
 
     def loss(self, sample: Sample, index: int, law: Law) -> Tensor:

@@ -3,6 +3,7 @@
 import logging
 import os
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from lightning.fabric import Fabric
@@ -13,25 +14,32 @@ from sidestep.spec.schema import RuntimeSpec
 
 log = logging.getLogger(__name__)
 
+_FABRIC_PRECISION: dict[str, Literal["bf16-mixed", "16-mixed", "32-true"]] = {
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+    "fp32": "32-true",
+}
+
 
 @dataclass(frozen=True)
 class Machine:
     """The resolved choices of a spec's `auto`s."""
 
     device: torch.device
-    precision: str  # bf16 | fp32
+    precision: str  # bf16 | fp16 | fp32
     attention: AttentionName = "sdpa"
 
     @property
     def dtype(self) -> torch.dtype:
         """In which the base weights are held; adapters are always fp32."""
-        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[self.precision]
 
     def fabric(self) -> Fabric:
+        """Lightning's Fabric for it. With fp16 its precision has a gradient scaler."""
         return Fabric(
             accelerator=self.device.type,
             devices=[self.device.index or 0] if self.device.type == "cuda" else 1,
-            precision="bf16-mixed" if self.precision == "bf16" else "32-true",
+            precision=_FABRIC_PRECISION[self.precision],
         )
 
 
@@ -62,13 +70,18 @@ def _device(wish: str) -> torch.device:
 
 def _precision(wish: str, device: torch.device) -> tuple[str, str]:
     """bf16 where a GPU computes it natively, unless something else is wished; and why."""
+    if wish == "fp16" and device.type == "cpu":
+        raise MachineError(
+            "runtime.precision is fp16, and the device is a CPU: fp16 training needs a GPU\n"
+            "  set runtime.precision to auto, which is fp32 here, or runtime.device to cuda"
+        )
     if wish != "auto":
         return wish, "as the spec says"
     if device.type == "cpu":
         return "fp32", "most CPUs emulate bf16, many times slower"
     if _is_ampere(device):
         return "bf16", "native on this GPU"
-    return "fp32", "this GPU has no native bf16"
+    return "fp32", "this GPU has no native bf16; fp16 would take half the memory"
 
 
 def _attention(wish: str, device: torch.device, precision: str) -> tuple[AttentionName, str]:

@@ -90,6 +90,25 @@ def test_flash_is_refused_on_a_cpu() -> None:
         choose(attention="flash")
 
 
+def test_fp16_is_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MachineError, match="fp16 training needs a GPU"):
+        choose(precision="fp16")
+    pretend_gpu(monkeypatch, (7, 5))
+    machine = choose(precision="fp16")
+    assert (machine.precision, machine.dtype) == ("fp16", torch.float16)
+
+
+def test_the_choice_of_precision_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    choose()
+    assert "precision fp32 (most CPUs emulate bf16" in caplog.text
+    pretend_gpu(monkeypatch, (7, 5))
+    choose()
+    assert "precision fp32 (this GPU has no native bf16; fp16 would take half the memory)" in caplog.text
+
+
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MachineError, match="sees 0 GPUs"):
         choose(device="cuda")
