@@ -189,6 +189,14 @@ class TrainSpec(Section):
         description="Peak learning rate; by default the optimizer's: 1e-4, and 1.0 for prodigy.",
         json_schema_extra={"aliases": ["--learning-rate"]},
     )
+    scheduler: Scheduler | None = Field(
+        None,
+        validate_default=True,
+        description="How the learning rate goes on after warm-up: cosine (to 1 % at the end), "
+        "cosine_restarts (four times), linear (to 1 %), or constant_with_warmup; constant has no warm-up. "
+        "By default cosine, and constant for prodigy.",
+        json_schema_extra={"aliases": ["--scheduler-type"]},
+    )
     warmup_steps: int = Field(
         100, ge=0, description="Optimizer steps of linear warm-up, at most a tenth of the run."
     )
@@ -216,14 +224,6 @@ class TrainSpec(Section):
     gradient_checkpointing: bool = Field(
         True, description="Recompute activations in the backward pass: far less memory, 10-30 % slower."
     )
-    scheduler: Scheduler | None = Field(
-        None,
-        validate_default=True,
-        description="How the learning rate goes on after warm-up: cosine (to 1 % at the end), "
-        "cosine_restarts (four times), linear (to 1 %), or constant_with_warmup; constant has no warm-up. "
-        "By default cosine, and constant for prodigy.",
-        json_schema_extra={"aliases": ["--scheduler-type"]},
-    )
     gradient_checkpointing_ratio: float = Field(
         1.0,
         ge=0,
@@ -241,6 +241,16 @@ class TrainSpec(Section):
         "Without it, training goes on from the newest one.",
     )
     checkpoint: CheckpointSpec = CheckpointSpec()
+
+    @field_validator("lr", "scheduler")
+    @classmethod
+    def _what_suits_the_optimizer(cls, value: Any, info: ValidationInfo) -> Any:
+        """Stands in the resolved spec, so that job.yaml and a run's log say what is used."""
+        if value is None:
+            prodigy = info.data.get("optimizer_type") == "prodigy"
+            suits = {"lr": 1.0, "scheduler": "constant"} if prodigy else {"lr": 1e-4, "scheduler": "cosine"}
+            return suits[str(info.field_name)]
+        return value
 
 
 class RuntimeSpec(Section):
@@ -277,16 +287,6 @@ class RuntimeSpec(Section):
         if not value:
             raise ValueError("cannot be switched off: training never loads the encoders")
         return value
-    @field_validator("lr", "scheduler")
-    @classmethod
-    def _what_suits_the_optimizer(cls, value: Any, info: ValidationInfo) -> Any:
-        """Stands in the resolved spec, so that job.yaml and a run's log say what is used."""
-        if value is None:
-            prodigy = info.data.get("optimizer_type") == "prodigy"
-            suits = {"lr": 1.0, "scheduler": "constant"} if prodigy else {"lr": 1e-4, "scheduler": "cosine"}
-            return suits[str(info.field_name)]
-        return value
-
 
 
 class StorageSpec(Section):

@@ -64,9 +64,9 @@ def checkpoint_files(
             str(step): loss if math.isfinite(loss) else None for step, loss in progress.evaluations.items()
         },
         "recipe": recipe,
+        "tensors": sorted(tensors),
         "optimizer": {
             "kind": type(optimizer).__name__,
-        "tensors": sorted(tensors),
             "groups": [_changed(group, optimizer.defaults) for group in optimizer.param_groups],
             "numbers": numbers,
         },
@@ -89,9 +89,9 @@ def restore(
     content, tensors = _read(folder)
     before, progress = content["recipe"], _progress(content)
     refuse_changed(before, recipe, str(folder))
+    _same_keys(tensors.keys(), content["tensors"], folder)
     parameters = adapter.parameters()
     saved = _take(tensors, "adapter.")
-    _same_keys(tensors.keys(), content["tensors"], folder)
     _same_keys(saved.keys(), parameters.keys(), folder)
     with torch.no_grad():
         for name, parameter in parameters.items():
@@ -158,14 +158,14 @@ def _progress(content: dict[str, Any]) -> Progress:
     )
 
 
-def _restore_optimizer(
-    content: dict[str, Any],
-    saved: dict[str, Tensor],
 def _changed(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """What is state in a parameter group, such as Prodigy's estimate; the rest is made anew by the recipe."""
     return {k: v for k, v in group.items() if k not in ("params", "lr") and v != defaults.get(k)}
 
 
+def _restore_optimizer(
+    content: dict[str, Any],
+    saved: dict[str, Tensor],
     parameters: dict[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
     folder: Path,
