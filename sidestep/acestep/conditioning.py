@@ -9,6 +9,7 @@ from sidestep.acestep.loading import AceStepModel, TextEncoder
 
 PROMPT_TOKENS = 256
 LYRICS_TOKENS = 2048
+RAW_LYRICS_TOKENS = 512  # of trainers that fed lyrics without the template
 
 Timbre = Literal["silence", "zero"]
 
@@ -21,9 +22,9 @@ def encode_text(text_encoder: TextEncoder, prompt: str) -> Tensor:
 
 
 @torch.inference_mode()
-def embed_lyrics(text_encoder: TextEncoder, lyrics: str) -> Tensor:
-    """The lyrics' token embeddings [L, D] (fp32, on the CPU), L ≤ 2048; the original runs no transformer."""
-    ids = _token_ids(text_encoder, lyrics, LYRICS_TOKENS)
+def embed_lyrics(text_encoder: TextEncoder, lyrics: str, limit: int = LYRICS_TOKENS) -> Tensor:
+    """The lyrics' token embeddings [L, D] (fp32, on the CPU), L ≤ limit; the original runs no transformer."""
+    ids = _token_ids(text_encoder, lyrics, limit)
     return text_encoder.model.get_input_embeddings()(ids)[0].float().cpu()
 
 

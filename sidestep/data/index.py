@@ -1,13 +1,15 @@
 """index.json beside the tensors: which of them are the dataset, and what need not be read again.
 
     {
-      "files":   {"s3://studio/songs/a.mp3": {"size": 4711, "version": "<ETag or mtime>", "sha256": "…"}, …},
+      "files":   {"s3://studio/songs/a.mp3": {"size": 4711, "version": "<ETag or mtime>", "sha256": "…",
+                                              "probed": 240.0}, …},
       "samples": {"s3://studio/songs/a.mp3": "<key>", …}
     }
 
 `files` holds songs and the model's files: one whose size and version still hold needs no reading to know
-its content. `samples` is the dataset as last preprocessed, each song with the key of its tensors, which are
-in `<key>.pt`. It is written before the tensors are made: a dataset that is not finished shows as such.
+its content, and a song that was found sound over `probed` seconds is not decoded again to see that.
+`samples` is the dataset as last preprocessed, each song with the key of its tensors, which are in
+`<key>.pt`. It is written before the tensors are made: a dataset that is not finished shows as such.
 """
 
 import json
@@ -28,6 +30,7 @@ class FileRecord:
     size: int
     version: str
     sha256: str
+    probed: float | None = None  # a song: it was decoded and found sound, with this max_duration
 
 
 @dataclass
@@ -39,12 +42,20 @@ class Index:
 
     def sha256(self, store: Store, file: FileInfo) -> str | None:
         """The digest of a file's content; None where it is not known, or the file has changed since."""
-        record = self.files.get(place_of(store, file))
-        known = record and (record.size, record.version) == (file.size, file.version)
-        return record.sha256 if record and known else None
+        record = self._record(store, file)
+        return record.sha256 if record else None
 
-    def remember(self, store: Store, file: FileInfo, sha256: str) -> None:
-        self.files[place_of(store, file)] = FileRecord(file.size, file.version, sha256)
+    def is_sound(self, store: Store, file: FileInfo, max_duration: float) -> bool:
+        """Whether a song is known to be sound, as it is and over these seconds."""
+        record = self._record(store, file)
+        return record is not None and record.probed == max_duration
+
+    def remember(self, store: Store, file: FileInfo, sha256: str, probed: float | None = None) -> None:
+        self.files[place_of(store, file)] = FileRecord(file.size, file.version, sha256, probed)
+
+    def _record(self, store: Store, file: FileInfo) -> FileRecord | None:
+        record = self.files.get(place_of(store, file))
+        return record if record and (record.size, record.version) == (file.size, file.version) else None
 
 
 def place_of(store: Store, file: FileInfo) -> str:

@@ -32,6 +32,8 @@ class Recipe:
     """All that goes into the tensors of every song: settings, and the digests of the weights."""
 
     max_duration: float
+    levels: dict[str, float]
+    lyrics_format: str
     timbre: str
     vae: str
     text_encoder: str
@@ -40,15 +42,14 @@ class Recipe:
 
 
 def latents_key(audio: str, recipe: Recipe) -> str:
-    """Of a song's latents: they depend on its bytes, the VAE, and how much of the song is used."""
-    return _digest(
-        {"audio": audio, "length": recipe.max_duration, "vae": recipe.vae, "version": recipe.version}
-    )
+    """Of a song's latents: they depend on its bytes, its level, the VAE, and how much of it is used."""
+    parts = {"length": recipe.max_duration, "levels": recipe.levels, "vae": recipe.vae}
+    return _digest({"audio": audio, **parts, "version": recipe.version})
 
 
 def tensors_key(song: Song, audio: str, recipe: Recipe) -> str:
     """Of a song's `.pt` file. The prompts enter without the duration, which follows from the rest."""
-    prompts = {"prompt": text_prompt(song, None), "lyrics": lyrics_prompt(song)}
+    prompts = {"prompt": text_prompt(song, None), "lyrics": lyrics_prompt(song, recipe.lyrics_format)}
     return _digest({"audio": audio, **prompts, **asdict(recipe)})
 
 

@@ -23,8 +23,10 @@ def text_prompt(song: Song, duration: float | None) -> str:
     )
 
 
-def lyrics_prompt(song: Song) -> str:
-    """The lyrics with their language, in the template that inference uses."""
+def lyrics_prompt(song: Song, lyrics_format: str = "inference") -> str:
+    """The lyrics with their language, in the template that inference uses; or just the lyrics, for `raw`."""
+    if lyrics_format == "raw":
+        return song.lyrics
     return f"# Languages\n{song.language}\n\n# Lyric\n{song.lyrics}<|endoftext|>"
 
 

@@ -98,6 +98,33 @@ class PreprocessSpec(Section):
     max_duration: float = Field(
         240, gt=0, le=600, description="Seconds of each song that are used, from its start."
     )
+    normalize: Literal["none", "peak", "lufs"] = Field(
+        "none",
+        description="Bring every song to one level: none, peak (its loudest sample), or lufs (its loudness, "
+        "by ITU-R BS.1770).",
+    )
+    target_db: float = Field(
+        -1.0,
+        ge=-30,
+        le=0,
+        description="Peak that normalizing leaves, in dBFS; with lufs no song's peak gets above it.",
+    )
+    target_lufs: float = Field(-14.0, ge=-40, le=-5, description="Loudness that lufs aims at, in LUFS.")
+    lyrics_format: Literal["inference", "raw"] = Field(
+        "inference",
+        description="inference: lyrics under their language, up to 2048 tokens, as ACE-Step generates with. "
+        "raw: the bare lyrics, up to 512 tokens, as trainers did before August 2026.",
+    )
+    timbre: Literal["silence", "zero"] = Field(
+        "silence",
+        description="What stands for a reference song: silence, as ACE-Step generates with, or the single "
+        "zero frame of other trainers.",
+    )
+    on_bad_file: Literal["fail", "skip"] = Field(
+        "fail",
+        description="What becomes of a dataset with songs that are silent, damaged or not sound: fail (all of "
+        "them are named, nothing is made), or skip (they are named and left out).",
+    )
 
 
 class EstimateSpec(Section):

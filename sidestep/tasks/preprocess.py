@@ -4,6 +4,8 @@ Pass 1 turns songs into latents (VAE) and texts into hidden states (text encoder
 workspace until pass 2 has made conditions of them (the DiT's condition encoder) and written the tensors.
 All of it is computed in fp32: tensors outlive the machine they are made on and should not depend on it.
 
+Every song is decoded once before any model is read, so that bad ones show at once and early.
+
 Nothing is made twice. Finished tensors are found by their key, so the same command again makes what is
 missing, and with nothing missing it loads no model and reads no song.
 """
@@ -19,19 +21,27 @@ from typing import Any
 import torch
 from safetensors.torch import load as load_safetensors
 
-from sidestep.acestep.conditioning import Timbre, embed_lyrics, encode_conditions, encode_text
+from sidestep.acestep.conditioning import (
+    LYRICS_TOKENS,
+    RAW_LYRICS_TOKENS,
+    embed_lyrics,
+    encode_conditions,
+    encode_text,
+)
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant, open_checkpoints
 from sidestep.acestep.loading import load_model, load_text_encoder, load_vae
 from sidestep.acestep.vae import SAMPLE_RATE, encode_audio
 from sidestep.data.audio import read_audio
-from sidestep.data.dataset import Song, read_songs
+from sidestep.data.dataset import Song, by_store, read_songs
 from sidestep.data.index import Index, read_index, tensors_file, write_index
 from sidestep.data.keys import Recipe, digests_of, latents_key, tensors_key, weights_digest
+from sidestep.data.level import levels, normalized
+from sidestep.data.probe import sound_songs
 from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
 from sidestep.data.tensors import Sample, sample_bytes, silent_context
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace, open_workspace
-from sidestep.spec.schema import JobSpec, StorageSpec
+from sidestep.spec.schema import JobSpec, PreprocessSpec, StorageSpec
 from sidestep.storage.canonical import safetensors_bytes
 from sidestep.storage.store import FileInfo, Store, open_store
 from sidestep.storage.transfer import pull
@@ -39,7 +49,7 @@ from sidestep.training.machine import choose_machine
 
 log = logging.getLogger(__name__)
 
-TIMBRE: Timbre = "silence"  # what inference feeds where there is no reference
+TOKENS_OF_LYRICS = {"inference": LYRICS_TOKENS, "raw": RAW_LYRICS_TOKENS}
 
 
 @dataclass(frozen=True)
@@ -77,10 +87,12 @@ def preprocess(spec: JobSpec) -> None:
 
     Raises SideStepErrors of what it reads: the dataset, songs, checkpoints and places.
     """
+    settings = spec.preprocess
     songs = read_songs(spec)
     places = _places(spec)
-    max_duration = spec.preprocess.max_duration
-    works, index = _plan(songs, max_duration, places)
+    known = read_index(places.tensors) or Index()
+    songs = sound_songs(songs, settings, known, places.workspace)
+    works, index = _plan(songs, settings, known, places)
     write_index(places.tensors, index)
     missing = _not_made(works, places.tensors)
     if not missing:
@@ -89,11 +101,11 @@ def preprocess(spec: JobSpec) -> None:
 
     device = choose_machine(spec.runtime).device
     log.info("Preprocessing %d of %d songs, in fp32 on %s", len(missing), len(songs), device)
-    _encode_songs(missing, max_duration, places, device)
+    _encode_songs(missing, settings, places, device)
     _free_memory()
-    _encode_texts(missing, places, device)
+    _encode_texts(missing, settings, places, device)
     _free_memory()
-    _encode_conditions(missing, places, device)
+    _encode_conditions(missing, settings, places, device)
     _free_memory()
     log.info("All %d songs are preprocessed, in %s", len(songs), places.tensors.place)
 
@@ -113,27 +125,39 @@ def _places(spec: JobSpec) -> Places:
     )
 
 
-def _plan(songs: list[Song], max_duration: float, places: Places) -> tuple[list[Work], Index]:
+def _plan(
+    songs: list[Song], settings: PreprocessSpec, known: Index, places: Places
+) -> tuple[list[Work], Index]:
     """What is to be made of each song, and the index that says so.
 
     Songs and weights are read for this only where the last run's index does not know them.
     """
-    known, index = read_index(places.tensors) or Index(), Index()
+    index = Index()
 
-    def digests(store: Store, files: Sequence[FileInfo], what: str) -> dict[str, str]:
+    def digests(
+        store: Store, files: Sequence[FileInfo], what: str, probed: float | None = None
+    ) -> dict[str, str]:
         found = digests_of(store, files, known, places.workspace, what)
         for file in files:
-            index.remember(store, file, found[file.path])
+            index.remember(store, file, found[file.path], probed)
         return found
 
+    audio: dict[str, str] = {}  # by the song's place
+    for store, files in by_store(songs):
+        found = digests(store, files, "songs", probed=settings.max_duration)
+        audio |= {f"{store.place}/{path}": digest for path, digest in found.items()}
     parts = (places.vae, places.text_encoder, places.model)
     weights = digests(places.checkpoints, [file for part in parts for file in part.files], "the model")
     vae, text_encoder, model = (weights_digest(part, weights) for part in parts)
-    recipe = Recipe(max_duration, TIMBRE, vae, text_encoder, model)
-    audio: dict[str, str] = {}  # by the song's place
-    for store, files in _by_store(songs):
-        found = digests(store, files, "songs")
-        audio |= {f"{store.place}/{path}": digest for path, digest in found.items()}
+    recipe = Recipe(
+        max_duration=settings.max_duration,
+        levels=levels(settings),
+        lyrics_format=settings.lyrics_format,
+        timbre=settings.timbre,
+        vae=vae,
+        text_encoder=text_encoder,
+        model=model,
+    )
     works = [
         Work(song, latents_key(audio[song.place], recipe), tensors_key(song, audio[song.place], recipe))
         for song in songs
@@ -144,42 +168,35 @@ def _plan(songs: list[Song], max_duration: float, places: Places) -> tuple[list[
     return works, index
 
 
-def _by_store(songs: list[Song]) -> list[tuple[Store, list[FileInfo]]]:
-    """A dataset's songs may lie in two places: beside its JSON and in audio_dir."""
-    stores = {song.store.place: song.store for song in songs}
-    return [
-        (store, [song.file for song in songs if song.store.place == place]) for place, store in stores.items()
-    ]
-
-
 def _not_made(works: list[Work], tensors: Store) -> list[Work]:
     there = {file.path for file in tensors.list()}
     unique = {work.tensors: work for work in works}
     return [work for key, work in unique.items() if tensors_file(key) not in there]
 
 
-def _encode_songs(works: list[Work], max_duration: float, places: Places, device: torch.device) -> None:
+def _encode_songs(works: list[Work], settings: PreprocessSpec, places: Places, device: torch.device) -> None:
     """Pass 1, first half: each song's latents into the scratch. A new caption finds them there."""
     unique = {work.latents: work for work in works if not places.scratch.info(work.latents_file)}
     if not unique:
         return
     folders = {
         store.place: pull(store, files, places.workspace, "Pulling songs")
-        for store, files in _by_store([work.song for work in unique.values()])
+        for store, files in by_store([work.song for work in unique.values()])
     }
     checkpoints = pull(places.checkpoints, places.vae.files, places.workspace, "Pulling the VAE")
     vae = load_vae(checkpoints, device, torch.float32)
     seconds, started = 0.0, time.monotonic()
     with track("Pass 1, songs", len(unique), "songs") as bar:
         for work in unique.values():
-            waveform = read_audio(folders[work.song.store.place] / work.song.path, max_duration)
+            waveform = read_audio(folders[work.song.store.place] / work.song.path, settings.max_duration)
+            waveform = normalized(waveform, levels(settings), work.song.path)
             made = {"latents": encode_audio(vae, waveform), "samples": torch.tensor(waveform.shape[1])}
             places.scratch.write_bytes(work.latents_file, safetensors_bytes(made))
             seconds += waveform.shape[1] / SAMPLE_RATE
             bar.advance(1, note=f"{seconds / (time.monotonic() - started):.1f} s of sound per second")
 
 
-def _encode_texts(works: list[Work], places: Places, device: torch.device) -> None:
+def _encode_texts(works: list[Work], settings: PreprocessSpec, places: Places, device: torch.device) -> None:
     """Pass 1, second half: the hidden states of prompts and the embeddings of lyrics into the scratch."""
     works = [work for work in works if not places.scratch.info(work.texts_file)]
     if not works:
@@ -187,19 +204,22 @@ def _encode_texts(works: list[Work], places: Places, device: torch.device) -> No
     files = places.text_encoder.files
     checkpoints = pull(places.checkpoints, files, places.workspace, "Pulling the text encoder")
     text_encoder = load_text_encoder(checkpoints, device, torch.float32)
+    lyrics_format, limit = settings.lyrics_format, TOKENS_OF_LYRICS[settings.lyrics_format]
     with track("Pass 1, texts", len(works), "songs") as bar:
         for work in works:
             samples = load_safetensors(places.scratch.read_bytes(work.latents_file))["samples"]
             prompt = text_prompt(work.song, duration=int(samples) / SAMPLE_RATE)
             made = {
                 "prompt": encode_text(text_encoder, prompt),
-                "lyrics": embed_lyrics(text_encoder, lyrics_prompt(work.song)),
+                "lyrics": embed_lyrics(text_encoder, lyrics_prompt(work.song, lyrics_format), limit),
             }
             places.scratch.write_bytes(work.texts_file, safetensors_bytes(made))
             bar.advance(1)
 
 
-def _encode_conditions(works: list[Work], places: Places, device: torch.device) -> None:
+def _encode_conditions(
+    works: list[Work], settings: PreprocessSpec, places: Places, device: torch.device
+) -> None:
     """Pass 2: conditions of texts, and with them the finished tensors. The scratch keeps the latents."""
     checkpoints = pull(places.checkpoints, places.model.files, places.workspace, "Pulling the model")
     model = load_model(checkpoints, places.model.folder, device, torch.float32, parts=("condition_encoder",))
@@ -209,16 +229,16 @@ def _encode_conditions(works: list[Work], places: Places, device: torch.device) 
             texts = load_safetensors(places.scratch.read_bytes(work.texts_file))
             sample = Sample(
                 song["latents"],
-                encode_conditions(model, texts["prompt"], texts["lyrics"], TIMBRE),
+                encode_conditions(model, texts["prompt"], texts["lyrics"], settings.timbre),
                 silent_context(model.condition_encoder.silence_latent, len(song["latents"])),
-                _metadata(work.song, int(song["samples"]) / SAMPLE_RATE),
+                _metadata(work.song, settings, int(song["samples"]) / SAMPLE_RATE),
             )
             places.tensors.write_bytes(tensors_file(work.tensors), sample_bytes(sample))
             places.scratch.delete(work.texts_file)
             bar.advance(1)
 
 
-def _metadata(song: Song, seconds: float) -> dict[str, Any]:
+def _metadata(song: Song, settings: PreprocessSpec, seconds: float) -> dict[str, Any]:
     """What a `.pt` file says of itself, under the names that other trainers use. No path of this machine."""
     return {
         "audio_path": song.path,
@@ -233,7 +253,9 @@ def _metadata(song: Song, seconds: float) -> dict[str, Any]:
         "genre": song.genre,
         "custom_tag": song.custom_tag,
         "is_instrumental": song.is_instrumental,
-        "timbre": TIMBRE,
+        "timbre": settings.timbre,
+        "lyrics_format": settings.lyrics_format,
+        "levels": levels(settings),
     }
 
 

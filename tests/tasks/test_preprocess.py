@@ -158,6 +158,8 @@ def test_tensors_are_what_the_models_make_of_songs_and_texts(spec, tmp_path, gol
         "custom_tag": "me",
         "is_instrumental": False,
         "timbre": "silence",
+        "lyrics_format": "inference",
+        "levels": {},
     }
 
 
@@ -222,7 +224,14 @@ def test_a_changed_setting_or_checkpoint_remakes_everything(spec, counted):
     task.preprocess(spec())
     before = tensors(spec())
     counted()
-    for changed in ({"preprocess": {"max_duration": 0.05}}, {"model_variant": "turbo"}):
+    for changed in (
+        {"preprocess": {"max_duration": 0.05}},
+        {"preprocess": {"timbre": "zero"}},
+        {"preprocess": {"lyrics_format": "raw"}},
+        {"preprocess": {"normalize": "peak"}},
+        {"preprocess": {"normalize": "peak", "target_db": -2}},
+        {"model_variant": "turbo"},
+    ):
         task.preprocess(spec(**changed))
         assert counted()["encode_conditions"] == 2
         assert not tensors(spec()).keys() & before.keys()
@@ -334,14 +343,67 @@ def test_songs_and_tensors_in_remote_places(spec, songs, counted):
     assert counted() == {}
 
 
-def test_a_bad_song_stops_the_job_by_name_and_the_rest_is_kept(spec, songs, counted):
-    (songs / "b.wav").write_bytes(b"no sound at all")
-    with pytest.raises(BadDataError, match=r"b\.wav"):
-        task.preprocess(spec())
-    write_song(songs / "b.wav", seed=1)
-    counted()
+def test_levels_that_are_not_used_change_nothing(spec, counted):
     task.preprocess(spec())
-    assert counted()["encode_audio"] == 1
+    counted()
+    task.preprocess(spec(preprocess={"target_db": -6, "target_lufs": -20}))
+    assert counted() == {}
+
+
+def test_other_texts_and_timbre_are_made_from_known_latents(spec, counted):
+    task.preprocess(spec())
+    counted()
+    task.preprocess(spec(preprocess={"timbre": "zero", "lyrics_format": "raw"}))
+    assert "encode_audio" not in counted()
+
+
+def test_timbre_lyrics_and_level_as_asked(spec, tmp_path, golden, songs):
+    """As trainers of old made tensors: raw lyrics, a zero frame for timbre; and at a level of choice."""
+    lyrics = "la " * 600
+    settings = {"timbre": "zero", "lyrics_format": "raw", "normalize": "peak", "target_db": -6}
+    job = spec(dataset_json=write_dataset(tmp_path, caption="A song", lyrics=lyrics), preprocess=settings)
+    task.preprocess(job)
+    sample = next(
+        sample for sample in map(read_sample, tensors(job).values()) if sample.metadata["filename"] == "a.wav"
+    )
+    checkpoints = golden / "checkpoints"
+    text_encoder = load_text_encoder(checkpoints, "cpu", torch.float32)
+    prompt = encode_text(
+        text_encoder,
+        "# Instruction\nFill the audio semantic mask based on the given conditions:\n\n# Caption\nA song\n\n"
+        "# Metas\n- bpm: N/A\n- timesignature: N/A\n- keyscale: N/A\n- duration: 0 seconds\n<|endoftext|>\n",
+    )
+    embedded = embed_lyrics(text_encoder, lyrics.strip())[:512]
+    model = load_model(checkpoints, "base", parts=("condition_encoder",))
+    assert torch.equal(sample.encoder_hidden_states, encode_conditions(model, prompt, embedded, "zero"))
+    waveform = read_audio(songs / "a.wav", 240)
+    waveform = waveform * (10 ** (-6 / 20) / waveform.abs().max())
+    latents = encode_audio(load_vae(checkpoints, "cpu", torch.float32), waveform)
+    torch.testing.assert_close(sample.target_latents, latents, rtol=1e-4, atol=1e-4)
+    assert {key: sample.metadata[key] for key in ("timbre", "lyrics_format", "levels")} == {
+        "timbre": "zero",
+        "lyrics_format": "raw",
+        "levels": {"peak": -6},
+    }
+
+
+def test_a_bad_song_is_found_before_anything_is_made(spec, songs, counted, tmp_path):
+    (songs / "b.wav").write_bytes(b"no sound at all")
+    with pytest.raises(BadDataError, match=r"1 of 2 songs(.|\n)*b\.wav is not"):
+        task.preprocess(spec())
+    assert counted() == {} and not (tmp_path / "tensors").exists()
+
+
+def test_bad_songs_are_left_out_on_request(spec, songs, counted):
+    (songs / "b.wav").write_bytes(b"no sound at all")
+    job = spec(preprocess={"on_bad_file": "skip"})
+    task.preprocess(job)
+    assert counted()["encode_audio"] == 1 and len(tensors(job)) == 1
+    task.preprocess(job)
+    assert counted() == {}
+    write_song(songs / "b.wav", seed=1)
+    task.preprocess(job)
+    assert counted()["encode_audio"] == 1 and len(tensors(job)) == 2
 
 
 def test_progress_says_how_fast_and_how_long(spec, caplog):

@@ -1,0 +1,83 @@
+"""Finds the songs that cannot be trained on, all of them and before any model is loaded.
+
+A header says little: a download that broke off, a recording of nothing or a text called song.flac show only
+when they are decoded. So every song is decoded once, as far as it will be used.
+"""
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from sidestep.data.audio import SAMPLE_RATE, read_audio
+from sidestep.data.dataset import Song, by_store
+from sidestep.data.index import Index
+from sidestep.data.level import peak_db
+from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.progress import track
+from sidestep.runtime.workspace import Workspace
+from sidestep.spec.schema import PreprocessSpec
+from sidestep.storage.transfer import pull
+
+log = logging.getLogger(__name__)
+
+SILENCE_DB = -60.0
+"""A song that stays below this peak (dBFS) is noise of a recorder, and no music."""
+
+_DECODERS = 4  # each holds a decoded song, some 100 MB
+
+
+def sound_songs(songs: list[Song], spec: PreprocessSpec, known: Index, workspace: Workspace) -> list[Song]:
+    """The songs that can be used; those that `known` does not know are pulled and decoded.
+
+    Raises BadDataError with all that cannot be used, where `spec.on_bad_file` is fail or none is left.
+    """
+    unknown = [song for song in songs if not known.is_sound(song.store, song.file, spec.max_duration)]
+    if not unknown:
+        return songs
+    folders = {
+        store.place: pull(store, files, workspace, "Pulling songs") for store, files in by_store(unknown)
+    }
+    problems: dict[str, str] = {}  # by the song's place
+    with (
+        track("Probing songs", len(unknown), "songs") as bar,
+        ThreadPoolExecutor(min(_DECODERS, os.cpu_count() or 1)) as pool,
+    ):
+        paths = [folders[song.store.place] / song.path for song in unknown]
+        found = pool.map(lambda path: problem_of(path, spec.max_duration), paths)
+        for song, problem in zip(unknown, found, strict=True):
+            if problem:
+                problems[song.place] = problem
+            bar.advance(1)
+    if not problems:
+        return songs
+    lines = [f"{_shown(place)} {problem}" for place, problem in sorted(problems.items())]
+    report = "\n  ".join([f"{len(lines)} of {len(songs)} songs cannot be used:", *lines])
+    if spec.on_bad_file == "fail":
+        raise BadDataError(
+            f"{report}\n  mend them or take them out of the dataset, "
+            "or leave them out with preprocess.on_bad_file skip (--on-bad-file skip)"
+        )
+    if len(problems) == len(songs):
+        raise BadDataError(f"{report}\n  none is left to preprocess")
+    log.warning("%s\n  they are left out, as on_bad_file says", report)
+    return [song for song in songs if song.place not in problems]
+
+
+def problem_of(path: Path, max_duration: float) -> str | None:
+    """What keeps the first `max_duration` seconds of a file from being used; None where they are sound."""
+    try:
+        waveform = read_audio(path, max_duration)
+    except BadDataError as error:
+        return str(error).removeprefix(f"{path} ").splitlines()[0]
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if peak_db(waveform) < SILENCE_DB:
+        seconds = waveform.shape[1] / SAMPLE_RATE
+        return f"is silent: nothing in its first {seconds:.1f} s is above {SILENCE_DB:g} dBFS"
+    return None
+
+
+def _shown(place: str) -> str:
+    """A place on one line, whatever is in its name."""
+    return place if place.isprintable() else repr(place)

@@ -1,0 +1,131 @@
+"""One folder with a song of every kind that cannot be used."""
+
+import logging
+import os
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sidestep.data.dataset import read_songs
+from sidestep.data.index import Index
+from sidestep.data.probe import problem_of, sound_songs
+from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.workspace import Workspace
+from sidestep.spec.schema import JobSpec, PreprocessSpec
+from sidestep.storage.store import open_store
+
+BAD = {
+    "corrupt.mp3": "is not a sound file that can be read",
+    "cut.wav": "is truncated or damaged: it breaks off after 0.05 s",
+    "empty.wav": "is not a sound file that can be read",
+    "faint.wav": "is silent: nothing in its first 0.1 s is above -60 dBFS",
+    "nan.wav": "holds samples that are not numbers",
+    "nothing.wav": "is empty or not a sound file",
+    "silent.wav": "is silent",
+    "text.flac": "is empty or not a sound file",
+}
+
+
+def write_wav(path: Path, samples: np.ndarray) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(48_000)
+        file.writeframes(samples.astype("<i2").tobytes())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two good songs (good.wav and one with a line break in its name) among all that are bad."""
+    folder = tmp_path / "songs"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(-9000, 9000, (4800, 2))
+    for name in ("good.wav", "new\nline.wav", "cut.wav", "nan.wav"):
+        write_wav(folder / name, noise)
+    write_wav(folder / "faint.wav", noise // 9000 * 20)
+    write_wav(folder / "silent.wav", noise * 0)
+    write_wav(folder / "nothing.wav", noise[:0])
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "corrupt.mp3").write_bytes(np.random.default_rng(0).bytes(4000))
+    (folder / "text.flac").write_text("no song\n" * 99)
+    whole = (folder / "cut.wav").read_bytes()
+    (folder / "cut.wav").write_bytes(whole[: len(whole) // 2])
+    floats = bytearray(whole)  # the same samples, called 32-bit floats that are not numbers
+    floats[20:22], floats[32:36], floats[44:] = b"\3\0", b"\x08\0\x20\0", b"\xff" * (len(whole) - 44)
+    (folder / "nan.wav").write_bytes(floats)
+    return folder
+
+
+@pytest.fixture
+def sound(folder, tmp_path):
+    """The names of the songs in it that can be used."""
+
+    def sound(known: Index | None = None, **settings) -> set[str]:
+        spec = JobSpec(task="preprocess", audio_dir=str(folder), dataset_dir="tensors", preprocess=settings)
+        workspace = Workspace(tmp_path / "workspace")
+        songs = sound_songs(read_songs(spec), spec.preprocess, known or Index(), workspace)
+        return {song.path for song in songs}
+
+    return sound
+
+
+def test_everything_that_is_wrong_is_listed_at_once(sound):
+    with pytest.raises(BadDataError) as caught:
+        sound()
+    text = str(caught.value)
+    assert text.startswith("8 of 10 songs cannot be used:\n")
+    lines = [line.rpartition("/songs/")[2] for line in text.splitlines()[1:-1]]
+    assert len(lines) == len(BAD)
+    for line, (name, problem) in zip(lines, BAD.items(), strict=True):
+        assert line.startswith(f"{name} {problem}")
+    assert "--on-bad-file skip" in text
+
+
+def test_bad_songs_are_left_out_on_request_and_named(sound, caplog):
+    with caplog.at_level(logging.WARNING, logger="sidestep"):
+        assert sound(on_bad_file="skip") == {"good.wav", "new\nline.wav"}
+    assert "8 of 10 songs cannot be used" in caplog.text
+    assert all(name in caplog.text for name in BAD)
+
+
+def test_nothing_left_is_an_error_also_then(sound, folder):
+    for name in ("good.wav", "new\nline.wav"):
+        (folder / name).write_bytes(b"")
+    with pytest.raises(BadDataError, match="none is left"):
+        sound(on_bad_file="skip")
+
+
+def test_a_name_with_a_line_break_takes_one_line(sound, folder):
+    (folder / "new\nline.wav").write_bytes(b"")
+    with pytest.raises(BadDataError, match=r"songs/new\\nline.wav' is "):
+        sound()
+
+
+def test_songs_known_to_be_sound_are_not_decoded_again(sound, folder):
+    store = open_store(str(folder), JobSpec.model_fields["storage"].default)
+    known = Index()
+    for file in store.list():
+        known.remember(store, file, "digest", probed=240)
+    assert len(sound(known)) == 10
+    with pytest.raises(BadDataError):  # more of each song is to be used than was looked at
+        sound(known, max_duration=241)
+    (folder / "silent.wav").touch()
+    with pytest.raises(BadDataError, match="1 of 10 songs"):
+        sound(known)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_that_may_not_be_read(folder):
+    (folder / "good.wav").chmod(0)
+    assert problem_of(folder / "good.wav", 240) == "cannot be read: Permission denied"
+
+
+def test_a_file_that_is_gone(tmp_path):
+    assert problem_of(tmp_path / "gone.wav", 240) == "cannot be read: No such file or directory"
+
+
+def test_only_what_is_used_must_be_sound(folder):
+    assert problem_of(folder / "cut.wav", 0.04) is None
+    assert PreprocessSpec().on_bad_file == "fail"
