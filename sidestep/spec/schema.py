@@ -247,6 +247,12 @@ class TrainSpec(Section):
         le=10,
         description="Deviation of the logit-normal timestep law; by default the checkpoint's.",
     )
+    chunk_duration: float | None = Field(
+        None,
+        ge=1,
+        le=600,
+        description="Seconds of a song that one step sees, cut out anywhere; by default the whole song.",
+    )
     seed: int = Field(42, ge=0, lt=2**32, description="Seed of every random draw.")
     gradient_checkpointing: bool = Field(
         True, description="Recompute activations in the backward pass: far less memory, 10-30 % slower."

@@ -45,7 +45,7 @@ def estimate(spec: JobSpec) -> dict[str, float]:
 
 def _recipe(spec: JobSpec) -> dict[str, Any]:
     """All that decides the ranking."""
-    train = spec.train.model_dump(include={"seed", "timestep_mu", "timestep_sigma"})
+    train = spec.train.model_dump(include={"seed", "timestep_mu", "timestep_sigma", "chunk_duration"})
     tensors = dataset_files(open_store(spec.tensors_place, spec.storage))
     return {
         "dataset": dataset_digest(tensors),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sidestep.acestep.layout import find_variant, open_checkpoints
 from sidestep.acestep.loading import AceStepModel, load_model, load_null_condition
+from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.workspace import Workspace
 from sidestep.spec.schema import JobSpec
@@ -53,14 +54,16 @@ def prepare_ground(spec: JobSpec, workspace: Workspace) -> Ground:
 
 
 def timestep_law(spec: JobSpec, config: dict[str, Any]) -> Law:
-    """The timestep law of `spec`: its own parameters, else those in the checkpoint's config."""
+    """How `spec` draws micro-batches; timestep parameters that it leaves out are the checkpoint's."""
     mu, sigma = spec.train.timestep_mu, spec.train.timestep_sigma
+    seconds = spec.train.chunk_duration
     return Law(
         mode=spec.train.mode,
         mu=config["timestep_mu"] if mu is None else mu,
         sigma=config["timestep_sigma"] if sigma is None else sigma,
         cfg_dropout=spec.train.cfg_dropout,
         seed=spec.train.seed,
+        chunk_frames=round(seconds * LATENTS_PER_SECOND) if seconds else None,
     )
 
 

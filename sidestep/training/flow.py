@@ -24,13 +24,22 @@ class Batch:
 
 @dataclass(frozen=True)
 class Law:
-    """How a micro-batch is drawn: the timestep law and the share of samples without conditions."""
+    """How a micro-batch is drawn: its part of the song, its timestep, and whether it has conditions."""
 
     mode: str  # corrected | vanilla
     mu: float
     sigma: float
     cfg_dropout: float
     seed: int
+    chunk_frames: int | None = None  # latents of a song that one micro-batch sees; None: all
+
+    def chunk(self, index: int, frames: int) -> slice:
+        """Which of a song's `frames` latents the micro-batch number `index` sees; each place as likely."""
+        if self.chunk_frames is None or self.chunk_frames >= frames:
+            return slice(0, frames)
+        places = frames - self.chunk_frames + 1
+        start = int(torch.randint(places, (), generator=draws.generator(self.seed, "crop", index)))
+        return slice(start, start + self.chunk_frames)
 
     def timestep(self, index: int) -> Tensor:
         """t [1] of the micro-batch number `index`."""
@@ -48,16 +57,19 @@ class Law:
 def draw_batch(
     sample: Sample, null_condition: Tensor, law: Law, index: int, device: str | torch.device
 ) -> Batch:
-    """The micro-batch number `index` of the run: `sample` with its noise, timestep and dropout.
+    """The micro-batch number `index` of the run: `sample` with its chunk, noise, timestep and dropout.
 
     `null_condition` [1, 1, D] takes the place of every condition token of a dropped sample.
     """
-    latents = sample.target_latents[None].float()
+    chunk = law.chunk(index, len(sample.target_latents))
+    latents = sample.target_latents[None, chunk].float()
     conditions = sample.encoder_hidden_states[None].float()
     noise = torch.randn(latents.shape, generator=draws.generator(law.seed, "noise", index))
     if law.drops_conditions(index):
         conditions = null_condition.float().expand_as(conditions)
-    parts = (latents, sample.context_latents[None].float(), conditions, law.timestep(index), noise)
+    # The context is cut with the latents, as other trainers do: in some files it is made of the same song.
+    context = sample.context_latents[None, chunk].float()
+    parts = (latents, context, conditions, law.timestep(index), noise)
     return Batch(*(part.to(device) for part in parts))
 
 
