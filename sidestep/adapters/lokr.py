@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from sidestep.acestep.names import diffusers_name
 from sidestep.adapters.adapter import Adapter, check_exact, draw, read_safetensors
-from sidestep.adapters.targets import linear_modules, target_paths
-from sidestep.runtime.errors import BadDataError, BadSpecError
+from sidestep.adapters.targets import linear_modules, target_names, target_paths
+from sidestep.runtime.errors import BadDataError
 from sidestep.spec.schema import ATTENTION_MODULES, AdapterSpec
 from sidestep.storage.canonical import safetensors_bytes
 
@@ -133,28 +133,52 @@ class LokrAdapter(Adapter):
 
 
 def inject(transformer: nn.Module, spec: AdapterSpec, seed: int) -> LokrAdapter:
-    """A new LoKR: w2 zero, the other factors random. See `sidestep.adapters.inject`."""
-    if spec.rank_pattern:
-        raise BadSpecError("rank_pattern is for LoRA: LoKR has one rank for all its modules")
+    """A new LoKR: w2 zero (or its scalar), the other factors random. See `sidestep.adapters.inject`."""
+    names = target_names(spec)
     config = LokrConfig(
         linear_dim=spec.rank,
         linear_alpha=spec.alpha,
         factor=spec.factor,
-        target_modules=spec.target_modules,
+        decompose_both=spec.decompose_both,
+        use_tucker=spec.use_tucker,
+        use_scalar=spec.use_scalar,
+        weight_decompose=spec.weight_decompose,
+        target_modules=names,
     )
-    paths = target_paths(transformer, spec.target_modules)
-    adapter = _attach(transformer, spec, config, _build(transformer, paths, config))
+    layers = _build(transformer, target_paths(transformer, names), config)
+    adapter = _attach(transformer, spec, config, layers)
     zero = () if config.use_scalar else (".lokr_w2", ".lokr_w2_b")
     factors = {name: p for name, p in adapter.parameters().items() if ".lokr_" in name}
     draw({name: p for name, p in factors.items() if not name.endswith(zero)}, seed)
-    full = sum(_is_full(layer) for layer in adapter.layers.values())
+    _notice(spec, layers)
+    return adapter
+
+
+def _notice(spec: AdapterSpec, layers: Mapping[str, LokrModule]) -> None:
+    """Say where an option does not do what one would think."""
+    full = sum(_is_full(layer) for layer in layers.values())
     if full and spec.alpha != spec.rank:
         log.info(
             "alpha has no effect on %d of %d LoKR modules: at rank %d both their factors are full "
             "matrices, and the update is not scaled. A smaller rank or another factor makes w2 low-rank.",
-            *(full, len(paths), spec.rank),
+            *(full, len(layers), spec.rank),
         )
-    return adapter
+    if spec.use_tucker:
+        log.info(
+            "use_tucker has no effect: Tucker decomposition is for convolutions, and all modules are linear"
+        )
+    split = sum(not layer.use_w1 for layer in layers.values())
+    if spec.decompose_both and split < len(layers):
+        log.info(
+            "decompose_both has no effect on %d of %d LoKR modules: rank %d is not below half their first "
+            "factor's size",
+            *(len(layers) - split, len(layers), spec.rank),
+        )
+    if spec.weight_decompose:
+        log.info(
+            "weight_decompose: ComfyUI divides by the lengths of the base's rows, the ACE-Step app and "
+            "LyCORIS by those of the adapted ones: in ComfyUI the adapter is not quite the one trained"
+        )
 
 
 def load(transformer: nn.Module, folder: Path) -> LokrAdapter:
@@ -185,6 +209,16 @@ def load(transformer: nn.Module, folder: Path) -> LokrAdapter:
     return _attach(transformer, spec, config, layers)
 
 
+class _Lokr(LokrModule):
+    """LyCORIS' module, with W + update added up in float32 where weight decomposition needs the sum.
+
+    It would be added up in the base's dtype, where bfloat16 swallows the small update of early training.
+    """
+
+    def _current_weight(self) -> Tensor:
+        return super()._current_weight().float()
+
+
 def _read_config(header: dict[str, str], path: Path) -> LokrConfig:
     if header.get("algo", "lokr") != "lokr" or "lokr_config" not in header:
         raise BadDataError(f"{path} has no lokr_config in its header: its scale and shapes cannot be known")
@@ -202,7 +236,7 @@ def _build(transformer: nn.Module, paths: list[str], config: LokrConfig) -> dict
     linears = linear_modules(transformer)
     layers = {}
     for path in paths:
-        layer = LokrModule(
+        layer = _Lokr(
             _flat(path),
             linears[path],
             lora_dim=config.linear_dim,
@@ -213,9 +247,8 @@ def _build(transformer: nn.Module, paths: list[str], config: LokrConfig) -> dict
             weight_decompose=config.weight_decompose,
             full_matrix=config.full_matrix,
             unbalanced_factorization=config.unbalanced_factorization,
-            # The factors are applied to the activations. The other way adds up W + update in the base's
-            # dtype, where bfloat16 swallows a small update, and builds a whole [out, in] matrix. Weight
-            # decomposition needs that matrix' norms, and LyCORIS leaves it out in this mode.
+            # The factors are applied to the activations; the other way builds a whole [out, in] matrix.
+            # Weight decomposition needs that matrix' norms, and LyCORIS leaves it out in this mode.
             bypass_mode=not config.weight_decompose,
         )
         layers[path] = layer.to(linears[path].weight.device, torch.float32)

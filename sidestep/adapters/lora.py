@@ -10,6 +10,9 @@ One published folder is right in three readers:
   as nothing, with a warning. Such an adapter is published with one more pair of tensors, all zeros.
 
 So alpha / rank is multiplied into lora_B, and the config says alpha = rank for every module.
+
+PEFT's `bias` option is not offered: the layers that get an adapter have no biases, and of those of other
+layers the app alone would take notice.
 """
 
 import math
@@ -18,7 +21,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -29,7 +32,7 @@ from torch import Tensor, nn
 
 from sidestep.acestep.names import diffusers_name, original_name
 from sidestep.adapters.adapter import Adapter, check_exact, draw, read_safetensors
-from sidestep.adapters.targets import is_end_of, linear_modules, target_paths
+from sidestep.adapters.targets import is_end_of, linear_modules, target_names, target_paths
 from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
 from sidestep.spec.schema import AdapterSpec
 from sidestep.storage.canonical import json_bytes, safetensors_bytes
@@ -41,6 +44,7 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 _APP_PREFIX = "base_model.model."
 _DIFFUSERS_PREFIX = "transformer."
 _NAME = "default"  # PEFT's name for the adapter
+T = TypeVar("T")
 _KEY = re.compile(r"(?P<module>.+)\.lora_[AB]\.weight")
 
 
@@ -108,7 +112,7 @@ class LoraAdapter(Adapter):
             matrices = _matrices(layer)
             tensors[f"{_APP_PREFIX}{path}.lora_A.weight"] = matrices["lora_A"]
             tensors[f"{_APP_PREFIX}{path}.lora_B.weight"] = matrices["lora_B"] * layer.scaling[_NAME]
-        targets = set(self.spec.target_modules)
+        targets = set(target_names(self.spec))
         if not any("q_proj" in path or "k_proj" in path for path in self.layers):
             marker = next(path for path in linear_modules(self.transformer) if is_end_of("q_proj", path))
             targets.add(marker)
@@ -149,25 +153,28 @@ def _matrices(layer: LoraLinear) -> dict[str, nn.Parameter]:
 
 def inject(transformer: nn.Module, spec: AdapterSpec, seed: int) -> LoraAdapter:
     """A new LoRA: A random, B zero. See `sidestep.adapters.inject`."""
-    paths = target_paths(transformer, spec.target_modules)
+    paths = target_paths(transformer, target_names(spec))
     adapter = _attach(transformer, spec, _sizes(paths, spec))
     draw({name: p for name, p in adapter.parameters().items() if ".lora_A." in name}, seed)
     return adapter
 
 
 def _sizes(paths: list[str], spec: AdapterSpec) -> dict[str, _Size]:
-    """Each module's size; its rank is that of the longest rank_pattern that ends its path, if any."""
-    if unused := [end for end in spec.rank_pattern if not any(is_end_of(end, path) for path in paths)]:
+    """Each module's size by the spec and its patterns."""
+    ranks = _by_pattern(paths, spec.rank, spec.rank_pattern, "rank_pattern")
+    alphas = _by_pattern(paths, spec.alpha, spec.alpha_pattern, "alpha_pattern")
+    return {path: _Size(ranks[path], alphas[path]) for path in paths}
+
+
+def _by_pattern(paths: list[str], common: T, pattern: Mapping[str, T], field: str) -> dict[str, T]:
+    """Each path's value: that of the longest key in `pattern` that ends the path, else the common one."""
+    if unused := [end for end in pattern if not any(is_end_of(end, path) for path in paths)]:
         raise BadSpecError(
-            f"rank_pattern: {', '.join(unused)} names none of the modules that target_modules chooses; "
+            f"{field}: {', '.join(unused)} names none of the modules that target_modules chooses; "
             f"allowed is the end of a path such as {paths[0]}"
         )
-
-    def rank(path: str) -> int:
-        ends = [end for end in spec.rank_pattern if is_end_of(end, path)]
-        return spec.rank_pattern[max(ends, key=len)] if ends else spec.rank
-
-    return {path: _Size(rank(path), spec.alpha) for path in paths}
+    ends = {path: [end for end in pattern if is_end_of(end, path)] for path in paths}
+    return {path: pattern[max(ends[path], key=len)] if ends[path] else common for path in paths}
 
 
 def _attach(transformer: nn.Module, spec: AdapterSpec, sizes: Mapping[str, _Size]) -> LoraAdapter:
@@ -261,6 +268,7 @@ def _load(
         dropout=config.lora_dropout,
         target_modules=tuple(sorted(sizes)),
         rank_pattern={path: size.rank for path, size in sizes.items() if size.rank != common.rank},
+        alpha_pattern={path: size.alpha for path, size in sizes.items() if size.alpha != common.alpha},
     )
     adapter = _attach(transformer, spec, sizes)
     with torch.no_grad():

@@ -10,7 +10,7 @@ from torch import nn
 
 from sidestep.acestep.names import original_name
 from sidestep.runtime.errors import BadSpecError
-from sidestep.spec.schema import ATTENTION_MODULES, MLP_MODULES
+from sidestep.spec.schema import ATTENTION_MODULES, MLP_MODULES, AdapterSpec
 
 _TARGETS = (*ATTENTION_MODULES, *MLP_MODULES)
 
@@ -22,6 +22,15 @@ def linear_modules(transformer: nn.Module) -> dict[str, nn.Linear]:
         for name, module in transformer.named_modules()
         if isinstance(module, nn.Linear)
     }
+
+
+def target_names(spec: AdapterSpec) -> tuple[str, ...]:
+    """`spec`'s target_modules, with q_proj and its like narrowed to the attention that `spec` asks for."""
+    if spec.attention == "both":
+        return spec.target_modules
+    return tuple(
+        f"{spec.attention}_attn.{name}" if name in ATTENTION_MODULES else name for name in spec.target_modules
+    )
 
 
 def target_paths(transformer: nn.Module, target_modules: Iterable[str]) -> list[str]:

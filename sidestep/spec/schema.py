@@ -122,8 +122,8 @@ class PreprocessSpec(Section):
     )
     on_bad_file: Literal["fail", "skip"] = Field(
         "fail",
-        description="What becomes of a dataset with songs that are silent, damaged or not sound: fail (all of "
-        "them are named, nothing is made), or skip (they are named and left out).",
+        description="What becomes of a dataset with songs that are silent, damaged or not sound: fail (all "
+        "are named, nothing is made), or skip (they are named and left out).",
     )
 
 
@@ -169,11 +169,20 @@ class AdapterSpec(Section):
             "or the end of a path, such as layers.3.self_attn.q_proj."
         ),
     )
+    attention: Literal["self", "cross", "both"] = Field(
+        "both",
+        description="Which attention q_proj, k_proj, v_proj and o_proj mean: self, cross, or both.",
+        json_schema_extra={"aliases": ["--attention-type"]},
+    )
     rank_pattern: Annotated[
         dict[str, Annotated[int, Field(ge=1, le=4096)]], BeforeValidator(_split_pairs)
     ] = Field(
         default_factory=dict,
         description="Other ranks for some modules (LoRA only), by path ending: v_proj=16.",
+    )
+    alpha_pattern: Annotated[dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(_split_pairs)] = Field(
+        default_factory=dict,
+        description="Other alphas for some modules (LoRA only), by path ending: v_proj=32.",
     )
     factor: int = Field(
         -1,
@@ -181,6 +190,40 @@ class AdapterSpec(Section):
         description="LoKR: size of the first Kronecker factor; -1 splits each dimension near its root.",
         json_schema_extra={"flag": "--lokr-factor"},
     )
+    decompose_both: bool = Field(
+        False,
+        description="LoKR: make the first Kronecker factor low-rank too, where the rank is small enough.",
+        json_schema_extra={"flag": "--lokr-decompose-both"},
+    )
+    use_tucker: bool = Field(
+        False,
+        description="LoKR: Tucker decomposition, which convolutions alone have: no effect on this model.",
+        json_schema_extra={"flag": "--lokr-use-tucker"},
+    )
+    use_scalar: bool = Field(
+        False,
+        description="LoKR: scale each update by a trained number that starts at zero.",
+        json_schema_extra={"flag": "--lokr-use-scalar"},
+    )
+    weight_decompose: bool = Field(
+        False,
+        description="LoKR: train the length of each weight row apart from its direction, as DoRA does.",
+        json_schema_extra={"flag": "--lokr-weight-decompose"},
+    )
+
+    @field_validator(
+        *("dropout", "rank_pattern", "alpha_pattern"),
+        *("factor", "decompose_both", "use_tucker", "use_scalar", "weight_decompose"),
+    )
+    @classmethod
+    def _has_an_effect(cls, value: Any, info: ValidationInfo) -> Any:
+        """The other kind's settings are refused where they say something: nothing is set in vain."""
+        name = str(info.field_name)
+        kind = "lora" if name in ("dropout", "rank_pattern", "alpha_pattern") else "lokr"
+        default = cls.model_fields[name].get_default(call_default_factory=True)
+        if info.data.get("type", kind) != kind and value != default:
+            raise ValueError(f"is for {kind} alone, and adapter.type is {info.data['type']}")
+        return value
 
 
 class CheckpointSpec(Section):

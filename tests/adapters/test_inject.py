@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from sidestep import adapters
@@ -117,8 +118,58 @@ def test_a_pattern_that_fits_nothing_is_refused(transformer: nn.Module):
     spec = LORA.model_copy(update={"rank_pattern": {"up_proj": 2}})
     with pytest.raises(BadSpecError, match="rank_pattern: up_proj names none"):
         adapters.inject(transformer, spec, seed=1)
-    with pytest.raises(BadSpecError, match="LoKR has one rank"):
-        adapters.inject(transformer, LOKR.model_copy(update={"rank_pattern": {"q_proj": 2}}), seed=1)
+    with pytest.raises(BadSpecError, match="alpha_pattern: up_proj names none"):
+        adapters.inject(transformer, LORA.model_copy(update={"alpha_pattern": {"up_proj": 2}}), seed=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting"),
+    [
+        ("lokr", {"dropout": 0.2}),
+        ("lokr", {"rank_pattern": {"q_proj": 2}}),
+        ("lokr", {"alpha_pattern": "q_proj=2"}),
+        ("lora", {"factor": 4}),
+        ("lora", {"use_scalar": True}),
+        ("lora", {"weight_decompose": True}),
+    ],
+)
+def test_a_setting_of_the_other_kind_is_refused(kind: str, setting: dict):
+    other = {"lora": "lokr", "lokr": "lora"}[kind]
+    with pytest.raises(ValidationError, match=f"is for {other} alone, and adapter.type is {kind}"):
+        AdapterSpec.model_validate({"type": kind, **setting})
+    spec = AdapterSpec.model_validate({"type": other, **setting})
+    assert AdapterSpec.model_validate(spec.model_dump()) == spec
+    plain = AdapterSpec.model_validate({"type": kind})
+    assert AdapterSpec.model_validate(plain.model_dump()) == plain
+
+
+def test_alphas_by_pattern(transformer: nn.Module):
+    patterns = {
+        "rank_pattern": {"v_proj": 2},
+        "alpha_pattern": {"v_proj": 3, "layers.1.cross_attn.v_proj": 5},
+    }
+    adapters.inject(transformer, LORA.model_copy(update=patterns), seed=1)
+    scales = {
+        path: transformer.get_submodule(path).scaling["default"]
+        for path in ("layers.0.self_attn.to_q", "layers.0.self_attn.to_v", "layers.1.cross_attn.to_v")
+    }
+    assert list(scales.values()) == [8 / 4, 3 / 2, 5 / 2]
+
+
+def test_a_small_decomposed_update_of_a_bfloat16_base_is_not_rounded_away(new_transformer: Callable):
+    """A thousandth of the weights is less than bfloat16's step: added up in bfloat16, it would vanish."""
+    spec = LOKR.model_copy(update={"weight_decompose": True, "target_modules": ("q_proj",)})
+    updates = []
+    for dtype in (torch.float32, torch.bfloat16):
+        transformer = new_transformer().to(torch.bfloat16).to(dtype)  # the same weights in both
+        layer = adapters.inject(transformer, spec, seed=1).layers["layers.0.self_attn.q_proj"]
+        layer.org_forward = torch.zeros_like  # what remains is the update
+        with torch.no_grad():
+            layer.lokr_w2_b.fill_(1e-4)
+            updates.append(layer(torch.eye(layer.shape[1], dtype=dtype)).float())
+    size = layer.org_module[0].weight.float().norm()
+    assert 0 < updates[0].norm() < 1e-3 * size
+    assert (updates[1] - updates[0]).norm() < 0.01 * updates[0].norm()
 
 
 @both_kinds
@@ -134,6 +185,22 @@ def test_lokr_says_where_alpha_has_no_effect(new_transformer: Callable, caplog: 
         assert not caplog.messages
         adapters.inject(new_transformer(), LOKR.model_copy(update={"rank": 16}), seed=1)
     assert "alpha has no effect on 32 of 32" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"use_tucker": True}, "use_tucker has no effect"),
+        ({"decompose_both": True, "rank": 2}, "decompose_both has no effect on 32 of 32"),
+        ({"weight_decompose": True}, "in ComfyUI the adapter is not quite"),
+    ],
+)
+def test_lokr_says_where_an_option_surprises(
+    transformer: nn.Module, caplog: pytest.LogCaptureFixture, options: dict, message: str
+):
+    with caplog.at_level("INFO", logger="sidestep"):
+        adapters.inject(transformer, LOKR.model_copy(update=options), seed=1)
+    assert message in caplog.text
 
 
 def test_lokr_leaves_other_modules_and_lycoris_settings_alone(transformer: nn.Module):

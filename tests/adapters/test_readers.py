@@ -40,6 +40,11 @@ LORA = {
     ),
     "MLP alone": AdapterSpec(rank=4, alpha=6, target_modules=("gate_proj", "up_proj")),
     "values and outputs": AdapterSpec(rank=4, alpha=6, target_modules=("v_proj", "o_proj")),
+    "self-attention": AdapterSpec(rank=4, alpha=6, attention="self", target_modules=("q_proj", "up_proj")),
+    "cross-attention": AdapterSpec(rank=4, alpha=6, attention="cross"),
+    "rank and alpha patterns": AdapterSpec(
+        rank=4, alpha=6, rank_pattern={"v_proj": 2}, alpha_pattern={"v_proj": 1.5, "self_attn.k_proj": 20}
+    ),
 }
 LOKR = {
     "full": AdapterSpec(type="lokr", rank=16, alpha=3, factor=4),
@@ -47,6 +52,26 @@ LOKR = {
     "default factor": AdapterSpec(type="lokr", rank=1, alpha=3),
     "with MLP": AdapterSpec(
         type="lokr", rank=2, alpha=3, factor=4, target_modules=("v_proj", "up_proj", "down_proj")
+    ),
+    "both low-rank": AdapterSpec(type="lokr", rank=1, alpha=5, factor=4, decompose_both=True),
+    "scalar": AdapterSpec(type="lokr", rank=2, alpha=5, factor=4, use_scalar=True),
+    "full with scalar": AdapterSpec(type="lokr", rank=16, alpha=5, factor=4, use_scalar=True),
+    "Tucker": AdapterSpec(type="lokr", rank=2, alpha=5, factor=4, use_tucker=True),
+    "cross-attention": AdapterSpec(type="lokr", rank=2, alpha=3, factor=4, attention="cross"),
+}
+# ComfyUI and PEFT have no weight decomposition like LyCORIS'.
+DECOMPOSED = {
+    "decomposed": AdapterSpec(type="lokr", rank=2, alpha=5, factor=4, weight_decompose=True),
+    "full, decomposed": AdapterSpec(type="lokr", rank=16, alpha=5, factor=4, weight_decompose=True),
+    "everything": AdapterSpec(
+        type="lokr",
+        rank=2,
+        alpha=5,
+        factor=8,
+        decompose_both=True,
+        use_tucker=True,
+        use_scalar=True,
+        weight_decompose=True,
     ),
 }
 
@@ -63,7 +88,8 @@ def trained(transformer: nn.Module, decode: Decode, make_effective: Callable, tm
         with torch.no_grad():
             plain = decode(transformer)
             adapter = adapters.inject(transformer, spec, seed=1)
-            assert torch.equal(decode(transformer), plain)  # a fresh adapter is an update of zero
+            # A fresh adapter is an update of zero; W / |W| · |W| is W but for its rounding.
+            assert (decode(transformer) - plain).abs().max() <= (1e-5 if spec.weight_decompose else 0)
             make_effective(adapter)
             output = decode(transformer.eval())
         assert (output - plain).abs().max() > 0.01
@@ -213,6 +239,17 @@ def test_lokr_merged_into_the_original_weights(
     assert_same_function(decode, set_weights(new_transformer(), weights), output)
 
 
+@pytest.mark.parametrize("spec", spec_params(DECOMPOSED))
+@pytest.mark.parametrize("reader", [by_app_lokr, by_lycoris])
+def test_decomposed_lokr_merged_into_the_original_weights(
+    spec: AdapterSpec, reader: Callable, trained: Callable, new_transformer: Callable, decode: Decode
+):
+    folder, output = trained(spec)
+    assert [path.name for path in folder.iterdir()] == ["lokr_weights.safetensors"]
+    weights = reader(OriginalDecoder(new_transformer()), folder)
+    assert_same_function(decode, set_weights(new_transformer(), weights), output)
+
+
 @pytest.mark.parametrize("spec", spec_params(LOKR))
 def test_lokr_by_diffusers(spec: AdapterSpec, trained: Callable, new_transformer: Callable, decode: Decode):
     folder, output = trained(spec)
@@ -228,7 +265,9 @@ def test_a_lokr_that_diffusers_cannot_represent_has_no_file_for_it(
     assert "diffusers_lokr_weights.safetensors is not written" in caplog.text
 
 
-@pytest.mark.parametrize("spec", spec_params(LORA | {f"lokr {name}": spec for name, spec in LOKR.items()}))
+@pytest.mark.parametrize(
+    "spec", spec_params(LORA | {f"lokr {name}": s for name, s in (LOKR | DECOMPOSED).items()})
+)
 def test_what_is_published_loads_here_as_the_same_function(
     spec: AdapterSpec, trained: Callable, new_transformer: Callable, decode: Decode
 ):

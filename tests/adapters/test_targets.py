@@ -3,9 +3,9 @@
 import pytest
 from torch import nn
 
-from sidestep.adapters.targets import is_end_of, target_paths
+from sidestep.adapters.targets import is_end_of, target_names, target_paths
 from sidestep.runtime.errors import BadSpecError
-from sidestep.spec.schema import ATTENTION_MODULES, MLP_MODULES
+from sidestep.spec.schema import ATTENTION_MODULES, MLP_MODULES, AdapterSpec
 
 
 def test_attention_in_every_layer_in_the_models_order(transformer: nn.Module):
@@ -40,3 +40,13 @@ def test_ends_are_whole_components():
     assert is_end_of("self_attn.o_proj", "self_attn.o_proj")
     assert not is_end_of("proj", "self_attn.o_proj")
     assert not is_end_of("layers.1.mlp.up_proj", "layers.11.mlp.up_proj")
+
+
+def test_attention_narrows_the_attention_modules_alone(transformer: nn.Module):
+    names = ("q_proj", "up_proj", "layers.1.self_attn.v_proj")
+    spec = AdapterSpec(target_modules=names, attention="cross")
+    assert target_names(spec) == ("cross_attn.q_proj", "up_proj", "layers.1.self_attn.v_proj")
+    paths = target_paths(transformer, target_names(spec))
+    assert sum("cross_attn.q_proj" in path for path in paths) == 4
+    assert not any("self_attn.q_proj" in path for path in paths)
+    assert target_names(AdapterSpec(target_modules=names)) == names

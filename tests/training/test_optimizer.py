@@ -49,7 +49,8 @@ def test_the_state_survives_a_save_and_a_load_exactly(
     """A second trainer that reads the checkpoint takes the first one's steps, bit for bit."""
     adapter = {"type": kind, "rank": 64, "alpha": 64}  # large enough for bitsandbytes to use 8 bits
     if kind == "lokr":
-        adapter |= {"rank": 2, "factor": 4}
+        adapter |= {"rank": 2, "factor": 8}
+        adapter |= dict.fromkeys(("decompose_both", "use_scalar", "weight_decompose"), True)
     spec = make_spec(optimizer_type=optimizer, lr=None, epochs=4, adapter=adapter)
     first, second = trainer_of(spec), trainer_of(spec)
     take_steps(first, 0, 3)
