@@ -17,7 +17,7 @@ class ExitCode(IntEnum):
     STORAGE = 69  # a store stayed out of reach after retries
     BUG = 70  # a fault of Side-Step itself
     OUT_OF_MEMORY = 71  # the GPU's memory is too small for these settings
-    MACHINE = 72  # this machine cannot run the job (no GPU where one is asked for, ...)
+    MACHINE = 72  # this machine cannot run the job (no GPU where one is asked for, a full disk, ...)
     AGAIN = 75  # progress is saved; run the same command again
     ACCESS = 77  # credentials are missing or not allowed to do this
     BAD_SPEC = 78  # the job spec is wrong

@@ -7,12 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from sidestep.runtime.errors import AccessError, BadDataError, MissingInputError, SideStepError, StorageError
+from sidestep.runtime.errors import (
+    AccessError,
+    BadDataError,
+    BadSpecError,
+    MachineError,
+    MissingInputError,
+    SideStepError,
+    StorageError,
+)
 from sidestep.spec.schema import StorageSpec
 from sidestep.storage.atomic import TEMPORARY, create_file, replacing
 from sidestep.storage.store import Advance, FileInfo, Store, no_advance
 
 COPY_BYTES = 2**20
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LocalStore(Store):
@@ -78,6 +87,17 @@ class LocalStore(Store):
         full = self.locate(path)
         with local_errors(full):
             full.unlink(missing_ok=True)
+            self._remove_empty_folders(full)
+
+    def _remove_empty_folders(self, deleted: Path) -> None:
+        """A folder that holds nothing is none, as in a bucket. The store's own stays."""
+        for folder in deleted.parents:
+            if folder == self.root or not folder.is_relative_to(self.root):
+                return
+            try:
+                folder.rmdir()
+            except OSError:  # it holds something, or is a link, or a disk is mounted there
+                return
 
     def _files_below(self, folder: str, above: frozenset[str]) -> Iterator[FileInfo]:
         """`above`: the real paths of the folders this one is in, so that a link upwards ends the way down."""
@@ -124,17 +144,21 @@ def local_errors(place: Path | str) -> Iterator[None]:
 
 def explained(error: OSError, place: str) -> SideStepError:
     """What a failure of the local file system means, and what to do."""
-    place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else place
+    if isinstance(error.filename, str | bytes) and TEMPORARY not in os.fsdecode(error.filename):
+        place = os.fsdecode(error.filename)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return MissingInputError(
             f"{place} does not exist. Check the path; in a container, check what is mounted."
         )
-    if isinstance(error, PermissionError):
+    if isinstance(error, FileExistsError):
+        return BadSpecError(f"{place} is a file, where a folder is needed. Name another place.")
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return AccessError(
             f"{place}: the file system refuses access ({error.strerror}). Check its owner and mode."
         )
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(
-            f"{place}: no space is left on that disk. Free some, or name a place on another one."
+    if error.errno in NO_SPACE:
+        return MachineError(
+            f"{place}: no space is left on that disk. Free some, or name a place on another one; "
+            "what is saved stays whole, and the same command goes on from there."
         )
     return StorageError(f"{place} cannot be used: {error.strerror or error}.")

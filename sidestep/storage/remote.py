@@ -1,4 +1,4 @@
-"""Stores behind fsspec: S3, memory, and the other clouds it has a package for."""
+"""Stores behind fsspec: S3, memory, the web, and the other clouds it has a package for."""
 
 import os
 import threading
@@ -18,6 +18,7 @@ from sidestep.storage.local import local_errors
 from sidestep.storage.remote_errors import FAILURES, error_code, explained
 from sidestep.storage.store import Advance, FileInfo, Store, no_advance
 
+EXTRAS = {"gs": ("gcsfs", "gcs"), "az": ("adlfs", "azure")}  # scheme → package, and the extra that brings it
 ATTEMPTS = 6  # tries of one request, with pauses of 1 to 16 s: outlasts a server's restart, ends in a minute
 CONNECT_SECONDS = 5
 READ_SECONDS = 15
@@ -28,20 +29,28 @@ PARTS_AT_A_TIME = 4  # so many at once; together with `connections` this bounds 
 
 def open_remote(scheme: str, root: str, options: StorageSpec) -> "RemoteStore":
     """The store at scheme://root. Raises MachineError when the package for it is not installed."""
+    from sidestep.storage.http import HttpStore, http_settings
+
     try:
         backend = fsspec.get_filesystem_class(scheme)
-    except ImportError as error:  # fsspec's message says what to install
-        raise MachineError(f"{scheme}:// places need a package that is not installed. {error}.") from error
+    except ImportError as error:
+        package, extra = EXTRAS[scheme]
+        raise MachineError(
+            f"{scheme}:// places need the package {package}, which is not installed: "
+            f"pip install 'side-step[{extra}]'"
+        ) from error
 
     def connect() -> Any:
-        settings = s3_settings(options) if scheme == "s3" else {}
+        settings = {"s3": s3_settings(options), "http": http_settings(), "https": http_settings()}.get(
+            scheme, {}
+        )
         client = backend(use_listings_cache=False, skip_instance_cache=True, **settings)
         if scheme == "s3":
             client.retries = REPEATS
         return client
 
-    kind = {"s3": S3Store, "memory": MemoryStore}.get(scheme, RemoteStore)
-    return kind(scheme, root, options, Clients(connect))
+    kinds = {"s3": S3Store, "memory": MemoryStore, "http": HttpStore, "https": HttpStore}
+    return kinds.get(scheme, RemoteStore)(scheme, root, options, Clients(connect))
 
 
 def s3_settings(options: StorageSpec) -> dict[str, Any]:
@@ -145,12 +154,12 @@ class RemoteStore(Store):
     def download(self, path: str, target: Path, advance: Advance = no_advance) -> None:
         key = self._key(path)
         with local_errors(target), replacing(target) as temporary, self._failures(path):
-            self._fs.get_file(key, str(temporary), callback=_Moved(advance))
+            self._fs.get_file(key, str(temporary), callback=Moved(advance))
 
     def upload(self, source: Path, path: str, advance: Advance = no_advance) -> None:
         key = self._key(path)
         with self._failures(path):
-            self._fs.put_file(str(source), key, callback=_Moved(advance))
+            self._fs.put_file(str(source), key, callback=Moved(advance))
 
     def delete(self, path: str) -> None:
         key = self._key(path)
@@ -194,7 +203,7 @@ class S3Store(RemoteStore):
         with local_errors(source):
             source.open("rb").close()  # s3fs would pass over a folder without a word
         with self._failures(path):
-            self._fs.put_file(str(source), key, callback=_Moved(advance), chunksize=PART_BYTES)
+            self._fs.put_file(str(source), key, callback=Moved(advance), chunksize=PART_BYTES)
 
     def create(self, path: str, data: bytes) -> bool:
         """Put with If-None-Match: *. A server that ignores it is found out by the commit log."""
@@ -246,7 +255,7 @@ class MemoryStore(RemoteStore):
         return FileInfo(path, details["size"], self._fs.modified(details["name"]).isoformat())
 
 
-class _Moved(Callback):
+class Moved(Callback):
     """fsspec's progress, passed on."""
 
     def __init__(self, advance: Advance) -> None:

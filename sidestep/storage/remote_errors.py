@@ -2,13 +2,13 @@
 
 from urllib.parse import urlsplit
 
-from aiohttp import ClientPayloadError
+import aiohttp
 from botocore import exceptions as boto
 
 from sidestep.runtime.errors import AccessError, BadSpecError, MissingInputError, SideStepError, StorageError
 from sidestep.storage import local
 
-FAILURES = (OSError, TimeoutError, boto.BotoCoreError, boto.ClientError, ClientPayloadError)
+FAILURES = (OSError, TimeoutError, boto.BotoCoreError, boto.ClientError, aiohttp.ClientError)
 
 NO_CREDENTIALS = (
     boto.NoCredentialsError,
@@ -60,6 +60,8 @@ def explained(error: BaseException, where: str, place: str) -> SideStepError:
         return BadSpecError(
             f"{place}: this cannot be a bucket's name. It has 3 to 63 letters, digits, '.', '-'."
         )
+    if isinstance(error, aiohttp.ClientResponseError):
+        return _of_a_web_server(error, where)
     if isinstance(error, PermissionError) and (code or not error.errno):
         return AccessError(
             f"{where}: the store refuses access ({code or 'permission denied'}). Check the credentials "
@@ -67,7 +69,8 @@ def explained(error: BaseException, where: str, place: str) -> SideStepError:
         )
     if isinstance(error, FileNotFoundError) and (code or not error.errno):
         return MissingInputError(f"{where} does not exist. Check the place and the name.")
-    if isinstance(error, OSError) and error.errno and not code:
+    is_web = isinstance(error, aiohttp.ClientError)  # its failures to connect have an errno too
+    if isinstance(error, OSError) and error.errno and not code and not is_web:
         return local.explained(error, where)  # the other end of a copy
     if code:
         return StorageError(
@@ -76,6 +79,20 @@ def explained(error: BaseException, where: str, place: str) -> SideStepError:
     return StorageError(
         f"{where}: the store{_address(error)} is out of reach ({type(error).__name__}), after several tries. "
         "Check the network and storage.endpoint_url, then run the same command again."
+    )
+
+
+def _of_a_web_server(error: aiohttp.ClientResponseError, where: str) -> SideStepError:
+    if error.status in (401, 403, 407):
+        return AccessError(
+            f"{where}: the web server refuses access ({error.status}). Files are read there without "
+            "credentials: use what anyone may read, or another place."
+        )
+    if error.status in (404, 410):
+        return MissingInputError(f"{where} does not exist. Check the place and the name.")
+    return StorageError(
+        f"{where}: the web server answered with {error.status}, after several tries. "
+        "If that does not pass, ask who runs it."
     )
 
 

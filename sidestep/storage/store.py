@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from sidestep.runtime.errors import BadDataError, BadSpecError
 from sidestep.spec.schema import StorageSpec
 
-SCHEMES = ("s3", "file", "memory", "gs", "az")
+SCHEMES = ("s3", "file", "memory", "gs", "az", "http", "https")
 
 Advance = Callable[[int], object]
 """Told of bytes as they are moved, from any thread."""

@@ -1,11 +1,12 @@
 """What a folder must keep: whole files or none, and nothing outside it."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from sidestep.runtime.errors import AccessError, BadDataError, MissingInputError, StorageError
+from sidestep.runtime.errors import AccessError, BadDataError, BadSpecError, MachineError, MissingInputError
 from sidestep.spec.schema import StorageSpec
 from sidestep.storage import atomic
 from sidestep.storage.local import LocalStore
@@ -33,9 +34,9 @@ def test_a_failed_write_leaves_the_old_file(store: LocalStore, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(StorageError, match="no space is left"):
+    with pytest.raises(MachineError, match="no space is left"):
         store.write_bytes("file", b"new")
-    with pytest.raises(StorageError, match="no space is left"):
+    with pytest.raises(MachineError, match="no space is left"):
         store.create("other", b"new")
     assert [path.name for path in store.root.iterdir()] == ["file"]
     assert store.read_bytes("file") == b"old"
@@ -131,7 +132,7 @@ def test_messages_name_the_file_and_the_trouble(
     store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.write_bytes("file", b"")
-    with pytest.raises(StorageError, match=r"root/file.*File exists|root/file.*Not a directory"):
+    with pytest.raises(BadSpecError, match=r"root/file is a file, where a folder is needed"):
         store.write_bytes("file/below", b"")
     with pytest.raises(MissingInputError, match=r"root/file/below does not exist"):
         store.read_bytes("file/below")
@@ -142,3 +143,23 @@ def test_messages_name_the_file_and_the_trouble(
     monkeypatch.setattr(Path, "read_bytes", refused)
     with pytest.raises(AccessError, match=r"root/file: .*Permission denied.*owner and mode"):
         store.read_bytes("file")
+
+
+def test_an_empty_folder_is_none(store: LocalStore) -> None:
+    for path in ("checkpoints/1/a", "checkpoints/1/deeper/b", "checkpoints/2/c"):
+        store.write_bytes(path, b"")
+    store.delete("checkpoints/1/a")
+    store.delete("checkpoints/1/deeper/b")
+    assert [path.name for path in (store.root / "checkpoints").iterdir()] == ["2"]
+    store.delete("checkpoints/2/c")
+    store.delete("checkpoints/2/c")
+    assert list(store.root.iterdir()) == []
+
+
+def test_a_disk_that_is_read_only(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(store.root))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(AccessError, match=r"root: the file system refuses access .Read-only file system"):
+        store.write_bytes("file", b"")

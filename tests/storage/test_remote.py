@@ -18,6 +18,7 @@ from sidestep.runtime.errors import (
     AccessError,
     BadDataError,
     BadSpecError,
+    MachineError,
     MissingInputError,
     SideStepError,
     StorageError,
@@ -143,7 +144,7 @@ def test_a_full_disk_is_not_the_servers_fault(
 
     assert isinstance(store, RemoteStore)
     monkeypatch.setattr(store.clients.mine(), "get_file", full)
-    with pytest.raises(StorageError, match=r"target: no space is left"):
+    with pytest.raises(MachineError, match=r"target: no space is left"):
         store.download("file", tmp_path / "target")
     assert list(tmp_path.glob("*target*")) == []
 

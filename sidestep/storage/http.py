@@ -1,0 +1,152 @@
+"""Places on a web server, for reading: `http://` and `https://`.
+
+A folder is what its index page links to, as nginx, Apache and `python -m http.server` write one. fsspec
+asks once; what may pass (throttling, a server's restart, an answer that breaks off) is asked again here.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import quote, unquote
+
+import aiohttp
+
+from sidestep.runtime.errors import BadDataError, BadSpecError
+from sidestep.storage import remote
+from sidestep.storage.atomic import replacing
+from sidestep.storage.local import local_errors
+from sidestep.storage.store import Advance, FileInfo, no_advance
+
+log = logging.getLogger(__name__)
+
+PASSING = (429, 500, 502, 503, 504)
+VERSIONS = ("ETag", "Content-MD5", "Digest", "Last-Modified")
+
+
+def http_settings() -> dict[str, Any]:
+    """As fsspec takes it. No limit on the whole: a model takes as long as it takes, silence does not."""
+    timeout = aiohttp.ClientTimeout(
+        total=None, sock_connect=remote.CONNECT_SECONDS, sock_read=remote.READ_SECONDS
+    )
+    plain = {"Accept-Encoding": "identity"}  # else a file may come in another size than it is said to have
+    return {
+        "simple_links": False,
+        "encoded": True,  # names are quoted here: '%' or '?' in one means itself
+        "client_kwargs": {"timeout": timeout, "trust_env": True, "headers": plain},
+    }
+
+
+class HttpStore(remote.RemoteStore):
+    """A folder on a web server. Writing to it is refused."""
+
+    def list(self, path: str = "") -> list[FileInfo]:
+        with self._failures(path):
+            paths = sorted(set(self._paths_below(self.checked(path))))
+            with ThreadPoolExecutor(self.options.connections) as threads:
+                infos = list(threads.map(self._ask_info, paths))  # an index page says no exact sizes
+        return [info for info in infos if info]
+
+    def info(self, path: str) -> FileInfo | None:
+        with self._failures(path):
+            return self._ask_info(path)
+
+    def read_bytes(self, path: str) -> bytes:
+        with self._failures(path):
+            return _patiently(lambda: self._fs.cat_file(self._key(path)))
+
+    def download(self, path: str, target: Path, advance: Advance = no_advance) -> None:
+        key, moved = self._key(path), 0
+
+        def count(size: int) -> None:
+            nonlocal moved
+            moved += size
+            advance(size)
+
+        def get(temporary: Path) -> None:
+            count(-moved)  # what an earlier try had got through
+            self._fs.get_file(key, str(temporary), callback=remote.Moved(count))
+
+        with local_errors(target), replacing(target) as temporary, self._failures(path):
+            _patiently(lambda: get(temporary))
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        self._refuse()
+
+    def create(self, path: str, data: bytes) -> bool:
+        self._refuse()
+
+    def upload(self, source: Path, path: str, advance: Advance = no_advance) -> None:
+        self._refuse()
+
+    def delete(self, path: str) -> None:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise BadSpecError(f"{self.place} can only be read. Name a path or a bucket as the place of results.")
+
+    def _key(self, path: str) -> str:
+        # The place is a URL, in which '%' already quotes; a path in it is made of plain names.
+        base = f"{self.scheme}://{quote(self.root, safe='/%:@[]~!$&()*+,;=')}"
+        return "/".join(part for part in (base, quote(self.checked(path))) if part)
+
+    def _paths_below(self, folder: str) -> Iterator[str]:
+        url = self._key(folder) + "/"
+        try:
+            links = _patiently(lambda: self._fs.ls(url, detail=False))
+        except FileNotFoundError:
+            return
+        for link in links:
+            relative = link.removeprefix(url)
+            if (
+                not link.startswith(url)
+                or relative.startswith(("?", "#", "/", "../"))
+                or relative in ("", "./")
+            ):
+                continue  # the page's own sorting links, and the way up
+            name = unquote(relative)
+            path = self.checked(f"{folder}/{name}" if folder else name)
+            if not name.endswith("/"):
+                yield path
+            elif "/" not in name[:-1]:
+                yield from self._paths_below(path)
+
+    def _ask_info(self, path: str) -> FileInfo | None:
+        failure: BaseException | None = None
+        try:
+            details = _patiently(lambda: self._fs.info(self._key(path)))
+        except FileNotFoundError as error:
+            failure = error.__cause__ or error  # fsspec says so of any failure; what it was is the cause
+        if isinstance(failure, aiohttp.ClientResponseError) and failure.status == 404:
+            return None
+        if failure:
+            raise failure  # not above: there it would become its own cause's context, in a circle
+        if details["url"].endswith("/"):  # it was led on to a folder's page
+            return None
+        if details["size"] is None:
+            raise BadDataError(f"{self.place}/{path}: the server does not say how large it is.")
+        version = next((details[header] for header in VERSIONS if header in details), "")
+        return FileInfo(self.checked(path), details["size"], str(version))
+
+
+def _patiently(ask: Callable[[], Any]) -> Any:
+    """What `ask` gives, after up to `ATTEMPTS` tries with growing pauses."""
+    for attempt in range(remote.ATTEMPTS):
+        try:
+            return ask()
+        except (aiohttp.ClientError, TimeoutError, FileNotFoundError) as error:
+            cause = error.__cause__ if isinstance(error, FileNotFoundError) else error
+            if attempt == remote.ATTEMPTS - 1 or not _may_pass(cause):
+                raise
+            pause = 2**attempt
+            log.debug("%s; asked again in %d s", type(cause).__name__, pause)
+            time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    if isinstance(error, aiohttp.ClientResponseError):
+        return error.status in PASSING
+    return isinstance(error, aiohttp.ClientError | TimeoutError) and not isinstance(error, aiohttp.InvalidURL)
