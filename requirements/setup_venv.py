@@ -184,7 +184,7 @@ def set_up() -> None:
     if STAMP.exists() and STAMP.read_text() == state:
         return
     python = find_python()
-    if STAMP.exists():
+    if STAMP.exists() and STAMP.read_text() != UNFINISHED:
         print("Bringing .venv up to date.", flush=True)
     else:
         print(
