@@ -60,6 +60,7 @@ class Places:
     vae: Part
     text_encoder: Part
     model: Part
+    base_model: str | None  # what the model was made from, where it is a fine-tune
     workspace: Workspace
     scratch: Store  # latents and texts on their way, a local folder in the workspace
     tensors: Store
@@ -119,6 +120,7 @@ def _places(spec: JobSpec) -> Places:
         vae=find_vae(checkpoints),
         text_encoder=find_text_encoder(checkpoints),
         model=find_variant(checkpoints, spec.model_variant),
+        base_model=spec.base_model,
         workspace=workspace,
         scratch=open_store(str(workspace.scratch("preprocess")), StorageSpec()),
         tensors=open_store(spec.tensors_place, spec.storage),
@@ -222,7 +224,11 @@ def _encode_conditions(
 ) -> None:
     """Pass 2: conditions of texts, and with them the finished tensors. The scratch keeps the latents."""
     checkpoints = pull(places.checkpoints, places.model.files, places.workspace, "Pulling the model")
-    model = load_model(checkpoints, places.model.folder, device, torch.float32, parts=("condition_encoder",))
+    model = load_model(
+        *(checkpoints, places.model.folder, device, torch.float32),
+        parts=("condition_encoder",),
+        base_model=places.base_model,
+    )
     with track("Pass 2", len(works), "songs") as bar:
         for work in works:
             song = load_safetensors(places.scratch.read_bytes(work.latents_file))
