@@ -115,6 +115,8 @@ def _matrix(data: dict[Any, Any], key: str, columns: int | None) -> Tensor:
     wanted = f"[n, {columns or 'm'}]"
     if not tensor.is_floating_point() or tensor.ndim != 2 or (columns and tensor.shape[1] != columns):
         raise ValueError(f"{key} should be floats {wanted}, but is {tensor.dtype} {list(tensor.shape)}")
+    if tensor.nbytes > tensor.untyped_storage().nbytes():  # a few bytes, repeated, could fill any memory
+        raise ValueError(f"{key} claims to be {list(tensor.shape)}, but the file holds less")
     return tensor.float()
 
 

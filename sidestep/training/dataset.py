@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import overload
 
 from sidestep.data.tensors import Sample, list_samples, read_sample
-from sidestep.runtime.errors import MissingInputError
+from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import FileInfo, Store
 from sidestep.storage.transfer import pull
@@ -21,10 +22,36 @@ class Samples(Sequence[Sample]):
 
     @classmethod
     def pull(cls, store: Store, workspace: Workspace) -> "Samples":
-        """Bring a dataset's tensors to this machine. Raises MissingInputError where there are none."""
+        """Bring a dataset's tensors to this machine, and read each once: no step shall meet a bad one.
+
+        Raises MissingInputError where there are none, BadDataError with all that cannot be trained on.
+        """
         files = dataset_files(store)
         folder = pull(store, files, workspace, title="Pulling tensors")
-        return cls(store.place, [folder / file.path for file in files])
+        samples = cls(store.place, [folder / file.path for file in files])
+        if problems := samples._problems():
+            report = "\n  ".join(
+                [f"{len(problems)} of {len(samples)} tensor files cannot be used:", *problems]
+            )
+            raise BadDataError(
+                f"{report}\n  preprocess these songs again, or take the files out of {store.place}"
+            )
+        return samples
+
+    def _problems(self) -> list[str]:
+        problems: list[str] = []
+        width: int | None = None
+        with track("Checking tensors", len(self), "songs") as bar:
+            for path in self._files:
+                try:
+                    found = read_sample(path).encoder_hidden_states.shape[1]
+                    width = width or found
+                    if found != width:
+                        problems.append(f"{path} has conditions {found} wide, those before it {width}")
+                except (BadDataError, MissingInputError) as error:
+                    problems.append(str(error).splitlines()[0])
+                bar.advance(1)
+        return problems
 
     def __len__(self) -> int:
         return len(self._files)

@@ -1,0 +1,141 @@
+"""Tensor files as the ACE-Step app and upstream Side-Step write them, among ours; and those that are none."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sidestep.cli import main
+from sidestep.data.tensors import list_samples, read_sample
+from sidestep.runtime.errors import BadDataError, ExitCode
+from sidestep.runtime.workspace import Workspace
+from sidestep.spec.schema import StorageSpec
+from sidestep.storage.store import open_store
+from sidestep.training.dataset import Samples
+from tests.songs import song, write_songs
+
+TOKENS = 769  # what both pad the conditions to: 512 lyrics, 1 timbre, 256 text
+VALID = 40
+
+
+def foreign(number: int, metadata: dict[str, Any], **more: torch.Tensor) -> dict[str, Any]:
+    """A song in bf16 with padded conditions; the pads hold what the encoder made of them."""
+    made = song(number, frames=24, conditions=TOKENS)
+    mask = torch.zeros(TOKENS)
+    mask[:VALID] = 1
+    tensors = {
+        "target_latents": made.target_latents,
+        "attention_mask": torch.ones(24),
+        "encoder_hidden_states": made.encoder_hidden_states,
+        "encoder_attention_mask": mask,
+        "context_latents": made.context_latents,
+        **more,
+    }
+    return {key: value.to(torch.bfloat16) for key, value in tensors.items()} | {"metadata": metadata}
+
+
+APP = {
+    "audio_path": "C:\\Music\\a.mp3",
+    "filename": "a.mp3",
+    "caption": "mine, a song",
+    "lyrics": "[Instrumental]",
+    "duration": 30,
+    "bpm": None,
+    "keyscale": "",
+    "timesignature": "",
+    "language": "unknown",
+    "is_instrumental": True,
+    "preprocess_mode": "lora",
+}
+UPSTREAM = {
+    "audio_path": "/home/me/b.wav",
+    "filename": "b.wav",
+    "caption": "b",
+    "lyrics": "[Verse]\nLa",
+    "duration": 0,
+    "bpm": "120",
+    "keyscale": "C major",
+    "timesignature": "4",
+    "genre": "rock",
+    "is_instrumental": False,
+    "custom_tag": "",
+    "prompt_override": None,
+    "repeat": 1,
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One song of each writer, with the files that they put beside."""
+    folder = write_songs(tmp_path / "mixed", [song(0)])
+    torch.save(foreign(1, APP), folder / "3f2a9c10.pt")
+    (folder / "manifest.json").write_text(json.dumps({"metadata": {}, "samples": ["3f2a9c10.pt"]}))
+    genre = {
+        "encoder_hidden_states_genre": torch.randn(TOKENS, 64),
+        "encoder_attention_mask_genre": torch.ones(TOKENS),
+    }
+    torch.save(foreign(2, UPSTREAM, **genre), folder / "b.pt")
+    (folder / "preprocess_meta.json").write_text("{}")
+    return folder
+
+
+def test_their_pads_are_gone_and_their_metadata_stays(folder: Path) -> None:
+    for name, metadata in (("3f2a9c10.pt", APP), ("b.pt", UPSTREAM)):
+        raw = torch.load(folder / name, weights_only=True)
+        sample = read_sample(folder / name)
+        assert torch.equal(sample.encoder_hidden_states, raw["encoder_hidden_states"][:VALID].float())
+        assert torch.equal(sample.target_latents, raw["target_latents"].float())
+        assert torch.equal(sample.context_latents, raw["context_latents"].float())
+        assert sample.metadata == metadata
+    assert len(list_samples(open_store(str(folder), StorageSpec()))) == 3
+
+
+def arguments(checkpoints: Path, folder: Path, *more: str) -> list[str]:
+    places = ["--checkpoint-dir", str(checkpoints), "--dataset-dir", str(folder), "--output-dir", "out"]
+    return ["fixed", *places, "--rank", "4", "--epochs", "1", "--device", "cpu", "--workspace", "work", *more]
+
+
+def test_all_of_them_train_also_in_chunks(folder: Path, tiny_checkpoints: Path) -> None:
+    chunks = ["--chunk-duration", "1", "--accumulation", "1"]
+    assert main(arguments(tiny_checkpoints, folder, *chunks)) == ExitCode.DONE
+    assert Path("out/adapter/adapter_model.safetensors").exists()
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return (exec, ("open('exploded', 'w')",))
+
+
+def test_bad_tensors_end_a_run_before_it_begins(
+    folder: Path, tiny_checkpoints: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"target_latents": Bomb()}, folder / "bomb.pt")
+    torch.save(foreign(1, APP) | {"target_latents": torch.ones(1).expand(10**9, 64)}, folder / "huge.pt")
+    torch.save({"text_hidden_states": torch.ones(3, 64)}, folder / "song.tmp.pt")
+    (folder / "cut.pt").write_bytes((folder / "b.pt").read_bytes()[:-1000])
+    write_songs(folder / "wide", [song(0, width=128)])
+    (folder / "wide" / "0.pt").rename(folder / "wide.pt")
+
+    assert main(arguments(tiny_checkpoints, folder)) == ExitCode.BAD_DATA
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and "5 of 8 tensor files cannot be used:" in said
+    for problem in (
+        "bomb.pt cannot be read as plain tensors (UnpicklingError)",
+        "cut.pt cannot be read as plain tensors",
+        "huge.pt is not a preprocessed song: target_latents claims to be [1000000000, 64]",
+        "song.tmp.pt is not a preprocessed song: it has no tensor target_latents",
+        "wide.pt has conditions 128 wide, those before it 64",
+    ):
+        assert problem in said
+    assert not Path("exploded").exists()
+    assert not Path("out/checkpoints").exists() and not Path("out/adapter").exists()
+
+
+def test_a_sound_dataset_is_as_long_as_its_files(folder: Path, tmp_path: Path) -> None:
+    store = open_store(str(folder), StorageSpec())
+    assert len(Samples.pull(store, Workspace(tmp_path / "work"))) == 3
+    (folder / "0.pt").write_bytes(b"")
+    with pytest.raises(BadDataError, match=r"1 of 3 tensor files(.|\n)*0\.pt cannot be read"):
+        Samples.pull(store, Workspace(tmp_path / "work"))
