@@ -27,7 +27,7 @@ from sidestep.training.checkpoint import (
 from sidestep.training.dataset import dataset_digest, dataset_files
 from sidestep.training.loop import Trainer
 from sidestep.training.metrics import Metrics, loss_curve
-from sidestep.training.optimizer import build_optimizer
+from sidestep.training.optimizer import build_optimizer, check_optimizer
 from sidestep.training.schedule import Group, Schedule
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def train(spec: JobSpec) -> TrainResult:
     """Train an adapter as `spec` says, or go on where an earlier attempt stopped, and publish it.
 
     Raises MissingInputError or BadDataError for tensors or weights that are not there or not sound,
-    BadSpecError where the output was begun with other settings.
+    BadSpecError where the output was begun with other settings, MachineError for a missing GPU or package.
     """
     workspace = open_workspace(spec)
     output = Output.open(spec, workspace)
@@ -60,6 +60,7 @@ def train(spec: JobSpec) -> TrainResult:
     if done := commits.done():
         return _already_finished(output, commits, done, recipe, workspace)
 
+    check_optimizer(spec.train)
     ground = prepare_ground(spec, workspace)
     _say_what_is_trained(spec, ground)
     trainer = build_trainer(spec, ground)

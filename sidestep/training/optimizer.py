@@ -1,6 +1,7 @@
 """The optimizer of a run, over the adapter's parameters in their sorted order."""
 
 import logging
+from collections.abc import Callable
 
 import torch
 
@@ -12,10 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def build_optimizer(adapter: Adapter, train: TrainSpec) -> torch.optim.Optimizer:
-    """The optimizer of `train`, logged with its settings; the schedule sets its rate before each step.
-
-    Raises MachineError where its package is not installed.
-    """
+    """The optimizer of `train`, logged with its settings; the schedule sets its rate before each step."""
     parameters = list(adapter.parameters().values())
     rate, decay = train.lr, train.weight_decay
     assert rate is not None, "resolved by the schema"
@@ -24,7 +22,8 @@ def build_optimizer(adapter: Adapter, train: TrainSpec) -> torch.optim.Optimizer
         case "adamw":
             return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
         case "adamw8bit":
-            return _adamw8bit(parameters, rate, decay)
+            # State in 8 bits for tensors of 4096 elements or more; smaller ones keep 32 (its default).
+            return _adamw8bit()(parameters, lr=rate, weight_decay=decay)
         case "adafactor":
             # torch.optim.Adafactor scales each step by the parameter's size: lora_B starts at zero and stays.
             from transformers import Adafactor
@@ -46,8 +45,13 @@ def build_optimizer(adapter: Adapter, train: TrainSpec) -> torch.optim.Optimizer
             return Prodigy(groups, lr=rate, safeguard_warmup=True)
 
 
-def _adamw8bit(parameters: list[torch.nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
-    """State in 8 bits for tensors of 4096 elements or more; smaller ones keep 32 (the library's default)."""
+def check_optimizer(train: TrainSpec) -> None:
+    """Raise MachineError where the optimizer's package is not installed: asked before a model is pulled."""
+    if train.optimizer_type == "adamw8bit":
+        _adamw8bit()
+
+
+def _adamw8bit() -> Callable[..., torch.optim.Optimizer]:
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
@@ -55,4 +59,4 @@ def _adamw8bit(parameters: list[torch.nn.Parameter], rate: float, decay: float) 
             f"train.optimizer_type is adamw8bit, and bitsandbytes cannot be imported: {error}\n"
             "  pip install 'side-step[gpu]', or choose adamw or adafactor"
         ) from error
-    return AdamW8bit(parameters, lr=rate, weight_decay=decay)
+    return AdamW8bit

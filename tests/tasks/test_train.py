@@ -26,6 +26,10 @@ from sidestep.training.loop import Trainer
 from tests.s3 import S3Server
 from tests.songs import MakeSpec, absurd_song, song, write_songs
 
+WHOLE_LOKR = {"type": "lokr", "rank": 2, "alpha": 3, "factor": 8} | dict.fromkeys(
+    ("decompose_both", "use_tucker", "use_scalar", "weight_decompose"), True
+)
+
 
 class Stopped(Exception):
     """The machine is gone."""
@@ -76,16 +80,20 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "scheduler"),
+    ("optimizer", "scheduler", "adapter"),
     [
-        ("adamw", "constant_with_warmup"),
-        ("adamw8bit", "linear"),
-        ("adafactor", "cosine_restarts"),
-        ("prodigy", "constant"),
+        ("adamw", "constant_with_warmup", {"attention": "cross", "alpha_pattern": {"q_proj": 2}}),
+        ("adamw8bit", "linear", {"rank": 65}),  # 65 × 64 values: it uses 8 bits from 4096 on
+        ("adafactor", "cosine_restarts", {"target_modules": ["q_proj", "up_proj"]}),
+        ("prodigy", "constant", WHOLE_LOKR),
     ],
 )
 def test_a_resumed_run_is_the_uninterrupted_one_with_every_optimizer_and_schedule(
-    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, optimizer: str, scheduler: str
+    make_spec: MakeSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    optimizer: str,
+    scheduler: str,
+    adapter: dict[str, Any],
 ) -> None:
     settings = {
         "epochs": 4,
@@ -93,7 +101,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_with_every_optimizer_and_schedul
         "scheduler": scheduler,
         "lr": None,
         "checkpoint": {"every_epochs": 1},
-        "adapter": {"rank": 65, "alpha": 130},  # 65 × 64 values: bitsandbytes uses 8 bits from 4096 on
+        "adapter": adapter,
     }
     train(make_spec("whole", **settings))
     train_until_stopped(make_spec("cut", **settings), monkeypatch, commits=2)

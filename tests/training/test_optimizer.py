@@ -11,7 +11,7 @@ from sidestep.runtime.errors import BadDataError, MachineError
 from sidestep.runtime.workspace import open_workspace
 from sidestep.spec.schema import JobSpec
 from sidestep.tasks.model import prepare_ground
-from sidestep.tasks.train import build_trainer
+from sidestep.tasks.train import build_trainer, train
 from sidestep.training.checkpoint import Progress, checkpoint_files, restore
 from sidestep.training.loop import Trainer
 from tests.songs import MakeSpec
@@ -106,10 +106,12 @@ def test_a_lost_tensor_of_the_state_is_noticed(make_spec: MakeSpec, tmp_path: Pa
         restore(tmp_path, trainer.adapter, trainer.optimizer, {})
 
 
-def test_a_missing_bitsandbytes_is_named(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_bitsandbytes_is_named_before_a_model_is_pulled(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(MachineError, match=r"pip install 'side-step\[gpu\]'"):
-        trainer_of(make_spec(optimizer_type="adamw8bit"))
+        train(make_spec(optimizer_type="adamw8bit", checkpoint_dir=tmp_path / "nowhere"))
 
 
 def test_what_is_used_is_said(make_spec: MakeSpec, caplog: pytest.LogCaptureFixture) -> None:
