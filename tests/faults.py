@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+ACCESS_DENIED = b"<Error><Code>AccessDenied</Code><Message>No.</Message></Error>"
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
 
@@ -18,7 +19,7 @@ class FaultyServer:
     behind: str
     endpoint: str = ""
     faults: list[str] = field(default_factory=list)  # a status, "drop" or "cut"
-    requests: list[str] = field(default_factory=list)  # the methods of all that came
+    refuses: tuple[str, ...] = ()  # methods that this user may not use
 
 
 @contextmanager
@@ -31,13 +32,14 @@ def faulty_server(behind: str) -> Iterator[FaultyServer]:
 
         def answer(self) -> None:
             with lock:
-                faulty.requests.append(self.command)
                 fault = faulty.faults.pop(0) if faulty.faults else ""
+                fault = "403" if self.command in faulty.refuses else fault
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if fault == "drop":
                 self.close_connection = True
             elif fault.isdigit():
-                self.send(int(fault), {"Content-Type": "application/xml"}, SLOW_DOWN)
+                body = ACCESS_DENIED if fault == "403" else SLOW_DOWN
+                self.send(int(fault), {"Content-Type": "application/xml"}, body)
             else:
                 connection = http.client.HTTPConnection(urlsplit(behind).netloc, timeout=10)
                 connection.request(self.command, self.path, body, dict(self.headers))

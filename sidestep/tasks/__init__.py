@@ -13,17 +13,25 @@ def run(spec: JobSpec) -> "TrainResult | None":
 
     Raises a SideStepError with a message for the user where something is wrong.
     """
-    # Imported here: the tasks need torch, and a command line is checked before that is loaded.
+    from sidestep.tasks.preflight import check_places
+
+    check_places(spec)
+    # Imported here: the tasks need torch, and a spec and its places are checked before that is loaded.
+    from sidestep.tasks.limits import limits_explained
+
     if spec.task in ("preprocess", "pipeline"):
         from sidestep.tasks.preprocess import preprocess
 
-        preprocess(spec)
+        with limits_explained(spec, "preprocess"):
+            preprocess(spec)
     if spec.task in ("estimate", "pipeline"):
         from sidestep.tasks.estimate import estimate
 
-        estimate(spec)
+        with limits_explained(spec, "estimate"):
+            estimate(spec)
     if spec.task in ("train", "pipeline"):
         from sidestep.tasks.train import train
 
-        return train(spec)
+        with limits_explained(spec, "train"):
+            return train(spec)
     return None
