@@ -1,39 +1,16 @@
 """The README's commands, as they stand there, on a tiny checkpoint, made songs and a local S3 server."""
 
-import os
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
 from sidestep import demo
+from tests.documents import ROOT, blocks, run
 
-README = Path(__file__).parents[1] / "README.md"
-BLOCK = re.compile(
-    r"(?:<!-- not run by the tests: (?P<reason>.*?) -->\n)?```(?P<kind>bash|python|yaml)\n(?P<text>.*?)```",
-    re.S,
-)
-QUICK = {  # what the commands leave open is set so that they end soon
-    "SIDESTEP_TRAIN__EPOCHS": "2",
-    "SIDESTEP_TRAIN__CHECKPOINT__EVERY_EPOCHS": "1",
-    "SIDESTEP_ESTIMATE__BATCHES": "1",
-}
-
-
-class Block(NamedTuple):
-    kind: str
-    text: str
-
-
-def blocks() -> list[Block]:
-    found = BLOCK.finditer(README.read_text())
-    return [Block(block["kind"], block["text"]) for block in found if not block["reason"]]
+README = ROOT / "README.md"
 
 
 @pytest.fixture
@@ -65,16 +42,11 @@ def test_every_command_works_as_it_stands(
     Path("checkpoints").symlink_to(tiny_checkpoints)
     upload(s3_endpoint, tiny_checkpoints, "models", "ace-step-1.5")
     upload(s3_endpoint, Path("my_songs"), "studio", "songs")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, **QUICK, "PATH": path, "SIDESTEP_STORAGE__ENDPOINT_URL": s3_endpoint}
-
-    for kind, text in blocks():
-        if kind == "yaml":
-            Path("job.yaml").write_text(text)
-            continue
-        command = ["bash", "-euc", text] if kind == "bash" else [sys.executable, "-c", text]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
+    for block in blocks(README):
+        if block.kind == "yaml":
+            Path("job.yaml").write_text(block.text)
+        else:
+            run(block, SIDESTEP_STORAGE__ENDPOINT_URL=s3_endpoint)
 
     assert Path("output/my-lora/adapter/adapter_model.safetensors").exists()
     assert Path("output/my-lokr/adapter/lokr_weights.safetensors").exists()
@@ -85,7 +57,7 @@ def test_every_command_works_as_it_stands(
 
 def test_the_commands_are_found() -> None:
     """At least the main uses are among what is run: a typo in a marker must not switch them off."""
-    commands = "\n".join(text for _, text in blocks())
+    commands = "\n".join(text for _, text in blocks(README))
     for use in (
         "sidestep run --checkpoint-dir",
         "sidestep run --config",

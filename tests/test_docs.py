@@ -1,0 +1,90 @@
+"""The pages of docs/: their commands work as they stand there, and their links and flags are real."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sidestep import demo
+from sidestep.acestep.config import RELEASES
+from sidestep.data.entries import read_dataset
+from sidestep.spec.fields import spec_fields
+from sidestep.spec.schema import JobSpec
+from sidestep.tasks.preprocess import preprocess
+from tests.documents import ROOT, Block, blocks, run
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+FIRST = "getting-started.md"  # makes the tensors that the other pages train on
+
+
+def test_the_guide_s_pages_are_there() -> None:
+    assert {page.stem for page in PAGES} == {
+        *("getting-started", "model-management", "dataset-preparation"),
+        *("shift-and-timestep-sampling", "estimation", "vram-optimization"),
+    }
+
+
+@pytest.fixture(scope="session")
+def workshop(tiny_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the pages speak of: checkpoints, songs, and the tensors of the first page."""
+    folder = tmp_path_factory.mktemp("docs")
+    shutil.copytree(tiny_checkpoints, folder / "checkpoints")
+    shutil.copytree(tiny_checkpoints / "acestep-v15-base", folder / "checkpoints" / "my-custom-finetune")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "SECONDS", 3.0)
+        patch.setattr(demo, "TUNES", demo.TUNES[:2])
+        demo.write_songs(folder / "my_songs")
+    places = {"audio_dir": folder / "my_songs", "dataset_dir": folder / "my_tensors"}
+    preprocess(JobSpec.load(None, task="preprocess", checkpoint_dir=folder / "checkpoints", **places))
+    return folder
+
+
+@pytest.mark.timeout(900)  # every command is a process that loads torch
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_works_as_it_stands(page: Path, workshop: Path) -> None:
+    for name in ("checkpoints", "my_songs"):
+        Path(name).symlink_to(workshop / name)
+    if page.name != FIRST:
+        shutil.copytree(workshop / "my_tensors", "my_tensors")
+    commands = [block for block in blocks(page) if block.kind in ("bash", "python")]
+    assert commands
+    for block in commands:
+        run(block)
+    for output in re.findall(r"--output-dir (\S+-lora)", page.read_text()):
+        assert Path(output, "adapter", "adapter_model.safetensors").exists()
+
+
+def test_the_dataset_json_is_one() -> None:
+    (block,) = (block for block in blocks(ROOT / "docs" / "dataset-preparation.md") if block.kind == "json")
+    dataset = read_dataset(block.text.encode(), "the page")
+    assert not dataset.problems and not dataset.unused_fields
+    assert len(dataset.entries) == len(json.loads(block.text)["samples"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    assert all((page.parent / link).exists() for link in links if not link.startswith("http"))
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)
+def test_flags_exist(page: Path) -> None:
+    """Also those that stand in a sentence or a table."""
+    known = {flag for field in spec_fields().values() for flag in field.flags}
+    others = {"--preprocess", "--config", "--help", "--version", "--variants", "--logdir"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text())) <= known | others
+
+
+def test_what_the_pages_say_of_the_releases() -> None:
+    text = (ROOT / "docs" / "model-management.md").read_text()
+    for values in RELEASES.values():
+        mu = str(values["timestep_mu"]).replace("-", "−")
+        assert f"| {mu}, {values['timestep_sigma']} |" in text
+        assert f"| {values['timbre_fix_frame']} |" in text
+
+
+def test_a_failing_command_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="no command 'trian'"):
+        run(Block("bash", "sidestep trian\ntrue"))
