@@ -5,10 +5,10 @@ RUN := .venv/bin/python -m
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format typecheck music bench clean
+.PHONY: help setup demo test test-slow lint format typecheck music bench clean
 
 help: ## list these targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: ## make .venv, or bring it up to date
 	@command -v $(PYTHON) >/dev/null || { echo "Set-up: Side-Step needs Python 3.11 or newer, and there is no $(PYTHON) on PATH."; exit 1; }
@@ -19,6 +19,9 @@ demo: setup ## the whole pipeline on a tiny model and 20 s of made music, in dem
 
 test: setup ## all tests (under 10 minutes on two cores)
 	@$(RUN) pytest -n 2
+
+test-slow: setup ## the commands of docs/, each as it stands (some minutes)
+	@$(RUN) pytest -n 2 -m slow
 
 lint: setup ## ruff: rules and format
 	@$(RUN) ruff check . && $(RUN) ruff format --check .

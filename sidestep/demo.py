@@ -203,6 +203,8 @@ def demo(folder: Path) -> None:
         dataset_json=str(dataset),
         output_dir=str(folder / "output"),
         train=DEMO_TRAINING,
+        # Its own, so that a first run is one, whatever other runs have left in the user's cache.
+        runtime={"workspace": str(folder / "workspace")},
     )
     result = run(spec)
     assert isinstance(result, TrainResult)

@@ -41,7 +41,8 @@ def workshop(tiny_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
-@pytest.mark.timeout(900)  # every command is a process that loads torch
+@pytest.mark.slow  # every command is a process that loads torch
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_works_as_it_stands(page: Path, workshop: Path) -> None:
     for name in ("checkpoints", "my_songs"):

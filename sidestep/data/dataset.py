@@ -85,6 +85,8 @@ def _songs_of_folder(folder: Store) -> list[Song]:
     Hidden files are left out: macOS puts `._song.mp3` beside each song.
     """
     listed = {file.path: file for file in folder.list()}
+    if "dataset.json" in listed:
+        log.warning("%s/dataset.json is not used: name it with --dataset-json", folder.place)
     files = [
         file
         for path, file in listed.items()

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from sidestep.runtime.errors import MachineError
@@ -42,6 +43,10 @@ class Workspace:
         """A folder for unfinished work called `name`. What an earlier process left is still in it."""
         assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name), f"not a plain name: {name!r}"
         return self._folder("scratch", name)
+
+    def temporary(self) -> TemporaryDirectory[str]:
+        """A folder of this process alone, deleted with its content when the `with` block ends."""
+        return TemporaryDirectory(dir=self._folder("temporary"))
 
     def _folder(self, *names: str) -> Path:
         folder = self.root.joinpath(*names)

@@ -5,6 +5,7 @@ import logging
 from dataclasses import replace
 from typing import Any
 
+from sidestep.acestep.layout import ALIASES
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import open_workspace
 from sidestep.spec.schema import ATTENTION_MODULES, JobSpec
@@ -49,7 +50,7 @@ def _recipe(spec: JobSpec) -> dict[str, Any]:
     tensors = dataset_files(open_store(spec.tensors_place, spec.storage))
     return {
         "dataset": dataset_digest(tensors),
-        "model_variant": spec.model_variant,
+        "model_variant": ALIASES.get(spec.model_variant, spec.model_variant),
         "batches": spec.estimate.batches,
         **train,
     }

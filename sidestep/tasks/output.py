@@ -20,13 +20,16 @@ class Output:
 
     @classmethod
     def open(cls, spec: JobSpec, workspace: Workspace) -> "Output":
-        """Open the output of `spec`, begin this attempt's log in it, and write the resolved spec there."""
+        """Open the output of `spec`, and begin this attempt's log in it."""
         store = open_store(spec.output_place, spec.storage)
         output = cls(store, store.local_root or workspace.pulled(store.place))
         attempt = len(store.list("logs")) + 1
         add_log_file(output.folder / "logs" / f"sidestep-{attempt}.log")
-        store.write_bytes("job.yaml", dump_yaml(spec.model_dump(mode="json")))
         return output
+
+    def keep_spec(self, spec: JobSpec) -> None:
+        """Write the resolved spec as `job.yaml`, once it is clear that this output is made by it."""
+        self.store.write_bytes("job.yaml", dump_yaml(spec.model_dump(mode="json")))
 
     def path(self, name: str) -> Path:
         """A folder below the output to write files into; `send` brings them to the store."""

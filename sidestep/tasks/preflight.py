@@ -47,9 +47,13 @@ def _raise_all(checks: Iterable[Check]) -> None:
 def _check_writable(store: Store, needs_one_writer: bool) -> None:
     """Create a file and delete it, and say so where the store creates it twice and that matters."""
     probe = f".sidestep-probe-{uuid.uuid4().hex}"
+    root = store.local_root
+    made = [folder for folder in (root, *root.parents) if not folder.exists()] if root else []
     store.create(probe, b"")
     refuses = not store.create(probe, b"")
     store.delete(probe)
+    for folder in made:  # the task makes them again when it has something to put there
+        folder.rmdir()
     if needs_one_writer and not refuses:
         log.warning(
             "%s replaces a file where it is asked to create one (it ignores If-None-Match). Two runs that "

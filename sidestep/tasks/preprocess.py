@@ -240,7 +240,6 @@ def _encode_conditions(
                 _metadata(work.song, settings, int(song["samples"]) / SAMPLE_RATE),
             )
             places.tensors.write_bytes(tensors_file(work.tensors), sample_bytes(sample))
-            places.scratch.delete(work.texts_file)
             bar.advance(1)
 
 

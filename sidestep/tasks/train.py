@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sidestep import adapters
+from sidestep.acestep.layout import ALIASES
 from sidestep.acestep.recompute import recompute_layers
 from sidestep.runtime.errors import MissingInputError
 from sidestep.runtime.workspace import Workspace, open_workspace
@@ -58,16 +59,16 @@ def train(spec: JobSpec) -> TrainResult:
     commits = CommitLog(output.store)
     recipe = recipe_of(spec)
     if done := commits.done():
+        if spec.train.resume_from:
+            log.warning("This run is finished, so --resume-from plays no part")
         return _already_finished(output, commits, done, recipe, workspace)
 
     check_optimizer(spec.train)
     ground = prepare_ground(spec, workspace)
     _say_what_is_trained(spec, ground)
     trainer = build_trainer(spec, ground)
-    progress = Progress()
-    if checkpoint := _checkpoint_to_resume(spec, output, commits, workspace):
-        progress = restore(checkpoint, trainer.adapter, trainer.optimizer, recipe)
-        log.info("Going on after step %d of %d", progress.step, trainer.schedule.total_steps)
+    progress = _resume(spec, trainer, commits, recipe, workspace)
+    output.keep_spec(spec)
 
     def save(progress: Progress, group: Group) -> None:
         if folder := _checkpoint_due(spec, progress, group, trainer.schedule):
@@ -122,7 +123,7 @@ def recipe_of(spec: JobSpec) -> dict[str, Any]:
     train = spec.train.model_dump(mode="json", exclude=changes_nothing)
     tensors = dataset_files(open_store(spec.tensors_place, spec.storage))
     return {
-        "model_variant": spec.model_variant,
+        "model_variant": ALIASES.get(spec.model_variant, spec.model_variant),
         "dataset": dataset_digest(tensors),
         **{f"train.{key}": value for key, value in train.items()},
     }
@@ -157,14 +158,19 @@ def _checkpoint_due(spec: JobSpec, progress: Progress, group: Group, schedule: S
     return f"{CHECKPOINTS_FOLDER}/checkpoint-step-{progress.step}" if is_last else None
 
 
-def _checkpoint_to_resume(
-    spec: JobSpec, output: Output, commits: CommitLog, workspace: Workspace
-) -> Path | None:
-    """A local folder with the checkpoint to go on from: the one asked for, else the newest; else None."""
-    if spec.train.resume_from:
-        return _find_checkpoint(spec, spec.train.resume_from.rstrip("/"), output.store, workspace)
-    folder = workspace.scratch("resume")
-    return folder if commits.fetch_newest(folder) else None
+def _resume(
+    spec: JobSpec, trainer: Trainer, commits: CommitLog, recipe: dict[str, Any], workspace: Workspace
+) -> Progress:
+    """Put the checkpoint asked for, else the newest, into `trainer`; where there is none, begin anew."""
+    with workspace.temporary() as temporary:
+        folder = Path(temporary)
+        if spec.train.resume_from:
+            folder = _find_checkpoint(spec, spec.train.resume_from.rstrip("/"), commits.store, workspace)
+        elif not commits.fetch_newest(folder):
+            return Progress()
+        progress = restore(folder, trainer.adapter, trainer.optimizer, recipe)
+    log.info("Going on after step %d of %d", progress.step, trainer.schedule.total_steps)
+    return progress
 
 
 def _find_checkpoint(spec: JobSpec, wish: str, output: Store, workspace: Workspace) -> Path:
@@ -185,11 +191,11 @@ def _find_checkpoint(spec: JobSpec, wish: str, output: Store, workspace: Workspa
 
 def _publish(store: Store, commits: CommitLog, done: Record, workspace: Workspace) -> None:
     """Copy the adapter's files of the last commit to adapter/, from the committed bytes."""
-    source = workspace.scratch("published")
-    commits.fetch(done, source)
-    for name in done.files:
-        if name not in STATE_FILES:
-            store.write_bytes(f"{ADAPTER_FOLDER}/{name}", (source / name).read_bytes())
+    with workspace.temporary() as folder:
+        commits.fetch(done, Path(folder))
+        for name in done.files:
+            if name not in STATE_FILES:
+                store.write_bytes(f"{ADAPTER_FOLDER}/{name}", Path(folder, name).read_bytes())
 
 
 def _already_finished(

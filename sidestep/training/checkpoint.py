@@ -87,7 +87,7 @@ def restore(
     where it was made with other settings (`recipe`) than this run's.
     """
     content, tensors = _read(folder)
-    before, progress = content["recipe"], _progress(content)
+    before, progress = content["recipe"], _progress(content, str(folder))
     refuse_changed(before, recipe, str(folder))
     _same_keys(tensors.keys(), content["tensors"], folder)
     parameters = adapter.parameters()
@@ -110,11 +110,12 @@ def restore(
 def read_numbers(data: bytes, where: str) -> tuple[dict[str, Any], Progress]:
     """The recipe and the counters (no losses) of a checkpoint's `training_state.json`."""
     content = _parse(data, where)
-    return content["recipe"], _progress(content)
+    return content["recipe"], _progress(content, where)
 
 
 def refuse_changed(before: dict[str, Any], now: dict[str, Any], where: str) -> None:
     """Raise BadSpecError naming each setting that differs between a run's start and now."""
+    before, now = _flat(before), _flat(now)
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if changed:
         differences = [f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in changed]
@@ -122,6 +123,17 @@ def refuse_changed(before: dict[str, Any], now: dict[str, Any], where: str) -> N
             "\n  ".join([f"{where} was made with other settings:", *differences])
             + "\n  go on with the same settings, or start anew with another output_dir"
         )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train.adapter": {"rank": 4}} → {"train.adapter.rank": 4}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -145,17 +157,18 @@ def _parse(data: bytes, where: str) -> dict[str, Any]:
     return content
 
 
-def _progress(content: dict[str, Any]) -> Progress:
-    evaluations = {
-        int(step): math.nan if loss is None else loss for step, loss in content["evaluations"].items()
-    }
-    return Progress(
-        content["step"],
-        evaluations=evaluations,
-        skipped=content["skipped"],
-        skipped_in_row=content["skipped_in_row"],
-        loss_scale=content["loss_scale"],
-    )
+def _progress(content: dict[str, Any], where: str) -> Progress:
+    try:
+        evaluations = content["evaluations"].items()
+        return Progress(
+            content["step"],
+            evaluations={int(step): math.nan if loss is None else loss for step, loss in evaluations},
+            skipped=content["skipped"],
+            skipped_in_row=content["skipped_in_row"],
+            loss_scale=content["loss_scale"],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadDataError(f"{where}/{NUMBERS_FILE} is damaged or of another version: {error!r}") from error
 
 
 def _changed(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -79,9 +79,10 @@ class Trainer:
                     metrics.scalar("loss/train", loss, progress.step)
                     metrics.scalar("lr", lr, progress.step)
                     metrics.scalar("skipped_steps", progress.skipped, progress.step)
-                if progress.step % log_heavy_every == 0:
+                if progress.step % log_heavy_every == 0 or progress.step == 1:  # short runs have one, too
                     metrics.scalar("grad_norm/total", grad_norm, progress.step)
                     metrics.gradient_norms(self.adapter.parameters(), progress.step)
+                if progress.step % log_heavy_every == 0:
                     metrics.scalar("samples_per_second", pace.rate(), progress.step)
                     metrics.scalar("memory/peak_gb", peak_memory(self.fabric.device), progress.step)
                     metrics.timesteps(self.timesteps(group, log_heavy_every, progress.step), progress.step)

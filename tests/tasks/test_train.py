@@ -156,18 +156,22 @@ def test_a_finished_run_says_so_and_mends_its_adapter(
     ("change", "shown"),
     [
         ({"lr": 0.5}, "train.lr: 0.01 then, 0.5 now"),
+        ({"adapter": {"rank": 8}}, "train.adapter.rank: 4 then, 8 now"),
         ({"epochs": 5}, "train.epochs: 2 then, 5 now"),
-        ({"model_variant": "turbo"}, "model_variant: 'base' then, 'turbo' now"),
+        ({"model_variant": "turbo"}, "model_variant: 'acestep-v15-base' then, 'acestep-v15-turbo' now"),
     ],
 )
 def test_an_output_of_other_settings_is_refused(
-    make_spec: MakeSpec, change: dict[str, Any], shown: str
+    make_spec: MakeSpec, tmp_path: Path, change: dict[str, Any], shown: str
 ) -> None:
     train(make_spec())
     with pytest.raises(BadSpecError) as error:
         train(make_spec(**change))
     assert shown in str(error.value)
-    train(make_spec(log_every=7, checkpoint={"keep": 9}))  # these change no number
+    assert len(str(error.value).splitlines()) == 3  # the place, the one difference, what to do
+    kept = JobSpec.load(tmp_path / "out" / "job.yaml")
+    assert kept == make_spec()  # what made the adapter, not what was refused
+    train(make_spec(model_variant="acestep-v15-base", log_every=7, checkpoint={"keep": 9}))  # the same run
 
 
 def test_a_changed_dataset_is_refused(make_spec: MakeSpec, tmp_path: Path) -> None:
@@ -228,7 +232,7 @@ def test_tensorboard_and_the_curve(make_spec: MakeSpec, tmp_path: Path) -> None:
     watched = {"loss/train", "loss/eval", "lr", "skipped_steps", "samples_per_second", "memory/peak_gb"}
     assert watched | {"grad_norm/total"} | layers == tags
     assert [event.step for event in events.Scalars("loss/train")] == [1, 2, 3, 4, 5, 6]
-    assert [event.step for event in events.Scalars("grad_norm/total")] == [2, 4, 6]
+    assert [event.step for event in events.Scalars("grad_norm/total")] == [1, 2, 4, 6]
     assert [event.step for event in events.Scalars("loss/eval")] == [0, 6]
     assert [event.value for event in events.Scalars("skipped_steps")] == [0] * 6
     assert all(event.value > 0 for event in events.Scalars("samples_per_second"))
@@ -395,3 +399,13 @@ def test_a_checkpoint_holds_what_the_guide_says(make_spec: MakeSpec, tmp_path: P
         "training_state.json",
         "training_state.safetensors",
     }
+
+
+def test_a_checkpoint_of_another_version_is_refused_with_a_word(make_spec: MakeSpec, tmp_path: Path) -> None:
+    train(make_spec())
+    numbers = tmp_path / "out" / "checkpoints" / "checkpoint-epoch-2" / "training_state.json"
+    content = json.loads(numbers.read_text())
+    del content["skipped"]
+    numbers.write_text(json.dumps(content))
+    with pytest.raises(BadDataError, match="damaged or of another version"):
+        train(make_spec("again", resume_from=str(numbers.parent)))
