@@ -18,7 +18,7 @@ from sidestep.storage.local import local_errors
 from sidestep.storage.remote_errors import FAILURES, error_code, explained
 from sidestep.storage.store import Advance, FileInfo, Store, no_advance
 
-EXTRAS = {"gs": ("gcsfs", "gcs"), "az": ("adlfs", "azure")}  # scheme → package, and the extra that brings it
+PACKAGES = {"gs": "gcsfs", "az": "adlfs"}  # not installed by default
 ATTEMPTS = 6  # tries of one request, with pauses of 1 to 16 s: outlasts a server's restart, ends in a minute
 CONNECT_SECONDS = 5
 READ_SECONDS = 15
@@ -34,10 +34,9 @@ def open_remote(scheme: str, root: str, options: StorageSpec) -> "RemoteStore":
     try:
         backend = fsspec.get_filesystem_class(scheme)
     except ImportError as error:
-        package, extra = EXTRAS[scheme]
+        package = PACKAGES[scheme]
         raise MachineError(
-            f"{scheme}:// places need the package {package}, which is not installed: "
-            f"pip install 'side-step[{extra}]'"
+            f"{scheme}:// places need the package {package}, which is not installed: pip install {package}"
         ) from error
 
     def connect() -> Any:

@@ -57,6 +57,6 @@ def _adamw8bit() -> Callable[..., torch.optim.Optimizer]:
     except ImportError as error:
         raise MachineError(
             f"train.optimizer_type is adamw8bit, and bitsandbytes cannot be imported: {error}\n"
-            "  pip install 'side-step[gpu]', or choose adamw or adafactor"
+            "  pip install bitsandbytes, or choose adamw or adafactor"
         ) from error
     return AdamW8bit

@@ -19,7 +19,7 @@ def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", ignored)
         assert open_workspace(spec(None)).root == tmp_path / "home" / ".cache" / "sidestep"
     monkeypatch.chdir(tmp_path)
-    assert open_workspace(spec("~/work")).root == tmp_path / "home" / "work"
+    assert open_workspace(spec("~/jobs")).root == tmp_path / "home" / "jobs"
     assert open_workspace(spec("work")).root == tmp_path / "work"
     assert (tmp_path / "work").is_dir()
 
