@@ -20,7 +20,7 @@ from torch.utils.tensorboard.summary import hparams
 from sidestep.storage.canonical import png_bytes
 from sidestep.storage.local import local_errors
 
-SMOOTHING = 0.05
+RUNNING_SHARE = 0.05  # of a run that the running mean looks back over
 TIMESTEP_BINS = np.linspace(0, 1, 41)
 
 
@@ -116,20 +116,21 @@ def loss_curve(losses: list[float], evaluations: Mapping[int, float], title: str
     from matplotlib.figure import Figure
 
     steps = range(1, len(losses) + 1)
+    weight = 2 / (1 + max(RUNNING_SHARE * len(losses), 1))
     smooth: list[float] = []
     for loss in losses:
         before = smooth[-1] if smooth else math.nan
         if not math.isfinite(loss):  # a skipped step: a gap in the curve, none in the mean
             smooth.append(before)
         else:
-            smooth.append(before + SMOOTHING * (loss - before) if math.isfinite(before) else loss)
+            smooth.append(before + weight * (loss - before) if math.isfinite(before) else loss)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(steps, losses, color="#9ecae1", linewidth=0.8, label="each step")
     axes.plot(steps, smooth, color="#08519c", linewidth=1.8, label="running mean")
     if evaluations:
         axes.plot(
-            *zip(*sorted(evaluations.items()), strict=True), "o-", color="#d94801", label="on fixed draws"
+            *zip(*sorted(evaluations.items()), strict=True), "o", color="#d94801", label="on fixed draws"
         )
     axes.set(title=title, xlabel="optimizer step", ylabel="flow loss")
     axes.grid(alpha=0.25)
