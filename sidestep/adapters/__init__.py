@@ -14,7 +14,7 @@ from sidestep.adapters import lokr, lora
 from sidestep.adapters.adapter import Adapter, refuse_second_adapter
 from sidestep.adapters.targets import target_paths
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.spec.schema import AdapterSpec
+from sidestep.spec.training import AdapterSpec
 
 __all__ = ["Adapter", "inject", "load", "publish", "target_paths"]
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sidestep.runtime.errors import BadDataError, UsageError
-from sidestep.spec.schema import AdapterSpec
+from sidestep.spec.training import AdapterSpec
 
 SHOWN = 5  # names of each kind that an error message lists
 

@@ -34,7 +34,7 @@ from sidestep.acestep.names import diffusers_name, original_name
 from sidestep.adapters.adapter import Adapter, check_exact, draw, read_safetensors
 from sidestep.adapters.targets import is_end_of, linear_modules, target_names, target_paths
 from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
-from sidestep.spec.schema import AdapterSpec
+from sidestep.spec.training import AdapterSpec
 from sidestep.storage.canonical import json_bytes, safetensors_bytes
 
 APP_FILE = "adapter_model.safetensors"

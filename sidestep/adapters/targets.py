@@ -10,7 +10,7 @@ from torch import nn
 
 from sidestep.acestep.names import original_name
 from sidestep.runtime.errors import BadSpecError
-from sidestep.spec.schema import ATTENTION_MODULES, MLP_MODULES, AdapterSpec
+from sidestep.spec.training import ATTENTION_MODULES, MLP_MODULES, AdapterSpec
 
 _TARGETS = (*ATTENTION_MODULES, *MLP_MODULES)
 

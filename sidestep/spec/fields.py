@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from sidestep.spec.schema import JobSpec, Section
+from sidestep.spec.schema import JobSpec
+from sidestep.spec.section import Section
 
 Path = tuple[str, ...]
 """A field's keys from the top, such as ("train", "adapter", "rank")."""

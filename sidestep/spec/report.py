@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sidestep.spec.schema import CREDENTIALS
+from sidestep.spec.section import CREDENTIALS
 
 NOT_GIVEN = object()
 

@@ -8,7 +8,8 @@ from typing import Any
 from sidestep.acestep.layout import ALIASES
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import open_workspace
-from sidestep.spec.schema import ATTENTION_MODULES, JobSpec
+from sidestep.spec.schema import JobSpec
+from sidestep.spec.training import ATTENTION_MODULES
 from sidestep.storage.canonical import json_bytes, png_bytes
 from sidestep.storage.store import open_store
 from sidestep.tasks.model import Ground, prepare_ground, timestep_law

@@ -7,7 +7,7 @@ import torch
 
 from sidestep.adapters import Adapter
 from sidestep.runtime.errors import MachineError
-from sidestep.spec.schema import TrainSpec
+from sidestep.spec.training import TrainSpec
 
 log = logging.getLogger(__name__)
 

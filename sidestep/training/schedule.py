@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from sidestep.spec.schema import Scheduler, TrainSpec
+from sidestep.spec.training import Scheduler, TrainSpec
 from sidestep.training import draws
 
 FINAL_LR_SHARE = 0.01

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sidestep import adapters
 from sidestep.adapters import Adapter
 from sidestep.runtime.errors import BadSpecError, UsageError
-from sidestep.spec.schema import AdapterSpec
+from sidestep.spec.training import AdapterSpec
 
 from .conftest import Decode
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from sidestep.adapters.targets import is_end_of, target_names, target_paths
 from sidestep.runtime.errors import BadSpecError
-from sidestep.spec.schema import ATTENTION_MODULES, MLP_MODULES, AdapterSpec
+from sidestep.spec.training import ATTENTION_MODULES, MLP_MODULES, AdapterSpec
 
 
 def test_attention_in_every_layer_in_the_models_order(transformer: nn.Module):

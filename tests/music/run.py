@@ -30,7 +30,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import sidestep
 from sidestep.acestep.loading import load_null_condition
 from sidestep.data.tensors import read_sample
-from sidestep.spec.schema import TrainSpec
+from sidestep.spec.training import TrainSpec
 from sidestep.training import draws
 from sidestep.training.flow import Law, draw_batch, flow_loss
 from sidestep.training.loop import EVALUATION_DRAWS

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sidestep.spec.schema import TrainSpec
+from sidestep.spec.training import TrainSpec
 from sidestep.training.schedule import Schedule
 
 
