@@ -90,6 +90,11 @@ class RuntimeSpec(Section):
         description="Local folder for downloads and unfinished work; by default one in the user's cache.",
     )
     deterministic: bool = Field(True, description="Same inputs, same bits; costs some speed on a GPU.")
+    on_exit: Literal["none", "stop", "terminate"] = Field(
+        "none",
+        description="What becomes of a rented machine (RunPod, Vast) when the job ends, unless it is to be "
+        "run again (exit code 75): none, stop (its disk stays, and is paid), or terminate.",
+    )
 
     @field_validator("offload_encoder")
     @classmethod
