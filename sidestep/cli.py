@@ -8,10 +8,13 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sidestep.runtime.errors import ExitCode, SideStepError, UsageError
 from sidestep.runtime.logs import log_file, setup_logging
+
+if TYPE_CHECKING:
+    from sidestep.spec.schema import JobSpec
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +25,7 @@ COMMANDS = {
     "train": "tensors to an adapter",
     "fixed": "train in corrected mode (--preprocess: make the tensors instead)",
     "vanilla": "train in vanilla mode (--preprocess: make the tensors instead)",
+    "plan": "check a job and its places (--check-only stops there), before a GPU is rented",
     "schema": "print the JSON schema of the job spec",
     "tiny-checkpoint": "write a random checkpoint set in the original layout, for trials and tests",
     "demo": "the whole pipeline on a tiny model and made music, in minutes",
@@ -112,38 +116,68 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _run_task(command: str, words: list[str]) -> None:
-    from sidestep.spec.flags import add_flags, misspelt_flags
-    from sidestep.spec.sources import Given, resolve
-
     says = dict(_TASKS[command])
-    parser = _Parser(command, usage=f"sidestep {command} [flags]")
+    parser = _job_parser(command, f"sidestep {command} [flags]")
+    own_flags = []
+    if ("train", "mode") in says:
+        parser.add_argument("--preprocess", action="store_true", help="make the tensors instead of training")
+        own_flags.append("--preprocess")
+    _, spec = _resolve(parser, words, says, own_flags)
+
+    from sidestep import tasks
+
+    tasks.run(spec)
+
+
+def _plan(words: list[str]) -> None:
+    from sidestep.planning.flags import add_plan_flags
+
+    parser = _job_parser("plan", "sidestep plan [JOB.YAML] [flags]")
+    options, spec = _resolve(parser, words, {}, add_plan_flags(parser))
+
+    from sidestep.planning.command import plan
+
+    plan(spec, options, _write)
+
+
+def _job_parser(command: str, usage: str) -> _Parser:
+    parser = _Parser(command, usage)
     parser.add_argument(
         "--config",
         metavar="FILE",
         help="the job spec, a YAML file; else SIDESTEP_CONFIG names it, else /etc/sidestep/job.yaml",
     )
     parser.add_argument("--verbose", action="store_true", help="show on the screen what the log file gets")
-    own_flags = ["--config", "--verbose", "--help"]
-    if ("train", "mode") in says:
-        parser.add_argument("--preprocess", action="store_true", help="make the tensors instead of training")
-        own_flags.append("--preprocess")
+    return parser
+
+
+def _resolve(
+    parser: _Parser, words: list[str], says: dict[tuple[str, ...], str], own_flags: list[str]
+) -> tuple[argparse.Namespace, "JobSpec"]:
+    """The command's options and the job's spec, from the command line and all other sources.
+
+    `says` is what the command itself says of the spec, by path; these fields get no flag. A single word
+    without a flag is the spec's file.
+    """
+    from sidestep.spec.flags import add_flags, misspelt_flags
+    from sidestep.spec.sources import Given, resolve
+
     flags = add_flags(parser, leave_out=says)
     options, rest = parser.parse_known_args(words)
     setup_logging(options.verbose)
     if getattr(options, "preprocess", False):
         says["task",] = "preprocess"
+    if options.config is None and len(rest) == 1 and not rest[0].startswith("-"):
+        options.config = rest.pop()
     spec, _ = resolve(
         flags=[
             *getattr(options, "given", []),
-            *(Given(path, value, f"sidestep {command}") for path, value in says.items()),
+            *(Given(path, value, parser.prog) for path, value in says.items()),
         ],
         config=options.config,
-        usage=misspelt_flags(rest, [*own_flags, *flags]),
+        usage=misspelt_flags(rest, ["--config", "--verbose", "--help", *own_flags, *flags]),
     )
-
-    from sidestep import tasks
-
-    tasks.run(spec)
+    return options, spec
 
 
 def _schema(words: list[str]) -> None:
@@ -192,6 +226,7 @@ def _demo(words: list[str]) -> None:
 
 
 _OTHERS: dict[str, Callable[[list[str]], Any]] = {
+    "plan": _plan,
     "schema": _schema,
     "tiny-checkpoint": _tiny_checkpoint,
     "demo": _demo,

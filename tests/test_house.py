@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "sidestep"
 FLOORS = [  # a room may import from its own floor and from those before it
     {"runtime", "storage", "spec"},
     {"data", "acestep", "adapters", "training"},
-    {"tasks"},
+    {"tasks", "planning"},
     {"cli", "demo", "__init__", "__main__"},
 ]
 
@@ -50,7 +50,11 @@ def test_imports_point_one_way() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["sidestep", "sidestep.cli", "sidestep.spec.sources", "sidestep.storage.store"]
+    "module",
+    [
+        *("sidestep", "sidestep.cli", "sidestep.spec.sources", "sidestep.storage.store"),
+        *("sidestep.tasks.preflight", "sidestep.planning.command"),
+    ],
 )
 def test_checking_a_spec_loads_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -1,22 +1,43 @@
 """What can be known to be wrong before a model is loaded or a song pulled: can every place be used?
 
 A job may have waited hours for its GPU. Wrong credentials, a bucket or folder that is not there and an
-output that cannot be written are found out in seconds, the inputs' all at once.
+output that cannot be written are found out in seconds, before torch is imported.
 """
 
 import logging
+import os
 import posixpath
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
-from sidestep.runtime.errors import MissingInputError, SideStepError
+from rich.filesize import decimal
+
+from sidestep.acestep.layout import find_text_encoder, find_vae, find_variant, open_checkpoints
+from sidestep.runtime.errors import AccessError, MissingInputError, SideStepError
 from sidestep.runtime.workspace import open_workspace
 from sidestep.spec.schema import JobSpec
-from sidestep.storage.store import Store, open_store
+from sidestep.storage.store import FileInfo, Store, open_store
 
 log = logging.getLogger(__name__)
 
-Check = tuple[str, Callable[[], object]]  # the spec's field, and what raises when its place cannot be used
+
+@dataclass(frozen=True)
+class Check:
+    """One question about a job. `look` says what it found, or raises a SideStepError with what is wrong."""
+
+    name: str  # the spec's field that it is about, or what else it looks at
+    look: Callable[[], str]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer to a check."""
+
+    name: str
+    said: str
+    error: SideStepError | None = None
 
 
 def check_places(spec: JobSpec) -> None:
@@ -25,27 +46,115 @@ def check_places(spec: JobSpec) -> None:
     Raises what a store raises; of several inputs the first one's kind, with the messages of all.
     """
     open_workspace(spec)
-    _raise_all(_inputs(spec))
+    raise_all(findings(input_checks(spec)))
     # After the inputs: a job that cannot begin leaves nothing where its results would be.
-    _raise_all(_outputs(spec))
+    raise_all(findings(output_checks(spec)))
 
 
-def _raise_all(checks: Iterable[Check]) -> None:
-    troubles: list[SideStepError] = []
-    for field, check in checks:
+def findings(checks: Iterable[Check]) -> list[Finding]:
+    """Look at everything, also after something wrong was found."""
+    found = []
+    for check in checks:
         try:
-            check()
+            found.append(Finding(check.name, check.look()))
         except SideStepError as error:
-            troubles.append(type(error)(f"{field}: {error}"))
-            troubles[-1].__cause__ = error
-    if len(troubles) > 1:
-        raise type(troubles[0])("\n".join(map(str, troubles))) from troubles[0]
-    for trouble in troubles:
-        raise trouble
+            found.append(Finding(check.name, str(error), error))
+    return found
 
 
-def _check_writable(store: Store, needs_one_writer: bool) -> None:
+def raise_all(found: Iterable[Finding]) -> None:
+    """Raise one error of the first trouble's kind with the messages of all, where there are any."""
+    troubles = [finding for finding in found if finding.error]
+    if troubles:
+        first = troubles[0].error
+        assert first is not None
+        raise type(first)("\n".join(f"{trouble.name}: {trouble.said}" for trouble in troubles)) from first
+
+
+def input_checks(spec: JobSpec) -> list[Check]:
+    """Is all that the task reads there, and may it be read?"""
+    makes_tensors = spec.task in ("preprocess", "pipeline")
+    checks = []
+    if makes_tensors and spec.audio_dir:
+        checks.append(Check("audio_dir", partial(_look_for_files, spec, spec.audio_dir, "files", "")))
+    if makes_tensors and spec.dataset_json:
+        checks.append(Check("dataset_json", partial(_look_for_file, spec, spec.dataset_json)))
+    if not makes_tensors:
+        look = partial(_look_for_files, spec, spec.tensors_place, "tensors (.pt)", ".pt")
+        checks.append(Check(_tensors_field(spec), look))
+    checks.append(Check("checkpoint_dir", partial(_look_for_models, spec, with_encoders=makes_tensors)))
+    return checks
+
+
+def output_checks(spec: JobSpec) -> list[Check]:
+    """May the task write where its results go?"""
+    checks = []
+    if spec.task == "preprocess" or (spec.task == "pipeline" and spec.dataset_dir):
+        look = partial(_try_to_write, spec, spec.tensors_place, needs_one_writer=False)
+        checks.append(Check(_tensors_field(spec), look))
+    if spec.task != "preprocess":
+        look = partial(_try_to_write, spec, spec.output_place, needs_one_writer=spec.task != "estimate")
+        checks.append(Check("output_dir", look))
+    return checks
+
+
+def _tensors_field(spec: JobSpec) -> str:
+    return "dataset_dir" if spec.dataset_dir else "output_dir"
+
+
+def _look_for_files(spec: JobSpec, place: str, what: str, suffix: str) -> str:
+    store = open_store(place, spec.storage)
+    if files := [file for file in store.list() if file.path.endswith(suffix)]:
+        _check_readable(store, files)
+        return f"{len(files)} {what}, {_size(files)}, in {store.place}"
+    root = store.local_root
+    if root and not root.exists():
+        raise MissingInputError(f"{store.place} does not exist. Check the path, and what is mounted.")
+    if root and not root.is_dir():
+        raise MissingInputError(f"{store.place} is a file, where a folder is needed.")
+    raise MissingInputError(f"there are no {what} in {store.place}. Check the place and its name.")
+
+
+def _look_for_file(spec: JobSpec, place: str) -> str:
+    folder, name = posixpath.split(place)
+    store = open_store(folder or ".", spec.storage)
+    file = store.info(name)
+    if file is None:
+        raise MissingInputError(f"there is no file {name} in {store.place}. Check the place and the name.")
+    _check_readable(store, [file])
+    return f"{store.place}/{name}, {decimal(file.size)}"
+
+
+def _look_for_models(spec: JobSpec, with_encoders: bool) -> str:
+    store = open_checkpoints(spec.checkpoint_dir, spec.storage)
+    parts = [find_variant(store, spec.model_variant)]
+    if with_encoders:
+        parts += [find_vae(store), find_text_encoder(store)]
+    files = [file for part in parts for file in part.files]
+    _check_readable(store, files)
+    return f"{', '.join(part.folder for part in parts)}, {_size(files)}, in {store.place}"
+
+
+def _check_readable(store: Store, files: Sequence[FileInfo]) -> None:
+    """Listing needs another right than reading: all local files are tried, of a bucket the first one."""
+    if store.local_root is None:
+        store.info(files[0].path)
+        return
+    refused = [file.path for file in files if not os.access(store.local_root / file.path, os.R_OK)]
+    if refused:
+        raise AccessError(
+            f"{store.place}: {len(refused)} of {len(files)} files may not be read, first {refused[0]}. "
+            "Check their owner and mode."
+        )
+
+
+def _size(files: Sequence[FileInfo]) -> str:
+    return decimal(sum(file.size for file in files))
+
+
+def _try_to_write(spec: JobSpec, place: str, needs_one_writer: bool) -> str:
     """Create a file and delete it, and say so where the store creates it twice and that matters."""
+    store = open_store(place, spec.storage)
     probe = f".sidestep-probe-{uuid.uuid4().hex}"
     root = store.local_root
     made = [folder for folder in (root, *root.parents) if not folder.exists()] if root else []
@@ -60,58 +169,4 @@ def _check_writable(store: Store, needs_one_writer: bool) -> None:
             "write there would not notice each other: make sure that there is only one.",
             store.place,
         )
-
-
-def _inputs(spec: JobSpec) -> Iterator[Check]:
-    makes_tensors = spec.task in ("preprocess", "pipeline")
-    if makes_tensors and spec.audio_dir:
-        yield "audio_dir", lambda: _check_holds(spec, str(spec.audio_dir), "files", suffix="")
-    if makes_tensors and spec.dataset_json:
-        yield "dataset_json", lambda: _check_is_file(spec, str(spec.dataset_json))
-    if not makes_tensors:
-        yield _tensors_field(spec), lambda: _check_holds(spec, spec.tensors_place, "tensors (.pt)", ".pt")
-    yield "checkpoint_dir", lambda: _check_models(spec, with_encoders=makes_tensors)
-
-
-def _outputs(spec: JobSpec) -> Iterator[Check]:
-    def writable(place: str, needs_one_writer: bool) -> Callable[[], object]:
-        return lambda: _check_writable(open_store(place, spec.storage), needs_one_writer)
-
-    if spec.task == "preprocess" or (spec.task == "pipeline" and spec.dataset_dir):
-        yield _tensors_field(spec), writable(spec.tensors_place, needs_one_writer=False)
-    if spec.task != "preprocess":
-        yield "output_dir", writable(spec.output_place, needs_one_writer=spec.task != "estimate")
-
-
-def _tensors_field(spec: JobSpec) -> str:
-    return "dataset_dir" if spec.dataset_dir else "output_dir"
-
-
-def _check_holds(spec: JobSpec, place: str, what: str, suffix: str) -> None:
-    store = open_store(place, spec.storage)
-    if any(file.path.endswith(suffix) for file in store.list()):
-        return
-    root = store.local_root
-    if root and not root.exists():
-        raise MissingInputError(f"{store.place} does not exist. Check the path, and what is mounted.")
-    if root and not root.is_dir():
-        raise MissingInputError(f"{store.place} is a file, where a folder is needed.")
-    raise MissingInputError(f"there are no {what} in {store.place}. Check the place and its name.")
-
-
-def _check_is_file(spec: JobSpec, place: str) -> None:
-    folder, name = posixpath.split(place)
-    store = open_store(folder or ".", spec.storage)
-    if store.info(name) is None:
-        raise MissingInputError(f"there is no file {name} in {store.place}. Check the place and the name.")
-
-
-def _check_models(spec: JobSpec, with_encoders: bool) -> None:
-    # Imported here: this loads torch, which the other checks can do without.
-    from sidestep.acestep.layout import find_text_encoder, find_vae, find_variant, open_checkpoints
-
-    store = open_checkpoints(spec.checkpoint_dir, spec.storage)
-    find_variant(store, spec.model_variant)
-    if with_encoders:
-        find_vae(store)
-        find_text_encoder(store)
+    return f"{store.place} can be written"

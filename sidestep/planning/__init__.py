@@ -1,0 +1,1 @@
+"""What a job needs and what it will cost, before a GPU is rented."""
