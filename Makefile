@@ -35,8 +35,9 @@ typecheck: setup ## mypy
 music: setup ## real music through an S3 server, all adapters and modes (needs apt-get)
 	@$(RUN) tests.music.run
 
-bench: setup ## speed of a training step
+bench: setup ## speed of a training step, and of the command's start
 	@$(RUN) tests.bench.run
+	@$(RUN) tests.bench.start_up
 
 clean: ## remove caches, demo/ and build output; .venv stays
 	rm -rf demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

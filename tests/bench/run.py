@@ -1,16 +1,13 @@
-"""How fast is a training step, and how fast does the command start?    make bench
+"""How fast is a training step?    make bench
 
 A decoder of a quarter of the released width and a sixth of its depth; one step is forward and backward at
 batch 1. Banded attention against diffusers' own dense masks, by length of song.
 """
 
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from diffusers import AceStepTransformer1DModel
@@ -26,7 +23,6 @@ REPEATS = 3
 def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     Console().print(training_step(device))
-    Console().print(start_up())
 
 
 def training_step(device: torch.device) -> Table:
@@ -71,15 +67,6 @@ def step(model: AceStepTransformer1DModel, seconds: int, device: torch.device) -
     model.zero_grad()
     if device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def start_up() -> Table:
-    command = str(Path(sys.executable).with_name("sidestep"))
-    table = Table("command", "time", title=f"Start-up, median of {REPEATS}")
-    for words in (["--help"], ["run", "--help"], ["schema"]):
-        seconds = median(partial(subprocess.run, [command, *words], capture_output=True, check=True))
-        table.add_row(f"sidestep {' '.join(words)}", f"{1000 * seconds:.0f} ms")
-    return table
 
 
 def median(work: Callable[[], object]) -> float:
