@@ -9,6 +9,7 @@ import torch
 from lightning.fabric import Fabric
 
 from sidestep.acestep.attention import AttentionName, why_no_flash
+from sidestep.runtime.driver import check_driver
 from sidestep.runtime.errors import MachineError
 from sidestep.spec.schema import RuntimeSpec
 
@@ -56,6 +57,8 @@ def choose_machine(runtime: RuntimeSpec) -> Machine:
 
 
 def _device(wish: str) -> torch.device:
+    if wish != "cpu" and torch.version.cuda:
+        check_driver(torch.version.cuda)
     has_gpu = torch.cuda.is_available()
     if wish == "auto":
         return torch.device("cuda:0" if has_gpu else "cpu")
