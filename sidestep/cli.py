@@ -26,6 +26,7 @@ COMMANDS = {
     "fixed": "train in corrected mode (--preprocess: make the tensors instead)",
     "vanilla": "train in vanilla mode (--preprocess: make the tensors instead)",
     "plan": "check a job and its places (--check-only stops there), before a GPU is rented",
+    "render": "write the file that runs a job at a place, and say the command that submits it",
     "schema": "print the JSON schema of the job spec",
     "tiny-checkpoint": "write a random checkpoint set in the original layout, for trials and tests",
     "demo": "the whole pipeline on a tiny model and made music, in minutes",
@@ -97,7 +98,11 @@ def _help() -> str:
         "usage: sidestep COMMAND [flags]\n\n"
         "Trains LoRA and LoKR adapters for the ACE-Step 1.5 music model.\n\n"
         f"commands:\n{commands}\n\n"
-        "`sidestep COMMAND --help` lists a command's flags; `sidestep --version` prints the version.\n"
+        "`sidestep COMMAND --help` lists a command's flags; `sidestep --version` prints the version.\n\n"
+        "A job is described by flags, by SIDESTEP_* variables, or by a YAML file: --config FILE,\n"
+        "SIDESTEP_CONFIG, else /etc/sidestep/job.yaml. So, from a container:\n\n"
+        "  docker run --gpus all -v $PWD/job.yaml:/etc/sidestep/job.yaml:ro -e AWS_ACCESS_KEY_ID \\\n"
+        "      -e AWS_SECRET_ACCESS_KEY IMAGE run\n"
     )
 
 
@@ -122,22 +127,35 @@ def _run_task(command: str, words: list[str]) -> None:
     if ("train", "mode") in says:
         parser.add_argument("--preprocess", action="store_true", help="make the tensors instead of training")
         own_flags.append("--preprocess")
-    _, spec = _resolve(parser, words, says, own_flags)
 
-    from sidestep import tasks
+    from sidestep.places.release import RentedMachine
 
-    tasks.run(spec)
+    with RentedMachine() as machine:
+        _, spec, _ = _resolve(parser, words, says, own_flags)
+        machine.keep_or_release(spec.runtime.on_exit)
+
+        from sidestep import tasks
+
+        tasks.run(spec)
 
 
 def _plan(words: list[str]) -> None:
     from sidestep.planning.flags import add_plan_flags
 
     parser = _job_parser("plan", "sidestep plan [JOB.YAML] [flags]")
-    options, spec = _resolve(parser, words, {}, add_plan_flags(parser))
+    options, spec, _ = _resolve(parser, words, {}, add_plan_flags(parser))
 
     from sidestep.planning.command import plan
 
     plan(spec, options, _write)
+
+
+def _render(words: list[str]) -> None:
+    from sidestep.places.render import add_render_flags, render
+
+    parser = _job_parser("render", "sidestep render PLACE [JOB.YAML] [flags]")
+    options, spec, origins = _resolve(parser, words, {}, add_render_flags(parser))
+    render(options, spec, origins, _write)
 
 
 def _job_parser(command: str, usage: str) -> _Parser:
@@ -153,8 +171,8 @@ def _job_parser(command: str, usage: str) -> _Parser:
 
 def _resolve(
     parser: _Parser, words: list[str], says: dict[tuple[str, ...], str], own_flags: list[str]
-) -> tuple[argparse.Namespace, "JobSpec"]:
-    """The command's options and the job's spec, from the command line and all other sources.
+) -> tuple[argparse.Namespace, "JobSpec", dict[str, str]]:
+    """The command's options, the job's spec from all sources, and the origin of each value by its name.
 
     `says` is what the command itself says of the spec, by path; these fields get no flag. A single word
     without a flag is the spec's file.
@@ -169,7 +187,7 @@ def _resolve(
         says["task",] = "preprocess"
     if options.config is None and len(rest) == 1 and not rest[0].startswith("-"):
         options.config = rest.pop()
-    spec, _ = resolve(
+    spec, origins = resolve(
         flags=[
             *getattr(options, "given", []),
             *(Given(path, value, parser.prog) for path, value in says.items()),
@@ -177,7 +195,7 @@ def _resolve(
         config=options.config,
         usage=misspelt_flags(rest, ["--config", "--verbose", "--help", *own_flags, *flags]),
     )
-    return options, spec
+    return options, spec, origins
 
 
 def _schema(words: list[str]) -> None:
@@ -227,6 +245,7 @@ def _demo(words: list[str]) -> None:
 
 _OTHERS: dict[str, Callable[[list[str]], Any]] = {
     "plan": _plan,
+    "render": _render,
     "schema": _schema,
     "tiny-checkpoint": _tiny_checkpoint,
     "demo": _demo,

@@ -1,0 +1,84 @@
+"""The container engine that the image's tests use: `docker`, `podman`, or what the variable ENGINE says."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+IMAGE = os.environ.get("IMAGE", "side-step:cpu")
+# What the image is promised to run under: nothing may be written but what is mounted, nothing is allowed.
+LOCKED = ["--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"]
+
+
+def engine() -> list[str]:
+    """The command that the others begin with."""
+    named = os.environ.get("ENGINE")
+    found = shlex.split(named) if named else [name for name in ("podman", "docker") if shutil.which(name)][:1]
+    assert found, "the image's tests need docker or podman on PATH, or the variable ENGINE"
+    return found
+
+
+def call(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*engine(), *arguments], capture_output=True, text=True, check=check)
+
+
+def inspect(kind: str, name: str) -> dict[str, Any]:
+    return json.loads(call(kind, "inspect", name).stdout)[0]
+
+
+class Container:
+    """A container that was started and is, or is not, still running."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return inspect("container", self.name)["State"]
+
+    @property
+    def log(self) -> str:
+        said = call("logs", self.name)
+        return said.stdout + said.stderr
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        return int(call("wait", self.name).stdout)
+
+    def wait_for(self, happened: Callable[[], bool], what: str, seconds: float = 240) -> None:
+        end = time.monotonic() + seconds
+        while not happened():
+            assert self.state["Running"], f"ended before {what}:\n{self.log}"
+            assert time.monotonic() < end, f"no {what} after {seconds:g} s:\n{self.log}"
+            time.sleep(0.1)
+
+
+@contextmanager
+def started(
+    *command: str,
+    user: int = 10001,
+    volumes: Mapping[Path, str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
+) -> Iterator[Container]:
+    """The image with `command`, as a cluster would run it; it is removed when the block ends.
+
+    `volumes` are folder → place in the container, with `:ro` where it is to read alone. The network is the
+    machine's own, so that a server on its loopback interface can be reached.
+    """
+    arguments = ["run", "--detach", "--network", "host", "--user", str(user), *LOCKED, *options]
+    for folder, place in (volumes or {}).items():
+        arguments += ["--volume", f"{folder}:{place}"]
+    for name, value in (environ or {}).items():
+        arguments += ["--env", f"{name}={value}"]
+    container = Container(call(*arguments, IMAGE, *command).stdout.strip())
+    try:
+        yield container
+    finally:
+        call("rm", "--force", container.name)

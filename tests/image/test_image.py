@@ -1,0 +1,212 @@
+"""What the image is, and that it runs a whole job as a place would run it. `make test-image` runs these.
+
+The image must have been built. Real are the container, its user, the read-only root and every byte of the
+job; the model is tiny, there is no GPU, and the S3 server is moto's.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sidestep.spec.yaml12 import dump_yaml
+from tests.image.conftest import open_to_all
+from tests.image.engine import IMAGE, LOCKED, call, inspect, started
+from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server
+
+pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
+
+MEGABYTE = 10**6
+EPOCHS = 60
+
+# One spec for all: what the tests compare must have been made with the same settings.
+TRAINING = {"epochs": EPOCHS, "accumulation": 1, "checkpoint": {"every_epochs": 1, "keep": 3}}
+SETTINGS = {"name": "demo", "train": TRAINING, "runtime": {"device": "cpu", "grace_seconds": 20}}
+
+
+def as_variables(spec: dict[str, object], prefix: str = "SIDESTEP_") -> Iterator[tuple[str, str]]:
+    for key, value in spec.items():
+        if isinstance(value, dict):
+            yield from as_variables(value, f"{prefix}{key.upper()}__")
+        else:
+            yield f"{prefix}{key.upper()}", str(value)
+
+
+def spec_for(output: str, **others: object) -> dict[str, object]:
+    places = {"checkpoint_dir": "/in/checkpoints", "dataset_json": "/in/songs/dataset.json"}
+    return {**SETTINGS, **places, "output_dir": output, **others}
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Name → sha256 of the files of an adapter."""
+    files = sorted(folder.iterdir())
+    assert files
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def commits(output: Path) -> int:
+    """How many checkpoints the log says are there."""
+    return sum('"checkpoints/' in record.read_text() for record in output.glob("commits/*.json"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> dict[str, str]:
+    """Digests of the adapter that the image makes in one go: uid 10001, spec by variables, local volume."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    output, workspace = open_to_all(folder / "out"), open_to_all(folder / "workspace")
+    volumes = {inputs: "/in:ro", output: "/out", workspace: "/workspace"}
+    with started("run", volumes=volumes, environ=dict(as_variables(spec_for("/out")))) as container:
+        assert container.wait() == 0, container.log
+        assert "Adapter: /out/adapter" in container.log
+    return digests(output / "adapter")
+
+
+def test_the_whole_pipeline_from_variables(uninterrupted: dict[str, str]) -> None:
+    assert "adapter_model.safetensors" in uninterrupted
+
+
+def test_as_any_user_from_a_mounted_spec_to_a_bucket(
+    tmp_path: Path, inputs: Path, s3_server: S3Server, uninterrupted: dict[str, str]
+) -> None:
+    """Another user, another way in and another place give the same adapter."""
+    spec = spec_for(s3_server.place("runs/demo"), storage={"endpoint_url": s3_server.endpoint})
+    (tmp_path / "job.yaml").write_bytes(dump_yaml(spec))
+    (tmp_path / "job.yaml").chmod(0o644)
+    volumes = {inputs: "/in:ro", tmp_path / "job.yaml": "/etc/sidestep/job.yaml:ro"}
+    credentials = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+    volumes[open_to_all(tmp_path / "workspace")] = "/workspace"
+    with started("run", user=1234567, volumes=volumes, environ=credentials) as container:
+        assert container.wait() == 0, container.log
+        assert SECRET_KEY not in container.log
+    store = s3_server.store("runs/demo/adapter")
+    made = {file.path: hashlib.sha256(store.read_bytes(file.path)).hexdigest() for file in store.list()}
+    assert made == uninterrupted
+
+
+def test_a_stop_in_mid_training_loses_nothing(
+    tmp_path: Path, inputs: Path, uninterrupted: dict[str, str]
+) -> None:
+    output = open_to_all(tmp_path / "out")
+    volumes = {inputs: "/in:ro", output: "/out", open_to_all(tmp_path / "workspace"): "/workspace"}
+    job = {"volumes": volumes, "environ": dict(as_variables(spec_for("/out")))}
+    with started("run", **job) as container:
+        container.wait_for(lambda: commits(output) >= 2, "second checkpoint")
+        call("exec", container.name, *inspect("image", IMAGE)["Config"]["Healthcheck"]["Test"][1:])
+        call("stop", "--time", "30", container.name)
+        assert container.wait() == 75, container.log
+    before = commits(output)
+    assert 2 <= before < EPOCHS
+    with started("run", **job) as container:
+        assert container.wait() == 0, container.log
+        assert "Going on after step" in container.log
+    assert digests(output / "adapter") == uninterrupted
+
+
+def test_one_killed_for_memory_goes_on_from_its_last_commit(
+    tmp_path: Path, inputs: Path, uninterrupted: dict[str, str]
+) -> None:
+    """Its /dev/shm is filled until the kernel takes the only process that gives memory back: the job."""
+    output = open_to_all(tmp_path / "out")
+    volumes = {inputs: "/in:ro", output: "/out", open_to_all(tmp_path / "workspace"): "/workspace"}
+    job = {"volumes": volumes, "environ": dict(as_variables(spec_for("/out")))}
+    limits = ["--memory", "3g", "--memory-swap", "3g", "--shm-size", "4g"]
+    with started("run", **job, options=limits) as container:
+        container.wait_for(lambda: commits(output) >= 2, "second checkpoint")
+        call("exec", container.name, "dd", "if=/dev/zero", "of=/dev/shm/full", "bs=1M", check=False)
+        assert container.wait() == 137, container.log
+        assert container.state["OOMKilled"]
+    assert 2 <= commits(output) < EPOCHS
+    with started("run", **job) as container:
+        assert container.wait() == 0, container.log
+        assert "Going on after step" in container.log
+    assert digests(output / "adapter") == uninterrupted
+
+
+def test_alone_it_says_what_to_do() -> None:
+    said = call("run", "--rm", "--network", "none", *LOCKED, IMAGE).stdout
+    assert "docker run" in said
+    assert "/etc/sidestep/job.yaml" in said
+
+
+def test_a_wrong_spec_ends_with_its_code() -> None:
+    with started("run", environ={"SIDESTEP_TRAIN__EPOCHS": "many"}) as container:
+        assert container.wait() == 78
+        assert "SIDESTEP_TRAIN__EPOCHS" in container.log
+
+
+@pytest.mark.parametrize("user", [10001, 987654])
+def test_only_the_workspace_can_be_written(user: int) -> None:
+    """Under a root that is not read-only, as a plain `docker run` has it."""
+    script = (
+        "find / -xdev -writable -not -type l -not -path '/proc/*' -not -path '/sys/*' -not -path '/dev/*'"
+    )
+    run = ["run", "--rm", "--network", "none", "--user", str(user), "--entrypoint", "sh"]
+    found = call(*run, IMAGE, "-c", f"{script} 2>/dev/null || true").stdout.split()
+    assert set(found) <= {"/workspace", "/tmp", "/var/tmp", "/run/lock", "/var/lock", "/run/.containerenv"}
+
+
+def test_what_it_is_made_of() -> None:
+    image = inspect("image", IMAGE)
+    config = image["Config"]
+    assert config["User"] == "10001:0"
+    assert config["Entrypoint"] == ["sidestep"]
+    assert config["Labels"]["org.opencontainers.image.title"] == "Side-Step"
+    assert config["Labels"]["org.opencontainers.image.version"]
+    assert config["Healthcheck"]["Test"][:2] == ["CMD", "find"]
+    secret = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PIP_")
+    assert not [name for name in config["Env"] if any(word in name.upper() for word in secret)]
+
+
+def test_it_has_no_compiler_no_weights_and_nothing_of_the_build() -> None:
+    script = """
+        command -v cc gcc g++ clang nvcc
+        find / -xdev \\( -name '*.safetensors' -o -name '*.ckpt' -o -path '/root/.cache/*' -o -path '/src' \\
+            -o -path '/wheel' -o -path '/requirements' -o -name 'ssh_host_*' \\) -print 2>/dev/null
+        true
+    """
+    run = ["run", "--rm", "--network", "none", "--user", "0", "--entrypoint", "sh"]
+    assert call(*run, IMAGE, "-c", script).stdout.split() == []
+
+
+def test_every_module_is_byte_compiled() -> None:
+    """With a read-only root nothing is compiled at run time: each start would pay for it again."""
+    script = (
+        "import sys, pathlib; from importlib.util import cache_from_source as cache\n"
+        "import sidestep.cli, torch, diffusers, peft\n"
+        "files = [getattr(module, '__file__', None) or '' for module in list(sys.modules.values())]\n"
+        "files = [file for file in files if file.endswith('.py')]\n"
+        "print([f for f in files if not pathlib.Path(cache(f)).exists()], len(files) > 1000)"
+    )
+    run = ["run", "--rm", "--network", "none", *LOCKED, "--tmpfs", "/workspace", "--entrypoint", "python"]
+    assert call(*run, IMAGE, "-W", "ignore", "-c", script).stdout.strip() == "[] True"
+
+
+def test_the_health_check_tells_progress_from_none(tmp_path: Path) -> None:
+    workspace = open_to_all(tmp_path / "workspace")
+    test = inspect("image", IMAGE)["Config"]["Healthcheck"]["Test"][1:]
+    run = ["run", "--rm", "--network", "none", *LOCKED, "--volume", f"{workspace}:/workspace"]
+
+    def healthy() -> bool:
+        return call(*run, "--entrypoint", test[0], IMAGE, *test[1:], check=False).returncode == 0
+
+    assert not healthy(), "there is no sign of life yet"
+    (workspace / "alive").touch()
+    assert healthy()
+    an_hour_ago = (workspace / "alive").stat().st_mtime - 3600
+    os.utime(workspace / "alive", (an_hour_ago, an_hour_ago))
+    assert not healthy()
+
+
+def test_the_projects_own_layer_is_small() -> None:
+    """A new version of Side-Step alone is a small pull where an older one was."""
+    history = call(
+        "history", "--no-trunc", "--human=false", "--format", "{{.Size}}\t{{.CreatedBy}}", IMAGE
+    ).stdout
+    layers = [(int(size), by) for size, _, by in (line.partition("\t") for line in history.splitlines())]
+    for size, by in layers:
+        print(f"{size / MEGABYTE:8.1f} MB  {by[:100]}")
+    [own] = [size for size, by in layers if "/wheel/*.whl" in by]
+    assert own < 5 * MEGABYTE
+    assert sum(size for size, _ in layers) < 2500 * MEGABYTE
