@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "sidestep"
 FLOORS = [  # a room may import from its own floor and from those before it
     {"runtime", "storage", "spec"},
     {"data", "acestep", "adapters", "training"},
-    {"tasks", "planning"},
+    {"tasks", "planning", "places"},
     {"cli", "demo", "__init__", "__main__"},
 ]
 

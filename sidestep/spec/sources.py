@@ -33,6 +33,7 @@ from sidestep.spec.schema import JobSpec, missing_places
 from sidestep.spec.yaml12 import read_yaml
 
 CONFIG_VARIABLE = "SIDESTEP_CONFIG"
+IMAGE_VARIABLE = "SIDESTEP_IMAGE"  # for `sidestep render`: what runs a job is no part of its spec
 DEFAULT_CONFIG = FilePath("/etc/sidestep/job.yaml")
 
 # Kubernetes gives every pod variables for each service of its namespace. A service called `sidestep` or
@@ -123,7 +124,7 @@ def from_text(field: SpecField, text: str) -> str | None:
 def _from_environment(environ: Mapping[str, str]) -> Iterator[Given]:
     """SIDESTEP_TRAIN__LR=1e-4 is train.lr. An empty variable counts as one that is not set."""
     for name, text in sorted(environ.items()):
-        ours = name.startswith(ENVIRONMENT_PREFIX) and name != CONFIG_VARIABLE
+        ours = name.startswith(ENVIRONMENT_PREFIX) and name not in (CONFIG_VARIABLE, IMAGE_VARIABLE)
         if ours and text and not _SERVICE_LINK.search(name):
             path = tuple(name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"))
             field = spec_fields().get(path)

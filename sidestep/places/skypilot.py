@@ -1,0 +1,71 @@
+"""SkyPilot: a managed spot job on a virtual machine of any cloud, with the image run by Docker there.
+
+https://docs.skypilot.co/en/latest/examples/managed-jobs.html
+https://docs.skypilot.co/en/latest/reference/yaml-spec.html
+"""
+
+import shlex
+from typing import Any
+
+from sidestep.places.docker import docker_run
+from sidestep.places.job import DISK_GB, GPU_MEMORY_GB, Job, flattened
+from sidestep.places.kubernetes import BACKOFF_LIMIT
+from sidestep.places.place import Place, Rendered
+from sidestep.places.yaml11 import dump
+from sidestep.runtime.errors import ExitCode, UsageError
+
+MOUNTED = "/tmp/sidestep/job.yaml"  # noqa: S108 - on a machine that is nobody else's
+
+
+def task(job: Job) -> dict[str, Any]:
+    """SkyPilot's task. The spec's own file is mounted; what was said elsewhere goes in as variables."""
+    assert job.config is not None
+    elsewhere = {path: value for path, value in job.given.items() if path not in job.from_config}
+    run = docker_run(
+        job,
+        '--user "$(id -u):$(id -g)"',  # the file is this user's
+        f"--volume {MOUNTED}:/etc/sidestep/job.yaml:ro",
+        *(f"--env {shlex.quote(f'{name}={value}')}" for name, value in flattened(elsewhere).items()),
+        stop_timeout=job.stop_seconds,
+    )
+    return {
+        "name": job.label,
+        "resources": {
+            **({"accelerators": f"{GPU_MEMORY_GB}GB+"} if job.wants_gpu else {"cpus": "4+"}),
+            "use_spot": True,
+            "disk_size": 2 * DISK_GB,
+            "job_recovery": {
+                "max_restarts_on_errors": BACKOFF_LIMIT,
+                "recover_on_exit_codes": [int(ExitCode.AGAIN)],
+            },
+        },
+        "file_mounts": {MOUNTED: job.config},
+        **({"secrets": dict.fromkeys(job.secrets)} if job.secrets else {}),
+        "run": run + "\n",
+    }
+
+
+def render(job: Job) -> Rendered:
+    """The task, and `sky jobs launch`. Raises UsageError where the spec is in no file."""
+    if job.config is None:
+        raise UsageError("skypilot takes the spec as a file: write one, and name it with --config")
+    secrets = "".join(f" --secret {name}" for name in job.secrets)
+    command = f"sky jobs launch{secrets} {job.file}"
+    comment = (
+        f"Side-Step: the job {job.spec.name} as a SkyPilot managed spot job. Submit it from this folder:\n"
+        f"  {command}\n"
+        "The machine's NVIDIA driver must be 580 or newer; resources.image_id chooses another machine.\n"
+    )
+    return Rendered(dump(task(job), comment=comment), command)
+
+
+PLACE = Place(
+    name="skypilot",
+    suffix=".yaml",
+    reclaim="the cloud shuts the spot machine down, and Docker stops the container: SIGTERM, later SIGKILL",
+    notice="30 s (Google Cloud, Azure) to 120 s (AWS)",
+    grace_seconds=20,
+    next_attempt="SkyPilot's controller, wherever there is a machine, without limit; after other failures "
+    "three times",
+    render=render,
+)
