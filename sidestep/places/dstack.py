@@ -37,7 +37,7 @@ def render(job: Job) -> Rendered:
     command = f"dstack apply --detach -f {job.file}"
     comment = (
         f"Side-Step: the job {job.spec.name} on dstack. Submit it:\n  {command}\n"
-        f"dstack knows no exit codes: after code 75 and permanent errors alike it tries for {RETRY_DURATION}.\n"
+        f"dstack knows no exit codes: after code 75 and permanent errors alike it tries {RETRY_DURATION}.\n"
         "The machine's NVIDIA driver must be 580 or newer.\n"
     )
     if job.secrets:
