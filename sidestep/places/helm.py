@@ -10,7 +10,9 @@ from sidestep.places.yaml11 import dump
 
 def values(job: Job) -> dict[str, Any]:
     """The chart's values that differ from its defaults."""
-    return {"image": job.image}
+    repository, _, tag = job.image.rpartition(":")
+    secret = {"existingSecret": kubernetes.SECRET} if job.secrets else {}
+    return {"image": {"repository": repository, "tag": tag}, **secret, "job": job.values}
 
 
 def render(job: Job) -> Rendered:

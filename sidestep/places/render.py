@@ -54,11 +54,11 @@ def render(
     rendered = rendered_for(place, spec, origins, image_reference(options.image), options.output)
     if options.output:
         _save(Path(options.output), rendered.text)
-        said = "Submit it with"
+        how = "Submit it with"
     else:
         write(rendered.text)
-        said = f"Save this as {default_file(place, spec)}, and submit it with"
-    sys.stderr.write(f"{said}:\n  {rendered.command}\n")
+        how = f"Save this as {default_file(place, spec)}, and submit it with"
+    sys.stderr.write(f"{how}:\n  {rendered.command}\n")
 
 
 def rendered_for(
@@ -70,9 +70,7 @@ def rendered_for(
     more time to save than it leaves, and that its machine is given back.
     """
     values = spec.model_dump(mode="json")
-    given = {
-        path: _at(values, path) for path, field in spec_fields().items() if origins[field.name] != "default"
-    }
+    given = said(spec, origins)
     if place.grace_seconds is not None:
         given[GRACE] = min(place.grace_seconds, spec.runtime.grace_seconds)
         values["runtime"]["grace_seconds"] = given[GRACE]
@@ -89,6 +87,15 @@ def rendered_for(
     )
     _check_suits(place, job)
     return place.render(job)
+
+
+def said(spec: JobSpec, origins: Mapping[str, str]) -> dict[FieldPath, Any]:
+    """What of the spec somebody said, in plain values; the rest are defaults."""
+    plain: dict[FieldPath, Any] = {(): spec.model_dump(mode="json")}
+    for path in spec_fields():
+        for depth in range(1, len(path) + 1):
+            plain[path[:depth]] = plain[path[: depth - 1]][path[depth - 1]]
+    return {path: plain[path] for path, field in spec_fields().items() if origins[field.name] != "default"}
 
 
 def default_file(place: Place, spec: JobSpec) -> str:
@@ -129,12 +136,6 @@ def _spec_file(origins: Mapping[str, str]) -> tuple[str | None, frozenset[FieldP
     places = {name: re.fullmatch(r"(.+):\d+", origin) for name, origin in origins.items()}
     said = {tuple(name.split(".")): match[1] for name, match in places.items() if match}
     return next(iter(said.values()), None), frozenset(said)
-
-
-def _at(values: Any, path: FieldPath) -> Any:
-    for name in path:
-        values = values[name]
-    return values
 
 
 def _save(file: Path, text: str) -> None:
