@@ -56,6 +56,11 @@ class SpecField:
         """What may stand there: "a number, more than 0, at most 10"."""
         return " or ".join(_allowed(kind) for kind in self.schema.get("anyOf", [self.schema]))
 
+    @property
+    def allowed_inside(self) -> str:
+        """What may stand in it, where it is a list or a mapping."""
+        return _allowed(self.schema.get("items") or self.schema["additionalProperties"])
+
 
 @cache
 def spec_fields() -> dict[Path, SpecField]:
@@ -86,21 +91,22 @@ CLOSE_ENOUGH = 0.7  # below this, difflib finds a likeness where nobody would
 def nearest(path: Path, sections: bool = False) -> Path | None:
     """The field (or section) that somebody who wrote the unknown `path` most likely meant, if there is one.
 
-    A known name at another depth (`lr` at the top, `tensor_output`) comes first, then the likeliest
-    misspelling of a whole path, then of a name alone.
+    A known name at another depth (`lr` at the top, `tensor_output`) comes first. Then the likeliest
+    misspelling: of a name in the same section, of a whole path (`train_lr`), of any name.
     """
-    names: dict[str, Path] = {}
+    known = [*spec_fields(), *(filter(None, spec_sections()) if sections else ())]
+    spelt = [(place[-1], place) for place in known]
     for field in spec_fields().values():
-        flags = [flag.removeprefix("--").replace("-", "_") for flag in field.flags]
-        names |= dict.fromkeys((field.path[-1], *flags), field.path)
-    paths = {"_".join(known): known for known in spec_fields()}
-    if sections:
-        names |= {known[-1]: known for known in spec_sections() if known}
-    written = "_".join(path).lower().replace("-", "_").replace(".", "_")
+        spelt += [(flag.removeprefix("--").replace("-", "_"), field.path) for flag in field.flags]
     name = path[-1].lower().replace("-", "_").rpartition(".")[2]
-    if name in names:
-        return names[name]
-    for word, candidates in ((written, paths), (name, names)):
+    if exact := [place for word, place in spelt if word == name]:
+        return max(exact, key=lambda place: len({*place} & {*path}))
+    siblings = {place[-1]: place for place in known if place[:-1] == path[:-1]}
+    # Within a known section, any whole path would be found alike for that section's sake.
+    is_nested = len(path) > 1 and path[:-1] in spec_sections()
+    paths = {} if is_nested else {"_".join(place): place for place in spec_fields()}
+    written = "_".join(path).lower().replace("-", "_").replace(".", "_")
+    for word, candidates in ((name, siblings), (written, paths), (name, dict(spelt))):
         for match in difflib.get_close_matches(word, candidates, n=1, cutoff=CLOSE_ENOUGH):
             return candidates[match]
     return None

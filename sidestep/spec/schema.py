@@ -204,7 +204,8 @@ def missing_places(spec: Mapping[str, Any]) -> dict[str, str]:
     Takes plain values, checked or not, so that this can be said beside all other problems of a spec.
     """
     task = spec.get("task") or JobSpec.model_fields["task"].default
-    audio_dir, dataset_json, dataset_dir, output_dir = (spec.get(place) for place in PLACES)
+    # An empty one is given: the schema says what is wrong with it.
+    audio_dir, dataset_json, dataset_dir, output_dir = (spec.get(place) is not None for place in PLACES)
     missing = {}
     if task in ("preprocess", "pipeline") and not (audio_dir or dataset_json):
         missing["audio_dir"] = f"task {task} needs the place of the songs (or a dataset_json that names them)"

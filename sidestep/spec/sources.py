@@ -175,10 +175,11 @@ def _unknown(item: Given) -> Problem:
     if item.path in spec_sections():
         keys = ", ".join(spec_sections()[item.path].model_fields)
         return Problem(name, f"is a section; its keys are {keys}", item.origin)
-    meant = nearest(item.path, sections=isinstance(item.value, Mapping))
+    is_variable = item.origin.startswith(ENVIRONMENT_PREFIX)
+    meant = nearest(item.path, sections=not is_variable)
     if meant is None:
         message = "is not known; `sidestep schema` lists all fields"
-    elif item.origin.startswith(ENVIRONMENT_PREFIX):
+    elif is_variable:
         message = f"is not known; did you mean {variable(meant)}?"
     elif name == ".".join(meant):
         message = f"must be nested: {': {'.join(meant)}: …" + "}" * (len(meant) - 1)
@@ -194,10 +195,12 @@ def _invalid(error: ErrorDetails, origins: Mapping[str, str]) -> Problem:
     field = spec_fields()[path]
     if error["type"] == "value_error":
         message = str(error["ctx"]["error"])
+    elif error["type"] == "string_too_short":
+        message = "must not be empty"
     elif error["type"] == "string_pattern_mismatch":
         message = f"does not fit: {field.info.description}"
     elif len(where) > len(path):  # one of a list's or a mapping's
-        message = error["msg"][0].lower() + error["msg"][1:]
+        message = "must be text" if where[-1] == "[key]" else f"must be {field.allowed_inside}"
     else:
         message = f"must be {field.allowed}"
     if error["type"] == "string_type" and isinstance(error["input"], int | float):

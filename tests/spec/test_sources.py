@@ -120,13 +120,39 @@ def test_a_missing_place_is_said_in_words() -> None:
     ]
 
 
+def test_an_empty_place_is_one_problem() -> None:
+    assert problems(flags=[Given(("output_dir",), "", "--output-dir")], arguments={"task": "train"}) == [
+        "output_dir = '' (--output-dir): must not be empty"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("adaptor: {type: lora}", "train.adapter"),
+        ("adaptor: lora", "train.adapter"),
+        ("train: {adaptor: {rank: 3}}", "train.adapter"),
+        ("train: {rnk: 3}", "train.adapter.rank"),
+        ("train: {attention: self}", "train.adapter.attention"),  # not runtime's
+        ("trian: {lr: 1}", "train"),
+        ("learning_rate: 1", "train.lr"),
+        ("batchsize: 1", "estimate.batches"),
+        ("train: {bios: 1}", None),  # likeness to train.seed would be that of `train` alone
+    ],
+)
+def test_the_name_that_was_meant(written: str, meant: str | None) -> None:
+    said = f"did you mean {meant}?" if meant else "`sidestep schema` lists all fields"
+    assert problems(config=job(f"{BASE}{written}\n"))[0].endswith(f"(job.yaml:3): is not known; {said}")
+
+
 def test_problems_inside_lists_and_mappings() -> None:
     config = job(
         BASE + "train:\n  adapter:\n    target_modules: [q_proj, 3]\n    rank_pattern: {v_proj: 0}\n"
     )
     assert problems(config=config) == [
-        "train.adapter.target_modules.1 = 3 (job.yaml:5): input should be a valid string; put it in quotes",
-        "train.adapter.rank_pattern.v_proj = 0 (job.yaml:6): input should be greater than or equal to 1",
+        "train.adapter.target_modules.1 = 3 (job.yaml:5): must be text; put it in quotes",
+        "train.adapter.rank_pattern.v_proj = 0 (job.yaml:6): must be a whole number, at least 1, "
+        "at most 4096",
     ]
 
 
