@@ -13,8 +13,8 @@ ENGINE ?= $(firstword $(notdir $(shell command -v docker podman)) docker)
 TARGET ?= cuda
 IMAGE ?= side-step:$(TARGET)
 HELM ?= helm
-# podman's own format has no health check; docker does not know this variable
-export BUILDAH_FORMAT := docker
+# podman's own image format has no health check
+FORMAT = $(if $(findstring podman,$(shell $(ENGINE) --version)),--format docker)
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -53,7 +53,7 @@ tools: setup
 
 image: tools ## build the image side-step:cuda with docker or podman (TARGET=cpu, TARGET=shell)
 	@.venv/bin/hadolint docker/Dockerfile
-	@$(ENGINE) build -f docker/Dockerfile --target $(TARGET) -t $(IMAGE) \
+	@$(ENGINE) build $(FORMAT) -f docker/Dockerfile --target $(TARGET) -t $(IMAGE) \
 		--label org.opencontainers.image.version=$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
 		--label org.opencontainers.image.revision=$(shell git rev-parse HEAD) .
 
