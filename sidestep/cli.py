@@ -27,6 +27,8 @@ COMMANDS = {
     "vanilla": "train in vanilla mode (--preprocess: make the tensors instead)",
     "plan": "check a job and its places (--check-only stops there), before a GPU is rented",
     "render": "write the file that runs a job at a place, and say the command that submits it",
+    "status": "what a job is doing, read from its output",
+    "verify-resume": "prove on this machine that an interrupted run equals an uninterrupted one",
     "schema": "print the JSON schema of the job spec",
     "tiny-checkpoint": "write a random checkpoint set in the original layout, for trials and tests",
     "demo": "the whole pipeline on a tiny model and made music, in minutes",
@@ -46,8 +48,22 @@ _TASKS: dict[str, dict[tuple[str, ...], str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code. Nothing leaves here but what the table of codes names."""
     words = list(sys.argv[1:] if argv is None else argv)
+    return ended_by(lambda: _dispatch(words))
+
+
+def entry() -> NoReturn:
+    """The command as a process. After notice, threads that still wait for a store do not hold its end up."""
+    code = main()
+    if code == ExitCode.AGAIN:
+        logging.shutdown()
+        os._exit(code)
+    sys.exit(code)
+
+
+def ended_by(work: Callable[[], int | None]) -> int:
+    """The exit code of `work`, whose failures are told to the user."""
     try:
-        return _dispatch(words)
+        return work() or ExitCode.DONE
     except SystemExit as stop:  # argparse's --help
         return int(stop.code or 0)
     except KeyboardInterrupt:
@@ -129,14 +145,15 @@ def _run_task(command: str, words: list[str]) -> None:
         own_flags.append("--preprocess")
 
     from sidestep.places.release import RentedMachine
+    from sidestep.runtime.notice import Notice
 
-    with RentedMachine() as machine:
+    with Notice() as notice, RentedMachine() as machine:
         _, spec, _ = _resolve(parser, words, says, own_flags)
         machine.keep_or_release(spec.runtime.on_exit)
 
         from sidestep import tasks
 
-        tasks.run(spec)
+        tasks.run(spec, notice)
 
 
 def _plan(words: list[str]) -> None:
@@ -198,6 +215,39 @@ def _resolve(
     return options, spec, origins
 
 
+def _status(words: list[str]) -> None:
+    from sidestep.spec.fields import spec_fields
+    from sidestep.spec.flags import add_flags
+    from sidestep.spec.sources import Given, resolve
+    from sidestep.tasks.status import show_status
+
+    parser = _Parser("status")
+    parser.add_argument("place", metavar="PLACE", help="the job's output_dir")
+    parser.add_argument("--json", action="store_true", help="as it is stored, for programs")
+    parser.add_argument("--watch", action="store_true", help="again every few seconds, until the job ends")
+    add_flags(parser, leave_out=[path for path in spec_fields() if path[0] != "storage"])
+    options = parser.parse_args(words)
+    setup_logging()
+    place = [
+        Given(("task",), "estimate", parser.prog),
+        Given(("output_dir",), options.place, parser.prog),
+    ]
+    spec, _ = resolve(flags=[*getattr(options, "given", []), *place])
+    show_status(spec.output_place, spec.storage, as_json=options.json, watch=options.watch, write=_write)
+
+
+def _verify_resume(words: list[str]) -> None:
+    parser = _job_parser("verify-resume", "sidestep verify-resume [JOB.YAML] [flags]")
+    parser.add_argument("--steps", type=int, default=6, metavar="N", help="steps to make (default: 6)")
+    options, spec, _ = _resolve(parser, words, {("task",): "train"}, ["--steps"])
+    if options.steps < 2:
+        raise UsageError(f"--steps is {options.steps}; there is no middle in less than 2")
+
+    from sidestep.tasks.verify import verify_resume
+
+    verify_resume(spec, options.steps)
+
+
 def _schema(words: list[str]) -> None:
     _Parser("schema").parse_args(words)
     from pydantic.json_schema import GenerateJsonSchema
@@ -246,6 +296,8 @@ def _demo(words: list[str]) -> None:
 _OTHERS: dict[str, Callable[[list[str]], Any]] = {
     "plan": _plan,
     "render": _render,
+    "status": _status,
+    "verify-resume": _verify_resume,
     "schema": _schema,
     "tiny-checkpoint": _tiny_checkpoint,
     "demo": _demo,

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
 
+from sidestep.runtime.liveness import sign_of_life
+
 if TYPE_CHECKING:
     from rich.live import Live
 
@@ -33,6 +35,7 @@ class Bar:
 
     def advance(self, n: float = 1, note: str | None = None) -> None:
         """`n` more units are done. `note` is free text beside the numbers, kept until the next one."""
+        sign_of_life()
         with self._lock:
             now = time.monotonic()
             self.done += n

@@ -89,6 +89,22 @@ class RuntimeSpec(Section):
         None,
         description="Local folder for downloads and unfinished work; by default one in the user's cache.",
     )
+    grace_seconds: float = Field(
+        30,
+        ge=1,
+        le=3600,
+        description="Seconds that the machine leaves after SIGTERM or Ctrl-C: the step ends, its state is "
+        "saved and sent, and the process ends with code 75 within them.",
+    )
+    lease_seconds: float = Field(
+        60,
+        ge=1,
+        le=3600,
+        description="Seconds without a sign of life after which another run may take an output over.",
+    )
+    price_per_hour: float | None = Field(
+        None, ge=0, description="Price of the machine per hour, in any currency, for the receipt."
+    )
     deterministic: bool = Field(True, description="Same inputs, same bits; costs some speed on a GPU.")
     on_exit: Literal["none", "stop", "terminate"] = Field(
         "none",

@@ -130,7 +130,19 @@ class CheckpointSpec(Section):
     every_epochs: int = Field(
         10, ge=1, description="Epochs between checkpoints.", json_schema_extra={"aliases": ["--save-every"]}
     )
+    every_steps: int | None = Field(
+        None, ge=1, description="Optimizer steps between checkpoints, besides those by epochs."
+    )
+    every_minutes: float | None = Field(
+        10,
+        gt=0,
+        description="Minutes between checkpoints, besides those by epochs: the most work that a machine "
+        "which vanishes takes with it.",
+    )
     keep: int = Field(3, ge=1, description="Newest checkpoints that are kept in the output.")
+    keep_every_epochs: int | None = Field(
+        None, ge=1, description="Checkpoints after multiples of so many epochs are made, and kept for good."
+    )
 
 
 class TrainSpec(Section):
@@ -213,6 +225,16 @@ class TrainSpec(Section):
         None,
         description="Checkpoint to go on from: a path, a URI, or a name under <output_dir>/checkpoints. "
         "Without it, training goes on from the newest one.",
+    )
+    new_attempt: bool = Field(
+        False,
+        description="Let resume_from go back behind the newest checkpoint of this output. Later checkpoints "
+        "then count no more.",
+    )
+    extend: bool = Field(
+        False,
+        description="Let a run go on to more epochs or max_steps than it was begun with. The learning rate "
+        "then follows the longer run's schedule.",
     )
     checkpoint: CheckpointSpec = CheckpointSpec()
 

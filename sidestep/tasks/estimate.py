@@ -2,11 +2,13 @@
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from sidestep.acestep.layout import ALIASES
 from sidestep.runtime.progress import track
+from sidestep.runtime.status import Phase, no_phase
 from sidestep.runtime.workspace import open_workspace
 from sidestep.spec.schema import JobSpec
 from sidestep.spec.training import ATTENTION_MODULES
@@ -25,23 +27,24 @@ REPORT = "estimate/report.json"
 PICTURE = "estimate/report.png"
 
 
-def estimate(spec: JobSpec) -> dict[str, float]:
+def estimate(spec: JobSpec, begin: Callable[[Phase], None] = no_phase) -> dict[str, float]:
     """Write `estimate/report.json` and `report.png`, show the table; the mean gradient norm by module.
 
     Modules are named as --target-modules takes them, most sensitive first. A report that is there and
-    was made from the same songs, model and settings is shown again, not made again.
+    was made from the same songs, model and settings is shown again, not made again. `begin` is told when
+    there is something to do.
     """
     workspace = open_workspace(spec)
-    output = Output.open(spec, workspace)
+    output = Output(open_store(spec.output_place, spec.storage), workspace)
     recipe = _recipe(spec)
     norms = _earlier_norms(output, recipe)
     if norms is None:
+        begin("estimate")
         norms = _measure(spec, prepare_ground(_without_fp16(spec), workspace))
         modules = [{"module": module, "norm": norm} for module, norm in norms.items()]
         output.store.write_bytes(PICTURE, png_bytes(_picture(norms, spec)))
         output.store.write_bytes(REPORT, json_bytes({"recipe": recipe, "modules": modules}))
     _show(norms, spec, output.store.place)
-    output.send("logs")
     return norms
 
 

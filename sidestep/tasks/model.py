@@ -1,6 +1,7 @@
 """What estimate and train share: the decoder on this machine, the songs, and the timestep law."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import Tensor
 from sidestep.acestep.layout import find_variant, open_checkpoints
 from sidestep.acestep.loading import AceStepModel, load_model, load_null_condition
 from sidestep.acestep.vae import LATENTS_PER_SECOND
+from sidestep.data.index import Index
+from sidestep.data.keys import digests_of, weights_digest
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.workspace import Workspace
 from sidestep.spec.schema import JobSpec
@@ -29,19 +32,23 @@ class Ground:
     samples: Samples
     model: AceStepModel  # the decoder alone, frozen, on the machine's device
     null_condition: Tensor  # [1, 1, D]
+    weights: str  # digest of the files of the model's folder
 
 
-def prepare_ground(spec: JobSpec, workspace: Workspace) -> Ground:
+def prepare_ground(spec: JobSpec, workspace: Workspace, chosen: Mapping[str, Any] | None = None) -> Ground:
     """Pull the tensors and the variant's weights and load the decoder.
+
+    `chosen` is what the run's first attempt made of the spec's `auto`s (`Machine.chosen`).
 
     Raises MissingInputError for what is not there, BadDataError for what does not fit together,
     MachineError where this machine lacks the device asked for.
     """
-    machine = choose_machine(spec.runtime)
+    machine = choose_machine(spec.runtime, chosen)
     samples = Samples.pull(open_store(spec.tensors_place, spec.storage), workspace)
     store = open_checkpoints(spec.checkpoint_dir, spec.storage)
     part = find_variant(store, spec.model_variant)
     folder = pull(store, part.files, workspace, title=f"Pulling {part.folder}")
+    digest = weights_digest(part, digests_of(store, part.files, Index(), workspace, part.folder))
     model = load_model(
         *(folder, part.folder, machine.device, machine.dtype),
         parts=("transformer",),
@@ -50,7 +57,7 @@ def prepare_ground(spec: JobSpec, workspace: Workspace) -> Ground:
     )
     log.info("Loaded the decoder of %s alone: no encoder is in memory while it is trained", model.variant)
     _check_fit(samples, model)
-    return Ground(machine, samples, model, load_null_condition(folder, part.folder))
+    return Ground(machine, samples, model, load_null_condition(folder, part.folder), digest)
 
 
 def timestep_law(spec: JobSpec, config: dict[str, Any]) -> Law:

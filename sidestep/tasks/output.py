@@ -1,31 +1,25 @@
 """A job's output: the place that holds all its state, and the local folder where files are made for it."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 from sidestep.runtime.logs import add_log_file
 from sidestep.runtime.workspace import Workspace
 from sidestep.spec.schema import JobSpec
 from sidestep.spec.yaml12 import dump_yaml
-from sidestep.storage.store import Store, open_store
-from sidestep.storage.transfer import push
+from sidestep.storage.store import Store
 
 
-@dataclass(frozen=True)
 class Output:
     """`store` is the output's place; `folder` is the same on a disk, else a copy in the workspace."""
 
-    store: Store
-    folder: Path
+    def __init__(self, store: Store, workspace: Workspace) -> None:
+        self.store = store
+        self.folder = store.local_root or workspace.pulled(store.place)
 
-    @classmethod
-    def open(cls, spec: JobSpec, workspace: Workspace) -> "Output":
-        """Open the output of `spec`, and begin this attempt's log in it."""
-        store = open_store(spec.output_place, spec.storage)
-        output = cls(store, store.local_root or workspace.pulled(store.place))
-        attempt = len(store.list("logs")) + 1
-        add_log_file(output.folder / "logs" / f"sidestep-{attempt}.log")
-        return output
+    def begin_log(self, attempt: int) -> None:
+        """Write this attempt's log into the output from now on."""
+        add_log_file(self.path("logs") / f"sidestep-{attempt}.log")
 
     def keep_spec(self, spec: JobSpec) -> None:
         """Write the resolved spec as `job.yaml`, once it is clear that this output is made by it."""
@@ -37,14 +31,11 @@ class Output:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def send(self, *names: str) -> None:
-        """Bring what the local folders `names` hold to the store, where that is not the same place."""
+    def send(self, name: str, files: Iterable[str] | None = None) -> None:
+        """Bring `files` of the local folder `name`, or all of them, to the store, where that is elsewhere."""
         if self.store.local_root:
             return
-        files = [
-            file.relative_to(self.folder).as_posix()
-            for name in names
-            for file in sorted((self.folder / name).rglob("*"))
-            if file.is_file()
-        ]
-        push(self.store, self.folder, files, title="Sending logs")
+        folder = self.folder / name
+        names = files if files is not None else (file.name for file in folder.iterdir() if file.is_file())
+        for file in sorted(names):
+            self.store.upload(folder / file, f"{name}/{file}")

@@ -14,7 +14,7 @@ import gc
 import logging
 import posixpath
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,7 @@ from sidestep.data.probe import sound_songs
 from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
 from sidestep.data.tensors import Sample, sample_bytes, silent_context
 from sidestep.runtime.progress import track
+from sidestep.runtime.status import Phase, no_phase
 from sidestep.runtime.workspace import Workspace, open_workspace
 from sidestep.spec.schema import JobSpec, PreprocessSpec, StorageSpec
 from sidestep.storage.canonical import safetensors_bytes
@@ -83,8 +84,10 @@ class Work:
         return f"texts-{self.tensors}.safetensors"
 
 
-def preprocess(spec: JobSpec) -> None:
+def preprocess(spec: JobSpec, begin: Callable[[Phase], None] = no_phase) -> None:
     """Make the tensors of all songs of a spec, in `spec.tensors_place`.
+
+    `begin` is told when there is something to do.
 
     Raises SideStepErrors of what it reads: the dataset, songs, checkpoints and places.
     """
@@ -100,6 +103,7 @@ def preprocess(spec: JobSpec) -> None:
         log.info("All %d songs are preprocessed already, in %s", len(songs), places.tensors.place)
         return
 
+    begin("preprocess")
     device = choose_machine(spec.runtime).device
     log.info("Preprocessing %d of %d songs, in fp32 on %s", len(missing), len(songs), device)
     _encode_songs(missing, settings, places, device)

@@ -1,40 +1,50 @@
 """The train task: tensors and a base model in, an adapter out."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from sidestep import adapters
 from sidestep.acestep.layout import ALIASES
 from sidestep.acestep.recompute import recompute_layers
-from sidestep.runtime.errors import MissingInputError
-from sidestep.runtime.workspace import Workspace, open_workspace
+from sidestep.runtime.errors import AgainError, BadSpecError
 from sidestep.spec.schema import JobSpec
 from sidestep.spec.yaml12 import dump_yaml
-from sidestep.storage.commits import CommitLog, Record
-from sidestep.storage.store import Store, open_store
-from sidestep.storage.transfer import pull
+from sidestep.storage.commits import Record
+from sidestep.storage.store import open_store
+from sidestep.storage.writer import Writer, take_over
+from sidestep.tasks.adapter import FOLDER as ADAPTER
+from sidestep.tasks.adapter import publish
+from sidestep.tasks.attempt import Attempt
+from sidestep.tasks.checkpoints import Saver, Timetable
 from sidestep.tasks.model import Ground, prepare_ground, timestep_law
+from sidestep.tasks.outbox import Outbox
 from sidestep.tasks.output import Output
+from sidestep.tasks.receipt import FILE as RECEIPT
+from sidestep.tasks.receipt import write_receipt
+from sidestep.tasks.resume import Start, find_start
 from sidestep.training.checkpoint import (
-    STATE_FILES,
+    NUMBERS_FILE,
+    Numbers,
     Progress,
-    checkpoint_files,
     read_numbers,
     refuse_changed,
     restore,
 )
 from sidestep.training.dataset import dataset_digest, dataset_files
+from sidestep.training.events import stale
 from sidestep.training.loop import Trainer
-from sidestep.training.metrics import Metrics, loss_curve
+from sidestep.training.metrics import Metrics, Pace, loss_curve
 from sidestep.training.optimizer import build_optimizer, check_optimizer
 from sidestep.training.schedule import Group, Schedule
+from sidestep.training.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
-ADAPTER_FOLDER = "adapter"
-CHECKPOINTS_FOLDER = "checkpoints"
+RUNS = "runs"
 
 
 @dataclass(frozen=True)
@@ -48,77 +58,172 @@ class TrainResult:
     last_loss: float
 
 
-def train(spec: JobSpec) -> TrainResult:
-    """Train an adapter as `spec` says, or go on where an earlier attempt stopped, and publish it.
+def train(attempt: Attempt) -> TrainResult:
+    """Train an adapter as the spec says, or go on where an earlier attempt stopped, and publish it.
 
     Raises MissingInputError or BadDataError for tensors or weights that are not there or not sound,
-    BadSpecError where the output was begun with other settings, MachineError for a missing GPU or package.
+    BadSpecError where the output was begun with other settings, MachineError for a missing GPU or package,
+    AgainError where notice came or another run has taken over, StorageError where the last checkpoint could
+    not be sent.
     """
-    workspace = open_workspace(spec)
-    output = Output.open(spec, workspace)
-    commits = CommitLog(output.store)
+    spec, commits, workspace = attempt.spec, attempt.commits, attempt.workspace
     recipe = recipe_of(spec)
-    if done := commits.done():
-        if spec.train.resume_from:
-            log.warning("This run is finished, so --resume-from plays no part")
-        return _already_finished(output, commits, done, recipe, workspace)
+    done = commits.done()
+    if done and (result := _finished_before(attempt, done, recipe)):
+        return result
 
     check_optimizer(spec.train)
-    ground = prepare_ground(spec, workspace)
-    _say_what_is_trained(spec, ground)
-    trainer = build_trainer(spec, ground)
-    progress = _resume(spec, trainer, commits, recipe, workspace)
-    output.keep_spec(spec)
-
-    def save(progress: Progress, group: Group) -> None:
-        if folder := _checkpoint_due(spec, progress, group, trainer.schedule):
-            metrics.flush()
-            output.send("runs", "logs")
-            files = checkpoint_files(trainer.adapter, trainer.optimizer, progress, recipe)
-            commits.commit(folder, progress.step, files)
-            commits.retain(spec.train.checkpoint.keep)
-            log.info("Saved %s, loss %.4f", folder, progress.losses[-1])
-
-    with Metrics(output.path("runs"), progress.step + 1) as metrics:
-        metrics.describe(dump_yaml(spec.model_dump(mode="json")).decode(), recipe)
-        trainer.run(progress, metrics, spec.train.log_every, spec.train.log_heavy_every, save)
-
-    output.store.write_bytes("loss.png", loss_curve(progress.losses, progress.evaluations, spec.name))
-    _publish(output.store, commits, commits.finish(), workspace)
-    result = _result(output, progress)
-    if progress.skipped:
-        log.warning(
-            "%d of %d steps were skipped: see above, and skipped_steps", progress.skipped, result.steps
-        )
+    outbox = Outbox(workspace, attempt.output.store.place)
+    with workspace.temporary() as temporary:
+        find = partial(find_start, spec, commits, outbox, workspace, Path(temporary))
+        start = find()
+        numbers = start.numbers()
+        _refuse_another_run(spec, numbers, recipe, attempt.output.store.place)
+        attempt.begin("pull")
+        ground = prepare_ground(spec, workspace, numbers.machine if numbers else None)
+        recipe["weights"] = ground.weights
+        _refuse_another_run(spec, numbers, recipe, attempt.output.store.place)
+        trainer = build_trainer(spec, ground)
+        writer = take_over(commits, spec.runtime.lease_seconds, attempt.watch, ground.machine.kind())
+        try:
+            if writer.newest != start.newest:  # the writer before had still added to the log
+                start = find()
+            with attempt.notice.held():
+                result = _train(attempt, ground, trainer, writer, outbox, start, recipe)
+        finally:
+            writer.release()
     log.info("Loss on fixed draws: %.4f at the start, %.4f at the end", result.first_loss, result.last_loss)
     log.info("Adapter: %s", result.adapter)
-    output.send("runs", "logs")
+    return result
+
+
+def _train(
+    attempt: Attempt,
+    ground: Ground,
+    trainer: Trainer,
+    writer: Writer,
+    outbox: Outbox,
+    start: Start,
+    recipe: dict[str, Any],
+) -> TrainResult:
+    """Train from `start` to the end, with checkpoints, and publish: all that one writer does."""
+    spec, output, schedule = attempt.spec, attempt.output, trainer.schedule
+    attempt.gpus = int(ground.machine.device.type == "cuda")
+    attempt.speak()
+    attempt.begin("train")
+    numbers = start.numbers()
+    progress = restore(start.folder, trainer.adapter, trainer.optimizer) if start.folder else Progress()
+    if numbers:
+        _say_where_it_goes_on(attempt, numbers, ground, schedule)
+    _say_what_is_trained(spec, ground)
+    output.keep_spec(spec)
+    writer.origin = start.origin or writer.origin
+    snapshot = Snapshot(
+        trainer.adapter, trainer.optimizer, lambda adapter: build_optimizer(adapter, spec.train)
+    )
+    timetable = Timetable(spec.train.checkpoint, schedule)
+    events = _EventsToSend(output, newest=writer.newest.step if writer.newest else 0, now=progress.step)
+
+    with Metrics(output.path(RUNS), progress.step + 1) as metrics:
+        if writer.newest is None:
+            metrics.describe(dump_yaml(spec.model_dump(mode="json")).decode(), recipe)
+        machine = numbers.machine if numbers else ground.machine.kind()
+        saver = Saver(
+            writer,
+            outbox,
+            snapshot,
+            files=lambda: snapshot.files(recipe, machine),
+            send_before=events.send,
+            keep=timetable.keep,
+            committed=attempt.committed,
+        )
+        if start.unsent:
+            saver.send(start.unsent.folder, start.unsent.name, start.unsent.step)
+        pace = Pace()
+
+        def after_step(progress: Progress, group: Group) -> None:
+            saver.check()
+            _report(attempt, progress, group, schedule, pace)
+            if name := timetable.due(progress, group):
+                events.add(metrics.rotate(progress.step + 1))
+                saver.save(name, progress)
+                timetable.saved()
+
+        trainer.run(
+            progress, metrics, spec.train.log_every, spec.train.log_heavy_every, after_step, attempt.notice
+        )
+        if progress.step < schedule.total_steps:
+            events.add(metrics.rotate(progress.step + 1))
+            saver.save_in_time(f"checkpoint-step-{progress.step}", progress, attempt.notice)
+            raise _stopped(progress.step, schedule.total_steps, writer, saver)
+        saver.finish(attempt.notice)
+    return _finish(attempt, writer, progress, recipe)
+
+
+def _finish(attempt: Attempt, writer: Writer, progress: Progress, recipe: dict[str, Any]) -> TrainResult:
+    """All steps are made and the last one is committed: say so, and publish."""
+    attempt.begin("publish")
+    output = attempt.output
+    output.store.write_bytes("loss.png", loss_curve(progress.losses, progress.evaluations, attempt.spec.name))
+    done = writer.finish()
+    publish(attempt.commits, done, attempt.workspace)
+    write_receipt(attempt, done, recipe, progress)
+    if progress.skipped:
+        log.warning(
+            "%d of %d steps were skipped: see above, and skipped_steps", progress.skipped, progress.step
+        )
+    return _result(output.store.place, progress)
+
+
+def _finished_before(attempt: Attempt, done: Record, recipe: dict[str, Any]) -> TrainResult | None:
+    """A run that is finished: make sure that it is this one, and that its adapter is there.
+
+    None where the spec says to go on nevertheless: to more epochs, or from an older checkpoint.
+    """
+    spec, store = attempt.spec, attempt.output.store
+    numbers = read_numbers(store.read_bytes(f"{done.folder}/{NUMBERS_FILE}"), done.folder)
+    if spec.train.new_attempt and spec.train.resume_from:
+        return None
+    _refuse_another_run(spec, numbers, recipe, store.place)
+    if any(numbers.recipe.get(key) != recipe[key] for key in _LENGTH):
+        return None
+    if spec.train.resume_from:
+        log.warning("This run is finished, so --resume-from plays no part")
+    publish(attempt.commits, done, attempt.workspace)
+    if store.info(RECEIPT) is None:
+        write_receipt(attempt, done, numbers.recipe, numbers.progress)
+    result = _result(store.place, numbers.progress)
+    log.info("Already finished after %d steps. Adapter: %s", result.steps, result.adapter)
     return result
 
 
 def build_trainer(spec: JobSpec, ground: Ground) -> Trainer:
     """Put the adapter into the decoder and set both up to be trained. Everything is keyed by the seed."""
-    transformer = ground.model.transformer
-    adapter = adapters.inject(transformer, spec.train.adapter, spec.train.seed)
-    if spec.train.gradient_checkpointing:
-        recompute_layers(transformer, spec.train.gradient_checkpointing_ratio)
+    train, transformer = spec.train, ground.model.transformer
+    adapter = adapters.inject(transformer, train.adapter, train.seed)
+    if train.gradient_checkpointing:
+        recompute_layers(transformer, train.gradient_checkpointing_ratio)
     fabric = ground.machine.fabric()
+    log.info("Optimizer %s, learning rate %g, scheduler %s", train.optimizer_type, train.lr, train.scheduler)
     return Trainer(
         fabric=fabric,
         model=fabric.setup_module(transformer),
         adapter=adapter,
-        optimizer=build_optimizer(adapter, spec.train),
+        optimizer=build_optimizer(adapter, train),
         samples=ground.samples,
         null_condition=ground.null_condition,
         law=timestep_law(spec, ground.model.config),
-        schedule=Schedule.of(spec.train, len(ground.samples)),
-        max_grad_norm=spec.train.max_grad_norm,
+        schedule=Schedule.of(train, len(ground.samples)),
+        max_grad_norm=train.max_grad_norm,
     )
+
+
+_LENGTH = ("train.epochs", "train.max_steps")
 
 
 def recipe_of(spec: JobSpec) -> dict[str, Any]:
     """All settings that decide the adapter's numbers. A run goes on only with the same ones."""
-    changes_nothing = {"resume_from", "log_every", "log_heavy_every", "checkpoint"}
+    changes_nothing = {"resume_from", "new_attempt", "extend", "log_every", "log_heavy_every", "checkpoint"}
     changes_nothing |= {"gradient_checkpointing", "gradient_checkpointing_ratio"}
     train = spec.train.model_dump(mode="json", exclude=changes_nothing)
     tensors = dataset_files(open_store(spec.tensors_place, spec.storage))
@@ -127,6 +232,42 @@ def recipe_of(spec: JobSpec) -> dict[str, Any]:
         "dataset": dataset_digest(tensors),
         **{f"train.{key}": value for key, value in train.items()},
     }
+
+
+def _refuse_another_run(spec: JobSpec, numbers: Numbers | None, recipe: dict[str, Any], where: str) -> None:
+    """Refuse to go on from a checkpoint of other settings, but for a longer run where the spec says so."""
+    if numbers is None:
+        return
+    may_change = [*_LENGTH] if spec.train.extend else []
+    if "weights" not in recipe:  # not known before they are pulled
+        may_change.append("weights")
+    refuse_changed(numbers.recipe, recipe, where, may_change)
+
+
+def _say_where_it_goes_on(attempt: Attempt, numbers: Numbers, ground: Ground, schedule: Schedule) -> None:
+    step, before = numbers.progress.step, numbers.recipe
+    if step > schedule.total_steps:
+        raise BadSpecError(
+            f"this run has made {step} steps, and the spec asks for {schedule.total_steps}\n"
+            "  name more epochs or max_steps, or begin anew in another output_dir"
+        )
+    attempt.resumed_at(step)
+    log.info("Going on after step %d of %d", step, schedule.total_steps)
+    if any(before[key] != getattr(attempt.spec.train, key.removeprefix("train.")) for key in _LENGTH):
+        then = replace(schedule, epochs=before["train.epochs"], max_steps=before["train.max_steps"])
+        log.warning(
+            "The run is extended from %d to %d steps: its schedule is restated, and the learning rate "
+            "after step %d is %.3g (it was to be %.3g)",
+            *(then.total_steps, schedule.total_steps, step),
+            *(schedule.learning_rate(step), then.learning_rate(min(step, then.total_steps - 1))),
+        )
+    now = ground.machine.kind()
+    if differing := sorted(key for key in now if now[key] != numbers.machine.get(key)):
+        log.warning(
+            "This machine is of another kind than the one that began the run (%s): the state is continued "
+            "exactly, bit equality is not claimed",
+            ", ".join(f"{key}: {numbers.machine.get(key)} then, {now[key]} now" for key in differing),
+        )
 
 
 def _say_what_is_trained(spec: JobSpec, ground: Ground) -> None:
@@ -144,76 +285,58 @@ def _say_what_is_trained(spec: JobSpec, ground: Ground) -> None:
         )
 
 
-def _checkpoint_due(spec: JobSpec, progress: Progress, group: Group, schedule: Schedule) -> str | None:
-    """Where to save after this step; None where nothing is due.
+class _EventsToSend:
+    """TensorBoard's files on their way: complete ones go up before the record of their last step."""
 
-    Nothing is within a row of skipped steps: should it stop the run, the newest checkpoint is from before.
-    """
-    epoch, every = group.epoch + 1, spec.train.checkpoint.every_epochs
-    is_last = progress.step == schedule.total_steps
-    if progress.skipped_in_row and not is_last:
-        return None
-    if group.ends_epoch and (epoch % every == 0 or is_last):
-        return f"{CHECKPOINTS_FOLDER}/checkpoint-epoch-{epoch}"
-    return f"{CHECKPOINTS_FOLDER}/checkpoint-step-{progress.step}" if is_last else None
+    def __init__(self, output: Output, newest: int, now: int) -> None:
+        """Of the files from `newest`, the last committed step, on: those after `now` are void."""
+        self._output = output
+        store = output.store.child(RUNS)
+        for name in stale((file.path for file in store.list()), now + 1):
+            store.delete(name)
+        here = [file.name for file in output.path(RUNS).iterdir()]
+        self._names = [name for name in stale(here, newest + 1) if name not in stale(here, now + 1)]
 
+    def add(self, name: str) -> None:
+        self._names.append(name)
 
-def _resume(
-    spec: JobSpec, trainer: Trainer, commits: CommitLog, recipe: dict[str, Any], workspace: Workspace
-) -> Progress:
-    """Put the checkpoint asked for, else the newest, into `trainer`; where there is none, begin anew."""
-    with workspace.temporary() as temporary:
-        folder = Path(temporary)
-        if spec.train.resume_from:
-            folder = _find_checkpoint(spec, spec.train.resume_from.rstrip("/"), commits.store, workspace)
-        elif not commits.fetch_newest(folder):
-            return Progress()
-        progress = restore(folder, trainer.adapter, trainer.optimizer, recipe)
-    log.info("Going on after step %d of %d", progress.step, trainer.schedule.total_steps)
-    return progress
+    def send(self) -> None:
+        names = list(self._names)
+        self._output.send(RUNS, names)
+        self._output.send("logs")
+        self._names = [name for name in self._names if name not in names]
 
 
-def _find_checkpoint(spec: JobSpec, wish: str, output: Store, workspace: Workspace) -> Path:
-    """The checkpoint at `wish`, a path or URI, or the one of that name under <output_dir>/checkpoints."""
-    places = [wish, f"{output.place}/{CHECKPOINTS_FOLDER}/{wish.rpartition('/')[2]}"]
-    for place in places:
-        store = open_store(place, spec.storage)
-        files = [file for file in store.list() if "/" not in file.path]
-        if set(STATE_FILES) <= {file.path for file in files}:
-            log.info("Resuming from %s", store.place)
-            return pull(store, files, workspace, title="Pulling the checkpoint")
-    there = sorted({file.path.split("/")[1] for file in output.list(CHECKPOINTS_FOLDER)})
-    raise MissingInputError(
-        f"no checkpoint at {places[0]} or {places[1]}\n  there: {', '.join(there) or 'none yet'}\n"
-        "  without --resume-from, training goes on from the newest by itself"
+def _report(attempt: Attempt, progress: Progress, group: Group, schedule: Schedule, pace: Pace) -> None:
+    pace.add(1)
+    rate = pace.average()
+    loss = progress.losses[-1]
+    attempt.report(
+        step=progress.step,
+        steps=schedule.total_steps,
+        epoch=group.epoch + 1,
+        epochs=schedule.epochs,
+        loss=loss if isfinite(loss) else None,
+        steps_per_second=round(rate, 4),
+        seconds_left=round((schedule.total_steps - progress.step) / rate),
     )
 
 
-def _publish(store: Store, commits: CommitLog, done: Record, workspace: Workspace) -> None:
-    """Copy the adapter's files of the last commit to adapter/, from the committed bytes."""
-    with workspace.temporary() as folder:
-        commits.fetch(done, Path(folder))
-        for name in done.files:
-            if name not in STATE_FILES:
-                store.write_bytes(f"{ADAPTER_FOLDER}/{name}", Path(folder, name).read_bytes())
+def _stopped(step: int, steps: int, writer: Writer, saver: Saver) -> AgainError:
+    committed = writer.newest.step if writer.newest else 0
+    if committed == step:
+        saved = "all of it is saved in the output"
+    elif saver.saved_step == step:
+        saved = f"the output has step {committed}; step {step} waits in the workspace of this machine"
+    else:
+        saved = f"the output has step {committed}, what came after it is made again"
+    return AgainError(f"stopped after step {step} of {steps}: {saved}\n  the same command goes on from there")
 
 
-def _already_finished(
-    output: Output, commits: CommitLog, done: Record, recipe: dict[str, Any], workspace: Workspace
-) -> TrainResult:
-    """A run that had finished before: make sure that it is this one and that its adapter is there."""
-    before, progress = read_numbers(output.store.read_bytes(f"{done.folder}/{STATE_FILES[0]}"), done.folder)
-    refuse_changed(before, recipe, output.store.place)
-    _publish(output.store, commits, done, workspace)
-    result = _result(output, progress)
-    log.info("Already finished after %d steps. Adapter: %s", result.steps, result.adapter)
-    return result
-
-
-def _result(output: Output, progress: Progress) -> TrainResult:
+def _result(place: str, progress: Progress) -> TrainResult:
     return TrainResult(
-        adapter=f"{output.store.place}/{ADAPTER_FOLDER}",
-        runs=f"{output.store.place}/runs",
+        adapter=f"{place}/{ADAPTER}",
+        runs=f"{place}/{RUNS}",
         steps=progress.step,
         first_loss=progress.evaluations[min(progress.evaluations)],
         last_loss=progress.evaluations[max(progress.evaluations)],

@@ -7,6 +7,7 @@ the resume fails: a resume that loads nothing would train on from zero weights w
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,16 @@ class Progress:
 
 
 def checkpoint_files(
-    adapter: Adapter, optimizer: torch.optim.Optimizer, progress: Progress, recipe: dict[str, Any]
+    adapter: Adapter,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    recipe: dict[str, Any],
+    machine: dict[str, Any],
 ) -> dict[str, bytes]:
-    """The files of a checkpoint: the adapter as it would be published, and the training state."""
+    """The files of a checkpoint: the adapter as it would be published, and the training state.
+
+    `machine` is what the run's first attempt chose and ran on, which later ones keep to.
+    """
     tensors = {f"adapter.{name}": p.detach() for name, p in adapter.parameters().items()}
     numbers: dict[str, dict[str, Any]] = {}
     for name, parameter in adapter.parameters().items():
@@ -64,6 +72,7 @@ def checkpoint_files(
             str(step): loss if math.isfinite(loss) else None for step, loss in progress.evaluations.items()
         },
         "recipe": recipe,
+        "machine": machine,
         "tensors": sorted(tensors),
         "optimizer": {
             "kind": type(optimizer).__name__,
@@ -78,17 +87,14 @@ def checkpoint_files(
     }
 
 
-def restore(
-    folder: Path, adapter: Adapter, optimizer: torch.optim.Optimizer, recipe: dict[str, Any]
-) -> Progress:
+def restore(folder: Path, adapter: Adapter, optimizer: torch.optim.Optimizer) -> Progress:
     """Put a checkpoint's state into `adapter` and `optimizer`, all of it, and return its progress.
 
-    Raises MissingInputError or BadDataError for an incomplete or damaged checkpoint, BadSpecError
-    where it was made with other settings (`recipe`) than this run's.
+    Raises MissingInputError or BadDataError for an incomplete or damaged checkpoint. Whether it was made
+    with this run's settings is for `refuse_changed` to say, before.
     """
     content, tensors = _read(folder)
-    before, progress = content["recipe"], _progress(content, str(folder))
-    refuse_changed(before, recipe, str(folder))
+    progress = _progress(content, str(folder))
     _same_keys(tensors.keys(), content["tensors"], folder)
     parameters = adapter.parameters()
     saved = _take(tensors, "adapter.")
@@ -107,17 +113,32 @@ def restore(
     return progress
 
 
-def read_numbers(data: bytes, where: str) -> tuple[dict[str, Any], Progress]:
-    """The recipe and the counters (no losses) of a checkpoint's `training_state.json`."""
+@dataclass(frozen=True)
+class Numbers:
+    """What `training_state.json` says of a run, without its weights."""
+
+    recipe: dict[str, Any]
+    machine: dict[str, Any]
+    progress: Progress  # without the losses, which are in the other file
+
+
+def read_numbers(data: bytes, where: str) -> Numbers:
+    """A checkpoint's `training_state.json`. Raises BadDataError where it is damaged or of another version."""
     content = _parse(data, where)
-    return content["recipe"], _progress(content, where)
+    progress = _progress(content, where)
+    recipe, machine = content.get("recipe"), content.get("machine")
+    if not isinstance(recipe, dict) or not isinstance(machine, dict):
+        raise BadDataError(f"{where}/{NUMBERS_FILE} is damaged or of another version: no recipe or machine")
+    return Numbers(recipe, machine, progress)
 
 
-def refuse_changed(before: dict[str, Any], now: dict[str, Any], where: str) -> None:
+def refuse_changed(
+    before: dict[str, Any], now: dict[str, Any], where: str, may_change: Sequence[str] = ()
+) -> None:
     """Raise BadSpecError naming each setting that differs between a run's start and now."""
     before, now = _flat(before), _flat(now)
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    if changed:
+    if changed := [key for key in changed if key not in may_change]:
         differences = [f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in changed]
         raise BadSpecError(
             "\n  ".join([f"{where} was made with other settings:", *differences])

@@ -5,9 +5,13 @@ function of the step. So the loop can stop after any step and go on elsewhere fr
 
 A step whose loss or gradient is not finite is skipped: it changes neither weights nor optimizer, and
 counts as a step. Ten in a row stop the run, as its weights have left what can be trained.
+
+Where notice comes that the machine is taken away, the step is ended, or given up when the time is too short
+for that: its gradients are dropped, and another attempt makes it anew.
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite, nan
@@ -19,6 +23,7 @@ from torch import Tensor, nn
 from sidestep.adapters import Adapter
 from sidestep.data.tensors import Sample
 from sidestep.runtime.errors import BadSpecError
+from sidestep.runtime.notice import Notice
 from sidestep.runtime.progress import track
 from sidestep.training import draws
 from sidestep.training.checkpoint import Progress
@@ -30,6 +35,7 @@ log = logging.getLogger(__name__)
 
 EVALUATION_DRAWS = 16
 SKIPPED_LIMIT = 10
+SECONDS_TO_SAVE = 3.0  # of the time after notice that are left for saving when a step is ended or given up
 
 
 @dataclass
@@ -52,9 +58,10 @@ class Trainer:
         metrics: Metrics,
         log_every: int,
         log_heavy_every: int,
-        save: Callable[[Progress, Group], None],
+        after_step: Callable[[Progress, Group], None],
+        notice: Notice,
     ) -> None:
-        """Train from `progress` to the schedule's end; `save` is asked after each step whether to save.
+        """Train from `progress` to the schedule's end, or until notice comes; call `after_step` after each.
 
         Raises BadSpecError where `SKIPPED_LIMIT` steps in a row were skipped, or all of a shorter run.
         """
@@ -66,13 +73,19 @@ class Trainer:
         if progress.step == 0:
             self.evaluate(progress, metrics)
         with track("Training", total=total, unit="steps", done=progress.step) as bar:
-            while progress.step < total:
+            while progress.step < total and not notice.came.is_set():
                 group = self.schedule.group(progress.step)
                 lr = self.schedule.learning_rate(progress.step)
-                loss, grad_norm = self.step(group, lr)
+                outcome = self.step(group, lr, notice)
+                if outcome is None:
+                    log.info("Step %d is given up: it would not end in time", progress.step + 1)
+                    break
+                loss, grad_norm = outcome
                 progress.step += 1
                 progress.losses.append(loss)
                 progress.loss_scale = precision.state_dict()
+                if not (isfinite(loss) and isfinite(grad_norm)):
+                    self._tell_skipped(progress.step, group, "gradient" if isfinite(loss) else "loss")
                 _count_skipped(progress, loss, grad_norm)
                 pace.add(len(group.samples))
                 if progress.step % log_every == 0:
@@ -89,18 +102,24 @@ class Trainer:
                 _refuse_to_diverge(progress, min(SKIPPED_LIMIT, total))
                 if progress.step == total:
                     self.evaluate(progress, metrics)
-                save(progress, group)
+                after_step(progress, group)
                 bar.advance(1, note=f"epoch {group.epoch + 1}/{self.schedule.epochs}, loss {loss:.4f}")
 
-    def step(self, group: Group, lr: float) -> tuple[float, float]:
+    def step(self, group: Group, lr: float, notice: Notice) -> tuple[float, float] | None:
         """One optimizer step: the group's mean loss, and the norm of its gradient before clipping.
 
-        Where one of them is not finite, weights and optimizer stay as they are.
+        Where one of them is not finite, weights and optimizer stay as they are; so they do where the time
+        after notice is too short for the rest of the step, and then the answer is None.
         """
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        losses = []
+        losses: list[Tensor] = []
+        started = time.monotonic()
         for index, sample in enumerate(group.samples, start=group.first_index):
+            if notice.came.is_set() and losses:
+                seconds = (time.monotonic() - started) / len(losses)
+                if notice.seconds_left() < seconds * (len(group.samples) - len(losses)) + SECONDS_TO_SAVE:
+                    return None
             draws.reseed_globals(self.law.seed, "micro-batch", index)
             loss = self.loss(self.samples[sample], index, self.law)
             # Divided by the group's own size: an epoch's short last group weighs each song the same.
@@ -132,6 +151,10 @@ class Trainer:
             [self.law.timestep(index) for index in range(first, group.first_index + len(group.samples))]
         )
 
+    def _tell_skipped(self, step: int, group: Group, what: str) -> None:
+        songs = [self.samples[n].metadata.get("filename", f"number {n}") for n in group.samples]
+        log.warning("Step %d is skipped: its %s is not finite (songs: %s)", step, what, ", ".join(songs))
+
     @torch.no_grad()
     def evaluate(self, progress: Progress, metrics: Metrics) -> None:
         """The mean loss over draws that are the same at every step, with dropout off and all conditions.
@@ -156,8 +179,6 @@ def _count_skipped(progress: Progress, loss: float, grad_norm: float) -> None:
         return
     progress.skipped += 1
     progress.skipped_in_row += 1
-    what = "gradient" if isfinite(loss) else "loss"
-    log.warning("Step %d is skipped: its %s is not finite", progress.step, what)
 
 
 def _refuse_to_diverge(progress: Progress, limit: int) -> None:

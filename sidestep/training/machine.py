@@ -2,8 +2,12 @@
 
 import logging
 import os
+import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
@@ -15,6 +19,7 @@ from sidestep.spec.schema import RuntimeSpec
 
 log = logging.getLogger(__name__)
 
+_PACKAGES = ("side-step", "torch", "diffusers", "peft", "lycoris-lora", "transformers")
 _FABRIC_PRECISION: dict[str, Literal["bf16-mixed", "16-mixed", "32-true"]] = {
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
@@ -29,6 +34,18 @@ class Machine:
     device: torch.device
     precision: str  # bf16 | fp16 | fp32
     attention: AttentionName = "sdpa"
+    threads: int = 1  # that compute on a CPU
+
+    def chosen(self) -> dict[str, Any]:
+        """What `auto` became, for later attempts: numbers depend on it, in their last bits."""
+        return {"precision": self.precision, "attention": self.attention, "threads": self.threads}
+
+    def kind(self) -> dict[str, Any]:
+        """The hardware and the versions on which equal runs give equal bits."""
+        versions = {name: version(name) for name in _PACKAGES}
+        if torch.version.cuda:
+            versions["cuda"] = torch.version.cuda
+        return {**self.chosen(), "processor": _processor(self.device), "versions": versions}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -44,8 +61,13 @@ class Machine:
         )
 
 
-def choose_machine(runtime: RuntimeSpec) -> Machine:
-    """What this machine will use for `runtime`. Raises MachineError where it lacks what is asked for."""
+def choose_machine(runtime: RuntimeSpec, chosen: Mapping[str, Any] | None = None) -> Machine:
+    """What this machine will use for `runtime`. Raises MachineError where it lacks what is asked for.
+
+    `chosen` is what the run's first attempt made of each `auto`; where this machine can, it does the same.
+    """
+    if chosen:
+        runtime = _as_before(runtime, chosen)
     device = _device(runtime.device)
     precision, because = _precision(runtime.precision, device)
     log.info("Device %s, precision %s (%s)", _name(device), precision, because)
@@ -53,7 +75,34 @@ def choose_machine(runtime: RuntimeSpec) -> Machine:
     log.info("Attention %s (%s)", attention, because)
     if runtime.deterministic:
         _be_deterministic()
-    return Machine(device, precision, attention)
+    threads = int(chosen["threads"]) if chosen and device.type == "cpu" else torch.get_num_threads()
+    torch.set_num_threads(threads)
+    return Machine(device, precision, attention, threads)
+
+
+def _as_before(runtime: RuntimeSpec, chosen: Mapping[str, Any]) -> RuntimeSpec:
+    """`runtime` with each `auto` as the first attempt resolved it, as far as this machine can do that."""
+    device = _device(runtime.device)
+    choices = {
+        field: chosen[field] for field in ("precision", "attention") if getattr(runtime, field) == "auto"
+    }
+    if choices.get("precision") == "fp16" and device.type == "cpu":
+        log.warning("The run was begun in fp16, which a CPU cannot train in: it goes on in fp32")
+        choices["precision"] = "fp32"
+    precision = choices.get("precision", runtime.precision)
+    if choices.get("attention") == "flash" and (obstacle := _why_no_flash(device, precision)):
+        log.warning("The run was begun with flash-attn, and %s: it goes on with torch's attention", obstacle)
+        choices["attention"] = "sdpa"
+    return runtime.model_copy(update=choices)
+
+
+def _processor(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def _device(wish: str) -> torch.device:

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.summary import histogram, hparams, scalar, text
 
 from sidestep.storage.canonical import png_bytes
 from sidestep.storage.local import local_errors
+from sidestep.training.events import EventFiles
 
 RUNNING_SHARE = 0.05  # of a run that the running mean looks back over
 TIMESTEP_BINS = np.linspace(0, 1, 41)
@@ -28,10 +28,10 @@ class Metrics:
     """TensorBoard events of one attempt, below `folder`. Use it as a context manager."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        """Events of an earlier attempt from `first_step` on are declared void."""
+        """Events of an earlier attempt from `first_step` on are deleted."""
         self._folder = folder
         with local_errors(folder):
-            self._writer = SummaryWriter(str(folder), purge_step=first_step)
+            self._events = EventFiles(folder, first_step)
 
     def __enter__(self) -> Self:
         return self
@@ -40,7 +40,7 @@ class Metrics:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with local_errors(self._folder):
-            self._writer.close()
+            self._events.close()
 
     def describe(self, spec: str, settings: Mapping[str, Any]) -> None:
         """The spec as text (YAML), and `settings` as hyperparameters, to compare runs by `loss/eval`."""
@@ -49,40 +49,45 @@ class Metrics:
             for name, value in settings.items()
         }
         with local_errors(self._folder):
-            self._writer.add_text("spec", f"```yaml\n{spec}```")
-            # Not add_hparams: it would make another run of them, in a folder named by the time. Of the three
-            # summaries that it writes, the last says that the run has ended well, which nobody knows yet.
-            events: Any = self._writer.file_writer
+            self._events.add(text("spec", f"```yaml\n{spec}```"), step=0)
+            # The third of these summaries says that the run has ended well, which nobody knows yet.
             for summary in hparams(plain, {"loss/eval": None})[:2]:
-                events.add_summary(summary)
+                self._events.add(summary, step=0)
 
     def scalar(self, tag: str, value: float, step: int) -> None:
-        with local_errors(self._folder):  # the writer's thread meets them, and its next call raises them
-            self._writer.add_scalar(tag, value, step)
+        with local_errors(self._folder):
+            self._events.add(scalar(tag, value), step)
 
     def timesteps(self, timesteps: Tensor, step: int) -> None:
         """A histogram of the timesteps t that were trained on, from 0 (clean) to 1 (noise)."""
         with local_errors(self._folder):
-            self._writer.add_histogram("timesteps", timesteps, step, bins=TIMESTEP_BINS)
+            self._events.add(histogram("timesteps", timesteps.numpy(), TIMESTEP_BINS), step)
 
     def gradient_norms(self, parameters: Mapping[str, Parameter], step: int) -> None:
         """`grad_norm/<layer>` for each layer of the decoder, over the adapter's parameters in it."""
         for layer, norm in layer_gradient_norms(parameters).items():
             self.scalar(f"grad_norm/{layer}", norm, step)
 
-    def flush(self) -> None:
+    def rotate(self, next_step: int) -> str:
+        """Complete the event file of the steps so far, and begin that of `next_step`; its name."""
         with local_errors(self._folder):
-            self._writer.flush()
+            return self._events.rotate(next_step)
 
 
 class Pace:
     """How many samples a second went through since the rate was last asked for."""
 
     def __init__(self) -> None:
-        self._since, self._samples = time.monotonic(), 0
+        self._begun = self._since = time.monotonic()
+        self._samples = self._all = 0
 
     def add(self, samples: int) -> None:
         self._samples += samples
+        self._all += samples
+
+    def average(self) -> float:
+        """The rate since the beginning."""
+        return self._all / max(time.monotonic() - self._begun, 1e-9)
 
     def rate(self) -> float:
         now = time.monotonic()

@@ -1,6 +1,5 @@
 """The optimizer of a run, over the adapter's parameters in their sorted order."""
 
-import logging
 from collections.abc import Callable
 
 import torch
@@ -9,15 +8,12 @@ from sidestep.adapters import Adapter
 from sidestep.runtime.errors import MachineError
 from sidestep.spec.training import TrainSpec
 
-log = logging.getLogger(__name__)
-
 
 def build_optimizer(adapter: Adapter, train: TrainSpec) -> torch.optim.Optimizer:
-    """The optimizer of `train`, logged with its settings; the schedule sets its rate before each step."""
+    """The optimizer of `train`; the schedule sets its rate before each step."""
     parameters = list(adapter.parameters().values())
     rate, decay = train.lr, train.weight_decay
     assert rate is not None, "resolved by the schema"
-    log.info("Optimizer %s, learning rate %g, scheduler %s", train.optimizer_type, rate, train.scheduler)
     match train.optimizer_type:
         case "adamw":
             return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)

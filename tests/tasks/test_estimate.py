@@ -31,7 +31,7 @@ def test_the_report(spec: JobSpec, tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_its_line_can_be_trained(spec: JobSpec, make_spec: MakeSpec) -> None:
-    from sidestep.tasks.train import train
+    from sidestep.tasks import run as train
 
     best = list(estimate(spec))[:5]
     assert train(make_spec("trained", adapter={"target_modules": best})).steps == 4

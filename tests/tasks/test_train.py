@@ -20,7 +20,8 @@ from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputErro
 from sidestep.spec.schema import JobSpec
 from sidestep.storage.commits import CommitLog
 from sidestep.storage.store import open_store
-from sidestep.tasks.train import train
+from sidestep.storage.writer import Writer
+from sidestep.tasks import run as train
 from sidestep.training.flow import Law, draw_batch, flow_loss
 from sidestep.training.loop import Trainer
 from tests.s3 import S3Server
@@ -37,17 +38,17 @@ class Stopped(Exception):
 
 def train_until_stopped(spec: JobSpec, monkeypatch: pytest.MonkeyPatch, commits: int) -> None:
     """Let a run die right after its commit number `commits`."""
-    original = CommitLog.commit
+    original = Writer.commit
     made = []
 
-    def commit(self: CommitLog, *args: Any) -> Any:
+    def commit(self: Writer, *args: Any) -> Any:
         made.append(original(self, *args))
         if len(made) == commits:
             raise Stopped
         return made[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(CommitLog, "commit", commit)
+        patch.setattr(Writer, "commit", commit)
         with pytest.raises(Stopped):
             train(spec)
 
@@ -133,7 +134,10 @@ def test_resume_from_a_name_in_the_output(
     caplog.set_level(logging.INFO)
     settings = {"epochs": 3, "checkpoint": {"every_epochs": 1}}
     train_until_stopped(make_spec("out", **settings), monkeypatch, commits=2)
-    train(make_spec("out", **settings, resume_from=str(tmp_path / "out" / "checkpoint-epoch-1")))
+    wish = str(tmp_path / "out" / "checkpoint-epoch-1")
+    with pytest.raises(BadSpecError, match="the newest checkpoint of .* is checkpoints/checkpoint-epoch-2"):
+        train(make_spec("out", **settings, resume_from=wish))
+    train(make_spec("out", **settings, resume_from=wish, new_attempt=True))
     assert "Going on after step 2 of 6" in caplog.text
     train(make_spec("whole", **settings))
     assert outcome(make_spec("out", **settings)) == outcome(make_spec("whole", **settings))
@@ -295,7 +299,9 @@ def test_a_run_that_diverges_leaves_its_last_good_checkpoint_the_newest(
     said = capsys.readouterr().err
     assert "error: training has diverged" in said and "Traceback" not in said
     assert "Step 8 is skipped: its loss is not finite" in said
-    assert CommitLog(open_store(spec.output_place, spec.storage)).records()[-1].step == 6
+    newest = CommitLog(open_store(spec.output_place, spec.storage)).tail()
+    assert newest
+    assert newest.step == 6
     assert not (tmp_path / "out" / "adapter").exists()
 
 
@@ -316,7 +322,7 @@ def test_tensors_of_another_model_are_refused(make_spec: MakeSpec, tmp_path: Pat
 
 def test_no_songs(make_spec: MakeSpec, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(MissingInputError, match="no preprocessed songs"):
+    with pytest.raises(MissingInputError, match=r"there are no tensors \(\.pt\) in"):
         train(make_spec(dataset_dir=tmp_path / "empty"))
 
 
@@ -344,7 +350,8 @@ def test_everything_from_and_to_s3(make_spec: MakeSpec, s3_server: S3Server, tmp
     for name, content in files(tmp_path / "out" / "adapter").items():
         assert output.read_bytes(f"adapter/{name}") == content
     stored = {file.path.split("/")[0] for file in output.list()}
-    assert stored == {"adapter", "checkpoints", "commits", "job.yaml", "logs", "loss.png", "runs"}
+    folders = {"adapter", "checkpoints", "commits", "heartbeats", "logs", "runs"}
+    assert stored == folders | {"job.yaml", "loss.png", "receipt.json", "status.json"}
     pulled = tmp_path / "elsewhere"
     again = make_spec(**places, storage={"endpoint_url": s3_server.endpoint})
     again = again.model_copy(update={"runtime": again.runtime.model_copy(update={"workspace": str(pulled)})})
@@ -353,7 +360,9 @@ def test_everything_from_and_to_s3(make_spec: MakeSpec, s3_server: S3Server, tmp
 
 
 def test_the_same_run_gives_the_same_bytes_in_five_processes(make_spec: MakeSpec, tmp_path: Path) -> None:
-    """Whatever Python's hash seed and the folder: all that is published, but for logs and TensorBoard."""
+    """Whatever Python's hash seed and the folder: all that is not about the attempt itself."""
+    about_the_attempt = {"runs", "logs", "commits", "heartbeats", "status.json", "receipt.json"}
+    about_the_attempt |= {"cache", "sidestep.log"}
     train_spec = {"epochs": 1, "adapter": {"rank_pattern": {"v_proj": 2, "layers.1.self_attn.q_proj": 3}}}
     specs = {
         "lora": make_spec(**train_spec, output_dir="lora"),
@@ -376,8 +385,7 @@ def test_the_same_run_gives_the_same_bytes_in_five_processes(make_spec: MakeSpec
         {
             str(file.relative_to(output)): file.read_bytes()
             for file in sorted(output.rglob("*"))
-            if file.is_file()
-            and not {"runs", "logs", "cache", "sidestep.log"} & set(file.relative_to(output).parts)
+            if file.is_file() and not about_the_attempt & set(file.relative_to(output).parts)
         }
         for output in outputs
     ]

@@ -1,0 +1,73 @@
+"""What a job is doing, as its output says in status.json."""
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FILE = "status.json"
+HEARTBEAT_SECONDS = 5.0
+
+State = Literal["running", "preempted", "failed", "done"]
+Phase = Literal["pull", "preprocess", "estimate", "train", "publish"]
+
+
+class Spent(BaseModel):
+    """What a job has cost so far, over all its attempts, as far as their last words tell."""
+
+    attempts: int = 0
+    preemptions: int = 0  # attempts that ended by notice or without a word
+    steps_repeated: int = 0  # steps that were made again, as the machine vanished before they were committed
+    seconds: dict[str, float] = Field(default_factory=dict)  # wall time by phase
+    gpu_seconds: float = 0
+
+
+class Commit(BaseModel):
+    """A checkpoint that is safe in the output."""
+
+    folder: str
+    step: int
+    at: datetime
+
+
+class Status(BaseModel):
+    """The content of status.json. Times are UTC."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+    task: str
+    state: State = "running"
+    phase: Phase = "pull"
+    attempt: int = 1
+    step: int | None = None
+    steps: int | None = None
+    epoch: int | None = None
+    epochs: int | None = None
+    loss: float | None = None
+    steps_per_second: float | None = None
+    seconds_left: float | None = None
+    last_commit: Commit | None = None
+    message: str = ""
+    exit_code: int | None = None
+    started: datetime = Field(default_factory=lambda: now())
+    heartbeat: datetime = Field(default_factory=lambda: now())
+    heartbeat_seconds: float = HEARTBEAT_SECONDS
+    spent: Spent = Spent()
+
+    def silence(self) -> float:
+        """Seconds since the last sign of life, by this machine's clock."""
+        return (now() - self.heartbeat).total_seconds()
+
+    def is_stale(self) -> bool:
+        """Whether it says "running" and has not been heard of for far too long."""
+        return self.state == "running" and self.silence() > 12 * self.heartbeat_seconds
+
+
+def no_phase(phase: Phase) -> None:
+    """For those who do not want to know that a phase begins."""
+
+
+def now() -> datetime:
+    """This moment, to the second."""
+    return datetime.now(UTC).replace(microsecond=0)

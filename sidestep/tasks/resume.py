@@ -1,0 +1,96 @@
+"""Where a run goes on: from the newest commit, from what waits in the outbox, or from --resume-from."""
+
+import hashlib
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidestep.runtime.errors import BadSpecError, MissingInputError
+from sidestep.runtime.workspace import Workspace
+from sidestep.spec.schema import JobSpec
+from sidestep.storage.commits import CommitLog, Record
+from sidestep.storage.store import Store, open_store
+from sidestep.storage.transfer import pull
+from sidestep.storage.writer import CHECKPOINTS
+from sidestep.tasks.outbox import Outbox, Unsent
+from sidestep.training.checkpoint import NUMBERS_FILE, STATE_FILES, Numbers, read_numbers
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins."""
+
+    folder: Path | None = None  # of the checkpoint, on this machine; None: at the beginning
+    newest: Record | None = None  # the newest commit when this was found
+    origin: str = ""  # sha256 of the state that --resume-from gave
+    unsent: Unsent | None = None  # where it is from the outbox, and still to be committed
+
+    def numbers(self) -> Numbers | None:
+        """What the checkpoint says of itself."""
+        if self.folder is None:
+            return None
+        missing = [name for name in STATE_FILES if not (self.folder / name).is_file()]
+        if missing:
+            raise MissingInputError(
+                f"{self.folder} is not a checkpoint to go on from: it has no {', '.join(missing)}"
+            )
+        return read_numbers((self.folder / NUMBERS_FILE).read_bytes(), str(self.folder))
+
+
+def find_start(
+    spec: JobSpec, commits: CommitLog, outbox: Outbox, workspace: Workspace, folder: Path
+) -> Start:
+    """Where the run goes on; a commit is downloaded into `folder`, which is emptied for it.
+
+    Raises MissingInputError where --resume-from names no checkpoint, BadSpecError where it would go back
+    behind the newest commit and the spec does not say so.
+    """
+    newest = commits.newest_commit()
+    if spec.train.resume_from and (start := _asked_for(spec, commits.store, newest, workspace)):
+        return start
+    if unsent := outbox.unsent(commits, newest):
+        log.info("Going on from %s, which waited on this machine to be sent", unsent.name)
+        return Start(unsent.folder, newest, unsent=unsent)
+    for file in folder.iterdir():
+        file.unlink()
+    return Start(folder if commits.fetch_newest(folder) else None, newest)
+
+
+def _asked_for(spec: JobSpec, output: Store, newest: Record | None, workspace: Workspace) -> Start | None:
+    """What --resume-from names; None where this output has gone on from there already."""
+    store = _find_checkpoint(spec, str(spec.train.resume_from).rstrip("/"), output)
+    origin = hashlib.sha256(store.read_bytes(NUMBERS_FILE)).hexdigest()
+    if newest and origin in (newest.origin, newest.files.get(NUMBERS_FILE, {}).get("sha256")):
+        log.info("Going on from the newest checkpoint, which came from %s", store.place)
+        return None
+    if newest and not spec.train.new_attempt:
+        raise BadSpecError(
+            f"train.resume_from goes back to {store.place}, and the newest checkpoint of {output.place} is "
+            f"{newest.folder}, after step {newest.step}\n"
+            "  without it, training goes on from the newest; with --new-attempt, it goes back, and later "
+            "checkpoints count no more"
+        )
+    log.info("Resuming from %s", store.place)
+    files = [file for file in store.list() if "/" not in file.path]
+    return Start(pull(store, files, workspace, title="Pulling the checkpoint"), newest, origin)
+
+
+def _find_checkpoint(spec: JobSpec, wish: str, output: Store) -> Store:
+    """The checkpoint at `wish`, a path or URI, or the one of that name under <output_dir>/checkpoints."""
+    name = wish.rpartition("/")[2]
+    # Later generations add theirs to the name: the newest one is meant.
+    there = sorted({file.path.split("/")[1] for file in output.list(CHECKPOINTS)})
+    same = [folder for folder in there if re.fullmatch(rf"{re.escape(name)}(\.g\d+)?", folder)]
+    same.sort(key=lambda folder: int(folder.rpartition(".g")[2]) if folder != name else 1, reverse=True)
+    stores = [open_store(wish, spec.storage), *(output.child(f"{CHECKPOINTS}/{folder}") for folder in same)]
+    for store in stores:
+        if set(STATE_FILES) <= {file.path for file in store.list()}:
+            return store
+    raise MissingInputError(
+        f"no checkpoint at {stores[0].place} or {output.place}/{CHECKPOINTS}/{name}\n"
+        f"  there: {', '.join(there) or 'none yet'}\n"
+        "  without --resume-from, training goes on from the newest by itself"
+    )

@@ -1,0 +1,122 @@
+"""`sidestep verify-resume`: on this machine, is an interrupted run the uninterrupted one, bit for bit?
+
+A few steps of the user's own job are made three times, each by a process of its own, in folders that are
+deleted afterwards: once to the end, once until the machine "vanishes" (SIGKILL, right after a checkpoint),
+and once more on from there.
+"""
+
+import hashlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from sidestep.runtime.errors import MachineError, SideStepError
+from sidestep.runtime.notice import Notice
+from sidestep.runtime.workspace import open_workspace
+from sidestep.spec.schema import JobSpec
+from sidestep.storage.commits import Record
+from sidestep.tasks.attempt import Attempt
+
+log = logging.getLogger(__name__)
+
+CUT_SHORT = "--cut-short"
+
+
+def verify_resume(spec: JobSpec, steps: int) -> None:
+    """Compare `steps` steps of the job made at one go with the same made in two attempts.
+
+    The tensors must be there: `sidestep preprocess` makes them. Raises MachineError where the two differ,
+    and what training raises.
+    """
+    with open_workspace(spec).temporary() as folder:
+        whole, cut = (_trial(spec, steps, Path(folder, name)) for name in ("whole", "cut"))
+        log.info("1 of 3: %d steps at one go", steps)
+        _train(whole, expected=0)
+        log.info("2 of 3: the same, until the machine vanishes after step %d", steps // 2)
+        _train(cut, expected=-signal.SIGKILL)
+        log.info("3 of 3: on from there, in a new process")
+        _train(cut, expected=0)
+        digests = _digests(whole)
+        differing = sorted(name for name, digest in _digests(cut).items() if digest != digests.get(name))
+    if differing:
+        raise MachineError(
+            f"an interrupted run is not the uninterrupted one here: {', '.join(differing)} differ\n"
+            "  the state is continued exactly, but the numbers of this machine do not repeat\n"
+            "  see that runtime.deterministic is on, and that nothing else uses the GPU"
+        )
+    log.info(
+        "An interrupted run is the uninterrupted one here, bit for bit: %s are equal", ", ".join(digests)
+    )
+
+
+def _trial(spec: JobSpec, steps: int, output: Path) -> JobSpec:
+    """The job in small: so many steps, with a checkpoint in the middle, and no waiting for a dead writer."""
+    checkpoint = spec.train.checkpoint.model_copy(
+        update={
+            "every_epochs": 10**6,
+            "keep_every_epochs": None,
+            "every_minutes": None,
+            "every_steps": steps // 2,
+        }
+    )
+    train = {"max_steps": steps, "checkpoint": checkpoint, "resume_from": None, "extend": False}
+    return spec.model_copy(
+        update={
+            "task": "train",
+            "dataset_dir": spec.tensors_place,
+            "output_dir": str(output),
+            "train": spec.train.model_copy(update=train),
+            "runtime": spec.runtime.model_copy(update={"lease_seconds": 1.0}),
+        }
+    )
+
+
+def _train(spec: JobSpec, expected: int) -> None:
+    """Train in a process of its own. It is expected to end with 0, or to be killed after a checkpoint."""
+    file = Path(f"{spec.output_dir}.json")
+    file.write_text(spec.model_dump_json())
+    vanish = ["vanish"] if expected else []
+    ended = subprocess.run(
+        [sys.executable, "-m", __name__, str(file), *vanish], stderr=subprocess.PIPE, text=True
+    )
+    if ended.returncode != expected:
+        kinds = {kind.exit_code: kind for kind in SideStepError.__subclasses__()}
+        words = ended.stderr.strip() or f"a trial ended with {ended.returncode}"
+        raise kinds.get(ended.returncode, SideStepError)(words)  # type: ignore[call-overload]
+
+
+def _digests(spec: JobSpec) -> dict[str, str]:
+    """sha256 of the adapter's files, and of the state with the losses of all steps, by name."""
+    output = Path(str(spec.output_dir))
+    files = [
+        *(output / "adapter").iterdir(),
+        *(output / "checkpoints").glob("*/training_state.safetensors"),
+    ]
+    newest = {file.name: file for file in sorted(files, key=lambda file: file.stat().st_mtime)}
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in sorted(newest.items())}
+
+
+class _Vanishing(Attempt):
+    """An attempt whose machine is gone after its first checkpoint: no handler and no clean-up runs."""
+
+    def committed(self, record: Record) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _main(file: str, *vanish: str) -> None:
+    """What a trial's process does."""
+    from sidestep.runtime.logs import setup_logging
+    from sidestep.tasks.train import train
+
+    setup_logging()
+    with Notice() as notice, (_Vanishing if vanish else Attempt)(JobSpec.load(file), notice) as attempt:
+        train(attempt)
+
+
+if __name__ == "__main__":
+    from sidestep.cli import ended_by
+
+    sys.exit(ended_by(lambda: _main(*sys.argv[1:])))

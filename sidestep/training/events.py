@@ -1,0 +1,64 @@
+"""TensorBoard event files that survive an interruption: one for the steps between two commits.
+
+A file is named by the first step it tells of. Whoever goes on after step n writes the file of step n + 1
+anew, so that the curves of a run with many attempts have neither gaps nor steps told twice.
+"""
+
+import re
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+FLUSH_SECONDS = 10.0
+_NAME = re.compile(r"events\.out\.tfevents\.(?P<first_step>\d+)\.sidestep")
+
+
+class EventFiles:
+    """Writes summaries below `folder`. Not for use from several threads."""
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        """What an earlier attempt told of steps from `first_step` on is deleted."""
+        self._folder = folder
+        for name in stale((file.name for file in folder.iterdir()), first_step):
+            (folder / name).unlink()
+        self._open(first_step)
+
+    def add(self, summary: Summary, step: int) -> None:
+        self._write(Event(wall_time=time.time(), step=step, summary=summary))
+        self._is_empty = False
+
+    def rotate(self, next_step: int) -> str:
+        """End this file, which is then complete, and begin that of `next_step`; the name of this one."""
+        name = self._path.name
+        self._file.close()
+        self._open(next_step)
+        return name
+
+    def close(self) -> None:
+        """End the file; one that tells nothing is deleted."""
+        self._file.close()
+        if self._is_empty:
+            self._path.unlink()
+
+    def _open(self, first_step: int) -> None:
+        self._path = self._folder / f"events.out.tfevents.{first_step:010}.sidestep"
+        self._file, self._is_empty = self._path.open("wb"), True
+        self._records = RecordWriter(self._file)
+        self._flushed = 0.0
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def _write(self, event: Event) -> None:
+        self._records.write(event.SerializeToString())
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:  # for who watches while it trains
+            self._file.flush()
+            self._flushed = time.monotonic()
+
+
+def stale(names: Iterable[str], from_step: int) -> list[str]:
+    """Those of the names of files that are event files and begin at `from_step` or later."""
+    matches = ((name, _NAME.fullmatch(name)) for name in names)
+    return sorted(name for name, match in matches if match and int(match["first_step"]) >= from_step)

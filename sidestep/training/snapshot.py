@@ -1,0 +1,101 @@
+"""A copy of a run's state in host memory, so that it can be saved while the training goes on.
+
+The copy is a second adapter and a second optimizer, on the CPU, of which everything is allocated before
+the first step: taking a snapshot is then a copy into memory that is there, which takes milliseconds where
+fresh memory takes seconds. What saves the live ones saves the copy, too.
+"""
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sidestep.adapters import Adapter
+from sidestep.training.checkpoint import Progress, checkpoint_files
+
+log = logging.getLogger(__name__)
+
+MakeOptimizer = Callable[[Adapter], torch.optim.Optimizer]
+
+
+class Snapshot:
+    """The state at the end of one step. `take` it between steps; `files` may be asked in another thread."""
+
+    def __init__(
+        self, adapter: Adapter, optimizer: torch.optim.Optimizer, make_optimizer: MakeOptimizer
+    ) -> None:
+        """`make_optimizer` made `optimizer`; it is asked for one like it, over the copy."""
+        self._live, self._live_optimizer = adapter, optimizer
+        self._pinned = next(iter(adapter.parameters().values())).is_cuda
+        self._copy = _on_host(adapter, self._pinned)
+        self._optimizer = make_optimizer(self._copy)
+        self._buffers = self._rehearse()
+        self._progress = Progress()
+
+    @torch.no_grad()
+    def take(self, progress: Progress) -> None:
+        """Copy the state as it is now; a snapshot taken before is gone."""
+        self._progress = replace(
+            progress, losses=list(progress.losses), evaluations=dict(progress.evaluations)
+        )
+        shadows = self._copy.parameters()
+        for name, parameter in self._live.parameters().items():
+            shadows[name].copy_(parameter, non_blocking=True)
+            state = self._live_optimizer.state.get(parameter, {})
+            self._optimizer.state[shadows[name]] = {
+                key: self._copied(f"{name}.{key}", value) for key, value in state.items()
+            }
+        for shadow, live in zip(self._optimizer.param_groups, self._live_optimizer.param_groups, strict=True):
+            shadow.update({key: value for key, value in live.items() if key != "params"})
+        if self._pinned:
+            torch.cuda.synchronize()
+
+    @torch.no_grad()
+    def files(self, recipe: dict[str, Any], machine: dict[str, Any]) -> dict[str, bytes]:
+        """The checkpoint's files: name → content."""
+        return checkpoint_files(self._copy, self._optimizer, self._progress, recipe, machine)
+
+    def _copied(self, name: str, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return copy.copy(value)
+        buffer = self._buffers.get(name)
+        if buffer is None or (buffer.shape, buffer.dtype) != (value.shape, value.dtype):
+            log.debug("No memory was set aside for the optimizer's %s", name)
+            buffer = self._buffers[name] = self._allocated(torch.empty_like(value, device="cpu"))
+        return buffer.copy_(value, non_blocking=True)
+
+    def _rehearse(self) -> dict[str, Tensor]:
+        """The optimizer's state has its shapes only after a step: let the copy make one, with no gradient."""
+        for parameter in self._copy.parameters().values():
+            parameter.grad = torch.zeros_like(parameter)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return {
+            f"{name}.{key}": self._allocated(value)
+            for name, parameter in self._copy.parameters().items()
+            for key, value in self._optimizer.state[parameter].items()
+            if isinstance(value, Tensor)
+        }
+
+    def _allocated(self, tensor: Tensor) -> Tensor:
+        return tensor.pin_memory() if self._pinned else tensor
+
+
+def _on_host(adapter: Adapter, pinned: bool) -> Adapter:
+    """A copy of the adapter's own modules on the CPU; the frozen layers that they adapt are not copied."""
+    own = {id(parameter) for parameter in adapter.parameters().values()}
+    shared = {id(m): m for m in adapter.transformer.modules() if own.isdisjoint(map(id, m.parameters()))}
+    layers: dict[str, nn.Module] = copy.deepcopy(dict(adapter.layers), memo=dict(shared))
+    host = replace(adapter, layers=layers)
+    for parameter in host.parameters().values():
+        values = torch.empty_like(parameter, device="cpu").copy_(parameter.detach())
+        parameter.data = values.pin_memory() if pinned else values
+    for module in (module for layer in layers.values() for module in layer.modules()):
+        if id(module) not in shared:  # LyCORIS keeps alpha and its scalar in buffers
+            for name, buffer in module.named_buffers(recurse=False):
+                module.register_buffer(name, buffer.cpu())
+    return host
