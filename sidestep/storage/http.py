@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 import aiohttp
 
 from sidestep.runtime.errors import BadDataError, BadSpecError
-from sidestep.storage import remote
+from sidestep.storage import patience, remote
 from sidestep.storage.atomic import replacing
 from sidestep.storage.local import local_errors
 from sidestep.storage.store import Advance, FileInfo, no_advance
@@ -29,7 +29,7 @@ VERSIONS = ("ETag", "Content-MD5", "Digest", "Last-Modified")
 def http_settings() -> dict[str, Any]:
     """As fsspec takes it. No limit on the whole: a model takes as long as it takes, silence does not."""
     timeout = aiohttp.ClientTimeout(
-        total=None, sock_connect=remote.CONNECT_SECONDS, sock_read=remote.READ_SECONDS
+        total=None, sock_connect=patience.CONNECT_SECONDS, sock_read=patience.READ_SECONDS
     )
     plain = {"Accept-Encoding": "identity"}  # else a file may come in another size than it is said to have
     return {
@@ -132,18 +132,19 @@ class HttpStore(remote.RemoteStore):
 
 
 def _patiently(ask: Callable[[], Any]) -> Any:
-    """What `ask` gives, after up to `ATTEMPTS` tries with growing pauses."""
-    for attempt in range(remote.ATTEMPTS):
+    """What `ask` gives, tried again as long as `patience` says."""
+    failures, first = 0, 0.0
+    while True:
         try:
             return ask()
         except (aiohttp.ClientError, TimeoutError, FileNotFoundError) as error:
             cause = error.__cause__ if isinstance(error, FileNotFoundError) else error
-            if attempt == remote.ATTEMPTS - 1 or not _may_pass(cause):
+            failures, first = failures + 1, first or time.monotonic()
+            pause = patience.pause(failures, time.monotonic() - first)
+            if pause is None or not _may_pass(cause):
                 raise
-            pause = 2**attempt
-            log.debug("%s; asked again in %d s", type(cause).__name__, pause)
+            log.debug("%s; asked again in %.1f s", type(cause).__name__, pause)
             time.sleep(pause)
-    raise AssertionError("the last try returns or raises")
 
 
 def _may_pass(error: BaseException | None) -> bool:

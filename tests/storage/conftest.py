@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from sidestep.spec.schema import StorageSpec
+from sidestep.storage.atomic import TEMPORARY
 from sidestep.storage.store import Store, open_store
 from tests.s3 import moto_endpoint, s3_server  # noqa: F401
 
@@ -20,3 +21,13 @@ def store(request: Any, tmp_path: Path) -> Store:
         "memory": f"memory://{uuid.uuid4()}/a folder",
     }[request.param]
     return open_store(place, StorageSpec())
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder where the next file to be written turns out to be on a disk without space."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=0))
+    (folder / (TEMPORARY + uuid.uuid4().hex)).symlink_to("/dev/full")
+    return folder

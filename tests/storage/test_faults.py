@@ -1,44 +1,47 @@
-"""Servers that throttle, stumble or hang up: what passes is waited for, what stays is one message."""
+"""S3 behind a proxy that fails, each way at least twenty times: what passes is outlasted and nothing is lost,
+what stays is one message within about a minute, and the same client works again once the store is back."""
 
-import functools
-import sys
+import hashlib
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.retries.standard import ExponentialBackoff
-from fsspec.registry import _registry
 
-from sidestep.runtime.errors import (
-    AccessError,
-    BadDataError,
-    BadSpecError,
-    MachineError,
-    MissingInputError,
-    StorageError,
-)
-from sidestep.spec.schema import StorageSpec
-from sidestep.storage import http, remote
-from sidestep.storage.store import Store, open_store
+from sidestep.runtime.errors import AccessError, ExitCode, MissingInputError, StorageError
+from sidestep.runtime.workspace import Workspace
+from sidestep.storage import patience, s3
+from sidestep.storage.store import Store
+from sidestep.storage.transfer import pull, push
 from tests.faults import FaultyServer, faulty_server
 from tests.s3 import S3Server
 
 CONTENT = b"0123456789" * 100
+LARGE = os.urandom(11 * 2**20)
 USES: dict[str, Callable[[Store, Path], Any]] = {
     "list": lambda store, _: [info.path for info in store.list()] == ["file"],
     "info": lambda store, _: getattr(store.info("file"), "size", None) == len(CONTENT),
     "read": lambda store, _: store.read_bytes("file") == CONTENT,
     "write": lambda store, _: store.write_bytes("new", CONTENT) or store.read_bytes("new") == CONTENT,
-    "create": lambda store, _: store.create("new", CONTENT),
+    "create": lambda store, _: store.create("new", CONTENT) or store.read_bytes("new") == CONTENT,
     "delete": lambda store, _: store.delete("file") or store.info("file") is None,
     "download": lambda store, path: store.download("file", path) or path.read_bytes() == CONTENT,
     "upload": lambda store, path: (
         path.write_bytes(CONTENT) and (store.upload(path, "new") or store.read_bytes("new") == CONTENT)
     ),
 }
+
+
+@pytest.fixture(autouse=True)
+def fast_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same law as ever, its minute a second long."""
+    monkeypatch.setattr(patience, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(patience, "SECONDS", 1)
+    monkeypatch.setattr(patience, "READ_SECONDS", 5)
 
 
 @pytest.fixture
@@ -49,169 +52,272 @@ def faulty(s3_server: S3Server) -> Iterator[FaultyServer]:
 
 
 @pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that botocore makes, which are not waited for here."""
-    made: list[float] = []
-    amount = ExponentialBackoff.delay_amount
-
-    def noted(self: Any, context: Any) -> float:
-        made.append(amount(self, context))
-        return 0.001
-
-    monkeypatch.setattr(ExponentialBackoff, "delay_amount", noted)
-    return made
+def store(faulty: FaultyServer) -> Store:
+    return S3Server(faulty.endpoint).store("songs")
 
 
-@pytest.mark.parametrize("fault", ["503", "500", "drop"])
-def test_passing_faults_of_s3_are_waited_for(
-    faulty: FaultyServer, pauses: list[float], tmp_path: Path, fault: str
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "PART_BYTES", 5 * 2**20)  # the smallest that S3 allows
+
+
+def test_requests_end_within_about_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the real clock: when all tries are refused at once, and when each meets silence."""
+    monkeypatch.undo()
+    for seconds_each in (0, patience.READ_SECONDS):
+        now, failures, first = 0.0, 0, None
+        while True:
+            now += seconds_each
+            failures, first = failures + 1, now if first is None else first
+            pause = patience.pause(failures, now - first)
+            if pause is None:
+                break
+            now += pause
+        assert 30 <= now <= 70, seconds_each
+
+
+@pytest.mark.parametrize("fault", ["503", "429", "500", "drop", "lost", "silent"])
+def test_passing_faults_are_outlasted(
+    faulty: FaultyServer, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(patience, "READ_SECONDS", 0.1 if fault == "silent" else 5)
     store = S3Server(faulty.endpoint).store("songs")
     for name, use in USES.items():
         store.write_bytes("file", CONTENT)
         store.delete("new")
         faulty.faults[:] = [fault] * 3
-        pauses.clear()
         assert use(store, tmp_path / "local"), name
-        assert not faulty.faults
-        assert len(pauses) == 3 or fault == "drop", name  # of which aiohttp repeats some by itself
+        assert not faulty.faults, name
 
 
-def test_an_answer_that_breaks_off_is_asked_for_again(faulty: FaultyServer, tmp_path: Path) -> None:
-    for use in (USES["read"], USES["download"]):
-        store = S3Server(faulty.endpoint).store("songs")
-        assert store.info("file")  # connected: the next request is the one for the content
-        faulty.faults[:] = ["", "cut"] if use is USES["download"] else ["cut"]
-        assert use(store, tmp_path / "local")
+def test_a_connection_cut_within_an_answer(faulty: FaultyServer, store: Store, tmp_path: Path) -> None:
+    for name in ("list", "read", "download"):
+        for _ in range(7):
+            faulty.faults[:] = ["cut"] * 3
+            assert USES[name](store, tmp_path / "local"), name
 
 
-def test_throttling_that_stays_ends_in_one_message(faulty: FaultyServer, pauses: list[float]) -> None:
+def test_a_connection_cut_within_a_request(faulty: FaultyServer, store: Store, tmp_path: Path) -> None:
+    for name in ("write", "create", "upload"):
+        for _ in range(7):
+            store.delete("new")
+            faulty.faults[:] = ["cut upload"] * 3
+            assert USES[name](store, tmp_path / "local"), name
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("fault", ["cut upload", "lost", "503", "drop"])
+def test_large_uploads_are_cut_within_their_parts(faulty: FaultyServer, tmp_path: Path, fault: str) -> None:
+    store, source, met = S3Server(faulty.endpoint).store("songs"), tmp_path / "source", 0
+    source.write_bytes(LARGE)
+    while met < 20:
+        faulty.faults[:] = [fault, "", fault, fault, fault]
+        faulty.only = lambda method, path: "partNumber" in path
+        moved: list[int] = []
+        store.upload(source, "large", moved.append)
+        met += 4 - faulty.faults.count(fault)
+        assert sum(moved) == len(LARGE)
+        assert hashlib.sha256(store.read_bytes("large")).digest() == hashlib.sha256(LARGE).digest()
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_large_downloads_are_cut_within_their_parts(faulty: FaultyServer, tmp_path: Path) -> None:
     store = S3Server(faulty.endpoint).store("songs")
-    faulty.faults[:] = ["503"] * 100
+    store.write_bytes("large", LARGE)
+    for _ in range(5):
+        faulty.faults[:] = ["cut", "", "cut", "cut", "", "cut"]
+        moved: list[int] = []
+        store.download("large", tmp_path / "target", moved.append)
+        assert not faulty.faults and sum(moved) == len(LARGE)
+        assert (tmp_path / "target").read_bytes() == LARGE
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("fault", ["lost", "cut"])
+def test_an_upload_in_parts_that_was_completed_unheard(faulty: FaultyServer, fault: str) -> None:
+    """The request that completes it, sent again, is answered: there is no such upload."""
+    store = S3Server(faulty.endpoint).store("songs")
+    faulty.only = lambda method, path: method == "POST" and "uploadId" in path
+    data = LARGE[: 5 * 2**20 + 1]
+    for number in range(20):
+        faulty.faults[:] = [fault]
+        store.write_bytes(f"large-{number}", data)
+        assert not faulty.faults
+    assert all(info.size == len(data) for info in store.list() if info.path != "file")
+    assert store.read_bytes("large-19") == data
+
+
+def test_a_creation_that_was_done_unheard(faulty: FaultyServer, store: Store) -> None:
+    """The request sent again is told that the file is there: then reading it back says whose it is."""
+    for number in range(20):
+        faulty.faults[:] = ["lost"]
+        assert store.create(f"{number}.json", b"mine") is False
+        assert store.read_bytes(f"{number}.json") == b"mine"
+
+
+def test_a_creation_that_meets_another_is_sent_again(faulty: FaultyServer, store: Store) -> None:
+    """409 says that another request is under way: S3 asks to send this one again, and then says who won."""
+    faulty.faults[:] = ["409"] * 20
+    assert store.create("1.json", b"mine") is True and not faulty.faults
+    faulty.faults[:] = ["409"]
+    assert store.create("1.json", b"other") is False
+    assert store.read_bytes("1.json") == b"mine"
+
+
+def test_one_creation_wins_whatever_is_lost(faulty: FaultyServer, store: Store) -> None:
+    faulty.only = lambda method, path: method == "PUT"
+    with ThreadPoolExecutor(4) as threads:
+        for number in range(20):
+            faulty.faults[:] = ["lost", "", "503", "drop"]
+            list(threads.map(lambda who, n=number: store.create(f"{n}.json", b"%d" % who), range(4)))
+            content = store.read_bytes(f"{number}.json")
+            assert content in (b"0", b"1", b"2", b"3")
+            assert store.create(f"{number}.json", b"late") is False
+            assert store.read_bytes(f"{number}.json") == content
+
+
+def test_throttling_that_stays_ends_in_one_message(faulty: FaultyServer, store: Store) -> None:
+    faulty.faults[:] = ["503"] * 10_000
+    began = time.monotonic()
     with pytest.raises(StorageError, match=r"songs/file: the store answered with SlowDown.*who runs it"):
         store.read_bytes("file")
-    tries = 100 - len(faulty.faults)
-    assert remote.ATTEMPTS <= tries <= remote.ATTEMPTS * remote.REPEATS
-    assert StorageError.exit_code == 69
+    assert 10_000 - len(faulty.faults) >= 20
+    assert time.monotonic() - began < 5
+    assert StorageError.exit_code == ExitCode.STORAGE == 69
 
 
-@pytest.fixture
-def website(tmp_path: Path) -> Iterator[FaultyServer]:
-    """`python -m http.server` on a folder, with faults before it."""
-    folder = tmp_path / "site" / "songs"
-    (folder / "al bum").mkdir(parents=True)
-    (folder / "file").write_bytes(CONTENT)
-    (folder / "al bum" / "ä 100%?#&.wav").write_bytes(b"1")
+@pytest.mark.parametrize("how", ["refused", "silent"])
+def test_a_store_that_is_gone_and_comes_back(
+    faulty: FaultyServer, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty times, in all threads at once: each fails in time, and the same client goes on afterwards."""
+    monkeypatch.setattr(patience, "SECONDS", 0.1)
+    monkeypatch.setattr(patience, "READ_SECONDS", 0.1)
+    store = S3Server(faulty.endpoint).store("songs")
 
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args: object) -> None:
-            """Nothing on the tests' screen."""
+    def fails(name: str) -> bool:
+        with pytest.raises(StorageError, match="is out of reach"):
+            USES[name](store, tmp_path / name)
+        return True
 
-    handler = functools.partial(Quiet, directory=str(folder.parent))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with faulty_server(f"http://127.0.0.1:{server.server_port}") as faulty:
-        yield faulty
-    server.shutdown()
-    server.server_close()
+    with ThreadPoolExecutor(len(USES)) as threads:
+        for _ in range(20):
+            began = time.monotonic()
+            if how == "refused":
+                with faulty.gone():
+                    assert all(threads.map(fails, USES))
+            else:
+                faulty.faults[:] = ["silent"] * 100
+                assert all(threads.map(fails, USES))
+                faulty.faults.clear()
+            assert time.monotonic() - began < 10
+            assert store.read_bytes("file") == CONTENT
+    names = {thread.name for thread in threading.enumerate() if not thread.daemon}
+    assert not {name for name in names if name.startswith("transfer")}
 
 
-def web_store(website: FaultyServer, path: str = "songs/") -> Store:
-    return open_store(f"{website.endpoint}/{path}", StorageSpec())
-
-
-def test_a_website_is_read(website: FaultyServer, tmp_path: Path) -> None:
-    store = web_store(website)
-    assert store.place == f"{website.endpoint}/songs"
-    assert [(info.path, info.size) for info in store.list()] == [
-        ("al bum/ä 100%?#&.wav", 1),
-        ("file", len(CONTENT)),
-    ]
-    assert [info.path for info in store.child("al bum").list()] == ["ä 100%?#&.wav"]
-    assert store.read_bytes("al bum/ä 100%?#&.wav") == b"1"
+@pytest.mark.usefixtures("small_parts")
+def test_a_store_that_goes_in_the_middle_of_an_upload(faulty: FaultyServer, tmp_path: Path) -> None:
+    """While this thread goes on; it returns before the patience ends."""
+    patience.SECONDS = 20
+    store, source = S3Server(faulty.endpoint).store("songs"), tmp_path / "source"
+    source.write_bytes(LARGE)
+    faulty.up = 20e6
     moved: list[int] = []
-    store.download("file", tmp_path / "file", moved.append)
-    assert (tmp_path / "file").read_bytes() == CONTENT and sum(moved) == len(CONTENT)
-    info = store.info("file")
-    assert info is not None and info.version  # what a changed file is known by
-    assert store.info("al bum") is None and store.info("nowhere") is None
-    assert store.list("nowhere") == []
-    assert web_store(website, "songs/al%20bum").list()  # a place is a URL, quoted as those are
+    with ThreadPoolExecutor(1) as background:
+        upload = background.submit(store.upload, source, "large", moved.append)
+        for _ in range(3):
+            wait_until(lambda: sum(moved) > 2**20)
+            with faulty.gone():
+                time.sleep(0.2)
+        upload.result(timeout=60)
+    assert store.read_bytes("large") == LARGE
 
 
-@pytest.mark.parametrize("fault", ["503", "429", "drop", "cut"])
-def test_passing_faults_of_a_website_are_waited_for(
-    website: FaultyServer, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pauses: list[int] = []
-    monkeypatch.setattr(http.time, "sleep", pauses.append)
-    store = web_store(website)
-    moved: list[int] = []
-    for use in (
-        lambda: store.read_bytes("file") == CONTENT,
-        lambda: store.download("file", tmp_path / "local", moved.append) or sum(moved) == len(CONTENT),
+def test_a_slow_store_is_no_silent_one(faulty: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request takes longer than any time limit on silence, in both directions."""
+    monkeypatch.setattr(s3, "PART_BYTES", len(LARGE) + 1)
+    monkeypatch.setattr(patience, "READ_SECONDS", 2)
+    monkeypatch.setattr(patience, "CONNECT_SECONDS", 2)
+    store = S3Server(faulty.endpoint).store("songs")
+    for rate, move in (
+        ("up", lambda: store.write_bytes("slow", LARGE)),
+        ("down", lambda: store.read_bytes("slow")),
     ):
-        website.faults[:] = [fault] * 3
-        pauses.clear()
-        assert use()
-        assert pauses == [1, 2, 4][: len(pauses)] and (len(pauses) == 3 or fault == "drop")
-    if fault != "cut":  # a HEAD has no body to cut
-        website.faults[:] = [fault] * 2  # HEAD, and then GET
-        pauses.clear()
-        assert store.info("file") and (pauses == [1] or fault == "drop")
+        setattr(faulty, rate, 3.5e6)
+        faulty.requests.clear()
+        began = time.monotonic()
+        move()
+        assert time.monotonic() - began > 3 and len(faulty.requests) == 1
+    faulty.down = 0
+    assert store.read_bytes("slow") == LARGE
 
 
-@pytest.mark.parametrize(("fault", "said"), [("503", "answered with 503"), ("drop", "is out of reach")])
-def test_a_website_that_stays_away(
-    website: FaultyServer, fault: str, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http.time, "sleep", lambda _: None)
-    store = web_store(website)
-    for use in (store.list, lambda: store.info("file"), lambda: store.read_bytes("file")):
-        website.faults[:] = [fault] * 100
-        with pytest.raises(StorageError, match=said):
-            use()
+def test_an_upload_that_nobody_reads_ends(faulty: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection stays open and takes nothing: that too is silence, also while sending."""
+    monkeypatch.setattr(patience, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(patience, "CONNECT_SECONDS", 0.5)
+    store = S3Server(faulty.endpoint).store("songs")
+    assert store.info("file")
+    faulty.up = 1
+    began = time.monotonic()
+    with pytest.raises(StorageError, match="is out of reach"):
+        store.write_bytes("stuck", LARGE[: 12 * 2**20])
+    assert time.monotonic() - began < 20
+    faulty.up = 0
+    faulty._free_at["up"] = 0
 
 
-def test_a_website_that_refuses(website: FaultyServer, tmp_path: Path) -> None:
-    store = web_store(website)
-    for use in (store.list, lambda: store.info("file"), lambda: store.read_bytes("file")):
-        website.faults[:] = ["403"] * 2
-        with pytest.raises(AccessError, match=r"songs.*the web server refuses access \(403\)"):
-            use()
-        website.faults.clear()
-    with pytest.raises(MissingInputError, match="songs/nowhere does not exist"):
-        store.download("nowhere", tmp_path / "target")
-    assert not (tmp_path / "target").exists()
-    for use in (
-        lambda: store.write_bytes("new", b""),
-        lambda: store.create("new", b""),
-        lambda: store.upload(tmp_path, "new"),
-        lambda: store.delete("file"),
-    ):
-        with pytest.raises(BadSpecError, match="can only be read"):
-            use()
+@pytest.mark.parametrize(("fault", "kind"), [("500", StorageError), ("403", AccessError)])
+def test_a_delete_that_fails(faulty: FaultyServer, store: Store, fault: str, kind: type[Exception]) -> None:
+    patience.SECONDS = 0.05
+    faulty.only = lambda method, path: method == "DELETE"
+    for _ in range(20):
+        faulty.faults[:] = [fault] * 100
+        with pytest.raises(kind):
+            store.delete("file")
+        assert store.read_bytes("file") == CONTENT
+    faulty.faults.clear()
+    store.delete("file")
+    store.delete("file")
 
 
-def test_what_a_listing_of_another_server_links_to_is_not_followed(
-    website: FaultyServer, tmp_path: Path
-) -> None:
-    folder = tmp_path / "site" / "songs"
-    links = ["http://127.0.0.2/other", "/elsewhere", "../up", "?C=N;O=D", "./", "file", "%2e%2e/%2e%2e/x"]
-    (folder / "index.html").write_text("".join(f'<a href="{link}">x</a>' for link in links[:-1]))
-    assert [info.path for info in web_store(website).list()] == ["file"]
-    (folder / "index.html").write_text(f'<a href="{links[-1]}">x</a>')
-    with pytest.raises(BadDataError, match="leads out of"):
-        web_store(website).list()
+def test_a_listing_that_lags_hides_no_file_from_the_other_uses(faulty: FaultyServer, store: Store) -> None:
+    faulty.listings_lag = 60
+    for number in range(20):
+        store.write_bytes(f"new-{number}", CONTENT)
+        assert store.create("new-0", b"") is False
+        assert store.read_bytes(f"new-{number}") == CONTENT and store.info(f"new-{number}")
+    assert [info.path for info in store.list()] == ["file"]
+    store.delete("file")
+    (ghost,) = store.list()
+    assert (ghost.path, ghost.size) == ("file", len(CONTENT))
+    assert store.info("file") is None
+    with pytest.raises(MissingInputError):
+        store.read_bytes("file")
+    faulty.listings_lag = 0
+    assert len(store.list()) == 20
 
 
-@pytest.mark.parametrize(("place", "package"), [("gs://bucket/songs", "gcsfs"), ("az://box/songs", "adlfs")])
-def test_a_cloud_without_its_package_names_it(
-    place: str, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("gs", "gcs", "az", "abfs"):
-        _registry.pop(name, None)
-    for module in ("gcsfs", "adlfs"):
-        monkeypatch.setitem(sys.modules, module, None)  # also where a developer has them
-    with pytest.raises(MachineError, match=f"pip install {package}"):
-        open_store(place, StorageSpec())
+def test_many_files_through_a_storm(faulty: FaultyServer, tmp_path: Path) -> None:
+    """All at once and mixed, with eight transfers at a time."""
+    patience.SECONDS = 20
+    store = S3Server(faulty.endpoint).store("many")
+    folder = tmp_path / "here"
+    files = {f"{n}.bin": bytes([n]) * n * 1000 for n in range(60)}
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    storm = ["503", "", "lost", "429", "", "cut upload", "drop", "", "500", ""] * 20
+    faulty.faults[:] = storm
+    push(store, folder, list(files), "Pushing")
+    faulty.faults[:] = [fault.replace("cut upload", "cut") for fault in storm]
+    pulled = pull(store, store.list(), Workspace(tmp_path / "workspace"), "Pulling")
+    assert {name: (pulled / name).read_bytes() for name in files} == files
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)

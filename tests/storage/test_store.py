@@ -195,7 +195,7 @@ def test_a_local_store_needs_no_client_library() -> None:
         "import sys; from sidestep.storage.store import open_store; "
         "from sidestep.spec.schema import StorageSpec; "
         "print(open_store('.', StorageSpec()).list()); "
-        "sys.exit(any(name in sys.modules for name in ('fsspec', 's3fs', 'botocore', 'torch')))"
+        "sys.exit(any(name in sys.modules for name in ('fsspec', 'boto3', 'botocore', 'torch')))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore import UNSIGNED
 
 from sidestep.runtime.errors import (
     AccessError,
-    BadDataError,
     BadSpecError,
     MachineError,
     MissingInputError,
@@ -24,8 +24,9 @@ from sidestep.runtime.errors import (
     StorageError,
 )
 from sidestep.spec.schema import StorageSpec
-from sidestep.storage import remote
-from sidestep.storage.remote import RemoteStore, s3_settings
+from sidestep.storage import patience, s3
+from sidestep.storage.remote import RemoteStore
+from sidestep.storage.s3 import S3Store
 from sidestep.storage.store import Store, open_store
 from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server, set_credentials, strict_server
 
@@ -87,8 +88,8 @@ def test_wrong_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_no_credentials_at_all(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     public = s3_server.store("songs")
     public.write_bytes("file", b"1")
-    assert isinstance(public, RemoteStore)
-    public.clients.mine().call_s3("put_object_acl", Bucket="studio", Key="songs/file", ACL="public-read")
+    assert isinstance(public, S3Store)
+    public.clients.mine().requests.put_object_acl(Bucket="studio", Key="songs/file", ACL="public-read")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     for use in every_use(s3_server.store("songs"), tmp_path):
@@ -107,7 +108,8 @@ def test_a_profile_that_is_not_there(s3_server: S3Server, monkeypatch: pytest.Mo
 def test_an_endpoint_out_of_reach(
     s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "ATTEMPTS", 1)
+    monkeypatch.setattr(patience, "SECONDS", 0)
+    monkeypatch.setattr(patience, "LONGEST_PAUSE", 0.01)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # and nobody listens
         port = unused.getsockname()[1]
@@ -118,60 +120,20 @@ def test_an_endpoint_out_of_reach(
 
 
 def test_a_server_that_says_nothing(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"ATTEMPTS": 1, "READ_SECONDS": 0.2, "REPEATS": 1}.items():
-        monkeypatch.setattr(remote, name, value)
+    for name, value in {"SECONDS": 0, "READ_SECONDS": 0.2, "LONGEST_PAUSE": 0.01}.items():
+        monkeypatch.setattr(patience, name, value)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         options = StorageSpec(endpoint_url=f"http://127.0.0.1:{silent.getsockname()[1]}")
-        with refusal(StorageError, "is out of reach.*ReadTimeout"):
+        with refusal(StorageError, "is out of reach.*StayedSilent"):
             open_store("s3://studio", options).list()
 
 
-def test_requests_end_within_minutes() -> None:
-    """All tries of all layers together, when a server falls silent (pauses are 1, 2, 4, ... s at most)."""
-    pauses = sum(2**n for n in range(remote.ATTEMPTS - 1))
-    assert remote.REPEATS * (remote.ATTEMPTS * remote.READ_SECONDS + pauses) <= 5 * 60
-    assert remote.ATTEMPTS * remote.CONNECT_SECONDS + pauses <= 90
-
-
-def test_a_full_disk_is_not_the_servers_fault(
-    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_not_the_servers_fault(s3_server: S3Server, full_disk: Path) -> None:
     store = s3_server.store("songs")
     store.write_bytes("file", b"1")
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device", str(tmp_path / "target"))
-
-    assert isinstance(store, RemoteStore)
-    monkeypatch.setattr(store.clients.mine(), "get_file", full)
     with pytest.raises(MachineError, match=r"target: no space is left"):
-        store.download("file", tmp_path / "target")
-    assert list(tmp_path.glob("*target*")) == []
-
-
-def test_create_sends_the_condition_and_answers_conflicts(
-    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """409 says that another request is under way: S3 asks to send this one again, and then says who won."""
-    from botocore.exceptions import ClientError
-
-    store = s3_server.store("commits")
-    assert isinstance(store, RemoteStore)
-    client = store.clients.mine()
-    send, modes = client.pipe_file, []
-
-    def conflict_once(path: str, data: bytes, mode: str) -> None:
-        modes.append(mode)
-        if len(modes) == 1:
-            answer = {"Error": {"Code": "ConditionalRequestConflict"}}
-            raise OSError(16, "conflict") from ClientError(answer, "PutObject")  # type: ignore[arg-type]
-        send(path, data, mode=mode)
-
-    monkeypatch.setattr(client, "pipe_file", conflict_once)
-    assert store.create("1.json", b"mine") is True
-    assert modes == ["create", "create"]
-    assert store.create("1.json", b"other") is False
-    assert store.read_bytes("1.json") == b"mine"
+        store.download("file", full_disk / "target")
+    assert not list(full_disk.iterdir())
 
 
 def test_create_in_memory_has_one_winner_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,9 +154,9 @@ def test_create_in_memory_has_one_winner_too(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_folder_markers_are_not_files(s3_server: S3Server) -> None:
     store = s3_server.store("songs")
-    assert isinstance(store, RemoteStore)
+    assert isinstance(store, S3Store)
     for key in ("songs/", "songs/album/", "songs/album/one.wav", "songs-of-another/two.wav"):
-        store.clients.mine().call_s3("put_object", Bucket="studio", Key=key, Body=b"")
+        store.clients.mine().requests.put_object(Bucket="studio", Key=key, Body=b"")
     assert [info.path for info in store.list()] == ["album/one.wav"]
     assert [info.path for info in s3_server.store("").list()] == [
         "songs-of-another/two.wav",
@@ -202,15 +164,10 @@ def test_folder_markers_are_not_files(s3_server: S3Server) -> None:
     ]
 
 
-def test_a_name_that_s3fs_would_take_for_another(s3_server: S3Server) -> None:
-    with pytest.raises(BadDataError, match="versionId"):
-        s3_server.store("songs").read_bytes("song.wav?versionId=3")
-
-
 def test_large_files_move_in_parts(
     s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "PART_BYTES", 5 * 2**20)  # the smallest that S3 allows
+    monkeypatch.setattr(s3, "PART_BYTES", 5 * 2**20)  # the smallest that S3 allows
     store, source = s3_server.store("models"), tmp_path / "source"
     source.write_bytes(os.urandom(11 * 2**20))
     moved: list[int] = []
@@ -224,21 +181,21 @@ def test_large_files_move_in_parts(
 
 
 def test_the_spec_reaches_the_client() -> None:
-    def config(**options: Any) -> dict[str, Any]:
-        return s3_settings(StorageSpec(**options))["config_kwargs"]
+    def client(**options: Any) -> Any:
+        store = open_store("s3://bucket", StorageSpec(region="eu-west-3", **options))
+        assert isinstance(store, S3Store)
+        return store.clients.mine().requests
 
     url = "http://127.0.0.1:9000"
-    assert config()["s3"] == {"addressing_style": "auto"}
-    assert config(endpoint_url=url)["s3"] == {"addressing_style": "path"}
-    assert config(endpoint_url=url, path_style=False)["s3"] == {"addressing_style": "auto"}
-    assert config(path_style=True)["s3"] == {"addressing_style": "path"}
-    store = open_store("s3://bucket", StorageSpec(endpoint_url=url, region="eu-west-3", anonymous=True))
-    assert isinstance(store, RemoteStore)
-    client = store.clients.mine()
-    assert client.connect().meta.region_name == "eu-west-3"
-    assert client.s3.meta.endpoint_url == url
-    assert client.anon is True
-    assert client.dircache.use_listings_cache is False
+    aws, other = client(), client(endpoint_url=url)
+    assert aws.meta.region_name == "eu-west-3" and other.meta.endpoint_url == url
+    assert aws.meta.config.s3["addressing_style"] == "auto"
+    assert other.meta.config.s3["addressing_style"] == "path"
+    assert aws.meta.config.request_checksum_calculation == "when_supported"
+    assert other.meta.config.request_checksum_calculation == "when_required"
+    virtual = client(endpoint_url=url, path_style=False, anonymous=True)
+    assert virtual.meta.config.s3["addressing_style"] == "auto"
+    assert virtual.meta.config.signature_version == UNSIGNED
 
 
 def test_a_forked_process_has_its_own_client(s3_server: S3Server) -> None:

@@ -1,0 +1,263 @@
+"""S3 and what speaks its protocol, through boto3 and its transfer manager.
+
+Which failures are tried again, and for how long, is decided here and not by botocore, whose own laws count
+tries and not seconds, and stop trying at all once enough requests of a process have failed.
+"""
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import boto3
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, ReadTimeoutError
+from botocore.parsers import ResponseParserError
+from s3transfer.manager import TransferConfig, TransferManager
+from s3transfer.subscribers import BaseSubscriber
+
+from sidestep.spec.schema import StorageSpec
+from sidestep.storage import patience
+from sidestep.storage.atomic import replacing
+from sidestep.storage.clients import Clients
+from sidestep.storage.local import local_errors
+from sidestep.storage.s3_errors import FAILURES, error_code, explained
+from sidestep.storage.store import Advance, FileInfo, Store, no_advance
+
+Found = TypeVar("Found")
+
+PART_BYTES = 8 * 2**20  # larger files move in parts of this size
+PASSING_STATUSES = (429, 500, 502, 503, 504)
+PASSING_CODES = ("RequestTimeout", "SlowDown", "ConditionalRequestConflict", "OperationAborted")
+
+
+@dataclass(frozen=True)
+class S3Client:
+    """boto3's client, and what moves files with it. Both may be used by many threads at a time."""
+
+    requests: Any
+    transfers: TransferManager
+
+
+def open_s3(root: str, options: StorageSpec) -> "S3Store":
+    """The store at s3://root, a bucket or bucket/prefix."""
+    return S3Store(root, options, Clients(lambda: connect(options)))
+
+
+def connect(options: StorageSpec) -> S3Client:
+    """A client as the spec says. Credentials are left to botocore's own chain. Nothing is asked yet."""
+    path_style = options.path_style if options.path_style is not None else options.endpoint_url is not None
+    config = Config(
+        connect_timeout=patience.CONNECT_SECONDS,
+        read_timeout=patience.READ_SECONDS,
+        retries={"total_max_attempts": 1, "mode": "standard"},  # see `_pause_before_retry`
+        max_pool_connections=2 * options.connections,
+        s3={"addressing_style": "path" if path_style else "auto"},
+        # Many servers that are not AWS refuse the checksums that newer clients add unasked.
+        request_checksum_calculation="when_required" if options.endpoint_url else "when_supported",
+        # Otherwise each download would begin with one more request, for the checksum of the whole.
+        response_checksum_validation="when_required",
+        signature_version=UNSIGNED if options.anonymous else None,
+    )
+    # A session of its own: the one that boto3 shares is not made for threads.
+    requests = boto3.session.Session().client(
+        "s3", endpoint_url=options.endpoint_url, region_name=options.region, config=config
+    )
+    requests.meta.events.register("needs-retry.s3", _pause_before_retry)
+    transfers = TransferConfig(
+        multipart_threshold=PART_BYTES,
+        multipart_chunksize=PART_BYTES,
+        max_request_concurrency=options.connections,
+    )
+    return S3Client(requests, TransferManager(requests, transfers))
+
+
+class StayedSilentError(HTTPClientError):
+    """A server answered nothing, time and again. The transfer manager would ask on after ReadTimeoutError."""
+
+    fmt = "No answer from {endpoint_url}"
+
+
+def _pause_before_retry(
+    response: tuple[Any, dict[str, Any]] | None,
+    caught_exception: Exception | None,
+    attempts: int,
+    operation: Any,
+    request_dict: dict[str, Any],
+    **_: Any,
+) -> float | None:
+    """botocore asks this after every answer and failure: seconds until the request is sent again, or None."""
+    if response is None:
+        may_pass = isinstance(caught_exception, ConnectionError | HTTPClientError)
+    else:
+        code = response[1].get("Error", {}).get("Code")
+        may_pass = code in PASSING_CODES or response[0].status_code in PASSING_STATUSES
+    if not may_pass or operation.name == "AbortMultipartUpload":  # this tidies up after a failure
+        return None
+    first = request_dict["context"].setdefault("first_failure", time.monotonic())
+    pause = patience.pause(attempts, time.monotonic() - first)
+    if pause is None and isinstance(caught_exception, ReadTimeoutError):
+        raise StayedSilentError(endpoint_url=caught_exception.kwargs["endpoint_url"]) from caught_exception
+    return pause
+
+
+class S3Store(Store):
+    """A bucket, or a prefix in one. Readers see a file as a whole or not at all: so S3 is made."""
+
+    def __init__(self, root: str, options: StorageSpec, clients: Clients[S3Client]) -> None:
+        self.root, self.options, self.clients = root, options, clients
+        self.place = f"s3://{root}"
+        self.bucket, _, self._prefix = root.partition("/")
+
+    def child(self, path: str) -> Self:
+        root = "/".join(part for part in (self.root, self.checked(path)) if part)
+        return type(self)(root, self.options, self.clients)
+
+    def list(self, path: str = "") -> list[FileInfo]:
+        below, start = (f"{key}/" if key else "" for key in (self._key(path), self._prefix))
+
+        def ask() -> list[FileInfo]:
+            pages = self._requests.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below)
+            return [
+                FileInfo(found["Key"].removeprefix(start), found["Size"], found["ETag"].strip('"'))
+                for page in pages
+                for found in page.get("Contents", ())
+                # An empty object whose name ends with a slash is how consoles show an empty folder.
+                if not found["Key"].endswith("/")
+            ]
+
+        with self._failures(path):
+            return sorted(_unless_misheard(ask), key=lambda info: info.path)
+
+    def info(self, path: str) -> FileInfo | None:
+        key = self._key(path)
+        with self._failures(path):
+            try:
+                found = self._requests.head_object(Bucket=self.bucket, Key=key)
+            except ClientError as error:
+                if error_code(error) not in ("404", "NoSuchKey"):
+                    raise
+                self._refuse_missing_bucket()
+                return None
+        return FileInfo(self.checked(path), found["ContentLength"], found["ETag"].strip('"'))
+
+    def read_bytes(self, path: str) -> bytes:
+        target = io.BytesIO()
+        self._fetch(path, target, no_advance)
+        return target.getvalue()
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        self._send(path, io.BytesIO(data), no_advance)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Put with If-None-Match: *. A server that ignores it is found out by the commit log."""
+        key = self._key(path)
+        with self._failures(path):
+            try:
+                # As a stream it is sent in small blocks, each of which has its time limit.
+                self._requests.put_object(Bucket=self.bucket, Key=key, Body=io.BytesIO(data), IfNoneMatch="*")
+            except ClientError as error:
+                if error_code(error) in ("PreconditionFailed", "412"):
+                    return False
+                raise
+            return True
+
+    def download(self, path: str, target: Path, advance: Advance = no_advance) -> None:
+        with local_errors(target), replacing(target) as temporary, temporary.open("wb") as file:
+            self._fetch(path, file, advance)
+
+    def upload(self, source: Path, path: str, advance: Advance = no_advance) -> None:
+        with local_errors(source):
+            source.open("rb").close()  # else a folder or a missing file would be the store's failure
+        self._send(path, str(source), advance)
+
+    def delete(self, path: str) -> None:
+        key = self._key(path)
+        with self._failures(path):
+            self._requests.delete_object(Bucket=self.bucket, Key=key)
+
+    @property
+    def _requests(self) -> Any:
+        return self.clients.mine().requests
+
+    def _key(self, path: str) -> str:
+        return "/".join(part for part in (self._prefix, self.checked(path)) if part)
+
+    def _fetch(self, path: str, target: io.IOBase, advance: Advance) -> None:
+        """In parts where it is large; a part that breaks off is asked for again, of the same version."""
+        key = self._key(path)
+        with self._failures(path):
+            manager = self.clients.mine().transfers
+            try:
+                manager.download(self.bucket, key, target, subscribers=[Moved(advance)]).result()
+            except ClientError as error:
+                # An empty file has no first part. The manager knows that answer by another name alone.
+                if error_code(error) != "416":
+                    raise
+
+    def _send(self, path: str, source: str | io.BytesIO, advance: Advance) -> None:
+        key, moved = self._key(path), 0
+
+        def count(size: int) -> None:
+            nonlocal moved
+            moved += size
+            advance(size)
+
+        def send() -> None:
+            count(-moved)  # what an earlier try had got through
+            if not isinstance(source, str):
+                source.seek(0)
+            manager = self.clients.mine().transfers
+            manager.upload(source, self.bucket, key, subscribers=[Moved(count)]).result()
+
+        with self._failures(path):
+            _unless_misheard(send)
+
+    def _refuse_missing_bucket(self) -> None:
+        """A missing file is told from a missing bucket by asking: the answer to HEAD has no words."""
+        try:
+            self._requests.head_bucket(Bucket=self.bucket)
+        except ClientError as error:
+            if error_code(error) == "404":
+                error.response["Error"]["Code"] = "NoSuchBucket"
+                raise
+
+    @contextmanager
+    def _failures(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except FAILURES as error:
+            raise explained(error, f"{self.place}/{path}".rstrip("/"), self.place) from error
+
+
+def _unless_misheard(ask: Callable[[], Found]) -> Found:
+    """What `ask` gives, asked again where the answer broke off within.
+
+    Either it was an answer's XML, which `_pause_before_retry` does not get to see, or the one that said that
+    an upload in parts is complete: then the request sent again finds no such upload.
+    """
+    first = time.monotonic()
+    failures = 0
+    while True:
+        try:
+            return ask()
+        except (ResponseParserError, ClientError) as error:
+            failures += 1
+            seconds = patience.pause(failures, time.monotonic() - first)
+            if seconds is None or (isinstance(error, ClientError) and error_code(error) != "NoSuchUpload"):
+                raise
+            time.sleep(seconds)
+
+
+class Moved(BaseSubscriber):
+    """The transfer manager's progress, passed on; what must be moved again counts negative."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+
+    def on_progress(self, future: Any, bytes_transferred: int, **_: Any) -> None:
+        self._advance(bytes_transferred)

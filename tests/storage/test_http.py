@@ -1,0 +1,163 @@
+"""Places on a web server: read as they are, through its stumbles, and never written to."""
+
+import functools
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from fsspec.registry import _registry
+
+from sidestep.runtime.errors import (
+    AccessError,
+    BadDataError,
+    BadSpecError,
+    MachineError,
+    MissingInputError,
+    StorageError,
+)
+from sidestep.spec.schema import StorageSpec
+from sidestep.storage import patience
+from sidestep.storage.store import Store, open_store
+from tests.faults import FaultyServer, faulty_server
+
+CONTENT = b"0123456789" * 100
+
+
+@pytest.fixture
+def website(tmp_path: Path) -> Iterator[FaultyServer]:
+    """`python -m http.server` on a folder, with faults before it."""
+    folder = tmp_path / "site" / "songs"
+    (folder / "al bum").mkdir(parents=True)
+    (folder / "file").write_bytes(CONTENT)
+    (folder / "al bum" / "ä 100%?#&.wav").write_bytes(b"1")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            """Nothing on the tests' screen."""
+
+    handler = functools.partial(Quiet, directory=str(folder.parent))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with faulty_server(f"http://127.0.0.1:{server.server_port}") as faulty:
+        yield faulty
+    server.shutdown()
+    server.server_close()
+
+
+def web_store(website: FaultyServer, path: str = "songs/") -> Store:
+    return open_store(f"{website.endpoint}/{path}", StorageSpec())
+
+
+def test_a_website_is_read(website: FaultyServer, tmp_path: Path) -> None:
+    store = web_store(website)
+    assert store.place == f"{website.endpoint}/songs"
+    assert [(info.path, info.size) for info in store.list()] == [
+        ("al bum/ä 100%?#&.wav", 1),
+        ("file", len(CONTENT)),
+    ]
+    assert [info.path for info in store.child("al bum").list()] == ["ä 100%?#&.wav"]
+    assert store.read_bytes("al bum/ä 100%?#&.wav") == b"1"
+    moved: list[int] = []
+    store.download("file", tmp_path / "file", moved.append)
+    assert (tmp_path / "file").read_bytes() == CONTENT and sum(moved) == len(CONTENT)
+    info = store.info("file")
+    assert info is not None and info.version  # what a changed file is known by
+    assert store.info("al bum") is None and store.info("nowhere") is None
+    assert store.list("nowhere") == []
+    assert web_store(website, "songs/al%20bum").list()  # a place is a URL, quoted as those are
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between tries, which are not waited for here."""
+    made: list[float] = []
+    pause = patience.pause
+
+    def noted(failures: int, since_first: float) -> float | None:
+        seconds = pause(failures, since_first)
+        made.append(-1 if seconds is None else seconds)
+        return seconds and 0.001
+
+    monkeypatch.setattr(patience, "pause", noted)
+    return made
+
+
+@pytest.mark.parametrize("fault", ["503", "429", "drop", "cut"])
+def test_passing_faults_of_a_website_are_waited_for(
+    website: FaultyServer, tmp_path: Path, fault: str, pauses: list[float]
+) -> None:
+    store = web_store(website)
+    moved: list[int] = []
+    for use in (
+        lambda: store.read_bytes("file") == CONTENT,
+        lambda: store.download("file", tmp_path / "local", moved.append) or sum(moved) == len(CONTENT),
+    ):
+        website.faults[:] = [fault] * 3
+        pauses.clear()
+        assert use()
+        assert all(2**n / 2 <= pauses[n] <= 2**n for n in range(len(pauses)))
+        assert len(pauses) == 3 or fault == "drop"  # of which aiohttp repeats some by itself
+    if fault != "cut":  # a HEAD has no body to cut
+        website.faults[:] = [fault] * 2  # HEAD, and then GET
+        pauses.clear()
+        assert store.info("file") and (len(pauses) == 1 or fault == "drop")
+
+
+@pytest.mark.parametrize(("fault", "said"), [("503", "answered with 503"), ("drop", "is out of reach")])
+def test_a_website_that_stays_away(
+    website: FaultyServer, fault: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "SECONDS", 0.01)
+    monkeypatch.setattr(patience, "LONGEST_PAUSE", 0.01)
+    store = web_store(website)
+    for use in (store.list, lambda: store.info("file"), lambda: store.read_bytes("file")):
+        website.faults[:] = [fault] * 100
+        with pytest.raises(StorageError, match=said):
+            use()
+
+
+def test_a_website_that_refuses(website: FaultyServer, tmp_path: Path) -> None:
+    store = web_store(website)
+    for use in (store.list, lambda: store.info("file"), lambda: store.read_bytes("file")):
+        website.faults[:] = ["403"] * 2
+        with pytest.raises(AccessError, match=r"songs.*the web server refuses access \(403\)"):
+            use()
+        website.faults.clear()
+    with pytest.raises(MissingInputError, match="songs/nowhere does not exist"):
+        store.download("nowhere", tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+    for use in (
+        lambda: store.write_bytes("new", b""),
+        lambda: store.create("new", b""),
+        lambda: store.upload(tmp_path, "new"),
+        lambda: store.delete("file"),
+    ):
+        with pytest.raises(BadSpecError, match="can only be read"):
+            use()
+
+
+def test_what_a_listing_of_another_server_links_to_is_not_followed(
+    website: FaultyServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "site" / "songs"
+    links = ["http://127.0.0.2/other", "/elsewhere", "../up", "?C=N;O=D", "./", "file", "%2e%2e/%2e%2e/x"]
+    (folder / "index.html").write_text("".join(f'<a href="{link}">x</a>' for link in links[:-1]))
+    assert [info.path for info in web_store(website).list()] == ["file"]
+    (folder / "index.html").write_text(f'<a href="{links[-1]}">x</a>')
+    with pytest.raises(BadDataError, match="leads out of"):
+        web_store(website).list()
+
+
+@pytest.mark.parametrize(("place", "package"), [("gs://bucket/songs", "gcsfs"), ("az://box/songs", "adlfs")])
+def test_a_cloud_without_its_package_names_it(
+    place: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("gs", "gcs", "az", "abfs"):
+        _registry.pop(name, None)
+    for module in ("gcsfs", "adlfs"):
+        monkeypatch.setitem(sys.modules, module, None)  # also where a developer has them
+    with pytest.raises(MachineError, match=f"pip install {package}"):
+        open_store(place, StorageSpec())
