@@ -91,8 +91,8 @@ def _pod(job: Job, config_name: str) -> dict[str, Any]:
         "livenessProbe": {
             "exec": {
                 "command": [
-                    *("find", f"{WORKSPACE}/alive", "-mmin", f"-{HUNG_MINUTES}"),
-                    *("-exec", "true", "{}", "+"),
+                    *("find", f"{WORKSPACE}/alive", "-mmin", f"+{HUNG_MINUTES}"),
+                    *("-exec", "false", "{}", "+"),  # find fails with it, or without the file
                 ]
             },
             "initialDelaySeconds": 600,
