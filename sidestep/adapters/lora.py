@@ -11,8 +11,8 @@ One published folder is right in three readers:
 
 So alpha / rank is multiplied into lora_B, and the config says alpha = rank for every module.
 
-PEFT's `bias` option is not offered: the layers that get an adapter have no biases, and of those of other
-layers the app alone would take notice.
+PEFT's `bias` is always none: the layers that get an adapter have no biases, and of those of other layers
+the app alone would take notice.
 """
 
 import math

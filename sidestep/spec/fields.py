@@ -49,7 +49,7 @@ class SpecField:
     @property
     def choices(self) -> list[str]:
         """The words that it takes, where it takes only these."""
-        return [word for kind in self.schema.get("anyOf", [self.schema]) for word in kind.get("enum", ())]
+        return [word for kind in self.schema.get("anyOf", [self.schema]) for word in _words(kind)]
 
     @property
     def allowed(self) -> str:
@@ -121,9 +121,14 @@ def _walk(section: type[Section], path: Path) -> Iterator[SpecField]:
             yield SpecField((*path, name), info, schemas[name])
 
 
+def _words(schema: dict[str, Any]) -> list[str]:
+    """What a schema with a choice of words takes. JSON schema calls a choice of one a constant."""
+    return [schema["const"]] if "const" in schema else schema.get("enum", [])
+
+
 def _allowed(schema: dict[str, Any]) -> str:
-    if "enum" in schema:
-        return "one of " + ", ".join(schema["enum"])
+    if words := _words(schema):
+        return "one of " + ", ".join(words) if len(words) > 1 else words[0]
     limits = [
         f"{words} {schema[key]}"
         for key, words in (

@@ -82,6 +82,10 @@ class AdapterSpec(Section):
         default_factory=dict,
         description="Other alphas for some modules (LoRA only), by path ending: v_proj=32.",
     )
+    bias: Literal["none"] = Field(
+        "none",
+        description="PEFT's option of that name: none, as the layers that get an adapter have no biases.",
+    )
     factor: int = Field(
         -1,
         ge=-1,
@@ -108,6 +112,27 @@ class AdapterSpec(Section):
         description="LoKR: train the length of each weight row apart from its direction, as DoRA does.",
         json_schema_extra={"flag": "--lokr-weight-decompose"},
     )
+
+    @field_validator("attention")
+    @classmethod
+    def _narrows_something(cls, value: str, info: ValidationInfo) -> str:
+        targets = info.data.get("target_modules", ATTENTION_MODULES)
+        if value != "both" and not set(targets) & set(ATTENTION_MODULES):
+            raise ValueError(
+                f"narrows {', '.join(ATTENTION_MODULES)}, none of which is in target_modules: "
+                "leave attention at both, and say it in the paths, as in self_attn.q_proj"
+            )
+        return value
+
+    @field_validator("bias", mode="before")
+    @classmethod
+    def _biases_are_not_trained(cls, value: Any) -> Any:
+        if value in ("all", "lora_only"):
+            raise ValueError(
+                "must be none: the layers that get an adapter have no biases, and those of other layers "
+                "would be lost on ComfyUI and diffusers, which do not read them from a LoRA"
+            )
+        return value
 
     @field_validator(
         *("dropout", "rank_pattern", "alpha_pattern"),

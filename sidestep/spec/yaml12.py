@@ -49,6 +49,8 @@ def read_yaml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[tuple[
     one plain YAML 1.2 mapping in UTF-8; MissingInputError or AccessError when it cannot be read.
     """
     name = os.fspath(path)
+    if not name:
+        raise MissingInputError("the job spec's name is empty; a job spec is a YAML file")
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_BYTES + 1)

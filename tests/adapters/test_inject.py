@@ -143,6 +143,14 @@ def test_a_setting_of_the_other_kind_is_refused(kind: str, setting: dict):
     assert AdapterSpec.model_validate(plain.model_dump()) == plain
 
 
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_biases_are_refused_with_the_reason(transformer: nn.Module, bias: str):
+    with pytest.raises(ValidationError, match="must be none: the layers that get an adapter have no biases"):
+        AdapterSpec.model_validate({"bias": bias})
+    adapter = adapters.inject(transformer, AdapterSpec.model_validate({"bias": "none"}), seed=1)
+    assert all(layer.base_layer.bias is None for layer in adapter.layers.values())
+
+
 def test_alphas_by_pattern(transformer: nn.Module):
     patterns = {
         "rank_pattern": {"v_proj": 2},

@@ -1,6 +1,7 @@
 """Which modules a name chooses."""
 
 import pytest
+from pydantic import ValidationError
 from torch import nn
 
 from sidestep.adapters.targets import is_end_of, target_names, target_paths
@@ -50,3 +51,10 @@ def test_attention_narrows_the_attention_modules_alone(transformer: nn.Module):
     assert sum("cross_attn.q_proj" in path for path in paths) == 4
     assert not any("self_attn.q_proj" in path for path in paths)
     assert target_names(AdapterSpec(target_modules=names)) == names
+
+
+@pytest.mark.parametrize("names", [("up_proj",), ("layers.0.cross_attn.q_proj", "gate_proj")])
+def test_an_attention_that_narrows_nothing_is_refused(names: tuple[str, ...]):
+    with pytest.raises(ValidationError, match=r"attention\n.*none of which is in target_modules"):
+        AdapterSpec(target_modules=names, attention="self")
+    assert AdapterSpec(target_modules=names).attention == "both"

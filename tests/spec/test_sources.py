@@ -137,7 +137,7 @@ def test_an_empty_place_is_one_problem() -> None:
         ("trian: {lr: 1}", "train"),
         ("learning_rate: 1", "train.lr"),
         ("batchsize: 1", "estimate.batches"),
-        ("train: {bios: 1}", None),  # likeness to train.seed would be that of `train` alone
+        ("train: {xs: 1}", None),  # its likeness to train.lr is that of `train` alone
     ],
 )
 def test_the_name_that_was_meant(written: str, meant: str | None) -> None:

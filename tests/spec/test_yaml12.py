@@ -110,6 +110,8 @@ def test_what_is_refused(text: str | bytes, message: str) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match="the job spec's name is empty"):
+        read_yaml("")
     with pytest.raises(MissingInputError, match="there is no job spec at nowhere"):
         read_yaml("nowhere.yaml")
     with pytest.raises(MissingInputError, match="is a folder"):

@@ -1,5 +1,6 @@
 """A machine that is too small, by the command: what to change is said, and nothing half written is left."""
 
+import errno
 import json
 import os
 import subprocess
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from sidestep.cli import main
-from sidestep.tasks.limits import training_savings
+from sidestep.runtime.errors import MachineError
+from sidestep.tasks.limits import limits_explained, training_savings
 from sidestep.training.loop import Trainer
 from tests.songs import MakeSpec
 
@@ -68,6 +70,7 @@ def test_what_is_saved_already_is_not_advised(make_spec: MakeSpec) -> None:
     assert "base instead of xl-base" in second
     assert not any("rank" in line or "chunk" in line for line in others)
     assert len(training_savings(make_spec(), task="estimate")) == 1
+    assert any("chunk_duration: 60" in line for line in training_savings(make_spec(chunk_duration=61)))
 
 
 def test_another_failure_stays_what_it_is(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +80,16 @@ def test_another_failure_stays_what_it_is(make_spec: MakeSpec, monkeypatch: pyte
     monkeypatch.setattr(Trainer, "step", fail)
     Path("job.json").write_text(make_spec().model_dump_json())
     assert main(["train", "--config", "job.json"]) == 70
+
+
+def test_a_full_disk_met_by_a_library_says_so(make_spec: MakeSpec) -> None:
+    with (
+        pytest.raises(MachineError, match="a disk of this machine: no space is left"),
+        limits_explained(make_spec(), "train"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileExistsError), limits_explained(make_spec(), "train"):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
 
 def test_a_full_disk_leaves_whole_files_and_the_job_goes_on(make_spec: MakeSpec, tmp_path: Path) -> None:
