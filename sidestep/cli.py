@@ -25,7 +25,7 @@ COMMANDS = {
     "train": "tensors to an adapter",
     "fixed": "train in corrected mode (--preprocess: make the tensors instead)",
     "vanilla": "train in vanilla mode (--preprocess: make the tensors instead)",
-    "plan": "check a job and its places (--check-only stops there), before a GPU is rented",
+    "plan": "check a job (--check-only stops there); its memory, time and cost, before a GPU is rented",
     "render": "write the file that runs a job at a place, and say the command that submits it",
     "status": "what a job is doing, read from its output",
     "verify-resume": "prove on this machine that an interrupted run equals an uninterrupted one",
@@ -159,6 +159,8 @@ def _run_task(command: str, words: list[str]) -> None:
 def _plan(words: list[str]) -> None:
     from sidestep.planning.flags import add_plan_flags
 
+    if "--offline" in words:  # places are not looked at then, and need not be named
+        words = ["--audio-dir", "songs", "--output-dir", "output", *words]
     parser = _job_parser("plan", "sidestep plan [JOB.YAML] [flags]")
     options, spec, _ = _resolve(parser, words, {}, add_plan_flags(parser))
 

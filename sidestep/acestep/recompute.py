@@ -13,8 +13,7 @@ def recompute_layers(transformer: AceStepTransformer1DModel, ratio: float) -> No
     The first ones, because the backward pass comes to them last: what the others kept is free by then,
     so that a layer's recomputed activations never add to the peak.
     """
-    count = round(ratio * len(transformer.layers))
-    recomputed = set(transformer.layers[:count])
+    recomputed = set(transformer.layers[: recomputed_layers(len(transformer.layers), ratio)])
 
     def call(layer: nn.Module, *inputs: Any) -> Tensor:
         # The random state is kept by default, so that dropout draws the same again.
@@ -22,3 +21,8 @@ def recompute_layers(transformer: AceStepTransformer1DModel, ratio: float) -> No
 
     if recomputed:
         transformer.enable_gradient_checkpointing(call)
+
+
+def recomputed_layers(count: int, ratio: float) -> int:
+    """How many of `count` layers are recomputed."""
+    return round(ratio * count)

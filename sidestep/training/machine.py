@@ -19,6 +19,8 @@ from sidestep.spec.schema import RuntimeSpec
 
 log = logging.getLogger(__name__)
 
+logging.getLogger("lightning").handlers.clear()  # it prints its precision beside our log, which says it too
+
 _PACKAGES = ("side-step", "torch", "diffusers", "peft", "lycoris-lora", "transformers")
 _FABRIC_PRECISION: dict[str, Literal["bf16-mixed", "16-mixed", "32-true"]] = {
     "bf16": "bf16-mixed",

@@ -1,0 +1,114 @@
+"""What a training step takes of a GPU's memory, part by part."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from sidestep.planning.trace import Trace, trace_step
+from sidestep.spec.schema import JobSpec
+
+CONTEXT = 1.0e9
+"""Assumed for CUDA's context, cuBLAS' workspace, loaded kernels, and what the allocator cannot use."""
+
+MULTIPROCESSORS = 132
+"""Assumed of the GPU: an H100's; smaller cards have fewer."""
+
+_BLOCK = 256  # of bitsandbytes: values that share a scale
+_SMALL = 4096  # tensors with fewer values keep 32 bits
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by part, and the trace they come from."""
+
+    weights: float
+    adapter: float
+    gradients: float
+    optimizer: float
+    activations: float
+    attention: float
+    context: float
+    trace: Trace
+
+    @property
+    def total(self) -> float:
+        return sum(self.parts().values())
+
+    def parts(self) -> dict[str, float]:
+        names = ("weights", "adapter", "gradients", "optimizer", "activations", "attention", "context")
+        return {name: getattr(self, name) for name in names}
+
+
+def memory_of(spec: JobSpec, config: dict[str, Any], precision: str, frames: int, tokens: int) -> Memory:
+    """The most that a step on a song of `frames` latents and `tokens` condition tokens takes.
+
+    Gradients and optimizer state are there from the second micro-batch on, so they count beside activations.
+    """
+    train = spec.train
+    trace = trace_step(
+        config,
+        train.adapter,
+        recomputed=train.gradient_checkpointing_ratio if train.gradient_checkpointing else 0.0,
+        precision=precision,
+        frames=frames,
+        conditions=tokens,
+    )
+    return Memory(
+        weights=trace.weights,
+        adapter=4 * trace.adapter_parameters,
+        gradients=4 * trace.adapter_parameters,
+        optimizer=optimizer_bytes(train.optimizer_type, trace.shapes),
+        activations=trace.peak,
+        attention=attention_workspace(config, precision, frames, tokens, spec.runtime.deterministic),
+        context=CONTEXT,
+        trace=trace,
+    )
+
+
+def optimizer_bytes(optimizer: str, shapes: Iterable[tuple[int, ...]]) -> int:
+    """What an optimizer keeps for parameters of these shapes, in fp32 unless it says otherwise.
+
+    adamw: two moments. adamw8bit: two bytes per value, and a scale for each block of 256 and moment; tensors
+    below 4096 values keep two moments in fp32. adafactor: for a matrix one value per row and column.
+    prodigy: two moments and a running sum, and the initial values of what does not start at zero: of LoRA's
+    two factors one, so half is counted.
+    """
+    return sum(_optimizer_bytes(optimizer, shape) for shape in shapes)
+
+
+def _optimizer_bytes(optimizer: str, shape: tuple[int, ...]) -> int:
+    size = prod(shape)
+    match optimizer:
+        case "adamw":
+            return 8 * size
+        case "adamw8bit":
+            return 2 * size + 8 * -(-size // _BLOCK) if size >= _SMALL else 8 * size
+        case "adafactor":
+            return 4 * (shape[-1] + shape[-2]) * prod(shape[:-2]) if len(shape) > 1 else 4 * size
+        case "prodigy":
+            return 14 * size
+    raise AssertionError(optimizer)
+
+
+def attention_workspace(
+    config: dict[str, Any], precision: str, frames: int, tokens: int, deterministic: bool
+) -> int:
+    """Bytes that CUDA's attention kernels take in the backward pass, beyond the tensors that go in and out.
+
+    The fused kernels (flash, memory-efficient) hold no scores. In half precision they add up the gradients
+    of query, key and value in fp32, 4 bytes for each value, and keep 8 bytes of statistics for each row of
+    scores. For the same bits each time, flash adds up the query's once for each group of multiprocessors
+    that shares the heads. It is one layer's at a time: a full one's, with the song's keys or the conditions',
+    whichever are more.
+
+    Source: dq_accum, dk_accum, dv_accum, softmax_d and nsplits of flash-attention 2; gQ_accum, gK_accum and
+    gV_accum of xformers' memory-efficient kernels. torch carries both.
+    """
+    patches = -(-frames // config.get("patch_size", 2))
+    heads, size = config["num_attention_heads"], config["head_dim"]
+    statistics = 8 * heads * patches
+    if precision == "fp32":
+        return statistics
+    copies = -(-MULTIPROCESSORS // heads) if deterministic else 1
+    return 4 * heads * size * (copies * patches + 2 * max(patches, tokens)) + statistics

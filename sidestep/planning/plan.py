@@ -1,0 +1,208 @@
+"""What a training run needs and costs: songs and steps, memory by part, time and money by card."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from sidestep.acestep.config import read_config
+from sidestep.acestep.layout import ALIASES, find_variant, open_checkpoints
+from sidestep.planning.cards import CARDS, GIB, Card
+from sidestep.planning.figures import Figure, duration, gigabytes
+from sidestep.planning.fit import Change, changes_to_fit
+from sidestep.planning.memory import Memory, memory_of
+from sidestep.planning.preemption import RESTART_SECONDS, Preemptions, plan_for_preemptions
+from sidestep.planning.releases import released_config
+from sidestep.planning.songs import Songs
+from sidestep.runtime.errors import BadSpecError
+from sidestep.spec.schema import JobSpec
+from sidestep.training.schedule import Schedule
+
+_TERA = 1e12
+
+
+@dataclass(frozen=True)
+class OnCard:
+    """A run on one card. Without a price there is no cost."""
+
+    card: Card
+    precision: str
+    memory: float  # bytes
+    seconds: float
+    cost: float | None
+
+    @property
+    def fits(self) -> bool:
+        return self.memory <= self.card.memory
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What makes the job fit `limit` bytes: [] where it does already, None where nothing here does."""
+
+    limit: float
+    changes: list[Change] | None
+    memory: float  # bytes, with these changes or with all that there are
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The figures of a training run by name, and what follows from them."""
+
+    name: str
+    job: dict[str, Figure]
+    precision: str
+    memory: dict[str, Figure]
+    cards: list[OnCard]
+    preemptions: dict[str, Figure]
+    fit: Fit | None
+
+
+def make_plan(
+    spec: JobSpec,
+    config: dict[str, Any],
+    songs: Songs,
+    *,
+    limit: float | None = None,
+    hours_between_preemptions: float | None = None,
+) -> Plan:
+    """The plan of training `spec` on `songs` with the model of `config` (an original config.json).
+
+    Args:
+        limit: bytes that the job is to fit, if any.
+        hours_between_preemptions: how long a machine is kept on the average, where it may be taken away.
+    """
+    schedule = Schedule.of(spec.train, len(songs.seconds))
+    micro_batches = min(schedule.total_steps * schedule.accumulation, schedule.epochs * schedule.samples)
+    precision = "bf16" if spec.runtime.precision == "auto" else spec.runtime.precision
+    memory = _memory(spec, config, songs, precision)
+    mean = sum(songs.seconds) / len(songs.seconds)
+    flops_per_song = _memory(spec, config, songs, precision, seconds=mean).trace.flops
+    flops = flops_per_song * micro_batches
+
+    state = memory.adapter + memory.optimizer
+    preemptions = (
+        plan_for_preemptions(state, hours_between_preemptions * 3600) if hours_between_preemptions else None
+    )
+    stretch = 1 + preemptions.share if preemptions else 1.0
+
+    def on_cards() -> Iterator[OnCard]:
+        for card in CARDS:
+            as_run = card.precision(spec.runtime.precision)
+            if as_run == "bf16" and not card.has_bf16:
+                continue
+            seconds = card.seconds(flops, as_run) * stretch
+            price = spec.runtime.price_per_hour
+            cost = None if price is None else price * seconds / 3600
+            yield OnCard(card, as_run, _memory(spec, config, songs, as_run).total, seconds, cost)
+
+    return Plan(
+        name=spec.name,
+        job=_job(spec, songs, schedule, memory, flops_per_song, flops),
+        precision=precision,
+        memory=_parts(memory),
+        cards=list(on_cards()),
+        preemptions=_preemptions(preemptions) if preemptions else {},
+        fit=_fit(spec, config, songs, limit) if limit else None,
+    )
+
+
+def config_of(spec: JobSpec, *, offline: bool) -> dict[str, Any]:
+    """The model's config.json: the one in checkpoint_dir, or offline the release's that is built in.
+
+    Raises what reading it raises; BadSpecError for a model that is not built in.
+    """
+    if offline:
+        alias = {folder: alias for alias, folder in ALIASES.items()}.get(
+            spec.model_variant, spec.model_variant
+        )
+        if alias not in ALIASES and spec.base_model is None:
+            raise BadSpecError(
+                f"model_variant {spec.model_variant}: --offline knows {', '.join(ALIASES)} alone. "
+                "Say with base_model which of them it was made from."
+            )
+        return released_config(alias if alias in ALIASES else str(spec.base_model))
+    store = open_checkpoints(spec.checkpoint_dir, spec.storage)
+    folder = find_variant(store, spec.model_variant).folder
+    with TemporaryDirectory() as temporary:
+        local = Path(temporary, folder)
+        local.mkdir()
+        (local / "config.json").write_bytes(store.read_bytes(f"{folder}/config.json"))
+        return read_config(local, spec.base_model)
+
+
+def _memory(
+    spec: JobSpec, config: dict[str, Any], songs: Songs, precision: str, seconds: float | None = None
+) -> Memory:
+    """Of a step on the longest song, or on one of `seconds`."""
+    frames = songs.frames(songs.longest if seconds is None else seconds, spec.train.chunk_duration)
+    return memory_of(spec, config, precision, frames, songs.tokens)
+
+
+def _job(
+    spec: JobSpec, songs: Songs, schedule: Schedule, memory: Memory, flops_per_song: float, flops: float
+) -> dict[str, Figure]:
+    count, sound, trace = len(songs.seconds), sum(songs.seconds), memory.trace
+    seen = min(songs.longest, spec.train.chunk_duration or songs.longest)
+    adapter = {"lora": "LoRA", "lokr": "LoKR"}[spec.train.adapter.type]
+    return {
+        "songs": Figure(count, f"{count}, {duration(sound)} of sound ({songs.found})", songs.basis),
+        "longest": Figure(seen, f"{seen:.0f} s of a song in a step", songs.basis),
+        "conditions": Figure(songs.tokens, f"up to {songs.tokens} tokens a song", songs.tokens_basis),
+        "steps": Figure(
+            schedule.total_steps,
+            f"{schedule.total_steps:,} ({schedule.epochs} epochs of {schedule.steps_per_epoch})",
+            songs.basis if songs.basis == "assumed" else "computed",
+        ),
+        "adapter": Figure(
+            trace.adapter_parameters,
+            f"{adapter}, {trace.adapter_parameters:,} parameters in {trace.adapter_tensors} tensors",
+            "computed",
+        ),
+        "compute": Figure(
+            flops, f"{flops_per_song / _TERA:,.1f} TFLOP a song, {flops / _TERA:,.0f} in all", "computed"
+        ),
+    }
+
+
+def _parts(memory: Memory) -> dict[str, Figure]:
+    parts = {
+        name: Figure(size, gigabytes(size), "assumed" if name == "context" else "computed")
+        for name, size in memory.parts().items()
+    }
+    return {**parts, "total": Figure(memory.total, gigabytes(memory.total), "computed")}
+
+
+def _preemptions(found: Preemptions) -> dict[str, Figure]:
+    minutes = max(found.interval / 60, 1)
+    return {
+        "machine kept": Figure(found.between, f"{duration(found.between)} on the average", "assumed"),
+        "commit": Figure(found.commit, f"{duration(found.commit)} each", "assumed"),
+        "restart": Figure(RESTART_SECONDS, f"{duration(RESTART_SECONDS)} each", "assumed"),
+        "commit every": Figure(
+            found.interval, f"{minutes:.0f} min (train.checkpoint.every_minutes)", "computed"
+        ),
+        "lost": Figure(found.share, f"{found.share:.1%} more time, in the table above", "computed"),
+    }
+
+
+def _fit(spec: JobSpec, config: dict[str, Any], songs: Songs, limit: float) -> Fit:
+    def total(changed: JobSpec) -> float:
+        precision = "bf16" if changed.runtime.precision == "auto" else changed.runtime.precision
+        return _memory(changed, config, songs, precision).total
+
+    changes, memory = changes_to_fit(spec, songs.longest, total, limit)
+    return Fit(limit, changes, memory)
+
+
+def size_in_bytes(text: str) -> float:
+    """12GB, 12 GB or 11.5GiB as bytes. Raises ValueError for anything else."""
+    number = text.strip()
+    for unit, size in (("GiB", GIB), ("GB", 1e9), ("G", 1e9)):
+        if number.lower().endswith(unit.lower()):
+            value = float(number[: -len(unit)]) * size
+            if not 0 < value < float("inf"):
+                break
+            return value
+    raise ValueError(f"{text!r} is no size such as 12GB or 11.5GiB")

@@ -1,0 +1,105 @@
+"""A plan as people read it in 80 columns, and as scripts do."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from sidestep.planning.checks import WIDTH
+from sidestep.planning.figures import Figure, duration, gigabytes
+from sidestep.planning.plan import Fit, OnCard, Plan
+
+_BASIS_WIDTH = 10
+
+
+def as_text(plan: Plan) -> str:
+    """The whole plan, each figure with where it comes from."""
+    sections = [
+        _section(f"Plan of {plan.name}", plan.job),
+        _section(f"Memory of the GPU, in {plan.precision}", plan.memory),
+        _cards(plan.cards),
+    ]
+    if plan.preemptions:
+        sections.append(_section("Preemptions", plan.preemptions))
+    if plan.fit:
+        sections.append(_fit(plan.fit))
+    return "\n".join(sections)
+
+
+def as_data(plan: Plan) -> dict[str, Any]:
+    """The plan for JSON: bytes, seconds, FLOPs, and each figure's basis."""
+    return {
+        "name": plan.name,
+        "precision": plan.precision,
+        "job": _data(plan.job),
+        "memory": _data(plan.memory),
+        "cards": [
+            {
+                "name": row.card.name,
+                "memory": row.card.memory,
+                "precision": row.precision,
+                "needed": row.memory,
+                "fits": row.fits,
+                "seconds": row.seconds,
+                "cost": row.cost,
+                "efficiency": row.card.efficiency,
+            }
+            for row in plan.cards
+        ],
+        "preemptions": _data(plan.preemptions),
+        "fit": None if plan.fit is None else asdict(plan.fit),
+    }
+
+
+def _data(figures: Mapping[str, Figure]) -> dict[str, Any]:
+    return {name: asdict(figure) for name, figure in figures.items()}
+
+
+def _section(title: str, figures: Mapping[str, Figure]) -> str:
+    name_width = max(map(len, figures)) + 2
+    lines = [title]
+    for name, figure in figures.items():
+        line = f"  {name:{name_width}}{figure.says}"
+        lines.append(f"{line:{WIDTH - _BASIS_WIDTH}}  {figure.basis}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _cards(rows: list[OnCard]) -> str:
+    """Cards with fp32 stand for those without bf16; the efficiency is what is assumed of the peak."""
+    cost = "cost" if any(row.cost is not None for row in rows) else ""
+    lines = [
+        "Cards: the time of training alone, computed from its FLOPs, the peak of the data",
+        "sheet, and the share of it that is assumed to be reached",
+        f"  {'':12}{'memory':>8}{'needs':>10}{'share':>21}{'time':>11}{cost:>10}".rstrip(),
+    ]
+    for row in rows:
+        verdict = "fits" if row.fits else "too small"
+        cost = f"{row.cost:>10,.2f}" if row.cost is not None else ""
+        lines.append(
+            f"  {row.card.name:12}{row.card.gib:>4} GiB{gigabytes(row.memory):>10}  {verdict:9}"
+            f" {row.precision if row.precision != 'bf16' else '':4}"
+            f"{row.card.efficiency:>6.0%}{duration(row.seconds):>11}{cost}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _fit(fit: Fit) -> str:
+    limit = gigabytes(fit.limit)
+    if fit.changes is None:
+        return (
+            f"It does not fit {limit}, whatever is changed here: it takes {gigabytes(fit.memory)} at least\n"
+            "  a smaller model (base instead of xl-base), or a card with more memory\n"
+        )
+    if not fit.changes:
+        return f"It fits {limit} as it is.\n"
+    lines = [f"It fits {limit} with these changes, and then takes {gigabytes(fit.memory)}:"]
+    for change in fit.changes:
+        settings = ", ".join(f"{name}: {_yaml(value)}" for name, value in change.settings.items())
+        lines.append(f"  {settings}")
+        lines.append(f"      {change.price}")
+    return "\n".join(lines) + "\n"
+
+
+def _yaml(value: Any) -> str:
+    return (
+        str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else value
+    )

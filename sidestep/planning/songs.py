@@ -1,0 +1,108 @@
+"""How many songs, how long, and how many condition tokens: read where that is cheap, else assumed.
+
+Files on this machine say it in their headers. From a bucket nothing is pulled for a plan: sizes, which its
+listing gives, stand for durations.
+"""
+
+import math
+import posixpath
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sidestep.acestep.vae import LATENTS_PER_SECOND
+from sidestep.data.audio import seconds_by_header
+from sidestep.data.dataset import Song, read_songs
+from sidestep.data.tensors import list_samples, read_sample
+from sidestep.planning.figures import Basis
+from sidestep.spec.schema import JobSpec
+from sidestep.storage.store import FileInfo, Store, open_store
+
+TOKENS = 512
+"""Condition tokens of a song with some verses of lyrics: a prompt of 100 to 256, the lyrics, and timbre."""
+
+WIDTH = 2048
+"""Of a condition token, in all released models."""
+
+_KILOBITS = {".wav": 1411, ".flac": 900, ".mp3": 256, ".m4a": 192, ".ogg": 192, ".opus": 128}
+"""Per second of sound, as music is usually stored."""
+
+_FRAME_BYTES = 4 * (64 + 128 + 1)  # in a tensor file: latents, context and mask
+_TOKEN_BYTES = 4 * (WIDTH + 1)  # a condition token and its mask
+
+
+@dataclass(frozen=True)
+class Songs:
+    """What is trained on. `basis` says how the seconds were found, `tokens_basis` the tokens."""
+
+    seconds: tuple[float, ...]  # of each song, as far as it is used
+    basis: Basis
+    tokens: int  # condition tokens of the song with the most
+    tokens_basis: Basis
+    found: str  # for people: where
+
+    @property
+    def longest(self) -> float:
+        return max(self.seconds)
+
+    def frames(self, seconds: float, chunk: float | None) -> int:
+        """Latents that a step sees of a song of this length."""
+        return max(math.ceil(min(seconds, chunk or seconds) * LATENTS_PER_SECOND), 1)
+
+
+def assumed_songs(count: int, seconds: float) -> Songs:
+    """So many songs of one length, for a plan without access to any."""
+    return Songs((seconds,) * count, "assumed", TOKENS, "assumed", "not looked at")
+
+
+def find_songs(spec: JobSpec) -> Songs:
+    """The job's songs: its tensors, where it trains on tensors that are there, else the sound files.
+
+    Raises what reading the dataset raises: MissingInputError, BadDataError.
+    """
+    if spec.task in ("train", "estimate"):
+        return _of_tensors(open_store(spec.tensors_place, spec.storage))
+    return _of_sound(read_songs(spec), spec.preprocess.max_duration)
+
+
+def _of_tensors(store: Store) -> Songs:
+    files = list_samples(store)
+    if store.local_root is None:
+        frames = [max(file.size - TOKENS * _TOKEN_BYTES, _FRAME_BYTES) / _FRAME_BYTES for file in files]
+        seconds = tuple(count / LATENTS_PER_SECOND for count in frames)
+        return Songs(seconds, "assumed", TOKENS, "assumed", f"from the tensors' sizes in {store.place}")
+    sizes = [_tensor_sizes(store.local_root / file.path) for file in files]
+    seconds = tuple(frames / LATENTS_PER_SECOND for frames, _ in sizes)
+    tokens = max(tokens for _, tokens in sizes)
+    return Songs(seconds, "measured", tokens, "measured", f"the tensors in {store.place}")
+
+
+def _tensor_sizes(path: Path) -> tuple[int, int]:
+    """Frames and condition tokens of a tensor file. It is mapped: its masks are read, and little else."""
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return int((data["attention_mask"] != 0).sum()), int((data["encoder_attention_mask"] != 0).sum())
+    except Exception:  # noqa: BLE001 - a file of another form: the reader reads it, or says what is wrong
+        sample = read_sample(path)
+        return len(sample.target_latents), len(sample.encoder_hidden_states)
+
+
+def _of_sound(songs: Sequence[Song], limit: float) -> Songs:
+    if all(song.store.local_root for song in songs):
+        by_header = [seconds_by_header(Path(song.store.place) / song.path) for song in songs]
+        if None not in by_header:
+            seconds = _limited((found for found in by_header if found is not None), limit)
+            return Songs(seconds, "measured", TOKENS, "assumed", "the songs' headers")
+    seconds = _limited((_seconds_by_size(song.file) for song in songs), limit)
+    return Songs(seconds, "assumed", TOKENS, "assumed", "from the songs' sizes at usual bit rates")
+
+
+def _limited(seconds: Iterable[float], limit: float) -> tuple[float, ...]:
+    return tuple(min(found, limit) for found in seconds)
+
+
+def _seconds_by_size(file: FileInfo) -> float:
+    suffix = posixpath.splitext(file.path)[1].lower()
+    return file.size * 8 / (_KILOBITS[suffix] * 1000)

@@ -1,0 +1,262 @@
+"""One training step on tensors that have shapes and no content: what it keeps, and what it computes.
+
+The step is the real one: our adapter put into diffusers' decoder, our checkpointing, attention and loss,
+under Fabric's precision. Tensors are FakeTensors on the CPU: autograd then keeps exactly what it keeps in a
+real step. (On the meta device attention takes another path, whose scores are quadratic in the length.)
+
+Layers repeat themselves, so a step of a few stands for one of all: of each kind of layer the last is kept,
+and what it adds counts once for each layer of its kind. That is exact, as kinds differ in all that matters.
+"""
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from diffusers import AceStepTransformer1DModel
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from sidestep import adapters
+from sidestep.acestep.attention import WindowedAttnProcessor
+from sidestep.acestep.loading import build_transformer
+from sidestep.acestep.recompute import recompute_layers, recomputed_layers
+from sidestep.acestep.weights import load_exactly
+from sidestep.spec.training import AdapterSpec
+from sidestep.training.flow import Batch, flow_loss
+from sidestep.training.machine import Machine
+
+_CPU_SDPA = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_CPU_SDPA_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+_FLOPS: dict[Any, Callable[..., int]] = {
+    **flop_registry,
+    # torch's table has all of CUDA's attention kernels, and of the CPU's none.
+    _CPU_SDPA: lambda query, key, value, *_, **__: sdpa_flop_count(query.shape, key.shape, value.shape),
+    _CPU_SDPA_BACKWARD: lambda gradient, query, key, value, *_, **__: sdpa_backward_flop_count(
+        gradient.shape, query.shape, key.shape, value.shape
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One micro-batch of a single song. Bytes, but for the two counts and FLOPs."""
+
+    weights: int  # of the frozen decoder
+    adapter_tensors: int
+    adapter_parameters: int
+    shapes: tuple[torch.Size, ...]  # of the adapter's tensors
+    kept: int  # by autograd, from the end of the forward pass on
+    peak: int  # the most that is in memory at a time beside weights, adapter, its gradients and optimizer
+    flops: int  # forward, backward and what is computed again
+
+
+def trace_step(
+    config: dict[str, Any],
+    adapter: AdapterSpec,
+    *,
+    recomputed: float,
+    precision: str,
+    frames: int,
+    conditions: int,
+) -> Trace:
+    """Trace a step on one song of `frames` latents and `conditions` condition tokens.
+
+    `config` is an original config.json, `recomputed` the share of layers under gradient checkpointing,
+    `precision` bf16, fp16 or fp32. Raises BadSpecError where the adapter's targets do not fit the model.
+    """
+    frozen = tuple(sorted((key, str(value)) for key, value in config.items()))
+    return _trace(
+        _Hashed(frozen, config), adapter.model_dump_json(), recomputed, precision, frames, conditions
+    )
+
+
+@dataclass(frozen=True)
+class _Hashed:
+    """A config as a key of the cache: plans of neighbouring settings share their traces."""
+
+    key: tuple[tuple[str, str], ...]
+    config: dict[str, Any]
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashed) and self.key == other.key
+
+
+@lru_cache(maxsize=256)
+def _trace(
+    hashed: _Hashed, adapter_json: str, recomputed: float, precision: str, frames: int, conditions: int
+) -> Trace:
+    config = hashed.config
+    # fp16 is as wide as bf16, which CPUs have.
+    machine = Machine(torch.device("cpu"), "fp32" if precision == "fp32" else "bf16")
+    with torch.device("meta"):
+        transformer = build_transformer(config)
+        load_exactly(transformer, transformer.state_dict().items(), "meta", machine.dtype, "the config")
+        transformer.requires_grad_(False)
+        weights = sum(weight.nbytes for weight in transformer.state_dict().values())
+        adapter = adapters.inject(transformer, AdapterSpec.model_validate_json(adapter_json), seed=0)
+    transformer.set_attn_processor(WindowedAttnProcessor())
+    recompute_layers(transformer, recomputed)
+    parameters = adapter.parameters()
+    kinds = _kinds(transformer, parameters, recomputed)
+    shown = {kind: index for index, kind in enumerate(kinds)}  # the last layer of each kind
+    transformer.layers = nn.ModuleList(transformer.layers[index] for index in sorted(shown.values()))
+    meter = _measure_step(machine, transformer, sorted(shown.values()), len(kinds), frames, conditions)
+
+    left_out = {index: shown[kind] for index, kind in enumerate(kinds) if shown[kind] != index}
+
+    def of_left_out(amounts: Counter[int], before: int) -> int:
+        return sum(amounts[like] for index, like in left_out.items() if index < before)
+
+    return Trace(
+        weights=weights,
+        adapter_tensors=len(parameters),
+        adapter_parameters=sum(parameter.numel() for parameter in parameters.values()),
+        shapes=tuple(parameter.shape for parameter in parameters.values()),
+        kept=meter.kept.total() + of_left_out(meter.kept, before=len(kinds)),
+        # While a layer is at work, what the layers before it keep is in memory; that of later ones is gone.
+        peak=max(peak + of_left_out(meter.kept, before=layer) for layer, peak in meter.peaks.items()),
+        flops=meter.flops.total() + of_left_out(meter.flops, before=len(kinds)),
+    )
+
+
+def _kinds(
+    transformer: AceStepTransformer1DModel, parameters: dict[str, nn.Parameter], recomputed: float
+) -> list[tuple[Any, ...]]:
+    """What makes two layers keep and compute the same: window, adapter, checkpointing, and gradients.
+
+    The first layer with an adapter passes no gradient on, and those before it have none at all.
+    """
+    adapted: list[list[Any]] = [[] for _ in transformer.layers]
+    for name, parameter in parameters.items():
+        _, layer, within = name.split(".", 2)
+        adapted[int(layer)].append((within, parameter.shape))
+    first = next(index for index, found in enumerate(adapted) if found)
+    return [
+        (
+            layer.self_attn.sliding_window,
+            tuple(adapted[index]),
+            index < recomputed_layers(len(adapted), recomputed),
+            (index > first) - (index < first),
+        )
+        for index, layer in enumerate(transformer.layers)
+    ]
+
+
+def _measure_step(
+    machine: Machine,
+    transformer: AceStepTransformer1DModel,
+    numbers: list[int],
+    head: int,
+    frames: int,
+    conditions: int,
+) -> "_Meter":
+    """Forward and backward. `numbers` are the layers' in the whole decoder, `head` comes after them all."""
+    # What comes to be inside is fake by itself; the weights on the meta device are let in to be made so.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        transformer.to_empty(device="cpu")
+        fabric = machine.fabric()
+        model = fabric.setup_module(transformer, move_to_device=False)
+        model.train()
+        batch = Batch(
+            latents=torch.empty(1, frames, 64),
+            context=torch.empty(1, frames, 128),
+            conditions=torch.empty(1, conditions, transformer.condition_embedder.in_features),
+            timesteps=torch.empty(1),
+            noise=torch.empty(1, frames, 64),
+        )
+        # The batch is a few megabytes at most.
+        with _Meter([*transformer.parameters(), *transformer.buffers(), *vars(batch).values()]) as meter:
+            for parameter in transformer.parameters():
+                if parameter.requires_grad:
+                    parameter.register_post_accumulate_grad_hook(meter.leave_out)
+            with meter.watch(transformer.layers, numbers, head):
+                loss = flow_loss(model, batch)
+            meter.kept = Counter(meter.held)
+            fabric.backward(loss)
+    return meter
+
+
+class _Meter(TorchDispatchMode):
+    """Counts FLOPs and the bytes of live storages by the layer that is at work. Gradients are left out."""
+
+    def __init__(self, ignored: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.layer = -1  # what comes before the first
+        self.flops: Counter[int] = Counter()
+        self.held: Counter[int] = Counter()
+        self.kept: Counter[int] = Counter()
+        self.peaks: Counter[int] = Counter()
+        self._known: dict[int, Any] = {tensor.untyped_storage()._cdata: None for tensor in ignored}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if count := _FLOPS.get(func._overloadpacket):
+            self.flops[self.layer] += count(*args, **(kwargs or {}), out_val=result)
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._see(tensor)
+        return result
+
+    @contextmanager
+    def watch(self, layers: Iterable[nn.Module], numbers: Iterable[int], head: int) -> Iterator[None]:
+        """Notice which of `layers` is at work: in a forward pass inside the block, and in its backward pass.
+
+        A layer's backward pass begins with the gradient of its output, and ends where the next one's begins.
+        """
+
+        def enter(number: int) -> Callable[..., None]:
+            def at_work(*_: Any) -> None:
+                self.layer = number
+
+            return at_work
+
+        def leave(number: int) -> Callable[..., None]:
+            def watch_gradient(_layer: nn.Module, _inputs: Any, output: Tensor) -> None:
+                self.layer = head  # until the next one begins
+                if output.requires_grad:
+                    output.register_hook(enter(number))
+
+            return watch_gradient
+
+        hooks = []
+        for layer, number in zip(layers, numbers, strict=True):
+            hooks += [
+                layer.register_forward_pre_hook(enter(number)),
+                layer.register_forward_hook(leave(number)),
+            ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def leave_out(self, parameter: nn.Parameter) -> None:
+        """Count a finished gradient no more: it stays, and is counted with the adapter."""
+        assert parameter.grad is not None
+        self._forget(parameter.grad.untyped_storage()._cdata)
+
+    def _see(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._known:
+            alive = weakref.ref(storage, lambda _: self._forget(key))
+            self._known[key] = (alive, self.layer, storage.nbytes())
+            self.held[self.layer] += storage.nbytes()
+            self.peaks[self.layer] = max(self.peaks[self.layer], self.held.total())
+
+    def _forget(self, key: int) -> None:
+        if known := self._known.pop(key, None):
+            _, layer, size = known
+            self.held[layer] -= size
