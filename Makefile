@@ -6,7 +6,7 @@ export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format typecheck music bench clean
-.PHONY: tools image test-image sbom chart test-chart cuda-check
+.PHONY: tools image test-image sbom chart test-chart cuda-check jobs test-places
 
 # Of the image and the chart: the engine (docker or podman), what is built (cuda, cpu or shell), and helm.
 ENGINE ?= $(firstword $(notdir $(shell command -v docker podman)) docker)
@@ -74,6 +74,12 @@ chart: setup ## what the chart takes from the code, helm lint, and the package i
 
 test-chart: tools ## the chart's manifests against Kubernetes' schemas and rules (needs helm)
 	@HELM="$(HELM)" $(RUN) pytest -m chart
+
+jobs: setup ## render the files of jobs/ anew from jobs/specs/
+	@$(RUN) tests.places.committed
+
+test-places: setup ## what SkyPilot's, dstack's and Vast's own packages make of what is rendered for them
+	@$(RUN) pytest -m places
 
 clean: ## remove caches, demo/ and build output; .venv stays
 	rm -rf demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,7 +2,7 @@
 
 import shlex
 
-from sidestep.places.job import WORKSPACE, Job
+from sidestep.places.job import WORKSPACE, Job, local_places
 from sidestep.places.place import Place, Rendered
 from sidestep.places.yaml11 import commented
 from sidestep.runtime.errors import UsageError
@@ -28,7 +28,7 @@ def mounts(job: Job) -> dict[str, bool]:
     Raises UsageError for a path that the engines' `source:target` notation cannot say.
     """
     found: dict[str, bool] = {}
-    for path, place in job.local_places.items():
+    for path, place in local_places(job.spec).items():
         if set(":,") & set(str(place)):
             name = ".".join(path)
             raise UsageError(f"{name} = {place}: a container engine cannot mount a path with a ':' or a ','")

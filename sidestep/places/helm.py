@@ -23,8 +23,8 @@ def render(job: Job) -> Rendered:
 PLACE = Place(
     name="helm",
     suffix=".values.yaml",
-    reclaim=kubernetes.PLACE.reclaim,
-    notice=kubernetes.PLACE.notice,
-    next_attempt=kubernetes.PLACE.next_attempt,
+    reclaim="as kubernetes: the chart makes the same Job",
+    notice="as kubernetes",
+    next_attempt="as kubernetes",
     render=render,
 )

@@ -70,35 +70,10 @@ class Job:
     @property
     def secrets(self) -> tuple[str, ...]:
         """The names of the environment variables that hold this job's credentials."""
-        schemes = {place.partition("://")[0] for place in self.places.values() if "://" in place}
+        schemes = {place.partition("://")[0] for place in places(self.spec).values() if "://" in place}
         if self.spec.storage.anonymous:
             schemes.discard("s3")
         return tuple(name for scheme in sorted(schemes & CREDENTIALS.keys()) for name in CREDENTIALS[scheme])
-
-    @property
-    def places(self) -> dict[FieldPath, str]:
-        """Every place that the job reads or writes, those of the defaults too, by path."""
-        found: dict[FieldPath, str] = {}
-        for path in _PLACES:
-            value: Any = self.spec
-            for name in path:
-                value = getattr(value, name)
-            if value is not None:
-                found[path] = value
-        found["output_dir",] = self.spec.output_place
-        return found
-
-    @property
-    def local_places(self) -> dict[FieldPath, Path]:
-        """Those that are paths, absolute. `resume_from: checkpoint-epoch-50` is a name within the output."""
-        names = {
-            path for path, place in self.places.items() if path[-1] == "resume_from" and "/" not in place
-        }
-        return {
-            path: Path(place.removeprefix("file://")).expanduser().absolute()
-            for path, place in self.places.items()
-            if path not in names and (place.startswith("file://") or "://" not in place)
-        }
 
     @property
     def written(self) -> set[FieldPath]:
@@ -115,6 +90,29 @@ class Job:
     def environment(self) -> dict[str, str]:
         """What was given, as SIDESTEP_ variables."""
         return flattened(self.given)
+
+
+def places(spec: JobSpec) -> dict[FieldPath, str]:
+    """Every place that the job reads or writes, those of the defaults too, by path."""
+    found: dict[FieldPath, str] = {}
+    for path in _PLACES:
+        value: Any = spec
+        for name in path:
+            value = getattr(value, name)
+        if value is not None:
+            found[path] = value
+    found["output_dir",] = spec.output_place
+    return found
+
+
+def local_places(spec: JobSpec) -> dict[FieldPath, Path]:
+    """Those that are paths, absolute. `resume_from: checkpoint-epoch-50` is a name within the output."""
+    return {
+        path: Path(place.removeprefix("file://")).expanduser().absolute()
+        for path, place in places(spec).items()
+        if place.startswith("file://")
+        or not ("://" in place or (path[-1] == "resume_from" and "/" not in place))
+    }
 
 
 def nested(given: Mapping[FieldPath, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sidestep.places import docker, dstack, helm, kubernetes, runpod, skypilot, slurm, vast
 from sidestep.places.image import image_reference
-from sidestep.places.job import Job
+from sidestep.places.job import Job, local_places, places
 from sidestep.places.place import Place, Rendered
 from sidestep.runtime.errors import AccessError, UsageError
 from sidestep.spec.fields import Path as FieldPath
@@ -69,17 +69,18 @@ def rendered_for(
     `origins` are `resolve`'s: what nobody said is left to the image. The place adds what it has to: not
     more time to save than it leaves, and that its machine is given back.
     """
-    values = spec.model_dump(mode="json")
     given = said(spec, origins)
+    added: dict[FieldPath, Any] = {}
+    if place.local_paths:  # a path means the same in the container
+        added |= {path: str(folder) for path, folder in local_places(spec).items()}
     if place.grace_seconds is not None:
-        given[GRACE] = min(place.grace_seconds, spec.runtime.grace_seconds)
-        values["runtime"]["grace_seconds"] = given[GRACE]
+        added[GRACE] = min(place.grace_seconds, spec.runtime.grace_seconds)
     if place.rented and ON_EXIT not in given:
-        given[ON_EXIT] = values["runtime"]["on_exit"] = "terminate"
+        added[ON_EXIT] = "terminate"
     config, from_config = _spec_file(origins)
     job = Job(
-        JobSpec.model_validate(values),
-        given,
+        _with(spec, added),
+        {**given, **added},
         image,
         shlex.quote(file or default_file(place, spec)),
         config,
@@ -114,8 +115,8 @@ def _place(name: str) -> Place:
 def _check_suits(place: Place, job: Job) -> None:
     """Raise UsageError with everything of the spec that cannot be had at the place."""
     problems = []
-    if not place.local_paths and (local := job.local_places):
-        shown = ", ".join(f"{'.'.join(path)} = {job.places[path]}" for path in local)
+    if not place.local_paths and (local := local_places(job.spec)):
+        shown = ", ".join(f"{'.'.join(path)} = {places(job.spec)[path]}" for path in local)
         problems.append(
             f"its machines have none of this machine's folders: {shown}. "
             "Name places that they reach, such as s3://bucket/folder"
@@ -129,6 +130,16 @@ def _check_suits(place: Place, job: Job) -> None:
         raise UsageError(
             "\n".join([f"the spec does not suit {place.name}", *(f"  {one}" for one in problems)])
         )
+
+
+def _with(spec: JobSpec, values: Mapping[FieldPath, Any]) -> JobSpec:
+    plain = spec.model_dump(mode="json")
+    for (*sections, name), value in values.items():
+        section = plain
+        for key in sections:
+            section = section[key]
+        section[name] = value
+    return JobSpec.model_validate(plain)
 
 
 def _spec_file(origins: Mapping[str, str]) -> tuple[str | None, frozenset[FieldPath]]:

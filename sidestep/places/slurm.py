@@ -54,6 +54,10 @@ def _script(job: Job) -> str:
     variables = "".join(
         f"export APPTAINERENV_{name}={shlex.quote(value)}\n" for name, value in job.environment.items()
     )
+    passed_on = "".join(
+        f'[[ -z "${{{name}+set}}" ]] || export APPTAINERENV_{name}="${name}"\n'
+        for name in ("CUDA_VISIBLE_DEVICES", *job.secrets)
+    )
     makes = f"mkdir -p {' '.join(written)}" if written else ""
     return f"""\
 set -u
@@ -61,10 +65,7 @@ workspace=$(mktemp -d "${{SLURM_TMPDIR:-${{TMPDIR:-/tmp}}}}/sidestep-XXXXXX") ||
 trap 'rm -rf "$workspace"' EXIT
 {makes}
 # --cleanenv keeps the node's settings (PYTHONPATH, HF_HOME, ...) out. The image gets these variables.
-{variables}\
-for name in {" ".join(("CUDA_VISIBLE_DEVICES", *job.secrets))}; do
-    [[ -z "${{!name+set}}" ]] || export "APPTAINERENV_$name=${{!name}}"
-done
+{variables}{passed_on}
 {command}
 job=$!
 trap 'signalled=yes; kill -TERM "$job"' TERM

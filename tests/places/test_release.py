@@ -66,7 +66,7 @@ def run(
 ) -> int:
     """`sidestep run` on a rented machine, with a task that ends as `outcome`."""
 
-    def ends(spec: Any) -> None:
+    def ends(spec: Any, *others: Any, **more: Any) -> None:
         if outcome:
             raise outcome
 
