@@ -189,6 +189,10 @@ def _finished_before(attempt: Attempt, done: Record, recipe: dict[str, Any]) -> 
         return None
     if spec.train.resume_from:
         log.warning("This run is finished, so --resume-from plays no part")
+    if attempt.before.state != "done":  # its writer was lost after the last record
+        attempt.speak()
+        attempt.begin("publish")
+        attempt.report(step=numbers.progress.step, steps=numbers.progress.step)
     publish(attempt.commits, done, attempt.workspace)
     if store.info(RECEIPT) is None:
         write_receipt(attempt, done, numbers.recipe, numbers.progress)
