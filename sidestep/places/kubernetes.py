@@ -88,16 +88,17 @@ def _pod(job: Job, config_name: str) -> dict[str, Any]:
             "requests": {"cpu": "4", "memory": "16Gi", "ephemeral-storage": disk},
             "limits": {"nvidia.com/gpu": "1"} if job.wants_gpu else {},
         },
-        "livenessProbe": {
+        "livenessProbe": {  # the job touches the file whenever something advances
             "exec": {
                 "command": [
                     *("find", f"{WORKSPACE}/alive", "-mmin", f"+{HUNG_MINUTES}"),
-                    *("-exec", "false", "{}", "+"),  # find fails with it, or without the file
+                    *("-exec", "false", "{}", "+"),
                 ]
             },
             "initialDelaySeconds": 600,
             "periodSeconds": 60,
             "timeoutSeconds": 5,
+            "failureThreshold": 3,
         },
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -120,6 +121,7 @@ def _pod(job: Job, config_name: str) -> dict[str, Any]:
             "runAsUser": USER,
             "runAsGroup": 0,
             "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [container],
