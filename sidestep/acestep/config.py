@@ -76,15 +76,7 @@ def read_config(folder: Path, base_model: str | None = None) -> dict[str, Any]:
     Raises BadDataError where it is not the config of an ACE-Step 1.5 model.
     """
     path = folder / "config.json"
-    content = read_json(path)
-    try:
-        _Config.model_validate(content)
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors()]
-        raise BadDataError(
-            "\n  ".join([f"{path} is not an ACE-Step 1.5 model's:", *problems])
-            + "\n  checkpoint_dir and model_variant must lead to such a model's folder"
-        ) from error
+    content = parse_config(_read(path), str(path))
     config = {key: value for key, value in content.items() if value is not None}
     if "rope_theta" not in config:  # transformers 5 writes it one level deeper
         config["rope_theta"] = config.get("rope_parameters", {}).get("rope_theta", 1_000_000)
@@ -97,12 +89,41 @@ def read_config(folder: Path, base_model: str | None = None) -> dict[str, Any]:
     return RELEASES[base] | config
 
 
+def parse_config(content: bytes, name: str) -> dict[str, Any]:
+    """The content of a config.json as it is; `name` is what messages call the file.
+
+    Raises BadDataError where it is not the config of an ACE-Step 1.5 model.
+    """
+    config = parse_json(content, name)
+    try:
+        _Config.model_validate(config)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors()]
+        raise BadDataError(
+            "\n  ".join([f"{name} is not an ACE-Step 1.5 model's:", *problems])
+            + "\n  checkpoint_dir and model_variant must lead to such a model's folder"
+        ) from error
+    return config
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a checkpoint's file. Raises BadDataError where there is none."""
+    return parse_json(_read(path), str(path))
+
+
+def _read(path: Path) -> bytes:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise BadDataError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise BadDataError(f"{path} does not hold a JSON object")
-    return content
+        return path.read_bytes()
+    except OSError as error:
+        raise BadDataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def parse_json(content: bytes, name: str) -> dict[str, Any]:
+    """The JSON object in the content of a file called `name`. Raises BadDataError where there is none."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BadDataError(f"{name} is not JSON: {error}\n  download it again") from error
+    if not isinstance(found, dict):
+        raise BadDataError(f"{name} does not hold a JSON object")
+    return found

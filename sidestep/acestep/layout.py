@@ -9,9 +9,11 @@
 Only these files are ever pulled or read; the checkpoint's own Python (`modeling_*.py`) is not run.
 """
 
+import json
+import posixpath
 from dataclasses import dataclass
 
-from sidestep.runtime.errors import MissingInputError
+from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.spec.schema import StorageSpec
 from sidestep.storage.store import FileInfo, Store, open_store
 
@@ -21,6 +23,7 @@ ALIASES = {
     alias: f"acestep-v15-{alias}" for alias in ("turbo", "base", "sft", "xl-turbo", "xl-base", "xl-sft")
 }
 SILENCE_FILE = "silence_latent.pt"
+INDEX_SUFFIX = ".safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ def find_variant(store: Store, name: str) -> Part:
     Raises MissingInputError with the variants that there are, or the files that the folder lacks.
     """
     found = _folders(store)
+    if not found and store.local_root and not store.local_root.is_dir():
+        raise MissingInputError(f"there is no folder {store.place}. Check the path, and what is mounted.")
     folder = name if name in found else ALIASES.get(name, name)
     if folder not in found:
         raise MissingInputError(
@@ -49,7 +54,9 @@ def find_variant(store: Store, name: str) -> Part:
             f"  there: {_variants_in_words(found)}\n"
             "  set model_variant to one of these, or checkpoint_dir to the folder above the model's own"
         )
-    return _part(store, folder, found[folder], needed=("config.json", "*.safetensors", SILENCE_FILE))
+    part = _part(store, folder, found[folder], needed=("config.json", "*.safetensors", SILENCE_FILE))
+    _check_shards(store, part)
+    return part
 
 
 def find_vae(store: Store) -> Part:
@@ -58,6 +65,34 @@ def find_vae(store: Store) -> Part:
 
 def find_text_encoder(store: Store) -> Part:
     return _find(store, TEXT_ENCODER_FOLDER, needed=("config.json", "*.safetensors", "tokenizer.json"))
+
+
+def shard_names(content: bytes, name: str) -> list[str]:
+    """The safetensors files that an index names, sorted; `name` is what messages call the index.
+
+    Raises BadDataError where it is no index, or names a file outside its folder.
+    """
+    try:
+        names = sorted(set(json.loads(content)["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise BadDataError(f"{name} is not a safetensors index: {error}") from error
+    if outside := [
+        shard for shard in names if not isinstance(shard, str) or posixpath.basename(shard) != shard
+    ]:
+        raise BadDataError(f"{name} names files outside its folder: {outside}")
+    return names
+
+
+def _check_shards(store: Store, part: Part) -> None:
+    """A shard that an index names and the folder lacks is noticed before gigabytes of others are pulled."""
+    there = {posixpath.basename(file.path) for file in part.files}
+    for index in (file.path for file in part.files if file.path.endswith(INDEX_SUFFIX)):
+        missing = sorted({*shard_names(store.read_bytes(index), f"{store.place}/{index}")} - there)
+        if missing:
+            raise MissingInputError(
+                f"{store.place}/{part.folder} lacks {', '.join(missing)}, which {posixpath.basename(index)} "
+                "names\n  download this folder again, whole"
+            )
 
 
 def _find(store: Store, folder: str, needed: tuple[str, ...]) -> Part:

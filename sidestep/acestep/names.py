@@ -5,6 +5,8 @@ memory are diffusers' (`self_attn.to_q`). The renames are total and reversible, 
 paths as for parameter names. Source: the checkpoint layout, checked against recorded outputs.
 """
 
+from sidestep.spec.training import ATTENTION_MODULES, MLP_MODULES
+
 _RENAMES = (  # original, diffusers
     ("q_proj", "to_q"),
     ("k_proj", "to_k"),
@@ -15,6 +17,13 @@ _RENAMES = (  # original, diffusers
     ("proj_in.1", "proj_in_conv"),
     ("proj_out.1", "proj_out_conv"),
 )
+
+
+def decoder_modules(layers: int) -> list[str]:
+    """The original paths of the attention and MLP modules of a decoder with so many layers, in its order."""
+    of_a_layer = [f"{part}.{name}" for part in ("self_attn", "cross_attn") for name in ATTENTION_MODULES]
+    of_a_layer += [f"mlp.{name}" for name in MLP_MODULES]
+    return [f"layers.{number}.{path}" for number in range(layers) for path in of_a_layer]
 
 
 def diffusers_name(original: str) -> str:

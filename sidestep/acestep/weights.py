@@ -4,7 +4,6 @@ A checkpoint with a key too few, a key too many or a wrong shape is refused with
 a model that is half random trains without complaint and produces noise.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from sidestep.acestep.layout import INDEX_SUFFIX, shard_names
+from sidestep.acestep.names import original_name
 from sidestep.runtime.errors import BadDataError, MissingInputError
 
 SHOWN_KEYS = 5
@@ -22,15 +23,10 @@ def weight_files(folder: Path) -> list[Path]:
 
     Raises MissingInputError naming the shards that an index lists and the folder lacks.
     """
-    indexes = sorted(folder.glob("*.safetensors.index.json"))
+    indexes = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
     if not indexes:
         return sorted(folder.glob("*.safetensors"))
-    try:
-        names = sorted(set(json.loads(indexes[0].read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise BadDataError(f"{indexes[0]} is not a safetensors index: {error}") from error
-    if outside := [name for name in names if not isinstance(name, str) or Path(name).name != name]:
-        raise BadDataError(f"{indexes[0]} names files outside its folder: {outside}")
+    names = shard_names(indexes[0].read_bytes(), str(indexes[0]))
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise MissingInputError(f"{folder} lacks {', '.join(missing)}, which {indexes[0].name} names")
     return [folder / name for name in names]
@@ -61,7 +57,7 @@ def load_exactly(
 
     Each is cast as it comes, so that no second copy of the model is ever in memory. Floating-point
     weights only are cast. Raises BadDataError naming every key that is missing, left over or of another
-    shape; `source` is what the message calls the checkpoint.
+    shape, as the checkpoint spells it; `source` is what the message calls the checkpoint.
     """
     missing = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     placed: dict[str, Tensor] = {}
@@ -69,12 +65,14 @@ def load_exactly(
     for name, tensor in weights:
         shape = missing.pop(name, None)
         if shape is None:
-            problems.append(f"not known: {name}")
+            problems.append(f"not known: {original_name(name)}")
         elif tuple(tensor.shape) != shape:
-            problems.append(f"shape of {name}: {list(tensor.shape)}, the config wants {list(shape)}")
+            problems.append(
+                f"shape of {original_name(name)}: {list(tensor.shape)}, config.json wants {list(shape)}"
+            )
         else:
             placed[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
-    problems = [f"missing: {name}" for name in sorted(missing)] + sorted(problems)
+    problems = [f"missing: {original_name(name)}" for name in sorted(missing)] + sorted(problems)
     if problems:
         more = [f"… and {len(problems) - SHOWN_KEYS} more"] if len(problems) > SHOWN_KEYS else []
         raise BadDataError(

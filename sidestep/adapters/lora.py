@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -32,8 +32,9 @@ from torch import Tensor, nn
 
 from sidestep.acestep.names import diffusers_name, original_name
 from sidestep.adapters.adapter import Adapter, check_exact, draw, read_safetensors
-from sidestep.adapters.targets import is_end_of, linear_modules, target_names, target_paths
-from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
+from sidestep.adapters.targets import linear_modules, target_paths
+from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.spec.targets import by_pattern, is_end_of, target_names
 from sidestep.spec.training import AdapterSpec
 from sidestep.storage.canonical import json_bytes, safetensors_bytes
 
@@ -44,7 +45,6 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 _APP_PREFIX = "base_model.model."
 _DIFFUSERS_PREFIX = "transformer."
 _NAME = "default"  # PEFT's name for the adapter
-T = TypeVar("T")
 _KEY = re.compile(r"(?P<module>.+)\.lora_[AB]\.weight")
 
 
@@ -161,20 +161,9 @@ def inject(transformer: nn.Module, spec: AdapterSpec, seed: int) -> LoraAdapter:
 
 def _sizes(paths: list[str], spec: AdapterSpec) -> dict[str, _Size]:
     """Each module's size by the spec and its patterns."""
-    ranks = _by_pattern(paths, spec.rank, spec.rank_pattern, "rank_pattern")
-    alphas = _by_pattern(paths, spec.alpha, spec.alpha_pattern, "alpha_pattern")
+    ranks = by_pattern(paths, spec.rank, spec.rank_pattern, "rank_pattern")
+    alphas = by_pattern(paths, spec.alpha, spec.alpha_pattern, "alpha_pattern")
     return {path: _Size(ranks[path], alphas[path]) for path in paths}
-
-
-def _by_pattern(paths: list[str], common: T, pattern: Mapping[str, T], field: str) -> dict[str, T]:
-    """Each path's value: that of the longest key in `pattern` that ends the path, else the common one."""
-    if unused := [end for end in pattern if not any(is_end_of(end, path) for path in paths)]:
-        raise BadSpecError(
-            f"{field}: {', '.join(unused)} names none of the modules that target_modules chooses; "
-            f"allowed is the end of a path such as {paths[0]}"
-        )
-    ends = {path: [end for end in pattern if is_end_of(end, path)] for path in paths}
-    return {path: pattern[max(ends[path], key=len)] if ends[path] else common for path in paths}
 
 
 def _attach(transformer: nn.Module, spec: AdapterSpec, sizes: Mapping[str, _Size]) -> LoraAdapter:

@@ -14,10 +14,13 @@ from functools import partial
 
 from rich.filesize import decimal
 
-from sidestep.acestep.layout import find_text_encoder, find_vae, find_variant, open_checkpoints
+from sidestep.acestep.config import parse_config
+from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant, open_checkpoints
+from sidestep.acestep.names import decoder_modules
 from sidestep.runtime.errors import AccessError, MissingInputError, SideStepError
 from sidestep.runtime.workspace import open_workspace
 from sidestep.spec.schema import JobSpec
+from sidestep.spec.targets import check_targets
 from sidestep.storage.store import FileInfo, Store, open_store
 
 log = logging.getLogger(__name__)
@@ -83,6 +86,8 @@ def input_checks(spec: JobSpec) -> list[Check]:
         look = partial(_look_for_files, spec, spec.tensors_place, "tensors (.pt)", ".pt")
         checks.append(Check(_tensors_field(spec), look))
     checks.append(Check("checkpoint_dir", partial(_look_for_models, spec, with_encoders=makes_tensors)))
+    if spec.task in ("train", "pipeline"):
+        checks.append(Check("train.adapter", partial(_look_for_targets, spec)))
     return checks
 
 
@@ -132,7 +137,26 @@ def _look_for_models(spec: JobSpec, with_encoders: bool) -> str:
         parts += [find_vae(store), find_text_encoder(store)]
     files = [file for part in parts for file in part.files]
     _check_readable(store, files)
+    _layers(store, parts[0])
     return f"{', '.join(part.folder for part in parts)}, {_size(files)}, in {store.place}"
+
+
+def _look_for_targets(spec: JobSpec) -> str:
+    """Does the model have the modules that the adapter is for? That needs no weights."""
+    store = open_checkpoints(spec.checkpoint_dir, spec.storage)
+    try:
+        layers = _layers(store, find_variant(store, spec.model_variant))
+    except SideStepError:
+        return "not looked at, as there is no model"  # what is wrong with it is said at checkpoint_dir
+    modules = check_targets(spec.train.adapter, decoder_modules(layers))
+    return f"{spec.train.adapter.type} on {len(modules)} modules"
+
+
+def _layers(store: Store, model: Part) -> int:
+    """How many layers the decoder has, by its config.json, which must be sound."""
+    path = f"{model.folder}/config.json"
+    layers: int = parse_config(store.read_bytes(path), f"{store.place}/{path}")["num_hidden_layers"]
+    return layers
 
 
 def _check_readable(store: Store, files: Sequence[FileInfo]) -> None:

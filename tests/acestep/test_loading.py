@@ -44,9 +44,9 @@ def edit_weights(checkpoints: Path, edit: str, key: str) -> None:
 @pytest.mark.parametrize(
     ("edit", "key", "shown"),
     [
-        ("drop", "decoder.layers.2.self_attn.q_proj.weight", "missing: layers.2.self_attn.to_q.weight"),
+        ("drop", "decoder.layers.2.self_attn.q_proj.weight", "missing: layers.2.self_attn.q_proj.weight"),
         ("add", "decoder.layers.9.extra", "not known: layers.9.extra"),
-        ("cut", "decoder.norm_out.weight", "shape of norm_out.weight: [63], the config wants [64]"),
+        ("cut", "decoder.norm_out.weight", "shape of norm_out.weight: [63], config.json wants [64]"),
         ("drop", "encoder.text_projector.weight", "missing: text_projector.weight"),
         ("drop", "null_condition_emb", "missing: null_condition_emb"),
     ],

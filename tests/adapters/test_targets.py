@@ -4,8 +4,10 @@ import pytest
 from pydantic import ValidationError
 from torch import nn
 
-from sidestep.adapters.targets import is_end_of, target_names, target_paths
+from sidestep.acestep.names import decoder_modules
+from sidestep.adapters.targets import target_paths
 from sidestep.runtime.errors import BadSpecError
+from sidestep.spec.targets import is_end_of, target_names
 from sidestep.spec.training import ATTENTION_MODULES, MLP_MODULES, AdapterSpec
 
 
@@ -16,6 +18,10 @@ def test_attention_in_every_layer_in_the_models_order(transformer: nn.Module):
         *(f"layers.0.self_attn.{name}" for name in ATTENTION_MODULES),
         "layers.0.cross_attn.q_proj",
     ]
+
+
+def test_the_modules_that_a_config_promises_are_those_of_the_model(transformer: nn.Module):
+    assert target_paths(transformer, (*ATTENTION_MODULES, *MLP_MODULES)) == decoder_modules(4)
 
 
 def test_the_end_of_a_path_and_the_mlp(transformer: nn.Module):

@@ -68,7 +68,8 @@ def test_a_sound_job_is_a_line_for_each_check(places: list[str], tmp_path: Path,
     assert check(*places) == 0
     found = by_name(capsys)
     assert list(found) == [
-        *("spec", "dataset_dir", "checkpoint_dir", "output_dir", "workspace", "device", "packages")
+        *("spec", "dataset_dir", "checkpoint_dir", "train.adapter", "output_dir"),
+        *("workspace", "device", "packages"),
     ]
     assert all(said.startswith("ok ") for said in found.values())
     assert found["dataset_dir"].startswith("ok 3 tensors (.pt), ")
@@ -94,7 +95,7 @@ def test_all_problems_at_once_and_the_first_one_s_code(tmp_path: Path, capsys: A
     assert check(*places, "--device", "cuda:1", "--optimizer-type", "adamw8bit") == 66
     captured = capsys.readouterr()
     assert captured.err.endswith(
-        "error: 4 of 7 checks failed: audio_dir, checkpoint_dir, output_dir, device\n"
+        "error: 4 of 8 checks failed: audio_dir, checkpoint_dir, output_dir, device\n"
     )
     assert captured.out.count("FAIL") == 4
     assert all(len(line) <= 80 for line in captured.out.splitlines() if str(tmp_path) not in line)
@@ -118,7 +119,7 @@ def test_json_is_for_scripts(places: list[str], capsys: Any) -> None:
     checks = {entry.pop("name"): entry for entry in json.loads(capsys.readouterr().out)["checks"]}
     assert checks["dataset_dir"]["ok"] and "exit_code" not in checks["dataset_dir"]
     assert checks["checkpoint_dir"]["exit_code"] == 66
-    assert "no model variant" in checks["checkpoint_dir"]["said"]
+    assert "there is no folder" in checks["checkpoint_dir"]["said"]
 
 
 def test_credentials_that_are_not_there(
@@ -167,7 +168,7 @@ def test_a_machine_that_does_not_fit(places: list[str], smi: Callable[..., None]
     assert check(*places, "--precision", "fp16") == 72
     assert "fp16, which needs a GPU" in by_name(capsys)["device"]
     assert check(*places, "--device", "cuda", "--elsewhere") == 0
-    assert list(by_name(capsys)) == ["spec", "dataset_dir", "checkpoint_dir", "output_dir"]
+    assert list(by_name(capsys)) == ["spec", "dataset_dir", "checkpoint_dir", "train.adapter", "output_dir"]
 
 
 def test_packages_that_only_this_spec_needs(

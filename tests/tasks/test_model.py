@@ -114,11 +114,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], int, str]] = {
         65,
         "not known: layers.7.surprise",
     ),
-    "a key too few": (edit(lambda weights: weights.pop(WEIGHT)), 65, "missing: layers.1.cross_attn.to_k"),
+    "a key too few": (edit(lambda weights: weights.pop(WEIGHT)), 65, "missing: layers.1.cross_attn.k_proj"),
     "a wrong shape": (
         edit(lambda weights: weights.update({WEIGHT: torch.zeros(3, 3)})),
         65,
-        "shape of layers.1.cross_attn.to_k.weight: [3, 3], the config wants [32, 64]",
+        "shape of layers.1.cross_attn.k_proj.weight: [3, 3], config.json wants [32, 64]",
     ),
     "a config of something else": (
         lambda folder: (folder / "config.json").write_text('{"model_type": "qwen3"}'),

@@ -1,6 +1,8 @@
 """Places that cannot be used, by the command: told apart, and found out before a task begins."""
 
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,8 +89,38 @@ def test_a_local_place_that_is_not_there(refused: Refused, tmp_path: Path) -> No
         first
         == f"error: dataset_dir: {tmp_path}/nowhere does not exist. Check the path, and what is mounted."
     )
-    assert second.startswith(f"checkpoint_dir: no model variant 'base' in {tmp_path}/no models")
+    assert second.startswith(f"checkpoint_dir: there is no folder {tmp_path}/no models")
     assert not (tmp_path / "out").exists()  # nothing is left where the results would be
+
+
+@pytest.mark.parametrize(
+    ("adapter", "message"),
+    [
+        ({"target_modules": ["q_proj", "qproj"]}, "target_modules: qproj names no module of this model"),
+        ({"target_modules": ["layers.4.mlp.up_proj"]}, "to layers.3.mlp.down_proj."),
+        ({"rank_pattern": {"up_proj": 2}}, "rank_pattern: up_proj names none of the modules"),
+        ({"alpha_pattern": {"up_proj": 2}}, "alpha_pattern: up_proj names none of the modules"),
+    ],
+)
+def test_modules_that_the_model_lacks(refused: Refused, adapter: dict[str, Any], message: str) -> None:
+    said = refused(78, adapter=adapter)
+    assert said.startswith("error: train.adapter: ") and message in said
+
+
+def test_a_model_that_cannot_be_loaded(refused: Refused, tiny_checkpoints: Path, tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    model = shutil.copytree(tiny_checkpoints / "acestep-v15-base", checkpoints / "acestep-v15-base")
+    index = {"weight_map": {"decoder.a": "model.safetensors", "decoder.b": "model-2.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    said = refused(66, checkpoint_dir=checkpoints)
+    assert "acestep-v15-base lacks model-2.safetensors, which model.safetensors.index.json names" in said
+    (model / "model.safetensors.index.json").unlink()
+    (model / "config.json").write_text('{"hidden_size": 64')
+    said = refused(65, checkpoint_dir=checkpoints)
+    assert said.startswith(f"error: checkpoint_dir: {model}/config.json is not JSON: ")
+    assert said.count("config.json") == 1  # not once more by the check of target_modules
+    said = refused(66, checkpoint_dir=tmp_path / "nowhere")
+    assert f"checkpoint_dir: there is no folder {tmp_path}/nowhere." in said
 
 
 def test_songs_and_dataset_are_looked_for(tiny_checkpoints: Path, tmp_path: Path, capsys: Any) -> None:
