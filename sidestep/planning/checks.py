@@ -89,7 +89,7 @@ def _machine(spec: JobSpec) -> list[Finding]:
         return [*findings(checks), Finding("device", str(error), error)]
     checks.append(Check("device", partial(look_for_device, spec, gpus)))
     if gpus and spec.runtime.device != "cpu":
-        checks.append(Check("driver", partial(look_for_driver, gpus)))
+        checks.append(Check("driver", look_for_driver))
     checks.append(Check("packages", partial(look_for_packages, spec)))
     return findings(checks)
 

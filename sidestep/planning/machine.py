@@ -1,19 +1,16 @@
-"""Does this machine fit a job? Asked without torch, which takes seconds to import."""
+"""Does this machine fit a job? Asked of the driver and of the installed packages; torch is not imported."""
 
-import shutil
-import subprocess
+import ctypes
+import re
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 
+from sidestep.runtime import driver
 from sidestep.runtime.errors import MachineError
 from sidestep.spec.schema import JobSpec
 
-OLDEST_DRIVER = 580
-"""The first driver branch for CUDA 13, of which torch's wheels are made."""
-
-QUERY = ("--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader,nounits")
-QUERY_SECONDS = 20  # a driver that nobody uses may take some seconds to wake up
+NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE: a driver, and no GPU that this process may see
 
 
 @dataclass(frozen=True)
@@ -21,35 +18,44 @@ class Gpu:
     """A GPU as its driver describes it."""
 
     name: str
-    gigabytes: float
-    driver: str
-    capability: tuple[int, int]
+    memory: int  # bytes
+
+
+@dataclass(frozen=True)
+class Torch:
+    """The installed torch."""
+
+    version: str
+    cuda: str | None  # that it is built for, such as 13.0
 
 
 def find_gpus() -> list[Gpu]:
-    """The GPUs of this machine, by `nvidia-smi`; none where there is no driver.
+    """The GPUs that this process may use, as torch will count them; none where there is no driver.
 
-    Raises MachineError where there is a driver that does not answer.
+    Raises MachineError where there is a driver that does not work.
     """
-    if shutil.which("nvidia-smi") is None:
-        return []
     try:
-        asked = subprocess.run(
-            ["nvidia-smi", *QUERY], capture_output=True, text=True, check=True, timeout=QUERY_SECONDS
-        )
-        return [_parsed(line) for line in asked.stdout.splitlines() if line.strip()]
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        said = str(getattr(error, "stdout", "") or error).strip().splitlines()
+        library = ctypes.CDLL(driver.LIBRARY)
+    except OSError:
+        return []
+    code = library.cuInit(0)
+    if code == NO_DEVICE:
+        return []
+    if code:
         raise MachineError(
-            f"nvidia-smi does not say which GPUs there are: {' '.join(said[:1])}. The driver may be broken, "
-            "or of another version than its kernel module: restart the machine, or take another one."
-        ) from error
-
-
-def _parsed(line: str) -> Gpu:
-    name, megabytes, driver, capability = (part.strip() for part in line.split(","))
-    major, minor = capability.split(".")
-    return Gpu(name, float(megabytes) / 1024, driver, (int(major), int(minor)))
+            f"the NVIDIA driver ({driver.driver_version()}) does not start: CUDA error {code}. It may be of "
+            "another version than its kernel module: restart the machine, or take another one."
+        )
+    count, number, memory = ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
+    name = ctypes.create_string_buffer(256)
+    library.cuDeviceGetCount(ctypes.byref(count))
+    gpus = []
+    for index in range(count.value):
+        library.cuDeviceGet(ctypes.byref(number), index)
+        library.cuDeviceGetName(name, len(name), number)
+        library.cuDeviceTotalMem_v2(ctypes.byref(memory), number)
+        gpus.append(Gpu(name.value.decode(errors="replace"), memory.value))
+    return gpus
 
 
 def look_for_device(spec: JobSpec, gpus: list[Gpu]) -> str:
@@ -65,24 +71,21 @@ def look_for_device(spec: JobSpec, gpus: list[Gpu]) -> str:
             f"runtime.device is {wish}, and this machine has {len(gpus)} NVIDIA GPUs. In a container, check "
             "that it was started with them (--gpus all); else set runtime.device to auto or cpu."
         )
-    gpu = gpus[index]
-    if _torch_version().endswith("+cpu"):
+    torch = installed_torch()
+    if torch.cuda is None:
         raise MachineError(
-            f"there is a {gpu.name}, and torch {_torch_version()} is built for CPUs alone. Install the CUDA "
-            "build, or set runtime.device to cpu."
+            f"there is a {gpus[index].name}, and torch {torch.version} is built for CPUs alone. Install the "
+            "CUDA build, or set runtime.device to cpu."
         )
-    return f"{gpu.name}, {gpu.gigabytes:.0f} GiB"
+    return f"{gpus[index].name}, {gpus[index].memory / 2**30:.1f} GiB"
 
 
-def look_for_driver(gpus: list[Gpu]) -> str:
-    """Is the driver new enough for the CUDA that torch brings along?"""
-    driver = gpus[0].driver
-    if int(driver.split(".")[0]) < OLDEST_DRIVER:
-        raise MachineError(
-            f"the NVIDIA driver is {driver}, and torch {_torch_version()} needs {OLDEST_DRIVER} or newer "
-            "(CUDA 13). Update the driver, or take a machine with a newer one."
-        )
-    return f"{driver} ({OLDEST_DRIVER} or newer is needed)"
+def look_for_driver() -> str:
+    """Is the driver new enough for the CUDA that torch is built for?"""
+    torch = installed_torch()
+    if torch.cuda:
+        driver.check_driver(torch.cuda)
+    return f"{driver.driver_version()}, for torch {torch.version} with CUDA {torch.cuda}"
 
 
 def look_for_packages(spec: JobSpec) -> str:
@@ -94,11 +97,15 @@ def look_for_packages(spec: JobSpec) -> str:
     missing = [f"{name} (for {why})" for name, why in wanted.items() if why and find_spec(name) is None]
     if missing:
         raise MachineError(f"not installed: {', '.join(missing)}. Install it, or choose something else.")
-    return f"torch {_torch_version()}" + "".join(f", {name}" for name, why in wanted.items() if why)
+    return f"torch {installed_torch().version}" + "".join(f", {name}" for name, why in wanted.items() if why)
 
 
-def _torch_version() -> str:
-    try:
-        return version("torch")
-    except PackageNotFoundError as error:
-        raise MachineError("torch is not installed: `pip install side-step` brings it") from error
+def installed_torch() -> Torch:
+    """What torch/version.py says, read as text. Raises MachineError where torch is not installed."""
+    found = find_spec("torch")
+    if found is None or found.origin is None:
+        raise MachineError("torch is not installed: `pip install side-step` brings it")
+    text = Path(found.origin).with_name("version.py").read_text(encoding="utf-8")
+    version = re.search(r"^__version__ = '(.+)'", text, re.M)
+    cuda = re.search(r"^cuda.* = '([\d.]+)'", text, re.M)
+    return Torch(version[1] if version else "of unknown version", cuda[1] if cuda else None)

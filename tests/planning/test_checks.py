@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from sidestep.cli import main
+from sidestep.planning import machine
+from sidestep.planning.machine import Torch
 from tests.s3 import S3Server
 from tests.songs import song, write_songs
 
@@ -21,20 +23,30 @@ code = main(sys.argv[1:])
 assert not {"torch", "av", "transformers", "diffusers"} & set(sys.modules), "something heavy was imported"
 sys.exit(code)
 """
-FOUR = "NVIDIA GeForce RTX 4090, 24564, 580.65.06, 8.9\n"
-OLD = "NVIDIA A100-SXM4-40GB, 40960, 535.104.05, 8.0\n"
+DRIVER = """
+#include <stddef.h>
+#include <string.h>
+int cuInit(unsigned flags) {{ return {code}; }}
+int cuDriverGetVersion(int *version) {{ *version = {cuda}; return 0; }}
+int cuDeviceGetCount(int *count) {{ *count = {count}; return 0; }}
+int cuDeviceGet(int *device, int index) {{ *device = index; return 0; }}
+int cuDeviceGetName(char *name, int size, int device) {{ strncpy(name, "{name}", size); return 0; }}
+int cuDeviceTotalMem_v2(size_t *bytes, int device) {{ *bytes = {memory}UL; return 0; }}
+"""
 
 
 @pytest.fixture
-def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts an nvidia-smi on PATH that says this, and ends with `code`."""
+def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes this machine one with so many GPUs, by a stand-in for the driver's library."""
+    torch = Torch("2.13.0", "13.0")
+    monkeypatch.setattr(machine, "installed_torch", lambda: torch)
 
-    def install(says: str, code: int = 0) -> None:
-        program = tmp_path / "bin" / "nvidia-smi"
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(f"#!/bin/sh\nprintf '%s' '{says}'\nexit {code}\n")
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    def install(count: int, cuda: int = 13000, code: int = 0) -> None:
+        source = DRIVER.format(code=code, cuda=cuda, count=count, name="NVIDIA L4", memory=24 * 2**30)
+        library = tmp_path / f"libcuda-{count}-{cuda}-{code}.so"
+        compile_it = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)]
+        subprocess.run(compile_it, input=source, text=True, check=True)
+        monkeypatch.setattr(machine.driver, "LIBRARY", str(library))
 
     return install
 
@@ -145,36 +157,57 @@ def test_what_may_not_be_read(places: list[str], monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_gpu_is_named_and_its_driver_is_new_enough(
-    places: list[str], smi: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: Any
+    places: list[str], gpus: Callable[..., None], capsys: Any
 ) -> None:
-    monkeypatch.setattr("sidestep.planning.machine.version", lambda _: "2.13.0")
-    smi(FOUR * 2)
+    gpus(2)
     assert check(*places, "--device", "cuda:1") == 0
     found = by_name(capsys)
-    assert found["device"] == "ok NVIDIA GeForce RTX 4090, 24 GiB"
-    assert found["driver"] == "ok 580.65.06 (580 or newer is needed)"
+    assert found["device"] == "ok NVIDIA L4, 24.0 GiB"
+    assert found["driver"].endswith("for torch 2.13.0 with CUDA 13.0")
     assert check(*places, "--device", "cuda:2") == 72
     assert "runtime.device is cuda:2, and this machine has 2 NVIDIA GPUs" in by_name(capsys)["device"]
-    smi(OLD)
+    gpus(1, cuda=12080)
     assert check(*places) == 72
-    assert "the NVIDIA driver is 535.104.05, and torch 2.13.0 needs 580" in by_name(capsys)["driver"]
+    assert "which runs CUDA up to 12.8" in by_name(capsys)["driver"]
 
 
-def test_a_machine_that_does_not_fit(places: list[str], smi: Callable[..., None], capsys: Any) -> None:
-    smi("Failed to initialize NVML: Driver/library version mismatch", code=18)
+def test_a_machine_that_does_not_fit(places: list[str], gpus: Callable[..., None], capsys: Any) -> None:
+    gpus(1, code=803)
     assert check(*places) == 72
-    assert "Driver/library version mismatch" in by_name(capsys)["device"]
-    smi("")
+    assert "does not start: CUDA error 803" in by_name(capsys)["device"]
+    gpus(0, code=100)
+    assert check(*places) == 0
+    assert by_name(capsys)["device"] == "ok the CPU: this machine has no NVIDIA GPU"
     assert check(*places, "--precision", "fp16") == 72
     assert "fp16, which needs a GPU" in by_name(capsys)["device"]
+    assert check(*places, "--device", "cuda") == 72
+    assert "this machine has 0 NVIDIA GPUs" in by_name(capsys)["device"]
     assert check(*places, "--device", "cuda", "--elsewhere") == 0
-    assert list(by_name(capsys)) == ["spec", "dataset_dir", "checkpoint_dir", "train.adapter", "output_dir"]
+    assert "device" not in by_name(capsys)
+
+
+def test_a_torch_for_cpus_beside_a_gpu(
+    places: list[str], gpus: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    gpus(1)
+    monkeypatch.setattr(machine, "installed_torch", lambda: Torch("2.13.0+cpu", None))
+    assert check(*places) == 72
+    assert "there is a NVIDIA L4, and torch 2.13.0+cpu is built for CPUs alone" in by_name(capsys)["device"]
+
+
+def test_what_torch_says_of_itself() -> None:
+    import torch
+
+    assert machine.installed_torch() == Torch(torch.__version__, torch.version.cuda)
 
 
 def test_packages_that_only_this_spec_needs(
     places: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr("sidestep.planning.machine.find_spec", lambda name: None)
+    find_spec = machine.find_spec
+    monkeypatch.setattr(
+        machine, "find_spec", lambda name: None if name == "bitsandbytes" else find_spec(name)
+    )
     assert check(*places, "--optimizer-type", "adamw8bit") == 72
     assert "not installed: bitsandbytes (for train.optimizer_type: adamw8bit)" in by_name(capsys)["packages"]
     assert check(*places) == 0
