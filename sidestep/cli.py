@@ -48,22 +48,8 @@ _TASKS: dict[str, dict[tuple[str, ...], str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code. Nothing leaves here but what the table of codes names."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return ended_by(lambda: _dispatch(words))
-
-
-def entry() -> NoReturn:
-    """The command as a process. After notice, threads that still wait for a store do not hold its end up."""
-    code = main()
-    if code == ExitCode.AGAIN:
-        logging.shutdown()
-        os._exit(code)
-    sys.exit(code)
-
-
-def ended_by(work: Callable[[], int | None]) -> int:
-    """The exit code of `work`, whose failures are told to the user."""
     try:
-        return work() or ExitCode.DONE
+        return _dispatch(words)
     except SystemExit as stop:  # argparse's --help
         return int(stop.code or 0)
     except KeyboardInterrupt:
@@ -85,6 +71,15 @@ def ended_by(work: Callable[[], int | None]) -> int:
         return ExitCode.BUG
     finally:
         _write("")
+
+
+def entry() -> NoReturn:
+    """The command as a process. After notice, threads that still wait for a store do not hold its end up."""
+    code = main()
+    if code == ExitCode.AGAIN:
+        logging.shutdown()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -221,7 +216,6 @@ def _status(words: list[str]) -> None:
     from sidestep.spec.fields import spec_fields
     from sidestep.spec.flags import add_flags
     from sidestep.spec.sources import Given, resolve
-    from sidestep.tasks.status import show_status
 
     parser = _Parser("status")
     parser.add_argument("place", metavar="PLACE", help="the job's output_dir")
@@ -235,6 +229,9 @@ def _status(words: list[str]) -> None:
         Given(("output_dir",), options.place, parser.prog),
     ]
     spec, _ = resolve(flags=[*getattr(options, "given", []), *place])
+
+    from sidestep.tasks.status import show_status
+
     show_status(spec.output_place, spec.storage, as_json=options.json, watch=options.watch, write=_write)
 
 

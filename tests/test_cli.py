@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 import sidestep
 from sidestep.cli import COMMANDS, main
 from sidestep.runtime.errors import AgainError, ExitCode, MissingInputError
+from sidestep.runtime.notice import Notice
 from sidestep.spec.schema import JobSpec
 
 CHECKPOINTS = "--checkpoint-dir ../ACE-Step-1.5/checkpoints --model-variant base"
@@ -70,7 +71,7 @@ class Tasks(ModuleType):
         self.specs: list[JobSpec] = []
         self.failure: BaseException | None = None
 
-    def run(self, spec: JobSpec) -> None:
+    def run(self, spec: JobSpec, notice: Notice | None = None) -> None:
         self.specs.append(spec)
         if self.failure:
             raise self.failure

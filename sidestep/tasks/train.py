@@ -84,6 +84,7 @@ def train(attempt: Attempt) -> TrainResult:
         recipe["weights"] = ground.weights
         _refuse_another_run(spec, numbers, recipe, attempt.output.store.place)
         trainer = build_trainer(spec, ground)
+        trainer.notice = attempt.notice
         writer = take_over(commits, spec.runtime.lease_seconds, attempt.watch, ground.machine.kind())
         try:
             if writer.newest != start.newest:  # the writer before had still added to the log
@@ -149,9 +150,7 @@ def _train(
                 saver.save(name, progress)
                 timetable.saved()
 
-        trainer.run(
-            progress, metrics, spec.train.log_every, spec.train.log_heavy_every, after_step, attempt.notice
-        )
+        trainer.run(progress, metrics, spec.train.log_every, spec.train.log_heavy_every, after_step)
         if progress.step < schedule.total_steps:
             events.add(metrics.rotate(progress.step + 1))
             saver.save_in_time(f"checkpoint-step-{progress.step}", progress, attempt.notice)

@@ -112,11 +112,13 @@ def _main(file: str, *vanish: str) -> None:
     from sidestep.tasks.train import train
 
     setup_logging()
-    with Notice() as notice, (_Vanishing if vanish else Attempt)(JobSpec.load(file), notice) as attempt:
-        train(attempt)
+    try:
+        with Notice() as notice, (_Vanishing if vanish else Attempt)(JobSpec.load(file), notice) as attempt:
+            train(attempt)
+    except SideStepError as error:
+        log.error("%s", error)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":
-    from sidestep.cli import ended_by
-
-    sys.exit(ended_by(lambda: _main(*sys.argv[1:])))
+    _main(*sys.argv[1:])

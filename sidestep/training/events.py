@@ -22,6 +22,7 @@ class EventFiles:
 
     def __init__(self, folder: Path, first_step: int) -> None:
         """What an earlier attempt told of steps from `first_step` on is deleted."""
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         for name in stale((file.name for file in folder.iterdir()), first_step):
             (folder / name).unlink()

@@ -13,7 +13,7 @@ for that: its gradients are dropped, and another attempt makes it anew.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite, nan
 
 import torch
@@ -51,6 +51,7 @@ class Trainer:
     law: Law
     schedule: Schedule
     max_grad_norm: float
+    notice: Notice = field(default_factory=Notice)
 
     def run(
         self,
@@ -59,7 +60,6 @@ class Trainer:
         log_every: int,
         log_heavy_every: int,
         after_step: Callable[[Progress, Group], None],
-        notice: Notice,
     ) -> None:
         """Train from `progress` to the schedule's end, or until notice comes; call `after_step` after each.
 
@@ -73,10 +73,10 @@ class Trainer:
         if progress.step == 0:
             self.evaluate(progress, metrics)
         with track("Training", total=total, unit="steps", done=progress.step) as bar:
-            while progress.step < total and not notice.came.is_set():
+            while progress.step < total and not self.notice.came.is_set():
                 group = self.schedule.group(progress.step)
                 lr = self.schedule.learning_rate(progress.step)
-                outcome = self.step(group, lr, notice)
+                outcome = self.step(group, lr)
                 if outcome is None:
                     log.info("Step %d is given up: it would not end in time", progress.step + 1)
                     break
@@ -105,7 +105,7 @@ class Trainer:
                 after_step(progress, group)
                 bar.advance(1, note=f"epoch {group.epoch + 1}/{self.schedule.epochs}, loss {loss:.4f}")
 
-    def step(self, group: Group, lr: float, notice: Notice) -> tuple[float, float] | None:
+    def step(self, group: Group, lr: float) -> tuple[float, float] | None:
         """One optimizer step: the group's mean loss, and the norm of its gradient before clipping.
 
         Where one of them is not finite, weights and optimizer stay as they are; so they do where the time
@@ -116,9 +116,10 @@ class Trainer:
         losses: list[Tensor] = []
         started = time.monotonic()
         for index, sample in enumerate(group.samples, start=group.first_index):
-            if notice.came.is_set() and losses:
+            if self.notice.came.is_set() and losses:
                 seconds = (time.monotonic() - started) / len(losses)
-                if notice.seconds_left() < seconds * (len(group.samples) - len(losses)) + SECONDS_TO_SAVE:
+                rest = seconds * (len(group.samples) - len(losses))
+                if self.notice.seconds_left() < rest + SECONDS_TO_SAVE:
                     return None
             draws.reseed_globals(self.law.seed, "micro-batch", index)
             loss = self.loss(self.samples[sample], index, self.law)

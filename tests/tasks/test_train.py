@@ -135,7 +135,7 @@ def test_resume_from_a_name_in_the_output(
     settings = {"epochs": 3, "checkpoint": {"every_epochs": 1}}
     train_until_stopped(make_spec("out", **settings), monkeypatch, commits=2)
     wish = str(tmp_path / "out" / "checkpoint-epoch-1")
-    with pytest.raises(BadSpecError, match="the newest checkpoint of .* is checkpoints/checkpoint-epoch-2"):
+    with pytest.raises(BadSpecError, match=r"the newest checkpoint of .* is checkpoints/checkpoint-epoch-2"):
         train(make_spec("out", **settings, resume_from=wish))
     train(make_spec("out", **settings, resume_from=wish, new_attempt=True))
     assert "Going on after step 2 of 6" in caplog.text

@@ -34,7 +34,7 @@ class HalfPrecisionCpu(Machine):
 
 
 def trainer_of(spec: JobSpec, monkeypatch: pytest.MonkeyPatch, machine: Machine) -> Trainer:
-    monkeypatch.setattr(model, "choose_machine", lambda _: machine)
+    monkeypatch.setattr(model, "choose_machine", lambda *_: machine)
     return build_trainer(spec, prepare_ground(spec, open_workspace(spec)))
 
 
@@ -48,7 +48,7 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 def run(trainer: Trainer, progress: Progress) -> None:
     with Metrics(Path("runs"), 1) as metrics:
-        trainer.run(progress, metrics, 1, 50, save=lambda *_: None)
+        trainer.run(progress, metrics, 1, 50, after_step=lambda *_: None)
 
 
 def test_loss_and_gradient_are_those_of_fp32(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,15 +85,15 @@ def test_a_resumed_run_has_the_scale_of_the_uninterrupted_one(
 
     def stop(progress: Progress, _: object) -> None:
         if progress.step == 5:  # the scale has grown, and is on its way to grow again
-            for name, data in checkpoint_files(first.adapter, first.optimizer, progress, {}).items():
+            for name, data in checkpoint_files(first.adapter, first.optimizer, progress, {}, {}).items():
                 (tmp_path / name).write_bytes(data)
             raise Stopped
 
     with Metrics(Path("runs"), 1) as metrics, pytest.raises(Stopped):
-        first.run(progress, metrics, 1, 50, save=stop)
+        first.run(progress, metrics, 1, 50, after_step=stop)
 
     second = trainer_of(spec, monkeypatch, half())
-    restored = restore(tmp_path, second.adapter, second.optimizer, {})
+    restored = restore(tmp_path, second.adapter, second.optimizer)
     assert restored.loss_scale["scale"] == 2.0**11
     run(second, restored)
     scales = [trainer.fabric.strategy.precision.state_dict() for trainer in (whole, second)]

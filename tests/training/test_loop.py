@@ -97,7 +97,7 @@ def test_one_clip_is_learnt(golden: Path, make_spec: MakeSpec) -> None:
     trainer = trainer_of(spec)
     progress = Progress()
     with Metrics(Path("runs"), 1) as metrics:
-        trainer.run(progress, metrics, 1, 50, save=lambda *_: None)
+        trainer.run(progress, metrics, 1, 50, after_step=lambda *_: None)
     first, last = progress.evaluations[0], progress.evaluations[200]
     assert last <= first * 2 / 3, f"{first} → {last}"
     # The base stays as it was: all learning is in the adapter.

@@ -10,8 +10,9 @@ from sidestep.adapters.adapter import read_safetensors
 from sidestep.runtime.errors import BadDataError, MachineError
 from sidestep.runtime.workspace import open_workspace
 from sidestep.spec.schema import JobSpec
+from sidestep.tasks import run as train
 from sidestep.tasks.model import prepare_ground
-from sidestep.tasks.train import build_trainer, train
+from sidestep.tasks.train import build_trainer
 from sidestep.training.checkpoint import Progress, checkpoint_files, restore
 from sidestep.training.loop import Trainer
 from tests.songs import MakeSpec
@@ -54,9 +55,9 @@ def test_the_state_survives_a_save_and_a_load_exactly(
     spec = make_spec(optimizer_type=optimizer, lr=None, epochs=4, adapter=adapter)
     first, second = trainer_of(spec), trainer_of(spec)
     take_steps(first, 0, 3)
-    for name, data in checkpoint_files(first.adapter, first.optimizer, Progress(3), {}).items():
+    for name, data in checkpoint_files(first.adapter, first.optimizer, Progress(3), {}, {}).items():
         (tmp_path / name).write_bytes(data)
-    restore(tmp_path, second.adapter, second.optimizer, {})
+    restore(tmp_path, second.adapter, second.optimizer)
     assert_same_state(first, second)
     take_steps(first, 3, 6)
     take_steps(second, 3, 6)
@@ -96,22 +97,23 @@ def test_a_lost_tensor_of_the_state_is_noticed(make_spec: MakeSpec, tmp_path: Pa
 
     trainer = trainer_of(make_spec(optimizer_type=optimizer, lr=None))
     take_steps(trainer, 0, 1)
-    for name, data in checkpoint_files(trainer.adapter, trainer.optimizer, Progress(1), {}).items():
+    for name, data in checkpoint_files(trainer.adapter, trainer.optimizer, Progress(1), {}, {}).items():
         (tmp_path / name).write_bytes(data)
     file = tmp_path / "training_state.safetensors"
     tensors, _ = read_safetensors(file)
     lost = max(key for key in tensors if key.startswith("optimizer."))
     save_file({key: tensor for key, tensor in tensors.items() if key != lost}, file)
     with pytest.raises(BadDataError, match=lost):
-        restore(tmp_path, trainer.adapter, trainer.optimizer, {})
+        restore(tmp_path, trainer.adapter, trainer.optimizer)
 
 
 def test_a_missing_bitsandbytes_is_named_before_a_model_is_pulled(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    monkeypatch.delattr("sidestep.tasks.train.prepare_ground")
     with pytest.raises(MachineError, match="pip install bitsandbytes"):
-        train(make_spec(optimizer_type="adamw8bit", checkpoint_dir=tmp_path / "nowhere"))
+        train(make_spec(optimizer_type="adamw8bit"))
 
 
 def test_what_is_used_is_said(make_spec: MakeSpec, caplog: pytest.LogCaptureFixture) -> None:
