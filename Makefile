@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format typecheck music bench clean
+.PHONY: help setup demo test test-slow lint format typecheck music torture bench clean
 .PHONY: tools image test-image sbom chart test-chart cuda-check jobs test-places
 
 # Of the image and the chart: the engine (docker or podman), what is built (cuda, cpu or shell), and helm.
@@ -43,6 +43,9 @@ typecheck: setup ## mypy
 
 music: setup ## real music through an S3 server, all adapters and modes (needs apt-get)
 	@$(RUN) tests.music.run
+
+torture: setup ## two hundred kills over all adapters and optimizers (under 20 minutes on two cores)
+	@$(RUN) tests.torture.run
 
 bench: setup ## speed of a training step, and of the command's start
 	@$(RUN) tests.bench.run

@@ -5,8 +5,11 @@ A conftest takes them by `from tests.s3 import moto_endpoint, s3_server`; `s3_se
 
 import logging
 import re
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +71,30 @@ def set_credentials(monkeypatch: pytest.MonkeyPatch, secret: str = SECRET_KEY) -
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # or the lack of credentials takes seconds
     monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)  # it disturbs plain http
+
+
+@contextmanager
+def server_process() -> Iterator[S3Server]:
+    """moto's server in a process of its own, with the bucket, for tests of many processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            server = S3Server(f"http://127.0.0.1:{port}")
+            request = urllib.request.Request(f"{server.endpoint}/{server.bucket}", method="PUT")
+            for _ in range(600):
+                try:
+                    urllib.request.urlopen(request, timeout=10).close()
+                except urllib.error.URLError:
+                    assert process.poll() is None, "the server ended"
+                    time.sleep(0.1)
+                else:
+                    break
+            yield server
+        finally:
+            process.terminate()
 
 
 @contextmanager

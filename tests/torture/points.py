@@ -1,0 +1,95 @@
+"""The moments at which an attempt kills itself: before or after the n-th call of a function of the product.
+
+The product knows nothing of it: its functions are wrapped in the process that is to die.
+"""
+
+import itertools
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Point:
+    function: str  # "module:Class.method"
+    after: bool = False  # the call, else before it
+    only: Callable[..., bool] = lambda *arguments: True  # the calls that count
+    most: int = 1  # how often it is called in a short run, about
+
+
+def _is(kind: str) -> Callable[..., bool]:
+    return lambda log, record: record.kind == kind
+
+
+def _below(*folders: str) -> Callable[..., bool]:
+    return lambda store, *arguments: any(str(word).startswith(folders) for word in arguments)
+
+
+def _ends(ending: str) -> Callable[..., bool]:
+    return lambda store, path, *arguments: path.endswith(ending)
+
+
+_CREATED = "sidestep.storage.writer:_created"
+_UPLOAD, _WRITE, _DELETE = (
+    f"sidestep.storage.s3:S3Store.{name}" for name in ("upload", "write_bytes", "delete")
+)
+
+POINTS = {
+    "taking over": Point(_CREATED, only=_is("take-over")),
+    "taken over": Point(_CREATED, after=True, only=_is("take-over")),
+    "first words": Point(_WRITE, after=True, only=_ends("status.json")),
+    "snapshot": Point("sidestep.training.snapshot:Snapshot.take", most=6),
+    "outbox": Point("sidestep.tasks.outbox:Outbox.put", after=True, most=6),
+    "hashing": Point("sidestep.storage.writer:file_digest", most=20),
+    "within an upload": Point("s3transfer.utils:ReadFileChunk.read", most=60),
+    "between uploads": Point(_UPLOAD, after=True, only=_below("checkpoints/"), most=20),
+    "events": Point(_UPLOAD, after=True, only=_below("runs/"), most=6),
+    "before the record": Point(_CREATED, only=_is("commit"), most=6),
+    "after the record": Point(_CREATED, after=True, only=_is("commit"), most=6),
+    "retention": Point(_DELETE, only=_below("checkpoints/"), most=12),
+    "within retention": Point(_DELETE, after=True, only=_below("checkpoints/"), most=12),
+    "before done": Point(_CREATED, only=_is("done")),
+    "after done": Point(_CREATED, after=True, only=_is("done")),
+    "publishing": Point(_UPLOAD, only=_below("adapter/"), most=2),
+    "published": Point(_UPLOAD, after=True, only=_below("adapter/"), most=2),
+    "receipt": Point(_WRITE, only=_ends("receipt.json")),
+    "releasing": Point("sidestep.storage.lease:Heartbeat.release"),
+}
+PREPROCESS = {
+    "before tensors": Point(_WRITE, only=_ends(".pt"), most=3),
+    "after tensors": Point(_WRITE, after=True, only=_ends(".pt"), most=3),
+    "index": Point(_WRITE, only=_ends("index.json")),
+    "encoding": Point("sidestep.tasks.preprocess:safetensors_bytes", most=6),
+}
+
+
+def kill_at(point: Point, number: int) -> None:
+    """From now on, this process dies by SIGKILL at the call `number`, from 1, that counts."""
+    calls = itertools.count(1)
+
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            is_the_one = point.only(*arguments) and next(calls) == number
+            if is_the_one and not point.after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            found = original(*arguments, **options)
+            if is_the_one:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+
+        return wrapped
+
+    wrap(point.function, around)
+
+
+def wrap(function: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Put `around(original)` where the function "module:Class.method" is."""
+    module, _, path = function.partition(":")
+    owner: Any = import_module(module)
+    *classes, name = path.split(".")
+    for part in classes:
+        owner = getattr(owner, part)
+    setattr(owner, name, around(getattr(owner, name)))
