@@ -6,7 +6,7 @@ export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format typecheck music torture bench clean
-.PHONY: tools image test-image sbom chart test-chart cuda-check jobs test-places
+.PHONY: tools image test-image sbom chart test-chart lint-deploy cuda-check jobs test-places
 
 # Of the image and the chart: the engine (docker or podman), what is built (cuda, cpu or shell), and helm.
 ENGINE ?= $(firstword $(notdir $(shell command -v docker podman)) docker)
@@ -54,14 +54,13 @@ bench: setup ## speed of a training step, and of the command's start
 tools: setup
 	@$(RUN) pip --disable-pip-version-check install -q --no-deps -r requirements/tools.txt
 
-image: tools ## build the image side-step:cuda with docker or podman (TARGET=cpu, TARGET=shell)
-	@.venv/bin/hadolint docker/Dockerfile
+image: ## build the image side-step:cuda with docker or podman (TARGET=cpu, TARGET=shell)
 	@$(ENGINE) build $(FORMAT) -f docker/Dockerfile --target $(TARGET) -t $(IMAGE) \
 		--label org.opencontainers.image.version=$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
 		--label org.opencontainers.image.revision=$(shell git rev-parse HEAD) .
 
 test-image: setup ## run whole jobs in the image side-step:cpu (make image TARGET=cpu)
-	@ENGINE="$(ENGINE)" $(RUN) pytest -m image
+	@ENGINE="$(ENGINE)" $(RUN) pytest -m image tests/image
 
 sbom: tools ## what is in the image, as dist/sbom.json (CycloneDX)
 	@mkdir -p dist
@@ -76,13 +75,19 @@ chart: setup ## what the chart takes from the code, helm lint, and the package i
 	@$(HELM) package --destination dist helm/side-step
 
 test-chart: tools ## the chart's manifests against Kubernetes' schemas and rules (needs helm)
-	@HELM="$(HELM)" $(RUN) pytest -m chart
+	@HELM="$(HELM)" $(RUN) pytest -m chart tests/chart
 
 jobs: setup ## render the files of jobs/ anew from jobs/specs/
 	@$(RUN) tests.places.committed
 
 test-places: setup ## what SkyPilot's, dstack's and Vast's own packages make of what is rendered for them
 	@$(RUN) pytest -m places
+
+lint-deploy: tools ## the workflows and the compose file by their schemas, the Dockerfile by hadolint
+	@.venv/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
+	@.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+	@.venv/bin/hadolint docker/Dockerfile
+	@.venv/bin/zizmor --offline --quiet .github/workflows
 
 clean: ## remove caches, demo/ and build output; .venv stays
 	rm -rf demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -75,7 +75,8 @@ def started(
     arguments = ["run", "--detach", "--network", "host", "--user", str(user), *LOCKED, *options]
     for folder, place in (volumes or {}).items():
         arguments += ["--volume", f"{folder}:{place}"]
-    for name, value in (environ or {}).items():
+    # One thread, and no waiting by spinning: with it a small model is many times slower on a busy machine.
+    for name, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", **(environ or {})}.items():
         arguments += ["--env", f"{name}={value}"]
     container = Container(call(*arguments, IMAGE, *command).stdout.strip())
     try:

@@ -20,7 +20,7 @@ from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server
 pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
 
 MEGABYTE = 10**6
-EPOCHS = 60
+EPOCHS = 20
 
 # One spec for all: what the tests compare must have been made with the same settings.
 TRAINING = {"epochs": EPOCHS, "accumulation": 1, "checkpoint": {"every_epochs": 1, "keep": 3}}
