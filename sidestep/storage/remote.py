@@ -1,5 +1,6 @@
 """Stores behind fsspec: memory, the web, and the other clouds it has a package for."""
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ from sidestep.spec.schema import StorageSpec
 from sidestep.storage.atomic import replacing
 from sidestep.storage.clients import Clients
 from sidestep.storage.local import local_errors
-from sidestep.storage.remote_errors import FAILURES, explained
+from sidestep.storage.remote_errors import explained, is_failure, no_credentials
 from sidestep.storage.store import Advance, FileInfo, Store, no_advance
 
 PACKAGES = {"gs": "gcsfs", "az": "adlfs"}  # not installed by default
@@ -31,10 +32,15 @@ def open_remote(scheme: str, root: str, options: StorageSpec) -> "RemoteStore":
         raise MachineError(
             f"{scheme}:// places need the package {package}, which is not installed: pip install {package}"
         ) from error
+    if scheme in PACKAGES:  # what fails is said here, once and without the server's own words
+        logging.getLogger(PACKAGES[scheme]).setLevel(logging.CRITICAL)
     settings = http_settings() if scheme in ("http", "https") else {}
 
     def connect() -> Any:
-        return backend(use_listings_cache=False, skip_instance_cache=True, **settings)
+        try:
+            return backend(use_listings_cache=False, skip_instance_cache=True, **settings)
+        except ValueError as error:  # adlfs, where it finds no credentials
+            raise no_credentials(scheme) from error
 
     kinds = {"memory": MemoryStore, "http": HttpStore, "https": HttpStore}
     return kinds.get(scheme, RemoteStore)(scheme, root, options, Clients(connect))
@@ -57,7 +63,7 @@ class RemoteStore(Store):
     def list(self, path: str = "") -> list[FileInfo]:
         below = self._key(path) + "/"
         with self._failures(path):
-            found = self._fs.find(below.rstrip("/"), detail=True)
+            found = dict(self._fs.find(below.rstrip("/"), detail=True))  # adlfs has [] where nothing is
         start = len(self._key("")) + 1
         infos = [
             self._info(name[start:], details)
@@ -125,7 +131,9 @@ class RemoteStore(Store):
     def _failures(self, path: str) -> Iterator[None]:
         try:
             yield
-        except FAILURES as error:
+        except Exception as error:
+            if not is_failure(error):
+                raise
             raise explained(error, f"{self.place}/{path}".rstrip("/")) from error
 
 
