@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from sidestep.planning.checks import check_everything, in_lines
-from sidestep.runtime.errors import UsageError
 from sidestep.spec.schema import JobSpec
 from sidestep.tasks.preflight import Finding
 
@@ -36,19 +35,15 @@ def plan(spec: JobSpec, options: argparse.Namespace, write: Write) -> None:
 
 def _whole_plan(spec: JobSpec, options: argparse.Namespace, write: Write) -> dict[str, Any]:
     # Imported here: it loads torch, which checks can do without.
-    from sidestep.planning.plan import config_of, make_plan, size_in_bytes
+    from sidestep.planning.plan import config_of, make_plan
     from sidestep.planning.report import as_data, as_text
     from sidestep.planning.songs import assumed_songs, find_songs
 
-    try:
-        limit = size_in_bytes(options.fit) if options.fit else None
-    except ValueError as error:
-        raise UsageError(f"argument --fit: {error}") from error
     made = make_plan(
         spec,
         config_of(spec, offline=options.offline),
         assumed_songs(options.songs, options.song_seconds) if options.offline else find_songs(spec),
-        limit=limit,
+        limit=options.fit,
         hours_between_preemptions=options.hours_between_preemptions,
     )
     if not options.json:

@@ -1,7 +1,7 @@
 """What `sidestep plan` takes beside the flags of the spec."""
 
 import argparse
-from math import isfinite
+import re
 
 
 def add_plan_flags(parser: argparse.ArgumentParser) -> list[str]:
@@ -30,7 +30,10 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> list[str]:
             help="with --offline: seconds of each song (default: 180)",
         ),
         group.add_argument(
-            "--fit", metavar="SIZE", help="the cheapest changes with which it fits a GPU: 12GB, 11.5GiB"
+            "--fit",
+            type=size_in_bytes,
+            metavar="SIZE",
+            help="say the cheapest changes with which the job fits a GPU: 12GB, 11.5GiB",
         ),
         group.add_argument(
             "--hours-between-preemptions",
@@ -43,15 +46,21 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> list[str]:
     return [option for flag in flags for option in flag.option_strings]
 
 
+def size_in_bytes(text: str) -> float:
+    """12GB, 12 G or 11.5GiB as bytes."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(GiB|GB|G)", text.strip(), re.IGNORECASE)
+    if found is None or float(found[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 12GB or 11.5GiB")
+    return float(found[1]) * (2**30 if found[2].lower() == "gib" else 1e9)
+
+
 def _count(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 1_000_000:
-        raise ValueError
-    return number
+    if not re.fullmatch(r"\d{1,6}", text) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 999999")
+    return int(text)
 
 
 def _positive(text: str) -> float:
-    number = float(text)
-    if not (isfinite(number) and 0 < number <= 100_000):
-        raise ValueError
-    return number
+    if not re.fullmatch(r"\d{1,6}(\.\d+)?", text) or float(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0, such as 2.5")
+    return float(text)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sidestep.acestep.config import read_config
 from sidestep.acestep.layout import ALIASES, find_variant, open_checkpoints
-from sidestep.planning.cards import CARDS, GIB, Card
+from sidestep.planning.cards import CARDS, Card
 from sidestep.planning.figures import Figure, duration, gigabytes
 from sidestep.planning.fit import Change, changes_to_fit
 from sidestep.planning.memory import Memory, memory_of
@@ -194,15 +194,3 @@ def _fit(spec: JobSpec, config: dict[str, Any], songs: Songs, limit: float) -> F
 
     changes, memory = changes_to_fit(spec, songs.longest, total, limit)
     return Fit(limit, changes, memory)
-
-
-def size_in_bytes(text: str) -> float:
-    """12GB, 12 GB or 11.5GiB as bytes. Raises ValueError for anything else."""
-    number = text.strip()
-    for unit, size in (("GiB", GIB), ("GB", 1e9), ("G", 1e9)):
-        if number.lower().endswith(unit.lower()):
-            value = float(number[: -len(unit)]) * size
-            if not 0 < value < float("inf"):
-                break
-            return value
-    raise ValueError(f"{text!r} is no size such as 12GB or 11.5GiB")

@@ -1,0 +1,265 @@
+"""The whole plan: its figures, what makes a job fit, and what it prints."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sidestep import adapters
+from sidestep.acestep import load_model
+from sidestep.acestep.tiny import tiny_config
+from sidestep.cli import main
+from sidestep.planning import plan as planning
+from sidestep.planning.cards import CARDS
+from sidestep.planning.fit import changes_to_fit
+from sidestep.planning.flags import size_in_bytes
+from sidestep.planning.memory import attention_workspace, optimizer_bytes
+from sidestep.planning.plan import Plan, make_plan
+from sidestep.planning.preemption import RESTART_SECONDS, plan_for_preemptions
+from sidestep.planning.releases import released_config
+from sidestep.planning.report import as_text
+from sidestep.planning.songs import assumed_songs, find_songs
+from sidestep.runtime.errors import BadSpecError
+from sidestep.spec.schema import JobSpec
+from sidestep.spec.training import AdapterSpec, TrainSpec
+from sidestep.training.optimizer import build_optimizer
+from tests.s3 import S3Server
+from tests.songs import MakeSpec, song, write_songs
+
+
+def spec_of(**train: Any) -> JobSpec:
+    top = {key: train.pop(key) for key in ("runtime", "model_variant", "base_model") if key in train}
+    return JobSpec.load(None, audio_dir="songs", output_dir="out", train=train, **top)
+
+
+def plan_of(spec: JobSpec, **wishes: Any) -> Plan:
+    """On the tiny model, which is traced in a moment."""
+    return make_plan(spec, tiny_config("base"), assumed_songs(7, 8.0), **wishes)
+
+
+def test_the_figures_of_a_run() -> None:
+    plan = plan_of(spec_of(epochs=10, accumulation=4, optimizer_type="adamw", adapter={"rank": 8}))
+    assert (plan.job["songs"].value, plan.job["songs"].basis) == (7, "assumed")
+    assert plan.job["steps"].value == 20
+    assert plan.job["adapter"].basis == "computed"
+    parameters = plan.job["adapter"].value
+    assert plan.memory["adapter"].value == plan.memory["gradients"].value == 4 * parameters
+    assert plan.memory["optimizer"].value == 8 * parameters
+    parts = [figure.value for name, figure in plan.memory.items() if name != "total"]
+    assert plan.memory["total"].value == sum(parts)
+    assert plan.memory["context"].basis == "assumed"
+
+
+def test_a_run_of_half_the_songs_takes_half_the_time() -> None:
+    whole = plan_of(spec_of(epochs=10))
+    half = make_plan(spec_of(epochs=5), tiny_config("base"), assumed_songs(7, 8.0))
+    for long, short in zip(whole.cards, half.cards, strict=True):
+        assert long.seconds == pytest.approx(2 * short.seconds)
+    few_steps = plan_of(spec_of(epochs=10, accumulation=1, max_steps=7))
+    assert few_steps.cards[0].seconds == pytest.approx(whole.cards[0].seconds / 10)
+
+
+def test_cards_without_bf16_take_what_training_would_take() -> None:
+    by_name = {row.card.name: row for row in plan_of(spec_of()).cards}
+    assert by_name["T4"].precision == "fp32" and by_name["L4"].precision == "bf16"
+    assert by_name["T4"].memory > by_name["L4"].memory
+    assert "T4" not in {row.card.name for row in plan_of(spec_of(runtime={"precision": "bf16"})).cards}
+    assert len(plan_of(spec_of(runtime={"precision": "fp16"})).cards) == len(CARDS)
+
+
+def test_cost_is_price_by_time() -> None:
+    assert all(row.cost is None for row in plan_of(spec_of()).cards)
+    for row in plan_of(spec_of(runtime={"price_per_hour": 2.5})).cards:
+        assert row.cost == pytest.approx(2.5 * row.seconds / 3600)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "adafactor", "prodigy"])
+@pytest.mark.parametrize("adapter", [AdapterSpec(rank=64), AdapterSpec(type="lokr", rank=4, dropout=0.1)])
+def test_the_optimizer_s_state_is_that_of_a_real_step(
+    tiny_checkpoints: Path, optimizer: Any, adapter: AdapterSpec
+) -> None:
+    transformer = load_model(tiny_checkpoints, "base", parts=("transformer",)).transformer
+    made = adapters.inject(transformer, adapter, seed=0)
+    parameters = made.parameters().values()
+    stepped = build_optimizer(made, TrainSpec(optimizer_type=optimizer, adapter=adapter))
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    stepped.step()
+    tensors = [x for state in stepped.state.values() for x in state.values() if isinstance(x, torch.Tensor)]
+    real = sum({tensor.untyped_storage()._cdata: tensor.nbytes for tensor in tensors}.values())
+    assert optimizer_bytes(optimizer, [p.shape for p in parameters]) == pytest.approx(real, rel=0.07)
+
+
+def test_attention_s_workspace_is_linear_in_the_song() -> None:
+    """One full layer of the 2B model over 60 s: 750 patches, 16 heads of 128."""
+    config = released_config("base")
+    values = 750 * 16 * 128
+    assert attention_workspace(config, "fp32", 1500, 512, True) == 8 * 16 * 750
+    assert attention_workspace(config, "bf16", 1500, 512, False) == 4 * 3 * values + 8 * 16 * 750
+    # 132 multiprocessors are nine groups of 16 heads.
+    assert attention_workspace(config, "bf16", 1500, 512, True) == 4 * (9 + 2) * values + 8 * 16 * 750
+    four, one = (attention_workspace(config, "bf16", 1500 * n, 512, True) for n in (4, 1))
+    assert four == 4 * one
+
+
+def test_the_cheapest_changes_that_fit() -> None:
+    """By a made memory of 10, from which each setting takes its part."""
+
+    def memory(spec: JobSpec) -> float:
+        train = spec.train
+        size = 4.0 if train.gradient_checkpointing_ratio < 1 else 1.0
+        size += {"adamw": 2.0, "adamw8bit": 1.0}[train.optimizer_type]
+        return size + min(train.chunk_duration or 240, 240) / 120 + train.adapter.rank / 32
+
+    spec = spec_of(gradient_checkpointing_ratio=0.5, adapter={"rank": 64, "alpha": 128})
+    assert memory(spec) == 10
+
+    def names(limit: float) -> list[dict[str, Any]] | None:
+        changes, size = changes_to_fit(spec, 240, memory, limit)
+        assert changes is None or size <= limit
+        return None if changes is None else [change.settings for change in changes]
+
+    everything = {"train.gradient_checkpointing": True, "train.gradient_checkpointing_ratio": 1.0}
+    light = {"train.optimizer_type": "adamw8bit"}
+    assert names(10) == []
+    assert names(7) == [everything]
+    assert names(6) == [everything, light]
+    assert names(5) == [everything, light, {"train.chunk_duration": 120.0}]
+    assert names(4.5) == [everything, light, {"train.chunk_duration": 60.0}]
+    small = {"train.adapter.rank": 16, "train.adapter.alpha": 32.0}
+    assert names(2.75) == [everything, light, {"train.chunk_duration": 30.0}, small]
+    assert names(1) is None
+
+
+def test_a_dearer_change_that_brings_it_all_makes_the_cheaper_ones_needless() -> None:
+    spec = spec_of(gradient_checkpointing=False, adapter={"rank": 64, "alpha": 128})
+    changes, size = changes_to_fit(spec, 240, lambda s: 5 if s.train.adapter.rank < 64 else 20, 5)
+    assert changes and [change.settings for change in changes] == [
+        {"train.adapter.rank": 32, "train.adapter.alpha": 64.0}
+    ]
+    assert size == 5
+
+
+def test_a_change_is_one_that_training_takes() -> None:
+    spec = spec_of(optimizer_type="prodigy", adapter={"rank": 8})
+    changes, _ = changes_to_fit(spec, 20, lambda s: s.train.optimizer_type == "prodigy", 0)
+    assert changes and changes[0].settings["train.lr"] == 1e-4
+    assert changes[0].apply(spec).train.scheduler == "cosine"
+
+
+def test_the_best_interval_between_commits() -> None:
+    """Played through: with half of it or twice as much, more time is lost; and the share is about right."""
+    best = plan_for_preemptions(500e6, between=4 * 3600)
+    assert 0.5 < best.interval / (2 * best.commit * best.between) ** 0.5 < 1.1  # Young's
+
+    def lost(interval: float) -> float:
+        draw = random.Random(1)
+        done, clock, goal = 0.0, 0.0, 200 * best.between
+        while done < goal:
+            life = draw.expovariate(1 / best.between)
+            clock += life + RESTART_SECONDS
+            done += life // (interval + best.commit) * interval
+        return clock / done - 1
+
+    shares = {factor: lost(factor * best.interval) for factor in (0.3, 1.0, 3.0)}
+    assert shares[1.0] == min(shares.values())
+    assert best.share == pytest.approx(shares[1.0], rel=0.25)
+    often = plan_for_preemptions(1e12, between=60)
+    assert often.interval == often.between
+
+
+def test_preemptions_stretch_the_time() -> None:
+    plain, spot = plan_of(spec_of()), plan_of(spec_of(), hours_between_preemptions=2.0)
+    share = spot.preemptions["lost"].value
+    assert spot.cards[0].seconds == pytest.approx((1 + share) * plain.cards[0].seconds)
+
+
+def test_songs_are_measured_where_they_are_and_assumed_in_a_bucket(
+    make_spec: MakeSpec, s3_server: S3Server
+) -> None:
+    here = find_songs(make_spec())
+    assert (here.basis, here.tokens, here.tokens_basis) == ("measured", 6, "measured")
+    assert here.seconds == (20 / 25, 24 / 25, 28 / 25)
+    long = write_songs(Path("long"), [song(0, frames=4000, conditions=500, width=2048)]) / "0.pt"
+    s3_server.store("tensors").write_bytes("0.pt", long.read_bytes())
+    there = find_songs(
+        make_spec(dataset_dir=s3_server.place("tensors"), storage={"endpoint_url": s3_server.endpoint})
+    )
+    assert there.basis == there.tokens_basis == "assumed"
+    assert there.longest == pytest.approx(160, rel=0.05)
+
+
+def test_sound_files_say_their_length(tiny_checkpoints: Path, s3_server: S3Server) -> None:
+    from sidestep import demo
+
+    demo.write_songs(Path("songs"))
+    job = {"checkpoint_dir": tiny_checkpoints, "audio_dir": "songs", "output_dir": "out"}
+    here = find_songs(JobSpec.load(None, **job, preprocess={"max_duration": 4}))
+    assert here.basis == "measured" and set(here.seconds) == {4.0}
+    everything = find_songs(JobSpec.load(None, **job))
+    store = s3_server.store("songs")
+    for path in sorted(Path("songs").iterdir()):
+        store.write_bytes(path.name, path.read_bytes())
+    bucket = job | {"audio_dir": s3_server.place("songs"), "storage": {"endpoint_url": s3_server.endpoint}}
+    there = find_songs(JobSpec.load(None, **bucket))
+    assert there.basis == "assumed"
+    assert len(there.seconds) == len(everything.seconds)
+
+
+@pytest.mark.parametrize(("text", "size"), [("12GB", 12e9), ("12 g", 12e9), ("11.5GiB", 11.5 * 2**30)])
+def test_sizes_are_read_as_people_write_them(text: str, size: float) -> None:
+    assert size_in_bytes(text) == size
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--fit 12", "--fit 0GB", "--fit=-1GB", "--fit infGB", "--songs 0", "--song-seconds nan", "--songs 2.5"],
+)
+def test_wrong_numbers_are_refused_before_anything_else(words: str, capsys: Any) -> None:
+    assert main(["plan", "--offline", *words.split()]) == 64
+    assert f"error: argument {words.split('=')[0].split()[0]}: " in capsys.readouterr().err
+
+
+def test_offline_knows_the_releases_alone() -> None:
+    assert (
+        planning.config_of(spec_of(model_variant="acestep-v15-xl-sft"), offline=True)["hidden_size"] == 2560
+    )
+    mine = spec_of(model_variant="mine", base_model="turbo")
+    assert planning.config_of(mine, offline=True)["is_turbo"]
+    with pytest.raises(BadSpecError, match="--offline knows turbo, base"):
+        planning.config_of(spec_of(model_variant="mine"), offline=True)
+
+
+def test_it_is_read_in_80_columns(make_spec: MakeSpec) -> None:
+    spec = spec_of(runtime={"price_per_hour": 123.4})
+    text = as_text(plan_of(spec, limit=1e6, hours_between_preemptions=0.01))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "It does not fit 0.00 GB, whatever is changed here" in text
+    assert all(row in text for row in ("activations", "RTX 4090", "commit every"))
+
+
+def test_the_command_on_a_job_s_own_places(
+    make_spec: MakeSpec, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("job.json").write_text(make_spec().model_dump_json())
+    assert main(["plan", "job.json", "--json", "--fit", "24GB"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert all(check["ok"] for check in data["checks"])
+    assert data["plan"]["job"]["songs"] == {"value": 3, "says": data["plan"]["job"]["songs"]["says"]} | {
+        "basis": "measured"
+    }
+    assert data["plan"]["fit"]["changes"] == []
+    assert main(["plan", "job.json", "--dataset-dir", "nowhere", "--json"]) == 66
+    assert "plan" not in json.loads(capsys.readouterr().out)
+
+
+def test_offline_needs_nothing_at_all(capsys: Any) -> None:
+    """Neither places in the spec nor any access: the 2B model, whole."""
+    assert main(["plan", "--offline", "--songs", "3", "--song-seconds", "30", "--price-per-hour", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "LoRA, 44,040,192 parameters in 384 tensors" in text
+    assert "3, 90 s of sound" in text or "3, 2 min of sound" in text
+    assert not list(Path().glob("out*"))
