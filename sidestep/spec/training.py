@@ -254,7 +254,7 @@ class TrainSpec(Section):
     new_attempt: bool = Field(
         False,
         description="Let resume_from go back behind the newest checkpoint of this output. Later checkpoints "
-        "then count no more.",
+        "then count no more. Also tries on where five attempts in a row made no checkpoint.",
     )
     extend: bool = Field(
         False,

@@ -92,23 +92,18 @@ class CommitLog:
         generation = self._read_or_stand_in(number - 1).generation if number > 1 else 0
         return Record("take-over", generation + 1, nonce="", number=number)
 
-    def done(self) -> Record | None:
-        """The record that says that the run is finished, where nothing came after it."""
-        newest = self.tail()
-        return newest if newest and newest.kind == "done" else None
-
-    def newest_commit(self) -> Record | None:
+    def newest_commit(self, tail: Record | None) -> Record | None:
         """The newest record with a checkpoint, whether that is whole or not."""
-        return next((record for record in self.back_from(self.tail()) if record.files), None)
+        return next((record for record in self.back_from(tail) if record.files), None)
 
-    def fetch_newest(self, target: Path) -> Record | None:
-        """Download the newest commit that is whole into `target`; None where there is none.
+    def fetch_newest(self, target: Path, tail: Record | None) -> Record | None:
+        """Download the newest commit up to `tail` that is whole into `target`; None where there is none.
 
         A damaged commit is reported, and the one before it is taken.
         """
         tried: set[str] = set()
         kept: list[str] | None = None  # as the newest commit says: of older ones the files are deleted
-        for record in self.back_from(self.tail()):
+        for record in self.back_from(tail):
             if not record.files or record.folder in tried:
                 continue
             kept = record.kept if kept is None else kept

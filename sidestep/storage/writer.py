@@ -156,7 +156,7 @@ def take_over(
             watch = Watch(log_.store, tail.generation, lease_seconds)
         if watch:
             watch.wait()
-        newest = next((record for record in log_.back_from(tail) if record.files), None)
+        newest = log_.newest_commit(tail)
         number = tail.number + 1 if tail else 1
         machines = list(tail.machines) if tail else []
         machines += [machine] if machine not in machines else []

@@ -34,6 +34,7 @@ class Attempt:
     Attributes:
         spec, workspace, output, notice: of this job.
         commits: the output's commit log.
+        tail: its newest record as this attempt began.
         watch: over the last writer of the output, begun as this attempt began; None where there was none.
         status: what status.json says, or will say.
         gpus: how many GPUs this attempt has used, for the receipt.
@@ -45,7 +46,7 @@ class Attempt:
         self.workspace = open_workspace(spec)
         self.output = Output(open_store(spec.output_place, spec.storage), self.workspace)
         self.commits = CommitLog(self.output.store)
-        tail = self.commits.tail()
+        self.tail = tail = self.commits.tail()
         self.watch = Watch(self.output.store, tail.generation, spec.runtime.lease_seconds) if tail else None
         self.status = Status(name=spec.name, task=spec.task)
         self.before = read_status(self.output) or Status(name=spec.name, task=spec.task, attempt=0)

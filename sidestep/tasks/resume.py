@@ -4,9 +4,10 @@ import hashlib
 import logging
 import re
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from pathlib import Path
 
-from sidestep.runtime.errors import BadSpecError, MissingInputError
+from sidestep.runtime.errors import BadSpecError, MissingInputError, SideStepError
 from sidestep.runtime.workspace import Workspace
 from sidestep.spec.schema import JobSpec
 from sidestep.storage.commits import CommitLog, Record
@@ -17,6 +18,8 @@ from sidestep.tasks.outbox import Outbox, Unsent
 from sidestep.training.checkpoint import NUMBERS_FILE, STATE_FILES, Numbers, read_numbers
 
 log = logging.getLogger(__name__)
+
+HOPELESS = 5  # attempts
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,21 @@ class Start:
 
 
 def find_start(
-    spec: JobSpec, commits: CommitLog, outbox: Outbox, workspace: Workspace, folder: Path
+    spec: JobSpec,
+    commits: CommitLog,
+    tail: Record | None,
+    outbox: Outbox,
+    workspace: Workspace,
+    folder: Path,
 ) -> Start:
-    """Where the run goes on; a commit is downloaded into `folder`, which is emptied for it.
+    """Where the run goes on, after the log's newest record `tail`.
+
+    A commit is downloaded into `folder`, which is emptied for it.
 
     Raises MissingInputError where --resume-from names no checkpoint, BadSpecError where it would go back
     behind the newest commit and the spec does not say so.
     """
-    newest = commits.newest_commit()
+    newest = commits.newest_commit(tail)
     if spec.train.resume_from and (start := _asked_for(spec, commits.store, newest, workspace)):
         return start
     if unsent := outbox.unsent(commits, newest):
@@ -56,7 +66,21 @@ def find_start(
         return Start(unsent.folder, newest, unsent=unsent)
     for file in folder.iterdir():
         file.unlink()
-    return Start(folder if commits.fetch_newest(folder) else None, newest)
+    return Start(folder if commits.fetch_newest(folder, tail) else None, newest)
+
+
+def refuse_hopeless(commits: CommitLog, tail: Record | None, new_attempt: bool) -> None:
+    """Raise SideStepError (70) where many attempts in a row have ended before their first checkpoint."""
+    last = islice(commits.back_from(tail), HOPELESS)
+    row = sum(1 for _ in takewhile(lambda record: record.kind == "take-over", last))
+    if row == HOPELESS and not new_attempt:
+        raise SideStepError(
+            f"{HOPELESS} attempts in a row ended before their first checkpoint: {commits.store.place} has come "
+            "no further\n"
+            "  its logs/ may say why; on machines that are soon taken away, a smaller "
+            "train.checkpoint.every_minutes helps\n"
+            "  with --new-attempt, it is tried again"
+        )
 
 
 def _asked_for(spec: JobSpec, output: Store, newest: Record | None, workspace: Workspace) -> Start | None:

@@ -2,19 +2,16 @@
 
 import logging
 from dataclasses import dataclass, replace
-from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from sidestep import adapters
-from sidestep.acestep.layout import ALIASES
 from sidestep.acestep.recompute import recompute_layers
 from sidestep.runtime.errors import AgainError, BadSpecError
 from sidestep.spec.schema import JobSpec
 from sidestep.spec.yaml12 import dump_yaml
 from sidestep.storage.commits import Record
-from sidestep.storage.store import open_store
 from sidestep.storage.writer import Writer, take_over
 from sidestep.tasks.adapter import FOLDER as ADAPTER
 from sidestep.tasks.adapter import publish
@@ -22,20 +19,19 @@ from sidestep.tasks.attempt import Attempt
 from sidestep.tasks.checkpoints import Saver, Timetable
 from sidestep.tasks.model import Ground, prepare_ground, timestep_law
 from sidestep.tasks.outbox import Outbox
-from sidestep.tasks.output import Output
 from sidestep.tasks.receipt import FILE as RECEIPT
 from sidestep.tasks.receipt import write_receipt
-from sidestep.tasks.resume import Start, find_start
+from sidestep.tasks.recipe import LENGTH, recipe_of, refuse_another_run
+from sidestep.tasks.resume import Start, find_start, refuse_hopeless
+from sidestep.tasks.runs import FOLDER as RUNS
+from sidestep.tasks.runs import EventsToSend
 from sidestep.training.checkpoint import (
     NUMBERS_FILE,
     Numbers,
     Progress,
     read_numbers,
-    refuse_changed,
     restore,
 )
-from sidestep.training.dataset import dataset_digest, dataset_files
-from sidestep.training.events import stale
 from sidestep.training.loop import Trainer
 from sidestep.training.metrics import Metrics, Pace, loss_curve
 from sidestep.training.optimizer import build_optimizer, check_optimizer
@@ -43,8 +39,6 @@ from sidestep.training.schedule import Group, Schedule
 from sidestep.training.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
-
-RUNS = "runs"
 
 
 @dataclass(frozen=True)
@@ -68,27 +62,27 @@ def train(attempt: Attempt) -> TrainResult:
     """
     spec, commits, workspace = attempt.spec, attempt.commits, attempt.workspace
     recipe = recipe_of(spec)
-    done = commits.done()
-    if done and (result := _finished_before(attempt, done, recipe)):
+    tail = attempt.tail
+    if tail and tail.kind == "done" and (result := _finished_before(attempt, tail, recipe)):
         return result
 
+    refuse_hopeless(commits, tail, spec.train.new_attempt)
     check_optimizer(spec.train)
     outbox = Outbox(workspace, attempt.output.store.place)
     with workspace.temporary() as temporary:
-        find = partial(find_start, spec, commits, outbox, workspace, Path(temporary))
-        start = find()
+        start = find_start(spec, commits, tail, outbox, workspace, Path(temporary))
         numbers = start.numbers()
-        _refuse_another_run(spec, numbers, recipe, attempt.output.store.place)
+        refuse_another_run(spec, numbers, recipe, attempt.output.store.place)
         attempt.begin("pull")
         ground = prepare_ground(spec, workspace, numbers.machine if numbers else None)
         recipe["weights"] = ground.weights
-        _refuse_another_run(spec, numbers, recipe, attempt.output.store.place)
+        refuse_another_run(spec, numbers, recipe, attempt.output.store.place)
         trainer = build_trainer(spec, ground)
         trainer.notice = attempt.notice
         writer = take_over(commits, spec.runtime.lease_seconds, attempt.watch, ground.machine.kind())
         try:
             if writer.newest != start.newest:  # the writer before had still added to the log
-                start = find()
+                start = find_start(spec, commits, commits.tail(), outbox, workspace, Path(temporary))
             with attempt.notice.held():
                 result = _train(attempt, ground, trainer, writer, outbox, start, recipe)
         finally:
@@ -123,7 +117,7 @@ def _train(
         trainer.adapter, trainer.optimizer, lambda adapter: build_optimizer(adapter, spec.train)
     )
     timetable = Timetable(spec.train.checkpoint, schedule)
-    events = _EventsToSend(output, newest=writer.newest.step if writer.newest else 0, now=progress.step)
+    events = EventsToSend(output, newest=writer.newest.step if writer.newest else 0, now=progress.step)
 
     with Metrics(output.path(RUNS), progress.step + 1) as metrics:
         if writer.newest is None:
@@ -183,8 +177,8 @@ def _finished_before(attempt: Attempt, done: Record, recipe: dict[str, Any]) -> 
     numbers = read_numbers(store.read_bytes(f"{done.folder}/{NUMBERS_FILE}"), done.folder)
     if spec.train.new_attempt and spec.train.resume_from:
         return None
-    _refuse_another_run(spec, numbers, recipe, store.place)
-    if any(numbers.recipe.get(key) != recipe[key] for key in _LENGTH):
+    refuse_another_run(spec, numbers, recipe, store.place)
+    if any(numbers.recipe.get(key) != recipe[key] for key in LENGTH):
         return None
     if spec.train.resume_from:
         log.warning("This run is finished, so --resume-from plays no part")
@@ -221,32 +215,6 @@ def build_trainer(spec: JobSpec, ground: Ground) -> Trainer:
     )
 
 
-_LENGTH = ("train.epochs", "train.max_steps")
-
-
-def recipe_of(spec: JobSpec) -> dict[str, Any]:
-    """All settings that decide the adapter's numbers. A run goes on only with the same ones."""
-    changes_nothing = {"resume_from", "new_attempt", "extend", "log_every", "log_heavy_every", "checkpoint"}
-    changes_nothing |= {"gradient_checkpointing", "gradient_checkpointing_ratio"}
-    train = spec.train.model_dump(mode="json", exclude=changes_nothing)
-    tensors = dataset_files(open_store(spec.tensors_place, spec.storage))
-    return {
-        "model_variant": ALIASES.get(spec.model_variant, spec.model_variant),
-        "dataset": dataset_digest(tensors),
-        **{f"train.{key}": value for key, value in train.items()},
-    }
-
-
-def _refuse_another_run(spec: JobSpec, numbers: Numbers | None, recipe: dict[str, Any], where: str) -> None:
-    """Refuse to go on from a checkpoint of other settings, but for a longer run where the spec says so."""
-    if numbers is None:
-        return
-    may_change = [*_LENGTH] if spec.train.extend else []
-    if "weights" not in recipe:  # not known before they are pulled
-        may_change.append("weights")
-    refuse_changed(numbers.recipe, recipe, where, may_change)
-
-
 def _say_where_it_goes_on(attempt: Attempt, numbers: Numbers, ground: Ground, schedule: Schedule) -> None:
     step, before = numbers.progress.step, numbers.recipe
     if step > schedule.total_steps:
@@ -256,7 +224,7 @@ def _say_where_it_goes_on(attempt: Attempt, numbers: Numbers, ground: Ground, sc
         )
     attempt.resumed_at(step)
     log.info("Going on after step %d of %d", step, schedule.total_steps)
-    if any(before[key] != getattr(attempt.spec.train, key.removeprefix("train.")) for key in _LENGTH):
+    if any(before[key] != getattr(attempt.spec.train, key.removeprefix("train.")) for key in LENGTH):
         then = replace(schedule, epochs=before["train.epochs"], max_steps=before["train.max_steps"])
         log.warning(
             "The run is extended from %d to %d steps: its schedule is restated, and the learning rate "
@@ -286,28 +254,6 @@ def _say_what_is_trained(spec: JobSpec, ground: Ground) -> None:
             "them: vanilla mode samples just those eight.",
             ground.model.variant,
         )
-
-
-class _EventsToSend:
-    """TensorBoard's files on their way: complete ones go up before the record of their last step."""
-
-    def __init__(self, output: Output, newest: int, now: int) -> None:
-        """Of the files from `newest`, the last committed step, on: those after `now` are void."""
-        self._output = output
-        store = output.store.child(RUNS)
-        for name in stale((file.path for file in store.list()), now + 1):
-            store.delete(name)
-        here = [file.name for file in output.path(RUNS).iterdir()]
-        self._names = [name for name in stale(here, newest + 1) if name not in stale(here, now + 1)]
-
-    def add(self, name: str) -> None:
-        self._names.append(name)
-
-    def send(self) -> None:
-        names = list(self._names)
-        self._output.send(RUNS, names)
-        self._output.send("logs")
-        self._names = [name for name in self._names if name not in names]
 
 
 def _report(attempt: Attempt, progress: Progress, group: Group, schedule: Schedule, pace: Pace) -> None:

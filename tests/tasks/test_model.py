@@ -17,7 +17,7 @@ from sidestep.runtime.workspace import open_workspace
 from sidestep.spec.schema import JobSpec
 from sidestep.tasks import run as train
 from sidestep.tasks.model import prepare_ground, timestep_law
-from sidestep.tasks.train import recipe_of
+from sidestep.tasks.recipe import recipe_of
 from tests.songs import MakeSpec
 
 BASE = "acestep-v15-base"

@@ -60,8 +60,9 @@ def files(folder: Path) -> dict[str, bytes]:
 def outcome(spec: JobSpec) -> tuple[dict[str, bytes], list[float]]:
     """The adapter's bytes and the losses of all steps, from the output alone."""
     output = Path(spec.output_dir or "")
-    done = CommitLog(open_store(str(output), spec.storage)).done()
+    done = CommitLog(open_store(str(output), spec.storage)).tail()
     assert done
+    assert done.kind == "done"
     state = adapters.adapter.read_safetensors(output / done.folder / "training_state.safetensors")[0]
     return files(output / "adapter"), state["history.losses"].tolist()
 
