@@ -83,6 +83,9 @@ jobs: setup ## render the files of jobs/ anew from jobs/specs/
 test-places: setup ## what SkyPilot's, dstack's and Vast's own packages make of what is rendered for them
 	@$(RUN) pytest -m places
 
+cuda-check: setup ## install the CUDA pins in a throw-away environment and import them (3 GB to download, no GPU)
+	@.venv/bin/python requirements/check_cuda.py
+
 lint-deploy: tools ## the workflows and the compose file by their schemas, the Dockerfile by hadolint
 	@.venv/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
 	@.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml

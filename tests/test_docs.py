@@ -15,12 +15,14 @@ from sidestep.spec.schema import JobSpec
 from sidestep.tasks.preprocess import preprocess
 from tests.documents import ROOT, Block, blocks, run
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+ALL_PAGES = sorted((ROOT / "docs").glob("*.md"))
+ELSEWHERE = {"container", "kubernetes"}  # their commands are docker's and helm's: tests/image and tests/chart
+PAGES = [page for page in ALL_PAGES if page.stem not in ELSEWHERE]
 FIRST = "getting-started.md"  # makes the tensors that the other pages train on
 
 
 def test_the_guide_s_pages_are_there() -> None:
-    assert {page.stem for page in PAGES} == {
+    assert {page.stem for page in ALL_PAGES} - ELSEWHERE == {
         *("getting-started", "model-management", "dataset-preparation"),
         *("shift-and-timestep-sampling", "estimation", "vram-optimization", "places"),
     }
@@ -64,7 +66,7 @@ def test_the_dataset_json_is_one() -> None:
     assert len(dataset.entries) == len(json.loads(block.text)["samples"])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
     assert all((page.parent / link).exists() for link in links if not link.startswith("http"))

@@ -8,6 +8,7 @@ https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from sidestep.places.job import Job
 from sidestep.places.kubernetes import manifests
 from sidestep.runtime.errors import ExitCode
 from sidestep.spec.schema import JobSpec
+from tests.documents import Block, blocks, run
 
 pytestmark = pytest.mark.chart
 
@@ -283,3 +285,13 @@ def test_the_notes_name_what_is_there() -> None:
     assert f"logs --follow job/{one('Job', documents)['metadata']['name']}" in notes
     assert f"port-forward service/{one('Service', documents)['metadata']['name']} 6006" in notes
     assert "sidestep status s3://studio/runs/x" in notes
+
+
+def test_every_command_of_the_page_works() -> None:
+    """docs/kubernetes.md, without a cluster: what is installed is rendered, and not sent."""
+    Path("helm").symlink_to(ROOT / "helm")
+    found = [block for block in blocks(ROOT / "docs" / "kubernetes.md") if block.kind == "bash"]
+    assert len(found) == 2
+    for block in found:
+        text = block.text.replace("helm install", "helm install --dry-run=client")
+        run(Block("bash", re.sub(r"^helm ", f"{HELM} ", text, flags=re.M)))

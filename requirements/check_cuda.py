@@ -1,0 +1,68 @@
+"""Installs the CUDA pins in a throw-away environment and imports them, on a machine that may have no GPU.
+
+    python requirements/check_cuda.py
+
+About 3 GB are downloaded and 8 GB of disk used, until it ends. Shows that every pin can be had, that they
+fit each other, and that the packages load beside torch's CUDA build, among them torchaudio's extension.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+EXTRAS = ("gpu", "gcs", "azure")  # those of the image
+
+MODULES = {"lycoris-lora": "lycoris", "pydantic-settings": "pydantic_settings"}  # not named as their package
+
+IMPORT = """
+import importlib, sys
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+    print("  imported", module)
+import torch, torchaudio
+print(f"  torch {torch.__version__}, CUDA {torch.version.cuda}, a GPU here: {torch.cuda.is_available()}")
+print(f"  torchaudio's extension is loaded: {torchaudio._extension._IS_TORCHAUDIO_EXT_AVAILABLE}")
+"""
+
+
+def direct_dependencies() -> list[str]:
+    """The packages that pyproject.toml asks for, those of the image's extras too, by name."""
+    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
+    wanted = [
+        *project["dependencies"],
+        *(line for extra in EXTRAS for line in project["optional-dependencies"][extra]),
+    ]
+    return [re.split(r"[\[<>=!~ ]", line)[0] for line in wanted]
+
+
+def check(folder: Path) -> None:
+    """Make the environment in `folder` and try it. Raises CalledProcessError where something fails."""
+    venv.create(folder, with_pip=True)
+    python = str(folder / "bin" / "python")
+    torch = next(line for line in (HERE / "cpu.txt").read_text().splitlines() if line.startswith("torch=="))
+    pip = [python, "-m", "pip", "--disable-pip-version-check"]
+    install = [*pip, "install", "-q", "--no-cache-dir", "--no-deps", "--only-binary", ":all:"]
+    # === asks for PyPI's build, which is for CUDA, even where an index also offers 2.x+cpu
+    subprocess.run([*install, torch.replace("==", "===")], check=True)
+    subprocess.run([*install, "-r", HERE / "cuda.txt", "-r", HERE / "image.txt"], check=True)
+    subprocess.run([*pip, "check"], check=True)
+    modules = [MODULES.get(name, name) for name in direct_dependencies()]
+    subprocess.run([python, "-W", "ignore", "-c", IMPORT, *modules], check=True)
+
+
+if __name__ == "__main__":
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="cuda-check-") as folder:
+        try:
+            check(Path(folder))
+        except subprocess.CalledProcessError as error:
+            sys.exit(f"The CUDA pins do not work: {' '.join(map(os.fspath, error.cmd))[:200]}")
+        size = sum(file.lstat().st_size for file in Path(folder).rglob("*")) / 1e9
+    print(f"The CUDA pins work: {size:.1f} GB, {time.monotonic() - start:.0f} s")
