@@ -147,6 +147,13 @@ def _parts(content: bytes, place: str) -> tuple[Any, list[Any]]:
 
 Model = TypeVar("Model", bound=_Fields)
 
+_WORDS = {  # pydantic's kind of fault → what to say, where its own words are a programmer's
+    "missing": "is missing",
+    "string_pattern_mismatch": "holds a null character",
+    "string_unicode": "holds half a surrogate pair, which is no character",
+    "string_too_short": "is empty",
+}
+
 
 def validated(model: type[Model], value: Any, where: str, problems: list[str]) -> Model | None:
     """`value` as a `model`; or None, with all that is wrong with it added to `problems`."""
@@ -157,8 +164,8 @@ def validated(model: type[Model], value: Any, where: str, problems: list[str]) -
         return model.model_validate(value)
     except ValidationError as error:
         for fault in error.errors(include_url=False):
-            said = fault["msg"].removeprefix("Value error, ")
-            got = "" if fault["type"] == "missing" else f", not {_short(fault['input'])}"
+            said = _WORDS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+            got = "" if fault["type"] in _WORDS else f", not {_short(fault['input'])}"
             problems.append(f"{where}, {fault['loc'][0]}: {said}{got}")
         return None
 

@@ -263,6 +263,13 @@ class TrainSpec(Section):
     )
     checkpoint: CheckpointSpec = CheckpointSpec()
 
+    @field_validator("cfg_dropout")
+    @classmethod
+    def _vanilla_drops_nothing(cls, value: float, info: ValidationInfo) -> float:
+        if info.data.get("mode") == "vanilla" and value not in (0, cls.model_fields["cfg_dropout"].default):
+            raise ValueError("is for corrected mode alone: vanilla mode never drops conditions")
+        return value
+
     @field_validator("lr", "scheduler")
     @classmethod
     def _what_suits_the_optimizer(cls, value: Any, info: ValidationInfo) -> Any:

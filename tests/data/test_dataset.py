@@ -274,28 +274,32 @@ def test_everything_wrong_is_said_at_once(place_files, read):
         {"audio_path": "a\u0000b.mp3"},
         {"audio_path": "a.mp3", "caption": "\ud800"},
         {"audio_path": "a.mp3", "bpm": True, "prompt_override": "lyrics"},
+        {"audio_path": ""},
+        {"audio_path": "\ud800.mp3"},
     ]
     with pytest.raises(BadDataError) as caught:
         read({"metadata": {"genre_ratio": 0.3, "tag_position": "middle"}, "samples": samples}, "audio")
     text = str(caught.value)
-    assert "dataset.json: 16 problems in the dataset\n" in text
+    assert "dataset.json: 18 problems in the dataset\n" in text
     for said in (
         "metadata, genre_ratio: is in percent: write 30",
         "metadata, tag_position: Input should be 'prepend', 'append' or 'replace', not \"middle\"",
         'sample 1, bpm: should be a number, not "fast"',
         "sample 1, is_instrumental: ",
         "sample 3, audio_path 'a.mp3': the same file as sample 2",
-        "sample 4, audio_path: Field required",
+        "sample 4, audio_path: is missing",
         'sample 5: should be an object with fields, not "a.mp3"',
         "sample 6, audio_path 'gone.mp3': there is no such file in",
         "sample 7, audio_path 'twice.mp3': fits several files in",
         "sample 8, audio_path '../gone.mp3': leads out of",
         'sample 9, lyrics: Input should be a valid string, not ["La"]',
         "sample 9, bpm: ",
-        "sample 10, audio_path: ",
+        "sample 10, audio_path: holds a null character",
         "sample 11, caption: ",
         "sample 12, bpm: should be a number",
         "sample 12, prompt_override: ",
+        "sample 13, audio_path: is empty",
+        "sample 14, audio_path: holds half a surrogate pair",
     ):
         assert said in text
 

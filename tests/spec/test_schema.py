@@ -170,3 +170,11 @@ def test_where_tensors_and_results_go() -> None:
 )
 def test_the_nearest_name(written: tuple[str, ...], meant: tuple[str, ...] | None) -> None:
     assert nearest(written) == meant
+
+
+def test_vanilla_mode_takes_no_dropout_of_conditions() -> None:
+    for dropout in (0, 0.15):
+        assert JobSpec(**PLACES, train={"mode": "vanilla", "cfg_dropout": dropout})
+    with pytest.raises(ValidationError, match="is for corrected mode alone"):
+        JobSpec(**PLACES, train={"mode": "vanilla", "cfg_dropout": 0.3})
+    assert JobSpec(**PLACES, train={"mode": "fixed", "cfg_dropout": 0.3})
