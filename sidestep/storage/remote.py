@@ -63,7 +63,9 @@ class RemoteStore(Store):
     def list(self, path: str = "") -> list[FileInfo]:
         below = self._key(path) + "/"
         with self._failures(path):
-            found = dict(self._fs.find(below.rstrip("/"), detail=True))  # adlfs has [] where nothing is
+            found = self._fs.find(below.rstrip("/"), detail=True)
+        if isinstance(found, list):  # so adlfs says that the place is itself a file
+            found = {}
         start = len(self._key("")) + 1
         infos = [
             self._info(name[start:], details)
