@@ -26,6 +26,7 @@ PLACES: dict[str, Place] = {
 }
 GRACE = ("runtime", "grace_seconds")
 ON_EXIT = ("runtime", "on_exit")
+OF_THIS_MACHINE = ("runtime", "workspace")  # the image has its own
 
 
 def add_render_flags(parser: argparse.ArgumentParser) -> list[str]:
@@ -66,10 +67,10 @@ def rendered_for(
 ) -> Rendered:
     """What `place` takes to run `spec`. `file` is the name it will have, by default the spec's own name.
 
-    `origins` are `resolve`'s: what nobody said is left to the image. The place adds what it has to: not
-    more time to save than it leaves, and that its machine is given back.
+    `origins` are `resolve`'s: what nobody said is left to the image, and so is the workspace. The place adds
+    what it has to: not more time to save than it leaves, and that its machine is given back.
     """
-    given = said(spec, origins)
+    given = {path: value for path, value in said(spec, origins).items() if path != OF_THIS_MACHINE}
     added: dict[FieldPath, Any] = {}
     if place.local_paths:  # a path means the same in the container
         added |= {path: str(folder) for path, folder in local_places(spec).items()}

@@ -46,7 +46,7 @@ PLACE = Place(
     notice="5 s",
     grace_seconds=4,
     next_attempt="RunPod, where the container ended in a pod that lives; after a stop **nobody**: send the "
-    "call again, or rent RunPod through SkyPilot or dstack, which do",
+    "call again, or rent RunPod through dstack, which does that",
     render=render,
     rented=True,
     gpu_only=True,

@@ -17,6 +17,9 @@ from sidestep.runtime.errors import ExitCode, UsageError
 GPUS = ("L4", "A10G", "L40S", "A100", "A100-80GB", "H100")
 """Of 24 GB and more, with bf16: the cheapest that is to be had is taken."""
 
+CLOUDS = ("aws", "gcp", "azure")
+"""Those with spot machines that are machines: where SkyPilot rents containers, there is no Docker in them."""
+
 MOUNTED = "/tmp/sidestep/job.yaml"  # noqa: S108 - on a machine that is nobody else's
 
 
@@ -36,6 +39,7 @@ def task(job: Job) -> dict[str, Any]:
         "resources": {
             **({"accelerators": dict.fromkeys(GPUS, 1)} if job.wants_gpu else {"cpus": "4+"}),
             "use_spot": True,
+            "any_of": [{"infra": cloud} for cloud in CLOUDS],
             "disk_size": 2 * DISK_GB,
             "job_recovery": {
                 "max_restarts_on_errors": BACKOFF_LIMIT,

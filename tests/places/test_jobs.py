@@ -9,6 +9,7 @@ from sidestep.cli import main
 from sidestep.places.job import flattened
 from sidestep.places.render import said
 from sidestep.spec.sources import resolve
+from tests.documents import blocks, run
 from tests.places.committed import rendered_files
 from tests.places.rendering import ROOT, SPECS
 
@@ -51,3 +52,10 @@ def test_the_command_writes_the_same_files() -> None:
         where = "local" if file.stem.startswith("pipeline-local") else "s3"
         main(["render", file.parts[1], f"jobs/specs/{where}/pipeline.yaml", "--output", str(file)])
         assert file.read_text(encoding="utf-8") == text
+
+
+def test_the_readme_s_command_works_as_it_stands() -> None:
+    shutil.copy(SPECS / "s3" / "lora.yaml", "my-job.yaml")
+    (block,) = blocks(ROOT / "jobs" / "README.md")
+    run(block)
+    assert "my-lora" in Path("my-job.sky.yaml").read_text()

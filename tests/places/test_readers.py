@@ -58,6 +58,7 @@ def test_skypilot() -> None:
     assert task["file_mounts"] == {"/tmp/sidestep/job.yaml": str(config)}
     assert task["secrets"] == [f"secrets:{name}" for name in SECRETS]  # to be given by --secret
     assert {"L4": 1} in [resources["accelerators"] for resources in task["resources"]]
+    assert {resources["cloud"] for resources in task["resources"]} == {"AWS", "GCP", "Azure"}
     for resources in task["resources"]:
         assert resources["use_spot"] is True and resources["disk_size"] == 200
         recovery = {name: value for name, value in resources["job_recovery"].items() if value is not None}

@@ -127,6 +127,11 @@ def test_a_place_that_can_be_told_waits_longer_than_the_job_needs() -> None:
     assert "--signal=B:TERM@61\n" in render("slurm", values).text
 
 
+@pytest.mark.parametrize("place", [place for place in PLACES if place != "skypilot"])
+def test_the_workspace_is_the_image_s(place: str) -> None:
+    assert "/scratch/me" not in render(place, {**ON_S3, "runtime": {"workspace": "/scratch/me"}}).text
+
+
 def test_rented_machines_are_given_back_unless_the_spec_says_otherwise() -> None:
     for place in ("runpod", "vast"):
         assert "terminate" in render(place, ON_S3).text

@@ -8,6 +8,7 @@ import sky
 task = sky.Task.from_yaml(sys.argv[1])
 resources = [
     {
+        "cloud": str(one.cloud),
         "accelerators": one.accelerators,
         "use_spot": one.use_spot,
         "disk_size": one.disk_size,
