@@ -2,8 +2,8 @@
 
 As a program this is a process that has imported everything and done nothing, and forks an attempt for each
 line that it reads: `{"spec": FILE, "said": FILE, "steps": FILE, "point": NAME or null, "number": N}`. It
-answers with the attempt's process id, and then with its wait status. With the line as an argument it is
-that attempt itself.
+answers with the attempt's process id, and then with its exit code, or minus the signal that it died of. With
+the line as an argument it is that attempt itself.
 """
 
 import json
@@ -63,7 +63,7 @@ def serve() -> None:
             finally:
                 os._exit(code)
         print(child, flush=True)
-        print(os.waitpid(child, 0)[1], flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "lora-adafactor": {"adapter": LORA, "optimizer_type": "adafactor"},
 }
 STEPS = 6
-SECONDS_AT_MOST = 120  # of one attempt
+SECONDS_AT_MOST = 300  # of one attempt
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Field:
     folder: Path
     server: S3Server
     warm: subprocess.Popen[str]
-    attempts: int = 0
+    attempts: list["Attempt"] = field(default_factory=list)
     runs: int = 0
 
     def spec(self, output: str, settings: dict[str, Any], **top: Any) -> dict[str, Any]:
@@ -89,8 +89,7 @@ class Field:
         self, spec: dict[str, Any], point: str | None = None, number: int = 0, *, fresh: bool = False
     ) -> "Attempt":
         """Begin an attempt with an empty workspace, in a fork of the warm process or a fresh interpreter."""
-        self.attempts += 1
-        place = self.folder / f"attempt-{self.attempts}"
+        place = self.folder / f"attempt-{len(self.attempts) + 1}"
         place.mkdir()
         spec = {**spec, "runtime": {**spec["runtime"], "workspace": str(place / "workspace")}}
         (place / "job.json").write_text(json.dumps(spec))
@@ -105,15 +104,15 @@ class Field:
         if fresh:
             command = [sys.executable, "-m", "tests.torture.child", json.dumps(order)]
             process = subprocess.Popen(command, cwd=ROOT, env=os.environ | ENVIRONMENT)
-            return Attempt(
-                place, process.pid, lambda: os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])
-            )
-        assert self.warm.stdin and self.warm.stdout
-        answers = self.warm.stdout
-        self.warm.stdin.write(json.dumps(order) + "\n")
-        self.warm.stdin.flush()
-        pid = int(answers.readline())
-        return Attempt(place, pid, lambda: os.waitstatus_to_exitcode(int(answers.readline())))
+            self.attempts.append(Attempt(place, process.pid, process.wait))
+        else:
+            assert self.warm.stdin and self.warm.stdout
+            answers = self.warm.stdout
+            self.warm.stdin.write(json.dumps(order) + "\n")
+            self.warm.stdin.flush()
+            pid = int(answers.readline())
+            self.attempts.append(Attempt(place, pid, lambda: int(answers.readline())))
+        return self.attempts[-1]
 
 
 @dataclass
@@ -122,7 +121,8 @@ class Attempt:
 
     place: Path
     pid: int
-    _wait: Callable[[], int]
+    _wait: Callable[[], int]  # for its exit code, or minus the signal that it died of
+    has_ended: bool = False
 
     def end(self, kill_after: float | None = None) -> int:
         """Wait for the end: the exit code, or minus the signal that it died of."""
@@ -130,11 +130,18 @@ class Attempt:
         killer = threading.Timer(limit, os.kill, [self.pid, signal.SIGKILL])
         killer.start()
         began = time.monotonic()
-        code = self._wait()
+        code, self.has_ended = self._wait(), True
         killer.cancel()
         killer.join()
         assert time.monotonic() - began < SECONDS_AT_MOST, f"it did not end: {self.said}"
         return code
+
+    def wait_until(self, made: Callable[[], bool], seconds: float = SECONDS_AT_MOST) -> None:
+        """Wait until something is so, while it works."""
+        end = time.monotonic() + seconds
+        while not made():
+            assert time.monotonic() < end, self.said
+            time.sleep(0.02)
 
     @property
     def said(self) -> str:
@@ -178,9 +185,14 @@ def torture_field(folder: Path) -> Iterator[Field]:
     os.environ.update(ENVIRONMENT)
     with server_process() as server, subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as warm:
         assert warm.stdout and warm.stdout.readline() == "ready\n"
+        field_ = Field(folder, server, warm)
         try:
-            yield Field(folder, server, warm)
+            yield field_
         finally:
+            for attempt in field_.attempts:
+                if not attempt.has_ended:  # a test has failed meanwhile
+                    os.kill(attempt.pid, signal.SIGKILL)
+                    attempt.end()
             assert warm.stdin
             warm.stdin.close()
 

@@ -1,5 +1,5 @@
-"""Thirty kills over two cells, by SIGKILL, at named points and at any time: nothing of it is to be seen in the
-results. `make torture` makes two hundred over all cells."""
+"""Thirty kills over two cells, by SIGKILL, at named points and at any time: nothing of it is to be seen in
+the results. `make torture` makes two hundred over all cells."""
 
 from pathlib import Path
 
