@@ -1,0 +1,70 @@
+"""Two attempts at one output: one of them writes, the other one ends with 75, and nothing is mixed."""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.torture.field import CELLS, Field, store_of
+from tests.torture.outcome import Outcome, check_log, read_outcome
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+STEPS = 24
+SETTINGS = CELLS["lora-adamw"] | {"max_steps": STEPS}
+
+
+@pytest.fixture(scope="module")
+def expected(field: Field) -> Outcome:
+    """The outcome where nobody disturbs."""
+    spec = field.spec(field.new_output(), SETTINGS)
+    attempt = field.start(spec)
+    assert attempt.end() == 0, attempt.said
+    return read_outcome(store_of(spec))
+
+
+@pytest.fixture(params=["s3", "a local folder"])
+def spec(request: pytest.FixtureRequest, field: Field, tmp_path: Path) -> dict[str, Any]:
+    output = field.new_output() if request.param == "s3" else str(tmp_path / "output")
+    return field.spec(output, SETTINGS)
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["begun together", "one after the other"])
+def test_one_of_two_attempts_trains(
+    field: Field, spec: dict[str, Any], expected: Outcome, together: bool
+) -> None:
+    first = field.start(spec, fresh=True)
+    if not together:
+        first.wait_until(lambda: len(first.steps) >= 2)
+    second = field.start(spec, fresh=True)
+    ends = {attempt.end(): attempt for attempt in (second, first)}
+    assert sorted(ends) == [0, 75], (first.said, second.said)
+    assert together or ends[0] is first
+    assert "another run is writing to" in ends[75].said and ends[75].steps == []
+    assert ends[0].steps == list(range(1, STEPS + 1))
+    assert len({record["nonce"] for record in check_log(store_of(spec))}) == 1
+    assert read_outcome(store_of(spec)) == expected
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_writer_that_was_paused_past_its_lease_is_fenced(
+    field: Field, spec: dict[str, Any], expected: Outcome, number: int
+) -> None:
+    paused = field.start(spec, fresh=True)
+    paused.wait_until(lambda: len(paused.steps) >= 3)
+    time.sleep(number * 0.13)  # somewhere in a step, or in what follows it
+    os.kill(paused.pid, signal.SIGSTOP)
+    other = field.start(spec)
+    other.wait_until(lambda: len(other.steps) >= 3 + 3 * number)
+    os.kill(paused.pid, signal.SIGCONT)
+    assert paused.end() == 75, paused.said
+    assert re.search("has taken .* over: this one stops", paused.said)
+    assert other.end() == 0, other.said
+    records = check_log(store_of(spec))
+    assert [record["generation"] for record in records if record["kind"] == "take-over"] == [1, 2]
+    assert {record["generation"] for record in records[-5:]} == {2}
+    assert other.steps[-1] == STEPS
+    assert read_outcome(store_of(spec)) == expected
