@@ -24,7 +24,7 @@ FIRST = "getting-started.md"  # makes the tensors that the other pages train on
 def test_the_guide_s_pages_are_there() -> None:
     assert {page.stem for page in ALL_PAGES} - ELSEWHERE == {
         *("getting-started", "model-management", "dataset-preparation"),
-        *("shift-and-timestep-sampling", "estimation", "vram-optimization", "places"),
+        *("shift-and-timestep-sampling", "estimation", "vram-optimization", "places", "plan"),
     }
 
 
@@ -78,6 +78,7 @@ def test_flags_exist(page: Path) -> None:
     known = {flag for field in spec_fields().values() for flag in field.flags}
     others = {"--preprocess", "--config", "--help", "--version", "--variants", "--logdir"}
     others |= {"--check-only", "--elsewhere", "--image", "--output"}
+    others |= {"--offline", "--songs", "--song-seconds", "--fit", "--hours-between-preemptions", "--json"}
     others |= {"--stop-timeout", "--signal", "--requeue"}  # of the places
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text())) <= known | others
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sidestep.planning import plan as planning
 from sidestep.planning.cards import CARDS
 from sidestep.planning.fit import changes_to_fit
 from sidestep.planning.flags import size_in_bytes
-from sidestep.planning.memory import attention_workspace, optimizer_bytes
+from sidestep.planning.memory import Memory, attention_workspace, memory_of, optimizer_bytes
 from sidestep.planning.plan import Plan, make_plan
 from sidestep.planning.preemption import RESTART_SECONDS, plan_for_preemptions
 from sidestep.planning.releases import released_config
@@ -26,6 +27,7 @@ from sidestep.runtime.errors import BadSpecError
 from sidestep.spec.schema import JobSpec
 from sidestep.spec.training import AdapterSpec, TrainSpec
 from sidestep.training.optimizer import build_optimizer
+from tests.documents import ROOT
 from tests.s3 import S3Server
 from tests.songs import MakeSpec, song, write_songs
 
@@ -263,3 +265,38 @@ def test_offline_needs_nothing_at_all(capsys: Any) -> None:
     assert "LoRA, 44,040,192 parameters in 384 tensors" in text
     assert "3, 90 s of sound" in text or "3, 2 min of sound" in text
     assert not list(Path().glob("out*"))
+
+
+@pytest.mark.slow  # sixty steps of the real models are traced
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("name", "alias"), [("2B", "base"), ("XL", "xl-base")])
+def test_the_real_models_in_all_sizes(name: str, alias: str) -> None:
+    """Each takes more where it should, in seconds; and the page's table says what is computed."""
+    page = (ROOT / "docs" / "plan.md").read_text()
+
+    def sizes(optimizer: str, rank: int, checkpointing: bool) -> list[Memory]:
+        adapter = {"rank": rank, "alpha": 2 * rank}
+        spec = spec_of(optimizer_type=optimizer, adapter=adapter, gradient_checkpointing=checkpointing)
+        return [
+            memory_of(spec, released_config(alias), "bf16", 25 * seconds, tokens=512)
+            for seconds in (30, 60, 240)
+        ]
+
+    for checkpointing in (True, False):
+        totals = []
+        for rank in (16, 32, 64, 128):
+            by_optimizer = [
+                sizes(optimizer, rank, checkpointing)
+                for optimizer in ("adafactor", "adamw8bit", "adamw", "prodigy")
+            ]
+            for light, heavy in pairwise(by_optimizer):
+                assert all(a.total < b.total for a, b in zip(light, heavy, strict=True))
+            for short, long in pairwise(by_optimizer[0]):
+                assert short.activations < long.activations
+            totals.append(by_optimizer[0][-1].total)
+        assert totals == sorted(totals)
+        row = f"{name} " if checkpointing else f"{name}, no gradient checkpointing "
+        cells = " | ".join(f"{memory.activations / 1e9:.2f}" for memory in sizes("adamw", 64, checkpointing))
+        assert f"| {row}| {cells} |" in page
+    kept = {on: sizes("adamw", 64, on)[-1].activations for on in (True, False)}
+    assert kept[True] * 10 < kept[False]
