@@ -1,8 +1,12 @@
 """The workspace: a local folder for downloads and unfinished work. It may be lost at any time."""
 
+import fcntl
 import hashlib
 import os
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -44,9 +48,22 @@ class Workspace:
         assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name), f"not a plain name: {name!r}"
         return self._folder("scratch", name)
 
-    def temporary(self) -> TemporaryDirectory[str]:
-        """A folder of this process alone, deleted with its content when the `with` block ends."""
-        return TemporaryDirectory(dir=self._folder("temporary"))
+    @contextmanager
+    def temporary(self) -> Iterator[str]:
+        """A folder of this process alone, deleted with its content when the `with` block ends.
+
+        Those of processes that were killed are deleted, too: each is locked while its process lives.
+        """
+        root = self._folder("temporary")
+        with _locked(root):
+            for folder in root.iterdir():
+                with suppress(BlockingIOError), _locked(folder, wait=False):
+                    shutil.rmtree(folder)
+            temporary = TemporaryDirectory(dir=root)
+            lock = ExitStack()
+            lock.enter_context(_locked(Path(temporary.name)))
+        with lock, temporary as name:
+            yield name
 
     def _folder(self, *names: str) -> Path:
         folder = self.root.joinpath(*names)
@@ -55,6 +72,17 @@ class Workspace:
         except OSError as error:
             raise MachineError(f"The workspace {self.root} cannot be used: {error}. {ADVICE}") from error
         return folder
+
+
+@contextmanager
+def _locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the folder's lock, which ends with the process at the latest."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def open_workspace(spec: _Spec) -> Workspace:

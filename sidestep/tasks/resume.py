@@ -75,8 +75,7 @@ def refuse_hopeless(commits: CommitLog, tail: Record | None, new_attempt: bool) 
     row = sum(1 for _ in takewhile(lambda record: record.kind == "take-over", last))
     if row == HOPELESS and not new_attempt:
         raise SideStepError(
-            f"{HOPELESS} attempts in a row ended before their first checkpoint: {commits.store.place} has come "
-            "no further\n"
+            f"{HOPELESS} attempts in a row ended before their first checkpoint, in {commits.store.place}\n"
             "  its logs/ may say why; on machines that are soon taken away, a smaller "
             "train.checkpoint.every_minutes helps\n"
             "  with --new-attempt, it is tried again"

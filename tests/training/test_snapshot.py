@@ -1,0 +1,111 @@
+"""A snapshot is the live state at one step, whatever happens to that afterwards."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sidestep.runtime.workspace import open_workspace
+from sidestep.spec.schema import JobSpec
+from sidestep.tasks.model import prepare_ground
+from sidestep.tasks.train import build_trainer
+from sidestep.training.checkpoint import Progress, checkpoint_files, restore
+from sidestep.training.loop import Trainer
+from sidestep.training.optimizer import build_optimizer
+from sidestep.training.snapshot import Snapshot
+from tests.songs import MakeSpec
+
+LOKR = {"type": "lokr", "rank": 2, "factor": 8, "use_scalar": True, "weight_decompose": True}
+CELLS = [
+    ("adamw", {"dropout": 0.1}),
+    ("adamw8bit", {"rank": 65}),
+    ("adafactor", {"rank_pattern": {"v_proj": 2}}),
+    ("prodigy", LOKR),
+    ("adamw", {"type": "lokr", "rank": 2}),
+]
+
+
+def trainer_of(spec: JobSpec) -> Trainer:
+    return build_trainer(spec, prepare_ground(spec, open_workspace(spec)))
+
+
+def snapshot_of(trainer: Trainer, spec: JobSpec) -> Snapshot:
+    return Snapshot(trainer.adapter, trainer.optimizer, lambda adapter: build_optimizer(adapter, spec.train))
+
+
+def step(trainer: Trainer, number: int) -> None:
+    trainer.step(trainer.schedule.group(number), trainer.schedule.learning_rate(number))
+
+
+@pytest.mark.parametrize(("optimizer", "adapter"), CELLS)
+def test_its_files_are_those_of_the_live_state(
+    make_spec: MakeSpec, optimizer: str, adapter: dict[str, Any]
+) -> None:
+    spec = make_spec(optimizer_type=optimizer, adapter=adapter, epochs=3)
+    trainer = trainer_of(spec)
+    snapshot = snapshot_of(trainer, spec)
+    progress = Progress(2, losses=[2.0, 1.0])
+    for number in range(2):
+        step(trainer, number)
+    live = checkpoint_files(trainer.adapter, trainer.optimizer, progress, {"lr": 1}, {"threads": 1})
+    snapshot.take(progress)
+    step(trainer, 2)
+    progress.losses.append(0.5)
+    assert snapshot.files({"lr": 1}, {"threads": 1}) == live
+    later = checkpoint_files(trainer.adapter, trainer.optimizer, progress, {"lr": 1}, {"threads": 1})
+    assert later != live
+
+
+def test_it_changes_no_number(make_spec: MakeSpec) -> None:
+    spec = make_spec(epochs=3)
+    plain, watched = trainer_of(spec), trainer_of(spec)
+    snapshot = snapshot_of(watched, spec)
+    for number in range(3):
+        step(plain, number)
+        snapshot.take(Progress(number))
+        snapshot.files({}, {})
+        step(watched, number)
+    states = [checkpoint_files(t.adapter, t.optimizer, Progress(3), {}, {}) for t in (plain, watched)]
+    assert states[0] == states[1]
+
+
+def test_before_the_first_step_there_is_no_optimizer_state(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec()
+    trainer = trainer_of(spec)
+    snapshot = snapshot_of(trainer, spec)
+    snapshot.take(Progress())
+    for name, data in snapshot.files({}, {}).items():
+        (tmp_path / name).write_bytes(data)
+    fresh = trainer_of(spec)
+    restore(tmp_path, fresh.adapter, fresh.optimizer)
+    assert not fresh.optimizer.state
+
+
+def test_everything_is_allocated_before_the_first_step(
+    make_spec: MakeSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="sidestep")
+    for optimizer, adapter in CELLS:
+        spec = make_spec(optimizer_type=optimizer, adapter=adapter)
+        trainer = trainer_of(spec)
+        snapshot = snapshot_of(trainer, spec)
+        addresses = {id(buffer): buffer.data_ptr() for buffer in snapshot._buffers.values()}
+        step(trainer, 0)
+        snapshot.take(Progress(1))
+        assert {id(buffer): buffer.data_ptr() for buffer in snapshot._buffers.values()} == addresses
+    assert "No memory was set aside" not in caplog.text
+
+
+def test_the_frozen_model_is_not_copied(make_spec: MakeSpec) -> None:
+    spec = make_spec(adapter={"type": "lokr", "rank": 2})
+    trainer = trainer_of(spec)
+    own = {p.data_ptr() for p in trainer.adapter.parameters().values()}
+    snapshot = snapshot_of(trainer, spec)
+    copies = {p.data_ptr() for p in snapshot._copy.parameters().values()}
+    assert not own & copies
+    frozen = {p.data_ptr() for p in trainer.adapter.transformer.parameters()} - own
+    held = {t.data_ptr() for layer in snapshot._copy.layers.values() for t in layer.state_dict().values()}
+    assert not (held & own)
+    assert all(isinstance(p, torch.nn.Parameter) for p in snapshot._copy.parameters().values())
+    assert frozen
