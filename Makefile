@@ -55,11 +55,11 @@ tools: setup
 	@$(RUN) pip --disable-pip-version-check install -q --no-deps -r requirements/tools.txt
 
 image: ## build the image side-step:cuda with docker or podman (TARGET=cpu, TARGET=shell)
-	@$(ENGINE) build $(FORMAT) -f docker/Dockerfile --target $(TARGET) -t $(IMAGE) \
+	@$(ENGINE) build $(FORMAT) $(BUILD_FLAGS) -f docker/Dockerfile --target $(TARGET) -t $(IMAGE) \
 		--label org.opencontainers.image.version=$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
 		--label org.opencontainers.image.revision=$(shell git rev-parse HEAD) .
 
-test-image: setup ## run whole jobs in the image side-step:cpu (make image TARGET=cpu)
+test-image: setup ## run whole jobs in the images side-step:cpu and :shell, which must be there
 	@ENGINE="$(ENGINE)" $(RUN) pytest -m image tests/image
 
 sbom: tools ## what is in the image, as dist/sbom.json (CycloneDX)

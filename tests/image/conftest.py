@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from sidestep import demo
 from sidestep.acestep.tiny import write_tiny_checkpoint
-from sidestep.demo import write_songs
 from tests.s3 import moto_endpoint, s3_server
 
 __all__ = ["moto_endpoint", "s3_server"]
@@ -22,7 +22,10 @@ def open_to_all(folder: Path) -> Path:
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with songs/ and checkpoints/, which every user can read."""
     folder = tmp_path_factory.mktemp("inputs")
-    write_songs(folder / "songs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "SECONDS", 2.0)
+        patch.setattr(demo, "TUNES", demo.TUNES[:2])
+        demo.write_songs(folder / "songs")
     write_tiny_checkpoint(folder / "checkpoints", variants=["base"])
     for path in [folder, *folder.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 IMAGE = os.environ.get("IMAGE", "side-step:cpu")
+SHELL_IMAGE = os.environ.get("SHELL_IMAGE", "side-step:shell")
 # What the image is promised to run under: nothing may be written but what is mounted, nothing is allowed.
 LOCKED = ["--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"]
 

@@ -9,18 +9,19 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sidestep.spec.yaml12 import dump_yaml
 from tests.image.conftest import open_to_all
-from tests.image.engine import IMAGE, LOCKED, call, inspect, started
+from tests.image.engine import IMAGE, LOCKED, SHELL_IMAGE, call, inspect, started
 from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
 
 MEGABYTE = 10**6
-EPOCHS = 20
+EPOCHS = 40
 
 # One spec for all: what the tests compare must have been made with the same settings.
 TRAINING = {"epochs": EPOCHS, "accumulation": 1, "checkpoint": {"every_epochs": 1, "keep": 3}}
@@ -59,23 +60,24 @@ def commits(output: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> dict[str, str]:
-    """Digests of the adapter that the image makes in one go: uid 10001, spec by variables, local volume."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
+def whole(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> Path:
+    """The output of a pipeline that the image ran in one go: uid 10001, spec by variables, local volume."""
+    folder = tmp_path_factory.mktemp("whole")
     output, workspace = open_to_all(folder / "out"), open_to_all(folder / "workspace")
     volumes = {inputs: "/in:ro", output: "/out", workspace: "/workspace"}
     with started("run", volumes=volumes, environ=dict(as_variables(spec_for("/out")))) as container:
         assert container.wait() == 0, container.log
         assert "Adapter: /out/adapter" in container.log
-    return digests(output / "adapter")
+    return output
 
 
-def test_the_whole_pipeline_from_variables(uninterrupted: dict[str, str]) -> None:
-    assert "adapter_model.safetensors" in uninterrupted
+def test_the_whole_pipeline_from_variables(whole: Path) -> None:
+    assert {"tensors", "estimate", "checkpoints", "adapter"} <= {entry.name for entry in whole.iterdir()}
+    assert "adapter_model.safetensors" in digests(whole / "adapter")
 
 
 def test_as_any_user_from_a_mounted_spec_to_a_bucket(
-    tmp_path: Path, inputs: Path, s3_server: S3Server, uninterrupted: dict[str, str]
+    tmp_path: Path, inputs: Path, s3_server: S3Server, whole: Path
 ) -> None:
     """Another user, another way in and another place give the same adapter."""
     spec = spec_for(s3_server.place("runs/demo"), storage={"endpoint_url": s3_server.endpoint})
@@ -89,15 +91,20 @@ def test_as_any_user_from_a_mounted_spec_to_a_bucket(
         assert SECRET_KEY not in container.log
     store = s3_server.store("runs/demo/adapter")
     made = {file.path: hashlib.sha256(store.read_bytes(file.path)).hexdigest() for file in store.list()}
-    assert made == uninterrupted
+    assert made == digests(whole / "adapter")
 
 
-def test_a_stop_in_mid_training_loses_nothing(
-    tmp_path: Path, inputs: Path, uninterrupted: dict[str, str]
-) -> None:
+def training(tmp_path: Path, inputs: Path, whole: Path) -> tuple[Path, dict[str, Any]]:
+    """An empty output, and how to start a container that trains into it what the whole pipeline trained."""
     output = open_to_all(tmp_path / "out")
-    volumes = {inputs: "/in:ro", output: "/out", open_to_all(tmp_path / "workspace"): "/workspace"}
-    job = {"volumes": volumes, "environ": dict(as_variables(spec_for("/out")))}
+    volumes = {inputs: "/in:ro", whole / "tensors": "/tensors:ro", output: "/out"}
+    volumes[open_to_all(tmp_path / "workspace")] = "/workspace"
+    spec = spec_for("/out", task="train", dataset_dir="/tensors")
+    return output, {"volumes": volumes, "environ": dict(as_variables(spec))}
+
+
+def test_a_stop_in_mid_training_loses_nothing(tmp_path: Path, inputs: Path, whole: Path) -> None:
+    output, job = training(tmp_path, inputs, whole)
     with started("run", **job) as container:
         container.wait_for(lambda: commits(output) >= 2, "second checkpoint")
         call("exec", container.name, *inspect("image", IMAGE)["Config"]["Healthcheck"]["Test"][1:])
@@ -108,16 +115,14 @@ def test_a_stop_in_mid_training_loses_nothing(
     with started("run", **job) as container:
         assert container.wait() == 0, container.log
         assert "Going on after step" in container.log
-    assert digests(output / "adapter") == uninterrupted
+    assert digests(output / "adapter") == digests(whole / "adapter")
 
 
 def test_one_killed_for_memory_goes_on_from_its_last_commit(
-    tmp_path: Path, inputs: Path, uninterrupted: dict[str, str]
+    tmp_path: Path, inputs: Path, whole: Path
 ) -> None:
     """Its /dev/shm is filled until the kernel takes the only process that gives memory back: the job."""
-    output = open_to_all(tmp_path / "out")
-    volumes = {inputs: "/in:ro", output: "/out", open_to_all(tmp_path / "workspace"): "/workspace"}
-    job = {"volumes": volumes, "environ": dict(as_variables(spec_for("/out")))}
+    output, job = training(tmp_path, inputs, whole)
     limits = ["--memory", "3g", "--memory-swap", "3g", "--shm-size", "4g"]
     with started("run", **job, options=limits) as container:
         container.wait_for(lambda: commits(output) >= 2, "second checkpoint")
@@ -128,7 +133,7 @@ def test_one_killed_for_memory_goes_on_from_its_last_commit(
     with started("run", **job) as container:
         assert container.wait() == 0, container.log
         assert "Going on after step" in container.log
-    assert digests(output / "adapter") == uninterrupted
+    assert digests(output / "adapter") == digests(whole / "adapter")
 
 
 def test_alone_it_says_what_to_do() -> None:
@@ -217,3 +222,12 @@ def test_the_projects_own_layer_is_small() -> None:
     ]
     assert own < 5 * MEGABYTE
     assert sum(size for size, _ in layers) < 2500 * MEGABYTE
+
+
+def test_who_logs_in_is_root_and_finds_the_command() -> None:
+    """The target shell: what a session over SSH has, which does not get the image's variables."""
+    script = "id -u; command -v rsync /usr/sbin/sshd; sidestep --version; ls /etc/ssh/ssh_host_* 2>/dev/null || true"
+    run = ["run", "--rm", "--network", "none", SHELL_IMAGE, "env", "-i", "bash", "-lc", script]
+    user, rsync, sshd, version, *keys = call(*run).stdout.splitlines()
+    assert (user, rsync, sshd) == ("0", "/usr/bin/rsync", "/usr/sbin/sshd")
+    assert version.startswith("sidestep ") and not keys
