@@ -3,7 +3,9 @@
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sidestep.runtime.errors import BadDataError
 
 FILE = "status.json"
 HEARTBEAT_SECONDS = 5.0
@@ -54,6 +56,14 @@ class Status(BaseModel):
     heartbeat: datetime = Field(default_factory=lambda: now())
     heartbeat_seconds: float = HEARTBEAT_SECONDS
     spent: Spent = Spent()
+
+    @classmethod
+    def read(cls, data: bytes, where: str) -> "Status":
+        """The status in `data`. Raises BadDataError where it is none."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            raise BadDataError(f"{where} is not a job's status: {error.errors()[0]['msg']}") from error
 
     def silence(self) -> float:
         """Seconds since the last sign of life, by this machine's clock."""

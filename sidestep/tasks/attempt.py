@@ -11,10 +11,8 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-from pydantic import ValidationError
-
 from sidestep.runtime import liveness
-from sidestep.runtime.errors import AgainError, ExitCode, MissingInputError, SideStepError
+from sidestep.runtime.errors import AgainError, BadDataError, ExitCode, MissingInputError, SideStepError
 from sidestep.runtime.notice import Notice
 from sidestep.runtime.status import FILE, HEARTBEAT_SECONDS, Commit, Phase, Spent, Status, now
 from sidestep.runtime.workspace import open_workspace
@@ -158,13 +156,11 @@ class Attempt:
 def read_status(output: Output) -> Status | None:
     """What the output's status.json says; None where there is none, or none that can be read."""
     try:
-        return Status.model_validate_json(output.store.read_bytes(FILE))
+        return Status.read(output.store.read_bytes(FILE), f"{output.store.place}/{FILE}")
     except MissingInputError:
         return None
-    except ValidationError as error:
-        log.warning(
-            "%s/%s is damaged, and begun anew: %s", output.store.place, FILE, error.errors()[0]["msg"]
-        )
+    except BadDataError as error:
+        log.warning("%s; it is begun anew", error)
         return None
 
 

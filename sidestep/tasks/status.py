@@ -30,7 +30,7 @@ def show_status(
 
 def _read(store: Store) -> Status:
     try:
-        return Status.model_validate_json(store.read_bytes(FILE))
+        return Status.read(store.read_bytes(FILE), f"{store.place}/{FILE}")
     except MissingInputError as error:
         raise MissingInputError(
             f"there is no {FILE} in {store.place}: no job has begun there. Name a job's output_dir."
