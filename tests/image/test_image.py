@@ -226,7 +226,7 @@ def test_the_projects_own_layer_is_small() -> None:
 
 def test_who_logs_in_is_root_and_finds_the_command() -> None:
     """The target shell: what a session over SSH has, which does not get the image's variables."""
-    script = "id -u; command -v rsync /usr/sbin/sshd; sidestep --version; ls /etc/ssh/ssh_host_* 2>/dev/null || true"
+    script = "id -u; command -v rsync /usr/sbin/sshd; sidestep --version; find /etc/ssh -name 'ssh_host_*'"
     run = ["run", "--rm", "--network", "none", SHELL_IMAGE, "env", "-i", "bash", "-lc", script]
     user, rsync, sshd, version, *keys = call(*run).stdout.splitlines()
     assert (user, rsync, sshd) == ("0", "/usr/bin/rsync", "/usr/sbin/sshd")
