@@ -33,6 +33,15 @@ def inspect(kind: str, name: str) -> dict[str, Any]:
     return json.loads(call(kind, "inspect", name).stdout)[0]
 
 
+def health_check() -> list[str]:
+    """The image's health check, as a command."""
+    image = inspect("image", IMAGE)
+    check = image.get("Healthcheck") or image["Config"]["Healthcheck"]  # podman's place for it, and docker's
+    kind, *command = check["Test"]
+    assert kind == "CMD"
+    return command
+
+
 class Container:
     """A container that was started and is, or is not, still running."""
 
