@@ -2,12 +2,15 @@
 
 The step is the real one: our adapter put into diffusers' decoder, our checkpointing, attention and loss,
 under Fabric's precision. Tensors are FakeTensors on the CPU: autograd then keeps exactly what it keeps in a
-real step. (On the meta device attention takes another path, whose scores are quadratic in the length.)
+real step. (On the meta device attention takes another path, whose scores are quadratic in the length.) In
+half precision the CPU's autocast stands for CUDA's, which holds the same tensors in bf16 or fp16.
 
 Layers repeat themselves, so a step of a few stands for one of all: of each kind of layer the last is kept,
 and what it adds counts once for each layer of its kind. That is exact, as kinds differ in all that matters.
 """
 
+import json
+import logging
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -73,39 +76,22 @@ def trace_step(
     `config` is an original config.json, `recomputed` the share of layers under gradient checkpointing,
     `precision` bf16, fp16 or fp32. Raises BadSpecError where the adapter's targets do not fit the model.
     """
-    frozen = tuple(sorted((key, str(value)) for key, value in config.items()))
-    return _trace(
-        _Hashed(frozen, config), adapter.model_dump_json(), recomputed, precision, frames, conditions
-    )
-
-
-@dataclass(frozen=True)
-class _Hashed:
-    """A config as a key of the cache: plans of neighbouring settings share their traces."""
-
-    key: tuple[tuple[str, str], ...]
-    config: dict[str, Any]
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashed) and self.key == other.key
+    # As text they are the cache's key: plans of neighbouring settings share their traces.
+    model, tuning = json.dumps(config, sort_keys=True), adapter.model_dump_json()
+    return _trace(model, tuning, recomputed, precision, frames, conditions)
 
 
 @lru_cache(maxsize=256)
-def _trace(
-    hashed: _Hashed, adapter_json: str, recomputed: float, precision: str, frames: int, conditions: int
-) -> Trace:
-    config = hashed.config
+def _trace(model: str, tuning: str, recomputed: float, precision: str, frames: int, conditions: int) -> Trace:
     # fp16 is as wide as bf16, which CPUs have.
     machine = Machine(torch.device("cpu"), "fp32" if precision == "fp32" else "bf16")
     with torch.device("meta"):
-        transformer = build_transformer(config)
+        transformer = build_transformer(json.loads(model))
         load_exactly(transformer, transformer.state_dict().items(), "meta", machine.dtype, "the config")
         transformer.requires_grad_(False)
         weights = sum(weight.nbytes for weight in transformer.state_dict().values())
-        adapter = adapters.inject(transformer, AdapterSpec.model_validate_json(adapter_json), seed=0)
+        with _without_notices():
+            adapter = adapters.inject(transformer, AdapterSpec.model_validate_json(tuning), seed=0)
     transformer.set_attn_processor(WindowedAttnProcessor())
     recompute_layers(transformer, recomputed)
     parameters = adapter.parameters()
@@ -129,6 +115,18 @@ def _trace(
         peak=max(peak + of_left_out(meter.kept, before=layer) for layer, peak in meter.peaks.items()),
         flops=meter.flops.total() + of_left_out(meter.flops, before=len(kinds)),
     )
+
+
+@contextmanager
+def _without_notices() -> Iterator[None]:
+    """What an adapter says of its settings is for the run that trains it, and not for each trace."""
+    logger = logging.getLogger(adapters.__name__)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _kinds(
@@ -176,7 +174,7 @@ def _measure_step(
             timesteps=torch.empty(1),
             noise=torch.empty(1, frames, 64),
         )
-        # The batch is a few megabytes at most.
+        # The batch itself, some megabytes, is not counted.
         with _Meter([*transformer.parameters(), *transformer.buffers(), *vars(batch).values()]) as meter:
             for parameter in transformer.parameters():
                 if parameter.requires_grad:

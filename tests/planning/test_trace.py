@@ -94,16 +94,23 @@ def test_activations_and_flops_are_those_of_a_real_step(
 
 
 def test_a_few_layers_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same, to the byte and the FLOP, as when every layer is a kind of its own."""
-    few = traced(recomputed=0.5)
+    """Of ten layers the same, to the byte and the FLOP, as when every layer is a kind of its own."""
+    layers = {"num_hidden_layers": 10, "layer_types": 5 * ["sliding_attention", "full_attention"]}
+
+    def of_ten() -> Trace:
+        settings = {"recomputed": 0.5, "precision": "fp32", "frames": 20, "conditions": 4}
+        return trace_step(tiny_config("base") | layers, LORA, **settings)
+
+    few = of_ten()
     kinds = trace._kinds
 
     def each_its_own(*args: Any) -> list[tuple[Any, ...]]:
+        assert len(set(kinds(*args))) == 5  # the first one, and sliding and full ones, recomputed or not
         return [(index, *kind) for index, kind in enumerate(kinds(*args))]
 
     monkeypatch.setattr(trace, "_trace", trace._trace.__wrapped__)  # not from the cache
     monkeypatch.setattr(trace, "_kinds", each_its_own)
-    assert traced(recomputed=0.5) == few
+    assert of_ten() == few
 
 
 def test_layers_that_differ_are_told_apart() -> None:
