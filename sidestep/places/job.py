@@ -17,7 +17,7 @@ GPU_MEMORY_GB = 24
 """Of the GPU that is asked for: enough for every model in bf16 at the default rank."""
 
 DISK_GB = 100
-"""Of the workspace: a checkpoint set takes 10 to 25 GB, and everything else is pulled there too."""
+"""Of the workspace: a model with its encoders takes 6 to 20 GB, and everything else is pulled there too."""
 
 WORKSPACE = "/workspace"
 """The one folder of the image that is written to."""
@@ -43,7 +43,7 @@ class Job:
 
     `given` holds, in plain values, what somebody said of the spec, by path; what nobody said is left to the
     image, whose defaults are the same. `config` is the spec's own file, and `from_config` the paths of what
-    it says. `file` is the name that the rendered file will have.
+    it says. `file` is the rendered file's name, quoted for the shell.
     """
 
     spec: JobSpec

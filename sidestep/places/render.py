@@ -13,6 +13,7 @@ from sidestep.places import docker, dstack, helm, kubernetes, runpod, skypilot, 
 from sidestep.places.image import image_reference
 from sidestep.places.job import Job, local_places, places
 from sidestep.places.place import Place, Rendered
+from sidestep.places.release import ON_EXIT
 from sidestep.runtime.errors import AccessError, UsageError
 from sidestep.spec.fields import Path as FieldPath
 from sidestep.spec.fields import spec_fields
@@ -25,7 +26,6 @@ PLACES: dict[str, Place] = {
     for module in (docker, kubernetes, helm, skypilot, runpod, vast, dstack, slurm)
 }
 GRACE = ("runtime", "grace_seconds")
-ON_EXIT = ("runtime", "on_exit")
 OF_THIS_MACHINE = ("runtime", "workspace")  # the image has its own
 
 
@@ -85,7 +85,7 @@ def rendered_for(
         image,
         shlex.quote(file or default_file(place, spec)),
         config,
-        from_config,
+        from_config - added.keys(),
     )
     _check_suits(place, job)
     return place.render(job)
@@ -145,9 +145,9 @@ def _with(spec: JobSpec, values: Mapping[FieldPath, Any]) -> JobSpec:
 
 def _spec_file(origins: Mapping[str, str]) -> tuple[str | None, frozenset[FieldPath]]:
     """The spec's own file, if it has one, and what it says; `resolve` calls that file:line."""
-    places = {name: re.fullmatch(r"(.+):\d+", origin) for name, origin in origins.items()}
-    said = {tuple(name.split(".")): match[1] for name, match in places.items() if match}
-    return next(iter(said.values()), None), frozenset(said)
+    found = {name: re.fullmatch(r"(.+):\d+", origin) for name, origin in origins.items()}
+    files = {tuple(name.split(".")): match[1] for name, match in found.items() if match}
+    return next(iter(files.values()), None), frozenset(files)
 
 
 def _save(file: Path, text: str) -> None:

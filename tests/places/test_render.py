@@ -110,6 +110,10 @@ def test_skypilot_takes_the_spec_s_file_and_what_is_said_beside_it() -> None:
     text = render("skypilot", {"train": {"seed": 7}}, config=SPECS / "s3" / "pipeline.yaml").text
     assert "SIDESTEP_TRAIN__SEED=7" in text and "SIDESTEP_RUNTIME__GRACE_SECONDS=20" in text
     assert "SIDESTEP_NAME" not in text  # it is in the file
+    Path("patient.yaml").write_text(
+        (SPECS / "s3" / "lora.yaml").read_text() + "runtime: {grace_seconds: 60}\n"
+    )
+    assert "SIDESTEP_RUNTIME__GRACE_SECONDS=20" in render("skypilot", config=Path("patient.yaml")).text
 
 
 @pytest.mark.parametrize("place", [place for place in PLACES.values() if place.grace_seconds])
