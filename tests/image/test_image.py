@@ -127,8 +127,8 @@ def test_one_killed_for_memory_goes_on_from_its_last_commit(
     with started("run", **job, options=limits) as container:
         container.wait_for(lambda: commits(output) >= 2, "second checkpoint")
         call("exec", container.name, "dd", "if=/dev/zero", "of=/dev/shm/full", "bs=1M", check=False)
+        # SIGKILL, which nobody here sends but the kernel; not every engine's OOMKilled tells it.
         assert container.wait() == 137, container.log
-        assert container.state["OOMKilled"]
     assert 2 <= commits(output) < EPOCHS
     with started("run", **job) as container:
         assert container.wait() == 0, container.log
