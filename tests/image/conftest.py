@@ -29,6 +29,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_checkpoint(folder / "checkpoints", variants=["base"])
     for path in [folder, *folder.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
-    for parent in folder.parents[:3]:  # pytest's own folders are for their owner alone
-        parent.chmod(0o755)
+    for parent in folder.parents:  # pytest's own folders are for their owner alone
+        if parent.name.startswith("pytest-"):
+            parent.chmod(0o755)
     return folder
