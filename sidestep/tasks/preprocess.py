@@ -1,7 +1,7 @@
 """Songs → tensors, in the guide's two passes. Each model is in memory for its own work only.
 
-Pass 1 turns songs into latents (VAE) and texts into hidden states (text encoder); both lie in the
-workspace until pass 2 has made conditions of them (the DiT's condition encoder) and written the tensors.
+Pass 1 turns songs into latents (VAE) and texts into hidden states (text encoder); both are kept, song by
+song, until pass 2 has made conditions of them (the DiT's condition encoder) and written the tensors.
 All of it is computed in fp32: tensors outlive the machine they are made on and should not depend on it.
 
 Every song is decoded once before any model is read, so that bad ones show at once and early.
@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors.torch import load as load_safetensors
 
 from sidestep.acestep.conditioning import (
     LYRICS_TOKENS,
@@ -39,11 +38,11 @@ from sidestep.data.level import levels, normalized
 from sidestep.data.probe import sound_songs
 from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
 from sidestep.data.tensors import Sample, sample_bytes, silent_context
+from sidestep.data.unfinished import Unfinished
 from sidestep.runtime.progress import track
 from sidestep.runtime.status import Phase, no_phase
 from sidestep.runtime.workspace import Workspace, open_workspace
 from sidestep.spec.schema import JobSpec, PreprocessSpec, StorageSpec
-from sidestep.storage.canonical import safetensors_bytes
 from sidestep.storage.store import FileInfo, Store, open_store
 from sidestep.storage.transfer import pull
 from sidestep.training.machine import choose_machine
@@ -63,7 +62,7 @@ class Places:
     model: Part
     base_model: str | None  # what the model was made from, where it is a fine-tune
     workspace: Workspace
-    scratch: Store  # latents and texts on their way, a local folder in the workspace
+    unfinished: Unfinished  # latents and texts on their way
     tensors: Store
 
 
@@ -100,6 +99,7 @@ def preprocess(spec: JobSpec, begin: Callable[[Phase], None] = no_phase) -> None
     write_index(places.tensors, index)
     missing = _not_made(works, places.tensors)
     if not missing:
+        places.unfinished.clear()
         log.info("All %d songs are preprocessed already, in %s", len(songs), places.tensors.place)
         return
 
@@ -112,6 +112,7 @@ def preprocess(spec: JobSpec, begin: Callable[[Phase], None] = no_phase) -> None
     _free_memory()
     _encode_conditions(missing, settings, places, device)
     _free_memory()
+    places.unfinished.clear()
     log.info("All %d songs are preprocessed, in %s", len(songs), places.tensors.place)
 
 
@@ -119,6 +120,8 @@ def _places(spec: JobSpec) -> Places:
     """Opens all places and finds the models in them, before anything is pulled."""
     checkpoints = open_checkpoints(spec.checkpoint_dir, spec.storage)
     workspace = open_workspace(spec)
+    tensors = open_store(spec.tensors_place, spec.storage)
+    here = open_store(str(workspace.scratch("preprocess")), StorageSpec())
     return Places(
         checkpoints,
         vae=find_vae(checkpoints),
@@ -126,8 +129,8 @@ def _places(spec: JobSpec) -> Places:
         model=find_variant(checkpoints, spec.model_variant),
         base_model=spec.base_model,
         workspace=workspace,
-        scratch=open_store(str(workspace.scratch("preprocess")), StorageSpec()),
-        tensors=open_store(spec.tensors_place, spec.storage),
+        unfinished=Unfinished(here, tensors),
+        tensors=tensors,
     )
 
 
@@ -181,8 +184,8 @@ def _not_made(works: list[Work], tensors: Store) -> list[Work]:
 
 
 def _encode_songs(works: list[Work], settings: PreprocessSpec, places: Places, device: torch.device) -> None:
-    """Pass 1, first half: each song's latents into the scratch. A new caption finds them there."""
-    unique = {work.latents: work for work in works if not places.scratch.info(work.latents_file)}
+    """Pass 1, first half: each song's latents. A new caption finds them there."""
+    unique = {work.latents: work for work in works if not places.unfinished.has(work.latents_file)}
     if not unique:
         return
     folders = {
@@ -197,14 +200,14 @@ def _encode_songs(works: list[Work], settings: PreprocessSpec, places: Places, d
             waveform = read_audio(folders[work.song.store.place] / work.song.path, settings.max_duration)
             waveform = normalized(waveform, levels(settings), work.song.path)
             made = {"latents": encode_audio(vae, waveform), "samples": torch.tensor(waveform.shape[1])}
-            places.scratch.write_bytes(work.latents_file, safetensors_bytes(made))
+            places.unfinished.write(work.latents_file, made)
             seconds += waveform.shape[1] / SAMPLE_RATE
             bar.advance(1, note=f"{seconds / (time.monotonic() - started):.1f} s of sound per second")
 
 
 def _encode_texts(works: list[Work], settings: PreprocessSpec, places: Places, device: torch.device) -> None:
-    """Pass 1, second half: the hidden states of prompts and the embeddings of lyrics into the scratch."""
-    works = [work for work in works if not places.scratch.info(work.texts_file)]
+    """Pass 1, second half: the hidden states of prompts and the embeddings of lyrics."""
+    works = [work for work in works if not places.unfinished.has(work.texts_file)]
     if not works:
         return
     files = places.text_encoder.files
@@ -213,20 +216,20 @@ def _encode_texts(works: list[Work], settings: PreprocessSpec, places: Places, d
     lyrics_format, limit = settings.lyrics_format, TOKENS_OF_LYRICS[settings.lyrics_format]
     with track("Pass 1, texts", len(works), "songs") as bar:
         for work in works:
-            samples = load_safetensors(places.scratch.read_bytes(work.latents_file))["samples"]
+            samples = places.unfinished.read(work.latents_file)["samples"]
             prompt = text_prompt(work.song, duration=int(samples) / SAMPLE_RATE)
             made = {
                 "prompt": encode_text(text_encoder, prompt),
                 "lyrics": embed_lyrics(text_encoder, lyrics_prompt(work.song, lyrics_format), limit),
             }
-            places.scratch.write_bytes(work.texts_file, safetensors_bytes(made))
+            places.unfinished.write(work.texts_file, made)
             bar.advance(1)
 
 
 def _encode_conditions(
     works: list[Work], settings: PreprocessSpec, places: Places, device: torch.device
 ) -> None:
-    """Pass 2: conditions of texts, and with them the finished tensors. The scratch keeps the latents."""
+    """Pass 2: conditions of texts, and with them the finished tensors."""
     checkpoints = pull(places.checkpoints, places.model.files, places.workspace, "Pulling the model")
     model = load_model(
         *(checkpoints, places.model.folder, device, torch.float32),
@@ -235,8 +238,8 @@ def _encode_conditions(
     )
     with track("Pass 2", len(works), "songs") as bar:
         for work in works:
-            song = load_safetensors(places.scratch.read_bytes(work.latents_file))
-            texts = load_safetensors(places.scratch.read_bytes(work.texts_file))
+            song = places.unfinished.read(work.latents_file)
+            texts = places.unfinished.read(work.texts_file)
             sample = Sample(
                 song["latents"],
                 encode_conditions(model, texts["prompt"], texts["lyrics"], settings.timbre),

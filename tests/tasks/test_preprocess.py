@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import wave
 import weakref
 
@@ -248,10 +249,14 @@ def test_max_duration_is_what_is_used(spec):
         assert len(sample.target_latents) == 2 and sample.metadata["duration"] == 0.05
 
 
+@pytest.mark.parametrize("has_workspace", [True, False])
 @pytest.mark.parametrize(
     ("where", "left"), [("encode_audio", 1), ("encode_text", 0), ("encode_conditions", 0)]
 )
-def test_an_interrupted_run_goes_on_where_it_was(spec, monkeypatch, counted, where, left):
+def test_an_interrupted_run_goes_on_where_it_was(
+    spec, tmp_path, monkeypatch, counted, where, left, has_workspace
+):
+    """Also on another machine, whose disk is empty: no song is encoded twice."""
     original = getattr(task, where)
     calls = []
 
@@ -268,12 +273,16 @@ def test_an_interrupted_run_goes_on_where_it_was(spec, monkeypatch, counted, whe
     store = open_store(spec().tensors_place, StorageSpec())
     with pytest.raises(MissingInputError, match="is not complete"):
         list_samples(store)
+    if not has_workspace:
+        shutil.rmtree(tmp_path / "workspace")
     counted()
     task.preprocess(spec())
     done = counted()
     assert done.get("encode_audio", 0) == left
+    assert done.get("encode_text", 0) == {"encode_audio": 2, "encode_text": 1, "encode_conditions": 0}[where]
     assert done["encode_conditions"] == (1 if where == "encode_conditions" else 2)
     assert len(tensors(spec())) == 2
+    assert not store.list("unfinished")
 
 
 def test_each_model_is_in_memory_during_its_own_work_only(spec, monkeypatch):

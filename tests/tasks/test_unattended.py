@@ -1,0 +1,294 @@
+"""Runs that are stopped, cut off, extended and taken up again, as jobs that nobody watches are."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidestep.runtime.errors import AccessError, AgainError, BadSpecError, SideStepError, StorageError
+from sidestep.runtime.notice import Notice
+from sidestep.spec.schema import JobSpec
+from sidestep.spec.training import CheckpointSpec, TrainSpec
+from sidestep.storage.commits import CommitLog, Record
+from sidestep.storage.store import open_store
+from sidestep.storage.writer import Writer
+from sidestep.tasks import checkpoints
+from sidestep.tasks import run as train
+from sidestep.tasks.attempt import Attempt
+from sidestep.tasks.checkpoints import Timetable
+from sidestep.tasks.train import train as train_attempt
+from sidestep.training.checkpoint import Progress
+from sidestep.training.schedule import Schedule
+from tests.songs import MakeSpec, song, write_songs
+
+EVERY_STEP = {"epochs": 4, "checkpoint": {"every_steps": 1, "every_minutes": None}}
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "RETRY_PAUSES", (0.01,))
+
+
+def log_of(spec: JobSpec) -> CommitLog:
+    return CommitLog(open_store(spec.output_place, spec.storage))
+
+
+def newest(spec: JobSpec) -> Record:
+    log = log_of(spec)
+    record = log.newest_commit(log.tail())
+    assert record
+    return record
+
+
+def adapter(spec: JobSpec) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in Path(spec.output_place, "adapter").iterdir()}
+
+
+def train_with_notice_after(spec: JobSpec, step: int) -> None:
+    """Notice comes while step number `step` is made."""
+
+    class Noticed(Attempt):
+        def report(self, **changes: Any) -> None:
+            super().report(**changes)
+            if changes.get("step") == step:
+                self.notice.came.set()
+                self.notice._deadline = time.monotonic() + 30
+
+    def run() -> None:
+        with Noticed(spec, Notice()) as attempt:
+            train_attempt(attempt)
+
+    with pytest.raises(AgainError, match=f"stopped after step {step} of"):
+        run()
+
+
+def fail_commits(monkeypatch: pytest.MonkeyPatch, failures: Iterator[SideStepError | None]) -> None:
+    original = Writer.commit
+
+    def commit(self: Writer, *args: Any) -> Record:
+        if failure := next(failures, None):
+            raise failure
+        return original(self, *args)
+
+    monkeypatch.setattr(Writer, "commit", commit)
+
+
+def test_notice_saves_in_the_middle_of_an_epoch(make_spec: MakeSpec) -> None:
+    whole, cut = (make_spec(name, epochs=4) for name in ("whole", "cut"))
+    train(whole)
+    train_with_notice_after(cut, 3)
+    assert newest(cut).folder == "checkpoints/checkpoint-step-3"
+    status = json.loads(Path(cut.output_place, "status.json").read_text())
+    assert (status["state"], status["exit_code"], status["step"]) == ("preempted", 75, 3)
+    assert "stopped after step 3 of 8: all of it is saved in the output" in status["message"]
+    train(cut)
+    assert adapter(cut) == adapter(whole)
+
+
+@pytest.mark.parametrize("has_workspace", [True, False])
+def test_what_could_not_be_sent_waits_on_the_machine(
+    make_spec: MakeSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    has_workspace: bool,
+) -> None:
+    """With its workspace the next attempt sends it; without, it makes the steps again. Both are the same."""
+    caplog.set_level("INFO")
+    runtime = {"workspace": str(tmp_path / "ws"), "lease_seconds": 1}
+    whole, cut = (
+        make_spec(name, **EVERY_STEP).model_copy(
+            update={"runtime": JobSpec.load(None, output_dir="o", task="train", runtime=runtime).runtime}
+        )
+        for name in ("whole", "cut")
+    )
+    train(whole)
+    gone = (StorageError("the store is gone") if n >= 5 else None for n in range(10**6))
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "RETRY_SECONDS", 0)
+        fail_commits(patch, gone)
+        with pytest.raises(StorageError, match="the last checkpoint could not be sent: it waits"):
+            train(cut)
+    assert newest(cut).step == 5
+    if not has_workspace:
+        shutil.rmtree(tmp_path / "ws")
+    caplog.clear()
+    train(cut)
+    assert ("Going on from checkpoint-epoch-4, which waited on this machine" in caplog.text) == has_workspace
+    assert ("Going on after step 5 of 8" in caplog.text) != has_workspace
+    assert adapter(cut) == adapter(whole)
+
+
+def test_a_store_that_is_gone_for_a_while_stops_nothing(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = make_spec(**EVERY_STEP)
+    gone = (StorageError("the store is gone") if 2 <= n < 8 else None for n in range(10**6))
+    fail_commits(monkeypatch, gone)
+    train(spec)
+    assert "could not be sent" in caplog.text
+    assert newest(spec).step == 8
+
+
+def test_other_failures_of_the_background_end_the_run(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(**EVERY_STEP)
+    fail_commits(monkeypatch, (AccessError("the key has expired") if n == 2 else None for n in range(10**6)))
+    with pytest.raises(AccessError, match="the key has expired"):
+        train(spec)
+    assert newest(spec).step == 2
+
+
+def test_five_attempts_without_a_checkpoint_are_enough(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec()
+    with monkeypatch.context() as patch:
+        fail_commits(patch, (AccessError("no") for _ in range(10**6)))
+        for _ in range(5):
+            with pytest.raises(AccessError):
+                train(spec)
+    with pytest.raises(SideStepError, match="5 attempts in a row ended before") as error:
+        train(spec)
+    assert error.value.exit_code == 70
+    train(make_spec(new_attempt=True))
+
+
+def test_more_epochs_by_a_word(make_spec: MakeSpec, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    train(make_spec(epochs=2))
+    with pytest.raises(BadSpecError, match="epochs: 2 then, 4 now"):
+        train(make_spec(epochs=4))
+    result = train(make_spec(epochs=4, extend=True))
+    assert result
+    assert result.steps == 8
+    assert "The run is extended from 4 to 8 steps: its schedule is restated" in caplog.text
+    caplog.clear()
+    assert train(make_spec(epochs=4, extend=True)) == result
+    assert "Already finished after 8 steps" in caplog.text
+    with pytest.raises(BadSpecError, match="has made 8 steps, and the spec asks for 2"):
+        train(make_spec(epochs=1, extend=True))
+
+
+def test_an_extended_run_may_be_cut_too(make_spec: MakeSpec) -> None:
+    for name in ("whole", "cut"):
+        train(make_spec(name, epochs=2))
+    train(make_spec("whole", epochs=4, extend=True))
+    train_with_notice_after(make_spec("cut", epochs=4, extend=True), 6)
+    train(make_spec("cut", epochs=4, extend=True))
+    assert adapter(make_spec("cut")) == adapter(make_spec("whole"))
+
+
+def test_a_run_begun_from_another_s_checkpoint_goes_on_from_its_own(
+    make_spec: MakeSpec, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """The same command again, with the same --resume-from: it does not go back there each time."""
+    caplog.set_level("INFO")
+    whole = make_spec("whole", **EVERY_STEP)
+    train(whole)
+    train_with_notice_after(make_spec("first", **EVERY_STEP), 3)
+    settings = EVERY_STEP | {"resume_from": str(tmp_path / "first" / "checkpoints" / "checkpoint-step-3")}
+    other = make_spec("other", **settings)
+    train_with_notice_after(other, 5)
+    caplog.clear()
+    train(other)
+    assert "Going on from the newest checkpoint, which came from" in caplog.text
+    assert "Going on after step 5 of 8" in caplog.text
+    assert adapter(other) == adapter(whole)
+
+
+def test_other_weights_under_the_same_name_are_refused(
+    make_spec: MakeSpec, tiny_checkpoints: Path, tmp_path: Path
+) -> None:
+    from sidestep.acestep.tiny import write_tiny_checkpoint
+
+    models = tmp_path / "models"
+    write_tiny_checkpoint(models, ["base"], seed=1)
+    train_with_notice_after(make_spec(checkpoint_dir=models, epochs=4), 3)
+    write_tiny_checkpoint(models, ["base"], seed=2)
+    with pytest.raises(BadSpecError, match=r"weights: '[0-9a-f]+' then, '[0-9a-f]+' now"):
+        train(make_spec(checkpoint_dir=models, epochs=4))
+
+
+def test_the_receipt(make_spec: MakeSpec) -> None:
+    spec = make_spec(epochs=4)
+    spec = spec.model_copy(update={"runtime": spec.runtime.model_copy(update={"price_per_hour": 3600.0})})
+    train_with_notice_after(spec, 3)
+    train(spec)
+    receipt = json.loads(Path(spec.output_place, "receipt.json").read_text())
+    assert receipt["steps"] == 8
+    assert (receipt["attempts"], receipt["preemptions"], receipt["steps_repeated"]) == (2, 1, 0)
+    assert set(receipt["adapter"]) == set(adapter(spec))
+    assert {"pull", "train", "publish"} <= set(receipt["seconds"])
+    assert receipt["cost"] == pytest.approx(sum(receipt["seconds"].values()), abs=0.5)  # a second costs one
+    assert len(receipt["machines"]) == 1
+    assert receipt["machines"][0]["versions"]["side-step"]
+    assert receipt["bit_equality"] == "claimed"
+    assert receipt["loss_on_fixed_draws"]["last"] < receipt["loss_on_fixed_draws"]["first"]
+
+
+def test_a_machine_of_another_kind_is_said(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = make_spec(epochs=4)
+    train_with_notice_after(spec, 3)
+    monkeypatch.setattr("sidestep.training.machine._processor", lambda device: "Abacus 3000")
+    train(spec)
+    assert "of another kind than the one that began the run (processor: " in caplog.text
+    receipt = json.loads(Path(spec.output_place, "receipt.json").read_text())
+    assert len(receipt["machines"]) == 2
+    assert receipt["bit_equality"].startswith("not claimed")
+
+
+@pytest.fixture
+def schedule() -> Schedule:
+    """Three steps an epoch, 40 epochs."""
+    return Schedule.of(TrainSpec(epochs=40, accumulation=1), samples=3)
+
+
+def due(timetable: Timetable, schedule: Schedule, steps: int) -> Callable[[], list[str]]:
+    names = [timetable.due(Progress(step), schedule.group(step - 1)) for step in range(1, steps + 1)]
+    return [name for name in names if name]  # type: ignore[return-value]
+
+
+def test_when_a_run_is_saved(schedule: Schedule, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = CheckpointSpec(every_epochs=10, every_steps=50, every_minutes=None, keep_every_epochs=15)
+    assert due(Timetable(spec, schedule), schedule, 120) == [
+        *("checkpoint-epoch-10", "checkpoint-epoch-15", "checkpoint-step-50", "checkpoint-epoch-20"),
+        *("checkpoint-epoch-30", "checkpoint-step-100", "checkpoint-epoch-40"),
+    ]
+    timetable = Timetable(CheckpointSpec(every_minutes=10), schedule)
+    assert timetable.due(Progress(1), schedule.group(0)) is None
+    timetable._last -= 601
+    assert timetable.due(Progress(2, skipped_in_row=1), schedule.group(1)) is None
+    assert timetable.due(Progress(2), schedule.group(1)) == "checkpoint-step-2"
+    timetable.saved()
+    assert timetable.due(Progress(3), schedule.group(2)) is None
+
+
+def test_which_checkpoints_stay(schedule: Schedule) -> None:
+    folders = [
+        f"checkpoints/checkpoint-{name}" for name in ("step-99", "epoch-31", "epoch-30.g2", "epoch-15")
+    ]
+    assert Timetable(CheckpointSpec(keep=2), schedule).keep(folders) == folders[:2]
+    kept = Timetable(CheckpointSpec(keep=1, keep_every_epochs=15), schedule).keep(folders)
+    assert kept == [folders[0], folders[2], folders[3]]
+
+
+def test_a_checkpoint_changes_no_number(make_spec: MakeSpec) -> None:
+    often, never = make_spec("often", **EVERY_STEP), make_spec("never", epochs=4)
+    train(often)
+    train(never)
+    assert adapter(often) == adapter(never)
+
+
+def test_one_song_is_a_run(make_spec: MakeSpec, tmp_path: Path) -> None:
+    folder = write_songs(tmp_path / "one", [song(0)])
+    result = train(make_spec(dataset_dir=folder, epochs=1))
+    assert result
+    assert result.steps == 1
