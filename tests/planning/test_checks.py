@@ -91,7 +91,8 @@ def test_a_sound_job_is_a_line_for_each_check(places: list[str], tmp_path: Path,
 def test_nothing_heavy_is_imported(places: list[str], s3_server: S3Server) -> None:
     """Neither for local places nor for a bucket."""
     command = [sys.executable, "-c", WITHOUT_TORCH, "plan", "--check-only", *places]
-    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
     s3_server.store("songs").write_bytes("a.mp3", b"a song")
     remote = ["--audio-dir", s3_server.place("songs"), "--output-dir", s3_server.place("out")]
     remote += ["--task", "pipeline", "--endpoint-url", s3_server.endpoint]
