@@ -29,7 +29,7 @@ demo: setup ## the whole pipeline on a tiny model and 20 s of made music, in dem
 test: setup ## all tests (under 10 minutes on two cores)
 	@$(RUN) pytest -n 2
 
-test-slow: setup ## the commands of docs/, each as it stands (some minutes)
+test-slow: setup ## the commands of docs/, thirty kills, two writers (some minutes)
 	@$(RUN) pytest -n 2 -m slow
 
 lint: setup ## ruff: rules and format
@@ -47,8 +47,9 @@ music: setup ## real music through an S3 server, all adapters and modes (needs a
 torture: setup ## two hundred kills over all adapters and optimizers (under 20 minutes on two cores)
 	@$(RUN) tests.torture.run
 
-bench: setup ## speed of a training step, and of the command's start
+bench: setup ## speed of a training step, stall of a checkpoint, the command's start
 	@$(RUN) tests.bench.run
+	@$(RUN) tests.bench.stall
 	@$(RUN) tests.bench.start_up
 
 tools: setup

@@ -1,0 +1,94 @@
+"""How long does a checkpoint hold the training up?    make bench
+
+A state of 500 MB goes to a store that takes 100 MB a second. The same steps are timed three times in one
+process: without a checkpoint, with one as the training makes it, and with one that is waited for.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from sidestep import adapters
+from sidestep.runtime.workspace import Workspace
+from sidestep.spec.schema import StorageSpec
+from sidestep.spec.training import AdapterSpec, TrainSpec
+from sidestep.storage.commits import CommitLog
+from sidestep.storage.local import LocalStore
+from sidestep.storage.store import Advance, no_advance
+from sidestep.storage.writer import take_over
+from sidestep.tasks.checkpoints import Saver
+from sidestep.tasks.outbox import Outbox
+from sidestep.training.checkpoint import Progress
+from sidestep.training.optimizer import build_optimizer
+from sidestep.training.snapshot import Snapshot
+from tests.bench.run import decoder
+
+BYTES_PER_SECOND = 100e6
+STEPS, STEP_SECONDS = 150, 0.1
+RANK = 970  # with AdamW's two moments and the published copy, about 500 MB
+
+
+class SlowStore(LocalStore):
+    """A folder that takes as long as a network would."""
+
+    def upload(self, source: Path, path: str, advance: Advance = no_advance) -> None:
+        time.sleep(source.stat().st_size / BYTES_PER_SECOND)
+        super().upload(source, path, advance)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        saver, size = _saver(Path(folder))
+        plain = _steps(lambda: None)
+        background = _steps(lambda: saver.save("checkpoint-step-10", Progress(10))) - plain
+        saver._wait()
+        waited_for = _steps(lambda: (saver.save("checkpoint-step-20", Progress(20)), saver._wait())) - plain
+        saver.check()
+    table = Table("checkpoint", "holds up", title=f"A checkpoint of {size / 1e6:.0f} MB at 100 MB/s")
+    table.add_row("in the background", f"{background:.3f} s")
+    table.add_row("waited for", f"{waited_for:.3f} s")
+    table.add_row("ratio", f"{background / waited_for:.1%}")
+    Console().print(table)
+
+
+def _steps(save: Callable[[], object]) -> float:
+    """The time of all steps, with a save among them. A step is as the CPU sees a GPU's: it waits."""
+    started = time.monotonic()
+    for step in range(STEPS):
+        time.sleep(STEP_SECONDS)
+        if step == 10:
+            save()
+    return time.monotonic() - started
+
+
+def _saver(folder: Path) -> tuple[Saver, int]:
+    train = TrainSpec(adapter=AdapterSpec(rank=RANK, dropout=0))
+    adapter = adapters.inject(decoder(banded=True), train.adapter, seed=1)
+    optimizer = build_optimizer(adapter, train)
+    for parameter in adapter.parameters().values():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    snapshot = Snapshot(adapter, optimizer, lambda copy: build_optimizer(copy, train))
+    snapshot.take(Progress(1))
+    size = sum(map(len, snapshot.files({}, {}).values()))
+    store = SlowStore(folder / "output", StorageSpec())
+    outbox = Outbox(Workspace(folder / "workspace"), store.place)
+    saver = Saver(
+        take_over(CommitLog(store), 60, None, {}),
+        outbox,
+        snapshot,
+        files=lambda: snapshot.files({}, {}),
+        send_before=lambda: None,
+        keep=list,
+        committed=lambda record: None,
+    )
+    return saver, size
+
+
+if __name__ == "__main__":
+    main()
