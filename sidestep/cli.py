@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from sidestep.commands import COMMANDS, TASKS, parser_of
+from sidestep.runtime.console import write
 from sidestep.runtime.errors import ExitCode, SideStepError, UsageError
 from sidestep.runtime.logs import log_file, setup_logging
 
@@ -17,32 +19,6 @@ if TYPE_CHECKING:
     from sidestep.spec.schema import JobSpec
 
 log = logging.getLogger(__name__)
-
-COMMANDS = {
-    "run": "do what the spec's task says: preprocess, estimate, train, or all three (pipeline)",
-    "preprocess": "songs to tensors",
-    "estimate": "rank modules by how much a dataset moves them",
-    "train": "tensors to an adapter",
-    "fixed": "train in corrected mode (--preprocess: make the tensors instead)",
-    "vanilla": "train in vanilla mode (--preprocess: make the tensors instead)",
-    "plan": "check a job (--check-only stops there); its memory, time and cost, before a GPU is rented",
-    "render": "write the file that runs a job at a place, and say the command that submits it",
-    "status": "what a job is doing, read from its output",
-    "verify-resume": "prove on this machine that an interrupted run equals an uninterrupted one",
-    "schema": "print the JSON schema of the job spec",
-    "tiny-checkpoint": "write a random checkpoint set in the original layout, for trials and tests",
-    "demo": "the whole pipeline on a tiny model and made music, in minutes",
-}
-
-# What a command says about the spec, beyond its flags: path → value. `run` leaves all to the spec.
-_TASKS: dict[str, dict[tuple[str, ...], str]] = {
-    "run": {},
-    "preprocess": {("task",): "preprocess"},
-    "estimate": {("task",): "estimate"},
-    "train": {("task",): "train"},
-    "fixed": {("task",): "train", ("train", "mode"): "corrected"},
-    "vanilla": {("task",): "train", ("train", "mode"): "vanilla"},
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.error("a bug in Side-Step: %s: %s (traceback: %s)", name, error, where or "above", exc_info=True)
         return ExitCode.BUG
     finally:
-        _write("")
+        write("")
 
 
 def entry() -> NoReturn:
@@ -85,13 +61,13 @@ def entry() -> NoReturn:
 def _dispatch(words: list[str]) -> int:
     command, rest = (words[0], words[1:]) if words else ("", [])
     if command in ("-h", "--help", ""):
-        _write(_help())
+        write(_help())
         return ExitCode.DONE if command else ExitCode.USAGE
     if command == "--version":
         from importlib.metadata import version
 
-        _write(f"sidestep {version('side-step')}\n")
-    elif command in _TASKS:
+        write(f"sidestep {version('side-step')}\n")
+    elif command in TASKS:
         _run_task(command, rest)
     elif command in COMMANDS:
         _OTHERS[command](rest)
@@ -117,33 +93,12 @@ def _help() -> str:
     )
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse with our exit code for a wrong command line, and no guessing at shortened flags."""
-
-    def __init__(self, command: str, usage: str | None = None) -> None:
-        title = COMMANDS[command].capitalize() + "."
-        super().__init__(prog=f"sidestep {command}", usage=usage, description=title, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}\n  `{self.prog} --help` lists the flags")
-
-    def print_help(self, file: Any = None) -> None:
-        _write(self.format_help())
-
-
 def _run_task(command: str, words: list[str]) -> None:
-    says = dict(_TASKS[command])
-    parser = _job_parser(command, f"sidestep {command} [flags]")
-    own_flags = []
-    if ("train", "mode") in says:
-        parser.add_argument("--preprocess", action="store_true", help="make the tensors instead of training")
-        own_flags.append("--preprocess")
-
     from sidestep.places.release import RentedMachine
     from sidestep.runtime.notice import Notice
 
     with Notice() as notice, RentedMachine() as machine:
-        _, spec, _ = _resolve(parser, words, says, own_flags)
+        _, spec, _ = _resolve(command, words, dict(TASKS[command]))
         machine.keep_or_release(spec.runtime.on_exit)
 
         from sidestep import tasks
@@ -152,49 +107,36 @@ def _run_task(command: str, words: list[str]) -> None:
 
 
 def _plan(words: list[str]) -> None:
-    from sidestep.planning.flags import add_plan_flags
-
     if "--offline" in words:  # places are not looked at then, and need not be named
         words = ["--audio-dir", "songs", "--output-dir", "output", *words]
-    parser = _job_parser("plan", "sidestep plan [JOB.YAML] [flags]")
-    options, spec, _ = _resolve(parser, words, {}, add_plan_flags(parser))
+    options, spec, _ = _resolve("plan", words)
 
     from sidestep.planning.command import plan
 
-    plan(spec, options, _write)
+    plan(spec, options, write)
 
 
 def _render(words: list[str]) -> None:
-    from sidestep.places.render import add_render_flags, render
+    options, spec, origins = _resolve("render", words)
 
-    parser = _job_parser("render", "sidestep render PLACE [JOB.YAML] [flags]")
-    options, spec, origins = _resolve(parser, words, {}, add_render_flags(parser))
-    render(options, spec, origins, _write)
+    from sidestep.places.render import render
 
-
-def _job_parser(command: str, usage: str) -> _Parser:
-    parser = _Parser(command, usage)
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help="the job spec, a YAML file; else SIDESTEP_CONFIG names it, else /etc/sidestep/job.yaml",
-    )
-    parser.add_argument("--verbose", action="store_true", help="show on the screen what the log file gets")
-    return parser
+    render(options, spec, origins, write)
 
 
 def _resolve(
-    parser: _Parser, words: list[str], says: dict[tuple[str, ...], str], own_flags: list[str]
+    command: str, words: list[str], says: dict[tuple[str, ...], str] | None = None
 ) -> tuple[argparse.Namespace, "JobSpec", dict[str, str]]:
     """The command's options, the job's spec from all sources, and the origin of each value by its name.
 
-    `says` is what the command itself says of the spec, by path; these fields get no flag. A single word
-    without a flag is the spec's file.
+    `says` is what the command itself says of the spec, by path. A single word without a flag is the spec's
+    file.
     """
-    from sidestep.spec.flags import add_flags, misspelt_flags
+    from sidestep.spec.flags import misspelt_flags
     from sidestep.spec.sources import Given, resolve
 
-    flags = add_flags(parser, leave_out=says)
+    says = says or {}
+    parser = parser_of(command)
     options, rest = parser.parse_known_args(words)
     setup_logging(options.verbose)
     if getattr(options, "preprocess", False):
@@ -207,38 +149,39 @@ def _resolve(
             *(Given(path, value, parser.prog) for path, value in says.items()),
         ],
         config=options.config,
-        usage=misspelt_flags(rest, ["--config", "--verbose", "--help", *own_flags, *flags]),
+        preset=options.preset,
+        usage=misspelt_flags(rest, parser.flags),
     )
     return options, spec, origins
 
 
 def _status(words: list[str]) -> None:
-    from sidestep.spec.fields import spec_fields
-    from sidestep.spec.flags import add_flags
-    from sidestep.spec.sources import Given, resolve
-
-    parser = _Parser("status")
-    parser.add_argument("place", metavar="PLACE", help="the job's output_dir")
-    parser.add_argument("--json", action="store_true", help="as it is stored, for programs")
-    parser.add_argument("--watch", action="store_true", help="again every few seconds, until the job ends")
-    add_flags(parser, leave_out=[path for path in spec_fields() if path[0] != "storage"])
+    parser = parser_of("status")
     options = parser.parse_args(words)
     setup_logging()
+
+    from sidestep.spec.sources import Given, resolve
+    from sidestep.tasks.status import show_status
+
     place = [
         Given(("task",), "estimate", parser.prog),
         Given(("output_dir",), options.place, parser.prog),
     ]
     spec, _ = resolve(flags=[*getattr(options, "given", []), *place])
+    show_status(spec.output_place, spec.storage, as_json=options.json, watch=options.watch, write=write)
 
-    from sidestep.tasks.status import show_status
 
-    show_status(spec.output_place, spec.storage, as_json=options.json, watch=options.watch, write=_write)
+def _presets(words: list[str]) -> None:
+    options = parser_of("presets").parse_args(words)
+    setup_logging()
+
+    from sidestep.spec.presets.command import run_preset_action
+
+    run_preset_action(options, write)
 
 
 def _verify_resume(words: list[str]) -> None:
-    parser = _job_parser("verify-resume", "sidestep verify-resume [JOB.YAML] [flags]")
-    parser.add_argument("--steps", type=int, default=6, metavar="N", help="steps to make (default: 6)")
-    options, spec, _ = _resolve(parser, words, {("task",): "train"}, ["--steps"])
+    options, spec, _ = _resolve("verify-resume", words, dict(TASKS["train"]))
     if options.steps < 2:
         raise UsageError(f"--steps is {options.steps}; there is no middle in less than 2")
 
@@ -248,27 +191,17 @@ def _verify_resume(words: list[str]) -> None:
 
 
 def _schema(words: list[str]) -> None:
-    _Parser("schema").parse_args(words)
+    parser_of("schema").parse_args(words)
     from pydantic.json_schema import GenerateJsonSchema
 
     from sidestep.spec.schema import JobSpec
 
     schema = {"$schema": GenerateJsonSchema.schema_dialect, **JobSpec.model_json_schema()}
-    _write(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
+    write(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
 
 
 def _tiny_checkpoint(words: list[str]) -> None:
-    parser = _Parser("tiny-checkpoint")
-    parser.add_argument("folder", metavar="DIR", help="folder to write the checkpoint set into")
-    parser.add_argument(
-        "--variants",
-        nargs="+",
-        metavar="NAME",
-        default=["base", "turbo", "xl-base"],
-        help="model variants to write (default: base turbo xl-base)",
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the weights (default: 0)")
-    options = parser.parse_args(words)
+    options = parser_of("tiny-checkpoint").parse_args(words)
     setup_logging()
     from pathlib import Path
 
@@ -279,11 +212,7 @@ def _tiny_checkpoint(words: list[str]) -> None:
 
 
 def _demo(words: list[str]) -> None:
-    parser = _Parser("demo")
-    parser.add_argument(
-        "folder", metavar="DIR", nargs="?", default="demo", help="folder for it (default: demo)"
-    )
-    options = parser.parse_args(words)
+    options = parser_of("demo").parse_args(words)
     setup_logging()
     from pathlib import Path
 
@@ -296,19 +225,9 @@ _OTHERS: dict[str, Callable[[list[str]], Any]] = {
     "plan": _plan,
     "render": _render,
     "status": _status,
+    "presets": _presets,
     "verify-resume": _verify_resume,
     "schema": _schema,
     "tiny-checkpoint": _tiny_checkpoint,
     "demo": _demo,
 }
-
-
-def _write(text: str) -> None:
-    """Write to standard output and flush it. A reader that has gone (`sidestep schema | head`) is fine."""
-    if sys.stdout is None:  # closed by whoever started this
-        return
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -48,10 +48,11 @@ def loopback_only() -> Any:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Workspaces and the AWS files of the tests, apart from those of the user who runs them."""
+    """Workspaces, presets and the AWS files of the tests, apart from those of the user who runs them."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        patch.setenv("XDG_CONFIG_HOME", str(home / "config"))
         patch.setenv("AWS_CONFIG_FILE", str(home / "aws-config"))
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(home / "aws-credentials"))
         yield

@@ -24,7 +24,7 @@ FIRST = "getting-started.md"  # makes the tensors that the other pages train on
 def test_the_guide_s_pages_are_there() -> None:
     assert {page.stem for page in ALL_PAGES} - ELSEWHERE == {
         *("getting-started", "model-management", "dataset-preparation"),
-        *("shift-and-timestep-sampling", "estimation", "vram-optimization", "unattended", "places", "plan"),
+        *("shift-and-timestep-sampling", "estimation", "vram-optimization", "unattended", "places", "plan", "presets"),
     }
 
 
@@ -79,6 +79,7 @@ def test_flags_exist(page: Path) -> None:
     others = {"--preprocess", "--config", "--help", "--version", "--variants", "--logdir"}
     others |= {"--check-only", "--elsewhere", "--image", "--output"}
     others |= {"--offline", "--songs", "--song-seconds", "--fit", "--hours-between-preemptions", "--json"}
+    others |= {"--preset", "--description", "--name", "--force", "--dry-run"}
     others |= {"--stop-timeout", "--signal", "--requeue"}  # of the places
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text())) <= known | others
 

@@ -3,7 +3,7 @@ and what it allows, in words. Flags, sources and the error report all read this 
 """
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -83,6 +83,19 @@ def spec_sections() -> dict[Path, type[Section]]:
 def variable(path: Path) -> str:
     """A field's environment variable: SIDESTEP_TRAIN__ADAPTER__RANK."""
     return ENVIRONMENT_PREFIX + "__".join(path).upper()
+
+
+def only(values: Mapping[str, Any], paths: Collection[Path], above: Path = ()) -> dict[str, Any]:
+    """Of `values`, nested as the spec is, those at `paths`, in the same order; no empty sections."""
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        path = (*above, key)
+        if path in spec_sections():
+            if inside := only(value, paths, path):
+                kept[key] = inside
+        elif path in paths:
+            kept[key] = value
+    return kept
 
 
 CLOSE_ENOUGH = 0.7  # below this, difflib finds a likeness where nobody would

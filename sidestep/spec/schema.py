@@ -176,8 +176,10 @@ class JobSpec(Section):
     storage: StorageSpec = StorageSpec()
 
     @staticmethod
-    def load(path: str | os.PathLike[str] | None = None, **overrides: Any) -> "JobSpec":
-        """The spec in the file `path`, under SIDESTEP_ variables, under `overrides`.
+    def load(
+        path: str | os.PathLike[str] | None = None, *, preset: str | None = None, **overrides: Any
+    ) -> "JobSpec":
+        """The spec in the file `path`, under SIDESTEP_ variables, under `overrides`; over a preset.
 
         Without a path the file is found as the command finds it: SIDESTEP_CONFIG, else
         /etc/sidestep/job.yaml where there is one. `overrides` are nested as the spec is:
@@ -188,7 +190,7 @@ class JobSpec(Section):
         """
         from sidestep.spec.sources import resolve
 
-        spec, _ = resolve(config=path, arguments=overrides)
+        spec, _ = resolve(config=path, arguments=overrides, preset=preset)
         return spec
 
     @model_validator(mode="after")

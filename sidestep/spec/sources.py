@@ -1,6 +1,6 @@
 """Where a spec's values come from, one function per source, and how they become one spec.
 
-    flags and arguments > SIDESTEP_ variables > the YAML file > defaults
+    flags and arguments > SIDESTEP_ variables > the YAML file > a preset > defaults
 
 pydantic-settings merges the sources; each of ours also keeps the origin of every value, so that a
 problem can say where it was written, and `resolve` where each value came from.
@@ -8,7 +8,7 @@ problem can say where it was written, and `resolve` where each value came from.
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
@@ -28,6 +28,7 @@ from sidestep.spec.fields import (
     spec_sections,
     variable,
 )
+from sidestep.spec.presets import Preset, find_preset, preset_fields
 from sidestep.spec.report import NOT_GIVEN, Problem, report
 from sidestep.spec.schema import JobSpec, missing_places
 from sidestep.spec.yaml12 import read_yaml
@@ -51,15 +52,18 @@ class Given:
 
 
 class Source(PydanticBaseSettingsSource):
-    """The values of one source, nested as the spec is, with their origins; unknown keys are problems."""
+    """The values of one source, nested as the spec is, with their origins; unknown keys are problems.
 
-    def __init__(self, given: Iterable[Given]) -> None:
+    `fields` are those that the source may set, by default all.
+    """
+
+    def __init__(self, given: Iterable[Given], fields: Collection[Path] | None = None) -> None:
         super().__init__(BaseSettings)
         self.origins: dict[Path, str] = {}
         self.problems: list[Problem] = []
         self._values: dict[str, Any] = {}
         for item in given:
-            if item.path in spec_fields():
+            if item.path in (spec_fields() if fields is None else fields):
                 self.origins[item.path] = item.origin
                 *sections, name = item.path
                 place = self._values
@@ -81,17 +85,18 @@ def resolve(
     arguments: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
     config: str | os.PathLike[str] | None = None,
+    preset: str | Preset | None = None,
     usage: Sequence[Problem] = (),
 ) -> tuple[JobSpec, dict[str, str]]:
     """The spec that all sources make together, and the origin of each value by its dotted name.
 
     `flags` come from the command line, `arguments` (nested) from Python; `environ` is os.environ unless
     given; `config` is the YAML file, else it is found through SIDESTEP_CONFIG or at
-    /etc/sidestep/job.yaml. A value that nobody gave has the origin "default". `usage` are problems of the
-    command line itself, to be reported with all others.
+    /etc/sidestep/job.yaml; `preset` is one or its name. A value that nobody gave has the origin "default".
+    `usage` are problems of the command line itself, to be reported with all others.
 
     Raises BadSpecError with every problem of every source, or UsageError with them where `usage` has some;
-    MissingInputError when the file is not there.
+    MissingInputError when the file is not there; UsageError for a preset that is not known.
     """
     environ = os.environ if environ is None else environ
     sources = [
@@ -99,6 +104,7 @@ def resolve(
         Source(_flatten(arguments or {}, lambda path: "argument")),
         Source(_from_environment(environ)),
         Source(_from_yaml(config, environ)),
+        Source(_from_preset(preset), preset_fields()),
     ]
     values = _merge(sources)
     origins = {
@@ -146,6 +152,14 @@ def _from_yaml(config: str | os.PathLike[str] | None, environ: Mapping[str, str]
     yield from _flatten(values, lambda path: f"{os.fspath(config)}:{lines[path]}")
 
 
+def _from_preset(preset: str | Preset | None) -> Iterator[Given]:
+    if preset is None:
+        return
+    if isinstance(preset, str):
+        preset = find_preset(preset)
+    yield from _flatten(preset.read(), lambda path: f"preset {preset.name}")
+
+
 def _flatten(values: Mapping[str, Any], origin: Callable[[Path], str], above: Path = ()) -> Iterator[Given]:
     """Nested values as a list; a section without anything in it (`train:`) gives nothing."""
     for key, value in values.items():
@@ -170,8 +184,10 @@ def _merge(sources: Sequence[Source]) -> dict[str, Any]:
 
 
 def _unknown(item: Given) -> Problem:
-    """An unknown key. Its value is not shown: it may be a secret that was put into the wrong place."""
+    """A key that the source may not set. Its value is not shown: it may be a secret in the wrong place."""
     name = ".".join(item.path)
+    if item.path in spec_fields():
+        return Problem(name, "is a job's own: a preset says how to train, not what or where", item.origin)
     if item.path in spec_sections():
         keys = ", ".join(spec_sections()[item.path].model_fields)
         return Problem(name, f"is a section; its keys are {keys}", item.origin)
