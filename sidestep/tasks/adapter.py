@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from sidestep.runtime.errors import MissingInputError
@@ -21,7 +22,7 @@ def publish(commits: CommitLog, done: Record, workspace: Workspace) -> None:
     if all(_is_there(commits, f"{FOLDER}/{name}", entry["sha256"]) for name, entry in files.items()):
         return
     with workspace.temporary() as folder:
-        commits.fetch(done, Path(folder))
+        commits.fetch(replace(done, files=files), Path(folder))
         for name in files:
             store.upload(Path(folder, name), f"{FOLDER}/{name}")
     log.info("Wrote the adapter to %s/%s", store.place, FOLDER)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sidestep import adapters
 from sidestep.acestep.recompute import recompute_layers
-from sidestep.runtime.errors import AgainError, BadSpecError
+from sidestep.runtime.errors import AgainError, BadDataError, BadSpecError, MissingInputError
 from sidestep.spec.schema import JobSpec
 from sidestep.spec.yaml12 import dump_yaml
 from sidestep.storage.commits import Record
@@ -171,8 +171,17 @@ def _finish(attempt: Attempt, writer: Writer, progress: Progress, recipe: dict[s
 def _finished_before(attempt: Attempt, done: Record, recipe: dict[str, Any]) -> TrainResult | None:
     """A run that is finished: make sure that it is this one, and that its adapter is there.
 
-    None where the spec says to go on nevertheless: to more epochs, or from an older checkpoint.
+    None where there is more to do: the spec asks for more epochs or goes back to an older checkpoint, or
+    the adapter is not there and the last checkpoint, which has it, is damaged.
     """
+    try:
+        return _published_again(attempt, done, recipe)
+    except (BadDataError, MissingInputError) as error:
+        log.warning("The run is finished, but its last checkpoint %s is damaged: %s", done.folder, error)
+        return None
+
+
+def _published_again(attempt: Attempt, done: Record, recipe: dict[str, Any]) -> TrainResult | None:
     spec, store = attempt.spec, attempt.output.store
     numbers = read_numbers(store.read_bytes(f"{done.folder}/{NUMBERS_FILE}"), done.folder)
     if spec.train.new_attempt and spec.train.resume_from:
