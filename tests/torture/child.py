@@ -1,9 +1,9 @@
 """Attempts at a job, in processes that may die at any moment.
 
 As a program this is a process that has imported everything and done nothing, and forks an attempt for each
-line that it reads: `{"spec": FILE, "said": FILE, "steps": FILE, "point": NAME or null, "number": N}`. It
-answers with the attempt's process id, and then with its exit code, or minus the signal that it died of. With
-the line as an argument it is that attempt itself.
+line that it reads: `{"spec": FILE, "said": FILE, "steps": FILE, "point": NAME or null, "number": N, "signal":
+S}`. It answers with the attempt's process id, and then with its exit code, or minus the signal that it died
+of. With the line as an argument it is that attempt itself.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sidestep.cli import main
-from tests.torture.points import POINTS, PREPROCESS, kill_at, wrap
+from tests.torture.points import POINTS, PREPROCESS, signal_at, wrap
 
 WARM = (
     *("sidestep.tasks.train", "sidestep.tasks.preprocess", "sidestep.tasks.limits", "sidestep.storage.s3"),
@@ -29,7 +29,7 @@ def attempt(order: dict[str, Any]) -> int:
     os.dup2(said, 1)
     os.dup2(said, 2)
     if name := order["point"]:
-        kill_at((POINTS | PREPROCESS)[name], order["number"])
+        signal_at((POINTS | PREPROCESS)[name], order["number"], order["signal"])
     note_steps(Path(order["steps"]))
     return main(["run", "--config", order["spec"]])
 

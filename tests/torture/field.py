@@ -86,9 +86,18 @@ class Field:
         return self.server.place(f"run-{self.runs}")
 
     def start(
-        self, spec: dict[str, Any], point: str | None = None, number: int = 0, *, fresh: bool = False
+        self,
+        spec: dict[str, Any],
+        point: str | None = None,
+        number: int = 0,
+        what: signal.Signals = signal.SIGKILL,
+        *,
+        fresh: bool = False,
     ) -> "Attempt":
-        """Begin an attempt with an empty workspace, in a fork of the warm process or a fresh interpreter."""
+        """Begin an attempt with an empty workspace, in a fork of the warm process or a fresh interpreter.
+
+        At the call `number` of `point` it gets the signal `what`.
+        """
         place = self.folder / f"attempt-{len(self.attempts) + 1}"
         place.mkdir()
         spec = {**spec, "runtime": {**spec["runtime"], "workspace": str(place / "workspace")}}
@@ -99,6 +108,7 @@ class Field:
             "steps": str(place / "steps"),
             "point": point,
             "number": number,
+            "signal": what,
         }
         (place / "steps").touch()
         if fresh:
@@ -142,6 +152,10 @@ class Attempt:
         while not made():
             assert time.monotonic() < end, self.said
             time.sleep(0.02)
+
+    @property
+    def is_stopped(self) -> bool:
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
     @property
     def said(self) -> str:
@@ -228,11 +242,14 @@ def torture(
     while tally.kills.total() < kills:
         tally.runs += 1
         spec, before, budget, is_damaged = spec_of(field_.new_output()), [0], rng.randint(3, 8), False
+        records: list[dict[str, Any]] = []
         while True:
             tally.attempts += 1
             fresh = tally.attempts % fresh_every == 0
             tally.fresh += fresh
-            spared = budget == 0 or tally.kills.total() == kills
+            # The fifth attempt in a row that ends before its first checkpoint would be the last.
+            is_last_chance = len(records) >= 4 and all(not record["files"] for record in records[-4:])
+            spared = budget == 0 or tally.kills.total() == kills or is_last_chance
             name, number, seconds = (None, 0, None) if spared else next(plan)
             attempt = field_.start(spec, name, number, fresh=fresh)
             code = attempt.end(kill_after=seconds)

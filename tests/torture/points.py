@@ -1,11 +1,10 @@
-"""The moments at which an attempt kills itself: before or after the n-th call of a function of the product.
+"""The moments at which an attempt kills or stops itself: before or after the n-th call of a function.
 
 The product knows nothing of it: its functions are wrapped in the process that is to die.
 """
 
 import itertools
 import os
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -41,6 +40,7 @@ POINTS = {
     "taking over": Point(_CREATED, only=_is("take-over")),
     "taken over": Point(_CREATED, after=True, only=_is("take-over")),
     "first words": Point(_WRITE, after=True, only=_ends("status.json")),
+    "told": Point("sidestep.tasks.train:_report", after=True, most=6),
     "snapshot": Point("sidestep.training.snapshot:Snapshot.take", most=6),
     "outbox": Point("sidestep.tasks.outbox:Outbox.put", after=True, most=6),
     "hashing": Point("sidestep.storage.writer:file_digest", most=20),
@@ -66,18 +66,18 @@ PREPROCESS = {
 }
 
 
-def kill_at(point: Point, number: int) -> None:
-    """From now on, this process dies by SIGKILL at the call `number`, from 1, that counts."""
+def signal_at(point: Point, number: int, what: int) -> None:
+    """From now on, this process gets the signal `what` at the call `number`, from 1, that counts."""
     calls = itertools.count(1)
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*arguments: Any, **options: Any) -> Any:
             is_the_one = point.only(*arguments) and next(calls) == number
             if is_the_one and not point.after:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), what)
             found = original(*arguments, **options)
             if is_the_one:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), what)
             return found
 
         return wrapped
