@@ -2,11 +2,21 @@
 
 import errno
 import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
-from sidestep.runtime.errors import AccessError, BadDataError, BadSpecError, MachineError, MissingInputError
+from sidestep.runtime.errors import (
+    AccessError,
+    BadDataError,
+    BadSpecError,
+    MachineError,
+    MissingInputError,
+    StorageError,
+)
 from sidestep.spec.schema import StorageSpec
 from sidestep.storage import atomic
 from sidestep.storage.local import LocalStore
@@ -163,3 +173,73 @@ def test_a_disk_that_is_read_only(store: LocalStore, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(AccessError, match=r"root: the file system refuses access .Read-only file system"):
         store.write_bytes("file", b"")
+
+
+@pytest.mark.parametrize("how", ["write", "create", "upload"])
+def test_a_disk_that_has_no_space_left(full_disk: Path, tmp_path: Path, how: str) -> None:
+    """As the kernel says it. The file that was there stays, and nothing else."""
+    store, source = LocalStore(full_disk, StorageSpec()), tmp_path / "source"
+    source.write_bytes(b"new" * 1000)
+    (full_disk / "file").write_bytes(b"old")
+    uses = {
+        "write": lambda: store.write_bytes("file", b"new" * 1000),
+        "create": lambda: store.create("other", b"new" * 1000),
+        "upload": lambda: store.upload(source, "file"),
+    }
+    with pytest.raises(MachineError, match="no space is left"):
+        uses[how]()
+    assert [path.name for path in full_disk.iterdir()] == ["file"]
+    assert store.read_bytes("file") == b"old"
+
+
+def test_a_process_at_its_limit_of_file_size(tmp_path: Path) -> None:
+    """A real limit, met in the middle of a copy; then the same store works on."""
+    program = """
+        import resource, sys
+        from pathlib import Path
+        from sidestep.runtime.errors import StorageError
+        from sidestep.spec.schema import StorageSpec
+        from sidestep.storage.local import LocalStore
+
+        folder = Path(sys.argv[1])
+        store = LocalStore(folder / "store", StorageSpec())
+        store.write_bytes("file", b"old")
+        (folder / "source").write_bytes(bytes(5_000_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
+        for use in (lambda: store.upload(folder / "source", "file"),
+                    lambda: store.write_bytes("file", bytes(5_000_000)),
+                    lambda: store.create("new", bytes(5_000_000))):
+            try:
+                use()
+            except StorageError as error:
+                assert "File too large" in str(error), error
+            else:
+                raise AssertionError("it was written")
+        assert [info.path for info in store.list()] == ["file"]
+        assert len(list(store.root.iterdir())) == 1 and store.read_bytes("file") == b"old"
+        assert store.create("new", b"small")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_input_output_error_is_the_stores(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsync is where a failing disk is heard of: what was there stays."""
+    store.write_bytes("file", b"old")
+
+    def broken(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", broken)
+    for use in (lambda: store.write_bytes("file", b"new"), lambda: store.create("other", b"new")):
+        with pytest.raises(StorageError, match="Input/output error"):
+            use()
+    assert store.read_bytes("file") == b"old" and [path.name for path in store.root.iterdir()] == ["file"]
+
+
+def test_a_delete_that_fails_deletes_nothing(store: LocalStore) -> None:
+    store.write_bytes("folder/file", b"1")
+    with pytest.raises(StorageError, match="Is a directory"):
+        store.delete("folder")
+    assert store.read_bytes("folder/file") == b"1"
