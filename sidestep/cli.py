@@ -94,16 +94,30 @@ def _help() -> str:
 
 
 def _run_task(command: str, words: list[str]) -> None:
+    if "--dry-run" in words:
+        _dry_run(command, words)
+        return
+
     from sidestep.places.release import RentedMachine
     from sidestep.runtime.notice import Notice
 
     with Notice() as notice, RentedMachine() as machine:
-        _, spec, _ = _resolve(command, words, dict(TASKS[command]))
+        options, spec, _ = _resolve(command, words, dict(TASKS[command]))
+        if options.json:
+            raise UsageError("--json goes with --dry-run; `sidestep status --json` tells of a run")
         machine.keep_or_release(spec.runtime.on_exit)
 
         from sidestep import tasks
 
         tasks.run(spec, notice)
+
+
+def _dry_run(command: str, words: list[str]) -> None:
+    options, spec, origins = _resolve(command, words, dict(TASKS[command]))
+
+    from sidestep.spec.resolved import as_json, as_yaml
+
+    write(as_json(spec, origins) if options.json else as_yaml(spec, origins))
 
 
 def _plan(words: list[str]) -> None:

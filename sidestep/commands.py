@@ -65,6 +65,10 @@ def _run(parser: Parser) -> None:
     _add_job_flags(parser, "[flags]", TASKS[command])
     if ("train", "mode") in TASKS[command]:
         parser.add_argument("--preprocess", action="store_true", help="make the tensors instead of training")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only print the resolved spec, each value with its origin"
+    )
+    parser.add_argument("--json", action="store_true", help="with --dry-run: print JSON, for scripts")
 
 
 def _plan(parser: Parser) -> None:

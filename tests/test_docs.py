@@ -24,7 +24,15 @@ FIRST = "getting-started.md"  # makes the tensors that the other pages train on
 def test_the_guide_s_pages_are_there() -> None:
     assert {page.stem for page in ALL_PAGES} - ELSEWHERE == {
         *("getting-started", "model-management", "dataset-preparation"),
-        *("shift-and-timestep-sampling", "estimation", "vram-optimization", "unattended", "places", "plan", "presets"),
+        *(
+            "shift-and-timestep-sampling",
+            "estimation",
+            "vram-optimization",
+            "unattended",
+            "places",
+            "plan",
+            "presets",
+        ),
     }
 
 
