@@ -194,6 +194,14 @@ def _presets(words: list[str]) -> None:
     run_preset_action(options, write)
 
 
+def _completion(words: list[str]) -> None:
+    options = parser_of("completion").parse_args(words)
+
+    from sidestep.completion import completion
+
+    write(completion(options.shell))
+
+
 def _verify_resume(words: list[str]) -> None:
     options, spec, _ = _resolve("verify-resume", words, dict(TASKS["train"]))
     if options.steps < 2:
@@ -240,6 +248,7 @@ _OTHERS: dict[str, Callable[[list[str]], Any]] = {
     "render": _render,
     "status": _status,
     "presets": _presets,
+    "completion": _completion,
     "verify-resume": _verify_resume,
     "schema": _schema,
     "tiny-checkpoint": _tiny_checkpoint,

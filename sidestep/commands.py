@@ -18,6 +18,7 @@ COMMANDS = {
     "render": "write the file that runs a job at a place, and say the command that submits it",
     "status": "what a job is doing, read from its output",
     "presets": "named settings of how to train: list, show, save, delete, import, export",
+    "completion": "print the script that lets bash or zsh complete commands, flags and values",
     "verify-resume": "prove on this machine that an interrupted run equals an uninterrupted one",
     "schema": "print the JSON schema of the job spec",
     "tiny-checkpoint": "write a random checkpoint set in the original layout, for trials and tests",
@@ -56,8 +57,13 @@ class Parser(argparse.ArgumentParser):
 def parser_of(command: str) -> Parser:
     """The parser of one of the COMMANDS."""
     parser = Parser(prog=f"sidestep {command}", description=COMMANDS[command].capitalize() + ".")
-    _FILL[command](parser)
+    fill(parser, command)
     return parser
+
+
+def fill(parser: Parser, command: str) -> None:
+    """Give the parser, whose prog is `sidestep <command>`, all that the command takes."""
+    _FILL[command](parser)
 
 
 def _run(parser: Parser) -> None:
@@ -123,6 +129,10 @@ def _presets(parser: Parser) -> None:
     add_preset_actions(parser)
 
 
+def _completion(parser: Parser) -> None:
+    parser.add_argument("shell", choices=["bash", "zsh"], help="the shell to complete in")
+
+
 def _schema(parser: Parser) -> None:
     pass  # takes nothing
 
@@ -151,6 +161,7 @@ _FILL: dict[str, Callable[[Parser], None]] = {
     "render": _render,
     "status": _status,
     "presets": _presets,
+    "completion": _completion,
     "verify-resume": _verify_resume,
     "schema": _schema,
     "tiny-checkpoint": _tiny_checkpoint,

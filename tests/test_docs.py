@@ -1,16 +1,18 @@
 """The pages of docs/: their commands work as they stand there, and their links and flags are real."""
 
+import argparse
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sidestep import demo
 from sidestep.acestep.config import RELEASES
+from sidestep.commands import COMMANDS, parser_of
 from sidestep.data.entries import read_dataset
-from sidestep.spec.fields import spec_fields
 from sidestep.spec.schema import JobSpec
 from sidestep.tasks.preprocess import preprocess
 from tests.documents import ROOT, Block, blocks, run
@@ -80,15 +82,20 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert all((page.parent / link).exists() for link in links if not link.startswith("http"))
 
 
+def all_flags(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """With those of the actions that a command has: `presets save`."""
+    yield from parser._option_string_actions
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from all_flags(inner)
+
+
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)
 def test_flags_exist(page: Path) -> None:
     """Also those that stand in a sentence or a table."""
-    known = {flag for field in spec_fields().values() for flag in field.flags}
-    others = {"--preprocess", "--config", "--help", "--version", "--variants", "--logdir"}
-    others |= {"--check-only", "--elsewhere", "--image", "--output"}
-    others |= {"--offline", "--songs", "--song-seconds", "--fit", "--hours-between-preemptions", "--json"}
-    others |= {"--preset", "--description", "--name", "--force", "--dry-run"}
-    others |= {"--stop-timeout", "--signal", "--requeue"}  # of the places
+    known = {flag for command in COMMANDS for flag in all_flags(parser_of(command))}
+    others = {"--version", "--logdir", "--stop-timeout", "--signal", "--requeue"}  # ours; the rest of others
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text())) <= known | others
 
 

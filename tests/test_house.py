@@ -13,7 +13,7 @@ FLOORS = [  # a room may import from its own floor and from those before it
     {"runtime", "storage", "spec"},
     {"data", "acestep", "adapters", "training"},
     {"tasks", "planning", "places"},
-    {"cli", "commands", "demo", "__init__", "__main__"},
+    {"cli", "commands", "completion", "demo", "__init__", "__main__"},
 ]
 
 

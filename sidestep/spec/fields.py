@@ -47,6 +47,11 @@ class SpecField:
         return {kind["type"] for kind in self.schema.get("anyOf", [self.schema]) if "type" in kind}
 
     @property
+    def is_place(self) -> bool:
+        """Whether it says where something is; of all fields these alone have examples."""
+        return "examples" in str(self.schema)
+
+    @property
     def choices(self) -> list[str]:
         """The words that it takes, where it takes only these."""
         return [word for kind in self.schema.get("anyOf", [self.schema]) for word in _words(kind)]

@@ -30,7 +30,7 @@ def add_flags(parser: argparse.ArgumentParser, leave_out: Collection[Path] = ())
             groups[section] = parser.add_argument_group(title, spec_sections()[section].__doc__)
         groups[section].add_argument(
             *options,
-            action=_Give,
+            action=Give,
             field=field,
             nargs=0 if _is_switch(field) else "+" if field.types & {"array", "object"} else None,
             metavar=_metavar(field),
@@ -57,12 +57,12 @@ def misspelt_flags(rest: Sequence[str], known: Sequence[str]) -> list[Problem]:
     return problems
 
 
-class _Give(argparse.Action):
+class Give(argparse.Action):
     """Collects a value, with the flag as it was written for its origin. The last one counts."""
 
     def __init__(self, field: SpecField, **options: Any) -> None:
         super().__init__(**{**options, "dest": "given", "default": argparse.SUPPRESS})
-        self._field = field
+        self.field = field
 
     def __call__(
         self,
@@ -74,14 +74,14 @@ class _Give(argparse.Action):
         assert option_string is not None
         value: Any = values
         if self.nargs == 0:
-            value = option_string in self._field.flags
+            value = option_string in self.field.flags
         elif isinstance(values, str):
-            value = from_text(self._field, values)
+            value = from_text(self.field, values)
         given: list[Given] = getattr(namespace, "given", [])
         for other in given:
-            if other.path == self._field.path and other.origin != option_string and other.value != value:
+            if other.path == self.field.path and other.origin != option_string and other.value != value:
                 raise argparse.ArgumentError(self, f"says something else than {other.origin}, the same field")
-        namespace.given = [*given, Given(self._field.path, value, option_string)]
+        namespace.given = [*given, Given(self.field.path, value, option_string)]
 
 
 def _is_switch(field: SpecField) -> bool:
@@ -109,7 +109,7 @@ def _metavar(field: SpecField) -> str:
     for kind, metavar in (("integer", "N"), ("number", "X"), ("array", "NAME"), ("object", "NAME=N")):
         if kind in field.types:
             return metavar
-    return "PLACE" if "examples" in str(field.schema) else field.path[-1].upper()
+    return "PLACE" if field.is_place else field.path[-1].upper()
 
 
 def _help(field: SpecField) -> str:
