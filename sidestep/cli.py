@@ -194,6 +194,19 @@ def _presets(words: list[str]) -> None:
     run_preset_action(options, write)
 
 
+def _export(words: list[str]) -> None:
+    parser = parser_of("export")
+    options = parser.parse_args(words)
+    setup_logging()
+
+    from sidestep.spec.sources import Given, resolve
+    from sidestep.tasks.export import export
+
+    places = [Given(("task",), "estimate", parser.prog), Given(("output_dir",), options.adapter, parser.prog)]
+    spec, _ = resolve(flags=[*getattr(options, "given", []), *places])
+    export(spec, options.adapter, options.format, options.output, offline=options.offline)
+
+
 def _completion(words: list[str]) -> None:
     options = parser_of("completion").parse_args(words)
 
@@ -248,6 +261,7 @@ _OTHERS: dict[str, Callable[[list[str]], Any]] = {
     "render": _render,
     "status": _status,
     "presets": _presets,
+    "export": _export,
     "completion": _completion,
     "verify-resume": _verify_resume,
     "schema": _schema,

@@ -18,6 +18,7 @@ COMMANDS = {
     "render": "write the file that runs a job at a place, and say the command that submits it",
     "status": "what a job is doing, read from its output",
     "presets": "named settings of how to train: list, show, save, delete, import, export",
+    "export": "write an adapter for one reader: the ACE-Step app, diffusers or ComfyUI",
     "completion": "print the script that lets bash or zsh complete commands, flags and values",
     "verify-resume": "prove on this machine that an interrupted run equals an uninterrupted one",
     "schema": "print the JSON schema of the job spec",
@@ -129,6 +130,16 @@ def _presets(parser: Parser) -> None:
     add_preset_actions(parser)
 
 
+def _export(parser: Parser) -> None:
+    from sidestep.spec.fields import spec_fields
+    from sidestep.spec.flags import add_flags
+    from sidestep.tasks.export import add_export_flags
+
+    add_export_flags(parser)
+    model = ("checkpoint_dir", "model_variant", "base_model", "storage")
+    add_flags(parser, leave_out=[path for path in spec_fields() if path[0] not in model])
+
+
 def _completion(parser: Parser) -> None:
     parser.add_argument("shell", choices=["bash", "zsh"], help="the shell to complete in")
 
@@ -161,6 +172,7 @@ _FILL: dict[str, Callable[[Parser], None]] = {
     "render": _render,
     "status": _status,
     "presets": _presets,
+    "export": _export,
     "completion": _completion,
     "verify-resume": _verify_resume,
     "schema": _schema,

@@ -15,7 +15,7 @@ from sidestep.spec.flags import Give
 from sidestep.spec.presets import all_presets
 
 _FILES = {"config", "file", "output"}  # by argparse's names; all other places are folders
-_FOLDERS = {"folder", "place"}
+_FOLDERS = {"folder", "place", "adapter"}
 
 
 def completion(shell: str) -> str:

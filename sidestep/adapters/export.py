@@ -1,0 +1,74 @@
+"""An adapter's files for one reader, where the folder that training publishes serves them all."""
+
+import json
+from typing import Any
+
+import torch
+from safetensors.torch import load
+from torch import nn
+
+from sidestep import adapters
+from sidestep.acestep.loading import build_transformer
+from sidestep.acestep.names import diffusers_name
+from sidestep.adapters import lokr, lora
+from sidestep.adapters.adapter import Adapter
+from sidestep.runtime.errors import UsageError
+from sidestep.storage.canonical import safetensors_bytes
+
+_OF_APP = (lora.APP_FILE, lora.CONFIG_FILE, lokr.APP_FILE)
+
+
+def files_for(adapter: Adapter, format_: str, name: str) -> dict[str, bytes]:
+    """The adapter's files for one reader: {file name: canonical bytes}.
+
+    `format_` says which:
+    - app: what ACE-Step loads, a PEFT folder or lokr_weights.safetensors.
+    - diffusers: `<pipeline>.load_lora_weights` for LoRA, `transformer.load_lora_adapter` for LoKR.
+    - comfyui: one file, called `name`, for its folder models/loras.
+
+    Raises UsageError where the reader has no such adapter.
+    """
+    files = adapters.publish(adapter)
+    if format_ == "app":
+        return {file: data for file, data in files.items() if file in _OF_APP}
+    if format_ == "comfyui":
+        if isinstance(adapter, lokr.LokrAdapter) and adapter.config.weight_decompose:
+            raise UsageError("ComfyUI has no LoKR with weight_decompose: it would compute something else")
+        return {f"{name}.safetensors": next(files[file] for file in _OF_APP if file in files)}
+    if lora.APP_FILE in files:
+        return {lora.DIFFUSERS_FILE: _diffusers_lora(load(files[lora.APP_FILE]))}
+    if lokr.DIFFUSERS_FILE in files:
+        return {lokr.DIFFUSERS_FILE: files[lokr.DIFFUSERS_FILE]}
+    raise UsageError("PEFT's LoKR, which diffusers reads, has none like this: keep to the app's format")
+
+
+def shapes_alone(config: dict[str, Any]) -> nn.Module:
+    """The decoder of an original config.json, its weights not set: enough to read an adapter's files."""
+    with torch.device("meta"):
+        transformer = build_transformer(config)
+    return transformer.to_empty(device="cpu")  # memory that nothing writes to is never really taken
+
+
+def _diffusers_lora(published: dict[str, torch.Tensor]) -> bytes:
+    """diffusers' `save_lora_weights`: its own names, and what scales them in the header."""
+    tensors = {}
+    ranks = {}
+    for key, tensor in published.items():
+        path, side = key.removeprefix("base_model.model.").rsplit(".lora_", 1)
+        module = diffusers_name(path)
+        tensors[f"transformer.{module}.lora_{side}"] = tensor
+        if side == "A.weight":
+            ranks[module] = tensor.shape[0]
+    common = max(ranks.values())
+    others = {module: rank for module, rank in ranks.items() if rank != common}
+    metadata = {
+        "transformer.peft_type": "LORA",
+        "transformer.r": common,
+        "transformer.lora_alpha": common,  # alpha / rank is in lora_B already
+        "transformer.rank_pattern": others,
+        "transformer.alpha_pattern": others,
+        "transformer.target_modules": sorted(ranks),
+    }
+    return safetensors_bytes(
+        tensors, {"format": "pt", "lora_adapter_metadata": json.dumps(metadata, sort_keys=True)}
+    )

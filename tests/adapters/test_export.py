@@ -1,0 +1,131 @@
+"""`sidestep export`: each known format in, the one asked for out, and the same function in its reader."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AceStepPipeline
+from torch import Tensor, nn
+
+from sidestep import adapters
+from sidestep.adapters.adapter import read_safetensors
+from sidestep.cli import main
+from sidestep.runtime.errors import ExitCode
+from sidestep.spec.training import AdapterSpec
+
+from .conftest import Decode
+from .test_readers import OriginalDecoder, assert_same_function, by_app_lokr, by_comfyui, by_peft, set_weights
+
+LORA = AdapterSpec(rank=4, alpha=12, target_modules=("q_proj", "up_proj"), rank_pattern={"up_proj": 3})
+MLP_ALONE = AdapterSpec(rank=4, alpha=6, target_modules=("gate_proj",))
+LOKR = AdapterSpec(type="lokr", rank=2, alpha=5, factor=4, use_scalar=True)
+DECOMPOSED = AdapterSpec(type="lokr", rank=2, alpha=5, factor=4, weight_decompose=True)
+FACTOR_ABOVE_ROOT = AdapterSpec(type="lokr", rank=2, alpha=5, factor=8)
+
+
+@pytest.fixture
+def published(transformer: nn.Module, decode: Decode, make_effective: Callable) -> Callable:
+    """Publishes an adapter to my-lora/adapter as training does; returns what the model computes with it."""
+
+    def publish(spec: AdapterSpec) -> Tensor:
+        adapter = adapters.inject(transformer, spec, seed=1)
+        make_effective(adapter)
+        Path("my-lora/adapter").mkdir(parents=True)
+        for name, data in adapters.publish(adapter).items():
+            Path("my-lora/adapter", name).write_bytes(data)
+        with torch.no_grad():
+            return decode(transformer.eval())
+
+    return publish
+
+
+@pytest.fixture
+def export(golden: Path) -> Callable:
+    def run(place: str, format_: str, code: ExitCode = ExitCode.DONE) -> list[str]:
+        words = ["export", place, "--format", format_, "--checkpoint-dir", str(golden / "checkpoints")]
+        assert main(words) == code
+        folder = Path(f"{place}-{format_}")
+        return sorted(file.name for file in folder.iterdir()) if folder.exists() else []
+
+    return run
+
+
+@pytest.mark.parametrize("spec", [LORA, MLP_ALONE])
+def test_lora(
+    spec: AdapterSpec, published: Callable, export: Callable, new_transformer: Callable, decode: Decode
+) -> None:
+    output = published(spec)
+    assert export("my-lora/adapter", "app") == ["adapter_config.json", "adapter_model.safetensors"]
+    assert export("my-lora/adapter", "diffusers") == ["pytorch_lora_weights.safetensors"]
+    assert export("my-lora/adapter", "comfyui") == ["my-lora.safetensors"]
+
+    weights = by_peft(OriginalDecoder(new_transformer()), Path("my-lora/adapter-app"))
+    assert_same_function(decode, set_weights(new_transformer(), weights), output)
+    by_diffusers = new_transformer()
+    AceStepPipeline(None, None, None, by_diffusers, None, None).load_lora_weights("my-lora/adapter-diffusers")
+    assert_same_function(decode, by_diffusers, output)
+    Path("my-lora/adapter-comfyui/my-lora.safetensors").rename(
+        "my-lora/adapter-comfyui/adapter_model.safetensors"
+    )
+    weights = by_comfyui(OriginalDecoder(new_transformer()), Path("my-lora/adapter-comfyui"))
+    assert_same_function(decode, set_weights(new_transformer(), weights), output)
+
+
+def test_from_diffusers_and_back(
+    published: Callable, export: Callable, new_transformer: Callable, decode: Decode
+) -> None:
+    output = published(LORA)
+    export("my-lora/adapter", "diffusers")
+    export("my-lora/adapter-diffusers", "app")
+    weights = by_peft(OriginalDecoder(new_transformer()), Path("my-lora/adapter-diffusers-app"))
+    assert_same_function(decode, set_weights(new_transformer(), weights), output)
+
+
+def test_lokr(published: Callable, export: Callable, new_transformer: Callable, decode: Decode) -> None:
+    output = published(LOKR)
+    assert export("my-lora/adapter", "app") == ["lokr_weights.safetensors"]
+    assert export("my-lora/adapter", "diffusers") == ["diffusers_lokr_weights.safetensors"]
+    assert export("my-lora/adapter", "comfyui") == ["my-lora.safetensors"]
+
+    weights = by_app_lokr(OriginalDecoder(new_transformer()), Path("my-lora/adapter-app"))
+    assert_same_function(decode, set_weights(new_transformer(), weights), output)
+    by_diffusers = new_transformer()
+    by_diffusers.load_lora_adapter(
+        "my-lora/adapter-diffusers", weight_name="diffusers_lokr_weights.safetensors"
+    )
+    assert_same_function(decode, by_diffusers, output)
+    Path("my-lora/adapter-comfyui/my-lora.safetensors").rename(
+        "my-lora/adapter-comfyui/lokr_weights.safetensors"
+    )
+    weights = by_comfyui(OriginalDecoder(new_transformer()), Path("my-lora/adapter-comfyui"))
+    assert_same_function(decode, set_weights(new_transformer(), weights), output)
+
+
+def test_a_decomposed_lokr_keeps_its_numbers_and_is_refused_where_it_would_change(
+    published: Callable, export: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published(DECOMPOSED)
+    export("my-lora/adapter", "app")
+    before, _ = read_safetensors(Path("my-lora/adapter/lokr_weights.safetensors"))
+    after, _ = read_safetensors(Path("my-lora/adapter-app/lokr_weights.safetensors"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert export("my-lora/adapter", "comfyui", ExitCode.USAGE) == []
+    assert "weight_decompose" in capsys.readouterr().err
+
+
+def test_a_lokr_that_diffusers_cannot_represent_is_refused(published: Callable, export: Callable) -> None:
+    published(FACTOR_ABOVE_ROOT)
+    assert export("my-lora/adapter", "diffusers", ExitCode.USAGE) == []
+
+
+def test_no_adapter_there(export: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export("my-lora/adapter", "app", ExitCode.MISSING) == []
+    assert "my-lora/adapter" in capsys.readouterr().err
+
+
+def test_another_model_s_adapter_is_refused(published: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    published(LORA)
+    assert main(["export", "my-lora/adapter", "--format", "app", "--offline"]) == ExitCode.BAD_DATA
+    assert "of the wrong shape" in capsys.readouterr().err
