@@ -35,7 +35,7 @@ def inject(transformer: nn.Module, spec: AdapterSpec, seed: int) -> Adapter:
 
 def publish(adapter: Adapter) -> dict[str, bytes]:
     """The adapter's files for the ACE-Step app, ComfyUI and diffusers: {file name: canonical bytes}."""
-    return adapter.files()
+    return {name: b"".join(parts) for name, parts in adapter.files().items()}
 
 
 def load(model: Any, folder: str | Path) -> Adapter:

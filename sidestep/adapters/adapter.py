@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sidestep.runtime.errors import BadDataError, UsageError
 from sidestep.spec.training import AdapterSpec
+from sidestep.storage.canonical import Parts
 
 SHOWN = 5  # names of each kind that an error message lists
 
@@ -36,8 +37,8 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def files(self) -> dict[str, bytes]:
-        """What is published: file name → canonical bytes."""
+    def files(self) -> dict[str, Parts]:
+        """What is published: file name → canonical content, in parts."""
 
     def make_trainable(self) -> None:
         """Freeze the base, train the adapter, and bring the new modules into the base's mode."""

@@ -33,7 +33,7 @@ from sidestep.adapters.targets import linear_modules, target_paths
 from sidestep.runtime.errors import BadDataError
 from sidestep.spec.targets import target_names
 from sidestep.spec.training import ATTENTION_MODULES, AdapterSpec
-from sidestep.storage.canonical import safetensors_bytes
+from sidestep.storage.canonical import Parts, safetensors_parts
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class LokrAdapter(Adapter):
         }
         return dict(sorted(named.items()))
 
-    def files(self) -> dict[str, bytes]:
+    def files(self) -> dict[str, Parts]:
         folded = {path: _folded(layer) for path, layer in self.layers.items()}
         files = {APP_FILE: self._app_file(folded)}
         if self._fits_peft():
@@ -100,7 +100,7 @@ class LokrAdapter(Adapter):
             for size in layer.shape
         )
 
-    def _app_file(self, folded: dict[str, dict[str, Tensor]]) -> bytes:
+    def _app_file(self, folded: dict[str, dict[str, Tensor]]) -> Parts:
         # Off is what the weights hold already, as `_folded` says.
         settled = {"linear_alpha": self.config.linear_dim, "use_scalar": False, "bypass_mode": False}
         config = self.config.model_dump() | settled
@@ -111,9 +111,9 @@ class LokrAdapter(Adapter):
             for name, tensor in weights.items()
         }
         header = {"algo": "lokr", "format": "lycoris", "lokr_config": json.dumps(config, sort_keys=True)}
-        return safetensors_bytes(tensors, header)
+        return safetensors_parts(tensors, header)
 
-    def _diffusers_file(self, folded: dict[str, dict[str, Tensor]]) -> bytes:
+    def _diffusers_file(self, folded: dict[str, dict[str, Tensor]]) -> Parts:
         """PEFT's LoKR: no alpha tensors, and a config in the header."""
         names = {path: diffusers_name(path) for path in folded}
         config = {
@@ -130,7 +130,7 @@ class LokrAdapter(Adapter):
             if name != "alpha"
         }
         header = {"format": "pt", "lora_adapter_metadata": json.dumps(config, sort_keys=True)}
-        return safetensors_bytes(tensors, header)
+        return safetensors_parts(tensors, header)
 
 
 def inject(transformer: nn.Module, spec: AdapterSpec, seed: int) -> LokrAdapter:

@@ -36,7 +36,7 @@ from sidestep.adapters.targets import linear_modules, target_paths
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.spec.targets import by_pattern, is_end_of, target_names
 from sidestep.spec.training import AdapterSpec
-from sidestep.storage.canonical import json_bytes, safetensors_bytes
+from sidestep.storage.canonical import Parts, json_bytes, safetensors_parts
 
 APP_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -106,7 +106,7 @@ class LoraAdapter(Adapter):
             for side, matrix in _matrices(layer).items()
         }
 
-    def files(self) -> dict[str, bytes]:
+    def files(self) -> dict[str, Parts]:
         tensors: dict[str, Tensor] = {}
         for path, layer in self.layers.items():
             matrices = _matrices(layer)
@@ -136,7 +136,7 @@ class LoraAdapter(Adapter):
             "use_dora": False,
             "use_rslora": False,
         }
-        return {APP_FILE: safetensors_bytes(tensors, {"format": "pt"}), CONFIG_FILE: json_bytes(config)}
+        return {APP_FILE: safetensors_parts(tensors, {"format": "pt"}), CONFIG_FILE: (json_bytes(config),)}
 
     def _zero_pair(self, path: str) -> dict[str, Tensor]:
         """Adds nothing to the module at `path`; its name is what makes diffusers read the file."""

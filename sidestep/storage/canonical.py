@@ -15,6 +15,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+Parts = tuple[bytes | memoryview, ...]
+"""A file's content, without a copy of it as one piece."""
+
+# torch's names of kinds and the format's, in the order in which the library lays them out.
+SAFETENSORS_KINDS = {
+    "int64": "I64",
+    "float64": "F64",
+    "float32": "F32",
+    "int32": "I32",
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+
 
 def json_bytes(value: Any) -> bytes:
     """`value` as UTF-8 JSON for people and programs: sorted keys, indented, a newline at the end.
@@ -26,22 +43,37 @@ def json_bytes(value: Any) -> bytes:
 
 
 def safetensors_bytes(tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None) -> bytes:
-    """`tensors` as a safetensors file with `metadata` in its header.
+    """`tensors` as a safetensors file with `metadata` in its header."""
+    return b"".join(safetensors_parts(tensors, metadata))
 
-    The library lays the data out in a fixed order (by dtype, then by name) but writes the header's
-    metadata in a random one, so its header is written again, sorted and padded to 8 bytes.
+
+def safetensors_parts(tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None) -> Parts:
+    """The same in parts, which one after the other are the file; those of CPU tensors are their own memory.
+
+    Written here and not by the library, as that orders metadata at random, and makes the file as one piece
+    while it holds Python's lock: a training beside it would stand still for seconds.
     """
-    from safetensors.torch import save
+    import torch
 
-    raw = save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        dict(metadata) if metadata else None,
-    )
-    data_start = 8 + int.from_bytes(raw[:8], "little")
-    header = json.loads(raw[8:data_start])
+    kinds = {getattr(torch, name): kind for name, kind in SAFETENSORS_KINDS.items()}
+    # Wide kinds come first, so that every tensor begins at a multiple of its own size.
+    order = {kind: place for place, kind in enumerate(kinds)}
+    names = sorted(tensors, key=lambda name: (order[tensors[name].dtype], name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    parts: list[memoryview] = []
+    end = 0
+    for name in names:
+        tensor = tensors[name].detach().cpu().contiguous()
+        start, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": kinds[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+        parts.append(tensor.reshape(-1).view(torch.uint8).numpy().data)
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(raw)[data_start:]))
+    return (len(text).to_bytes(8, "little"), text, *parts)
 
 
 def torch_bytes(value: Any) -> bytes:

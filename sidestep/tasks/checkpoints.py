@@ -10,6 +10,7 @@ from pathlib import Path
 from sidestep.runtime.errors import AgainError, StorageError
 from sidestep.runtime.notice import Notice
 from sidestep.spec.training import CheckpointSpec
+from sidestep.storage.canonical import Parts
 from sidestep.storage.commits import Record
 from sidestep.storage.writer import Writer
 from sidestep.tasks.outbox import Outbox
@@ -77,7 +78,7 @@ class Saver:
         writer: Writer,
         outbox: Outbox,
         snapshot: Snapshot,
-        files: Callable[[], dict[str, bytes]],
+        files: Callable[[], dict[str, Parts]],
         send_before: Callable[[], None],
         keep: Callable[[Sequence[str]], list[str]],
         committed: Callable[[Record], None],

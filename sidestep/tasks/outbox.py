@@ -15,7 +15,7 @@ from typing import Any
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.atomic import replacing
-from sidestep.storage.canonical import json_bytes
+from sidestep.storage.canonical import Parts, json_bytes
 from sidestep.storage.commits import CommitLog, Record, file_digest
 from sidestep.storage.local import local_errors
 
@@ -38,7 +38,7 @@ class Outbox:
         self._root = workspace.scratch(f"outbox-{hashlib.sha256(place.encode()).hexdigest()[:16]}")
         self._note = self._root / "newest.json"
 
-    def put(self, name: str, step: int, files: dict[str, bytes], writer: tuple[int, str]) -> Path:
+    def put(self, name: str, step: int, files: dict[str, Parts], writer: tuple[int, str]) -> Path:
         """Keep a checkpoint as the newest one; its folder.
 
         `writer` is the last record that its writer knew of, and that writer's nonce.
@@ -47,8 +47,9 @@ class Outbox:
         self.clear(folder)
         with local_errors(self._root):
             folder.mkdir()
-            for file, data in files.items():
-                (folder / file).write_bytes(data)
+            for file, parts in files.items():
+                with (folder / file).open("wb") as target:
+                    target.writelines(parts)
             digests = {file: file_digest(folder / file) for file in files}
             note = {"name": name, "step": step, "files": digests, "number": writer[0], "nonce": writer[1]}
             with replacing(self._note) as temporary:

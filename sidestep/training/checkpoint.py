@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sidestep import adapters
 from sidestep.adapters import Adapter
 from sidestep.adapters.adapter import read_safetensors
 from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
-from sidestep.storage.canonical import json_bytes, safetensors_bytes
+from sidestep.storage.canonical import Parts, json_bytes, safetensors_parts
 
 NUMBERS_FILE = "training_state.json"
 TENSORS_FILE = "training_state.safetensors"
@@ -45,7 +44,7 @@ def checkpoint_files(
     progress: Progress,
     recipe: dict[str, Any],
     machine: dict[str, Any],
-) -> dict[str, bytes]:
+) -> dict[str, Parts]:
     """The files of a checkpoint: the adapter as it would be published, and the training state.
 
     `machine` is what the run's first attempt chose and ran on, which later ones keep to.
@@ -81,9 +80,9 @@ def checkpoint_files(
         },
     }
     return {
-        **adapters.publish(adapter),
-        TENSORS_FILE: safetensors_bytes(tensors),
-        NUMBERS_FILE: json_bytes(content),
+        **adapter.files(),
+        TENSORS_FILE: safetensors_parts(tensors),
+        NUMBERS_FILE: (json_bytes(content),),
     }
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sidestep.adapters import Adapter
+from sidestep.storage.canonical import Parts
 from sidestep.training.checkpoint import Progress, checkpoint_files
 
 log = logging.getLogger(__name__)
@@ -55,8 +56,8 @@ class Snapshot:
             torch.cuda.synchronize()
 
     @torch.no_grad()
-    def files(self, recipe: dict[str, Any], machine: dict[str, Any]) -> dict[str, bytes]:
-        """The checkpoint's files: name → content."""
+    def files(self, recipe: dict[str, Any], machine: dict[str, Any]) -> dict[str, Parts]:
+        """The checkpoint's files. Their parts are this copy's memory: good until the next `take`."""
         return checkpoint_files(self._copy, self._optimizer, self._progress, recipe, machine)
 
     def _copied(self, name: str, value: Any) -> Any:

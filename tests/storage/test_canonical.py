@@ -8,9 +8,9 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, save
 
-from sidestep.storage.canonical import json_bytes, safetensors_bytes, torch_bytes
+from sidestep.storage.canonical import SAFETENSORS_KINDS, json_bytes, safetensors_bytes, torch_bytes
 
 # Prints one digest per kind of file. Sets are the usual way for a hash seed to get into an order.
 WRITE_ALL = """
@@ -51,6 +51,21 @@ def test_json_is_sorted_readable_and_strict():
     assert json_bytes({"b": 1, "a": "é"}) == '{\n  "a": "é",\n  "b": 1\n}\n'.encode()
     with pytest.raises(ValueError, match="JSON"):
         json_bytes(float("nan"))
+
+
+def test_safetensors_lays_the_data_out_as_the_library_does():
+    """Another layout would give old checkpoints and adapters, equal in content, new digests."""
+    tensors = {name: torch.ones(3, dtype=getattr(torch, name)) for name in SAFETENSORS_KINDS}
+    tensors |= {"a": torch.zeros(2, 2), "B": torch.full((1,), 7.0)}
+    ours, theirs = safetensors_bytes(tensors), save(tensors)
+    starts = [8 + int.from_bytes(data[:8], "little") for data in (ours, theirs)]
+    assert json.loads(ours[8 : starts[0]]) == json.loads(theirs[8 : starts[1]])
+    assert ours[starts[0] :] == theirs[starts[1] :]
+
+
+def test_a_kind_without_a_name_in_the_format_is_an_error():
+    with pytest.raises(KeyError):
+        safetensors_bytes({"z": torch.zeros(1, dtype=torch.complex64)})
 
 
 def test_safetensors_reads_back_with_any_dtype_and_layout():

@@ -86,7 +86,7 @@ def test_a_resumed_run_has_the_scale_of_the_uninterrupted_one(
     def stop(progress: Progress, _: object) -> None:
         if progress.step == 5:  # the scale has grown, and is on its way to grow again
             for name, data in checkpoint_files(first.adapter, first.optimizer, progress, {}, {}).items():
-                (tmp_path / name).write_bytes(data)
+                (tmp_path / name).write_bytes(b"".join(data))
             raise Stopped
 
     with Metrics(Path("runs"), 1) as metrics, pytest.raises(Stopped):

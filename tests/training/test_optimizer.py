@@ -56,7 +56,7 @@ def test_the_state_survives_a_save_and_a_load_exactly(
     first, second = trainer_of(spec), trainer_of(spec)
     take_steps(first, 0, 3)
     for name, data in checkpoint_files(first.adapter, first.optimizer, Progress(3), {}, {}).items():
-        (tmp_path / name).write_bytes(data)
+        (tmp_path / name).write_bytes(b"".join(data))
     restore(tmp_path, second.adapter, second.optimizer)
     assert_same_state(first, second)
     take_steps(first, 3, 6)
@@ -98,7 +98,7 @@ def test_a_lost_tensor_of_the_state_is_noticed(make_spec: MakeSpec, tmp_path: Pa
     trainer = trainer_of(make_spec(optimizer_type=optimizer, lr=None))
     take_steps(trainer, 0, 1)
     for name, data in checkpoint_files(trainer.adapter, trainer.optimizer, Progress(1), {}, {}).items():
-        (tmp_path / name).write_bytes(data)
+        (tmp_path / name).write_bytes(b"".join(data))
     file = tmp_path / "training_state.safetensors"
     tensors, _ = read_safetensors(file)
     lost = max(key for key in tensors if key.startswith("optimizer."))
