@@ -83,6 +83,7 @@ def train(attempt: Attempt) -> TrainResult:
         try:
             if writer.newest != start.newest:  # the writer before had still added to the log
                 start = find_start(spec, commits, commits.tail(), outbox, workspace, Path(temporary))
+                refuse_another_run(spec, start.numbers(), recipe, attempt.output.store.place)
             with attempt.notice.held():
                 result = _train(attempt, ground, trainer, writer, outbox, start, recipe)
         finally:

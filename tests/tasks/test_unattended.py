@@ -20,6 +20,7 @@ from sidestep.tasks import checkpoints
 from sidestep.tasks import run as train
 from sidestep.tasks.attempt import Attempt
 from sidestep.tasks.checkpoints import Timetable
+from sidestep.tasks.model import prepare_ground
 from sidestep.tasks.train import train as train_attempt
 from sidestep.training.checkpoint import Progress
 from sidestep.training.schedule import Schedule
@@ -213,6 +214,22 @@ def test_other_weights_under_the_same_name_are_refused(
     write_tiny_checkpoint(models, ["base"], seed=2)
     with pytest.raises(BadSpecError, match=r"weights: '[0-9a-f]+' then, '[0-9a-f]+' now"):
         train(make_spec(checkpoint_dir=models, epochs=4))
+
+
+def test_another_run_that_came_first_is_not_gone_on_with(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs of other settings are begun at once: the second one has seen an empty output."""
+    first, second = make_spec(epochs=4), make_spec(epochs=4, lr=1e-3)
+
+    def outrun(*args: Any) -> Any:
+        monkeypatch.undo()
+        train(first)
+        return prepare_ground(*args)
+
+    monkeypatch.setattr("sidestep.tasks.train.prepare_ground", outrun)
+    with pytest.raises(BadSpecError, match=r"lr: 0\.01 then, 0\.001 now"):
+        train(second)
 
 
 def test_the_receipt(make_spec: MakeSpec) -> None:
