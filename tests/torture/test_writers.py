@@ -38,7 +38,7 @@ def test_one_of_two_attempts_trains(
     first = field.start(spec, fresh=True)
     if not together:
         first.wait_until(lambda: len(first.steps) >= 2)
-    second = field.start(spec, fresh=True)
+    second = field.start(spec, fresh=together)  # a fork begins before the first one is through
     ends = {attempt.end(): attempt for attempt in (second, first)}
     assert sorted(ends) == [0, 75], (first.said, second.said)
     assert together or ends[0] is first
