@@ -4,6 +4,7 @@ A file is named by the first step it tells of. Whoever goes on after step n writ
 anew, so that the curves of a run with many attempts have neither gaps nor steps told twice.
 """
 
+import os
 import re
 import time
 from collections.abc import Iterable
@@ -12,6 +13,8 @@ from pathlib import Path
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
+
+from sidestep.runtime.errors import AgainError
 
 FLUSH_SECONDS = 10.0
 _NAME = re.compile(r"events\.out\.tfevents\.(?P<first_step>\d+)\.sidestep")
@@ -41,13 +44,20 @@ class EventFiles:
 
     def close(self) -> None:
         """End the file; one that tells nothing is deleted."""
+        is_ours = self._path.exists() and self._path.stat().st_ino == os.fstat(self._file.fileno()).st_ino
         self._file.close()
-        if self._is_empty:
+        if self._is_empty and is_ours:
             self._path.unlink()
 
     def _open(self, first_step: int) -> None:
         self._path = self._folder / f"events.out.tfevents.{first_step:010}.sidestep"
-        self._file, self._is_empty = self._path.open("wb"), True
+        try:
+            self._file, self._is_empty = self._path.open("xb"), True
+        except FileExistsError as error:
+            # It was not there when this attempt began, and every file since then is its own.
+            raise AgainError(
+                f"another run has taken over and writes to {self._folder}: this one stops"
+            ) from error
         self._records = RecordWriter(self._file)
         self._flushed = 0.0
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))

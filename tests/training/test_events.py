@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard.summary import scalar
 
+from sidestep.runtime.errors import AgainError
 from sidestep.training.events import EventFiles, stale
 
 
@@ -43,6 +45,27 @@ def test_a_file_that_tells_nothing_is_deleted(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "runs").iterdir()] == [
         "events.out.tfevents.0000000001.sidestep"
     ]
+
+
+def test_a_writer_that_was_given_up_does_not_touch_the_files_of_the_next(tmp_path: Path) -> None:
+    """On a disk that both have: it was paused, and goes on when the other one is past it."""
+    paused = EventFiles(tmp_path, 1)
+    write(paused, 1)
+    paused.rotate(2)
+    following = EventFiles(tmp_path, 2)
+    write(following, 2)
+    following.rotate(3)
+    write(following, 3)
+    with pytest.raises(AgainError, match="another run has taken over"):
+        paused.rotate(3)
+    idle = EventFiles(tmp_path / "other", 5)
+    again = EventFiles(tmp_path / "other", 5)
+    write(again, 5)
+    idle.close()
+    again.close()
+    following.close()
+    assert steps_told(tmp_path) == [1, 2, 3]
+    assert steps_told(tmp_path / "other") == [5]
 
 
 def test_stale_files_are_of_our_own_kind() -> None:
