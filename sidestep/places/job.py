@@ -12,6 +12,7 @@ from typing import Any
 from sidestep.spec.fields import Path as FieldPath
 from sidestep.spec.fields import variable
 from sidestep.spec.schema import JobSpec
+from sidestep.storage.store import local_path
 
 GPU_MEMORY_GB = 24
 """Of the GPU that is asked for: enough for every model in bf16 at the default rank."""
@@ -70,7 +71,9 @@ class Job:
     @property
     def secrets(self) -> tuple[str, ...]:
         """The names of the environment variables that hold this job's credentials."""
-        schemes = {place.partition("://")[0] for place in places(self.spec).values() if "://" in place}
+        schemes = {
+            place.partition("://")[0].lower() for place in places(self.spec).values() if "://" in place
+        }
         if self.spec.storage.anonymous:
             schemes.discard("s3")
         return tuple(name for scheme in sorted(schemes & CREDENTIALS.keys()) for name in CREDENTIALS[scheme])
@@ -108,10 +111,9 @@ def places(spec: JobSpec) -> dict[FieldPath, str]:
 def local_places(spec: JobSpec) -> dict[FieldPath, Path]:
     """Those that are paths, absolute. `resume_from: checkpoint-epoch-50` is a name within the output."""
     return {
-        path: Path(place.removeprefix("file://")).expanduser().absolute()
+        path: folder
         for path, place in places(spec).items()
-        if place.startswith("file://")
-        or not ("://" in place or (path[-1] == "resume_from" and "/" not in place))
+        if not (path[-1] == "resume_from" and "/" not in place) and (folder := local_path(place)) is not None
     }
 
 

@@ -150,7 +150,7 @@ def render(job: Job) -> Rendered:
 
 PLACE = Place(
     name="kubernetes",
-    suffix=".yaml",
+    suffix=".k8s.yaml",
     reclaim="drains, evicts or preempts the pod: SIGTERM, later SIGKILL",
     notice="terminationGracePeriodSeconds, made from `grace_seconds`; on a spot node at most what its cloud "
     "leaves (GKE 15 s, AKS 30 s, EKS 120 s: set `grace_seconds` below that)",

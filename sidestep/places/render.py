@@ -52,6 +52,9 @@ def render(
     Raises UsageError for a place that is not known, or that the spec does not suit.
     """
     place = _place(options.place)
+    config, _ = _spec_file(origins)
+    if options.output and config and Path(options.output).resolve() == Path(config).resolve():
+        raise UsageError(f"--output {options.output} is the spec's own file: name another one")
     rendered = rendered_for(place, spec, origins, image_reference(options.image), options.output)
     if options.output:
         _save(Path(options.output), rendered.text)

@@ -61,6 +61,8 @@ def render(job: Job) -> Rendered:
     comment = (
         f"Side-Step: the job {job.spec.name} as a SkyPilot managed spot job. Submit it from this folder:\n"
         f"  {command}\n"
+        f"Code {int(ExitCode.AGAIN)} starts it again without limit; every other failure, permanent ones too, "
+        f"{BACKOFF_LIMIT} times.\n"
         "The machine's NVIDIA driver must be 580 or newer; resources.image_id chooses another machine.\n"
     )
     return Rendered(dump(task(job), comment=comment), command)
@@ -68,11 +70,11 @@ def render(job: Job) -> Rendered:
 
 PLACE = Place(
     name="skypilot",
-    suffix=".yaml",
+    suffix=".sky.yaml",
     reclaim="the cloud shuts the spot machine down, and Docker stops the container: SIGTERM, later SIGKILL",
     notice="30 s (Google Cloud, Azure) to 120 s (AWS)",
     grace_seconds=20,
     next_attempt="SkyPilot's controller, wherever there is a machine, without limit; after other failures "
-    "three times",
+    "three times, permanent ones too",
     render=render,
 )

@@ -86,7 +86,7 @@ exit "$code"
 
 PLACE = Place(
     name="slurm",
-    suffix=".sh",
+    suffix=".sbatch",
     reclaim="at the time limit, and at a preemption where the cluster has "
     "PreemptParameters=send_user_signal: SIGTERM, later SIGKILL",
     notice="--signal, made from `grace_seconds`; at a preemption the partition's GraceTime",

@@ -76,7 +76,7 @@ exec vastai create instance "$id" --bid_price "$bid" --disk {DISK_GB} --label {s
 
 PLACE = Place(
     name="vast",
-    suffix=".sh",
+    suffix=".vast.sh",
     reclaim="stops the container when it is outbid",
     notice="none: what was not saved is done again, so `train.checkpoint.every_minutes` says what is lost",
     grace_seconds=4,

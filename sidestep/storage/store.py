@@ -118,15 +118,15 @@ def open_store(place: str, options: StorageSpec, *, follow_links: bool = False) 
         BadSpecError: the place or the endpoint is not one.
         MachineError: the package for this kind of place is not installed.
     """
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", place, re.DOTALL)
-    if match is None:
-        return _local(place, options, follow_links)
-    scheme, rest = match[1].lower(), match[2].strip("/")
+    if (path := local_path(place)) is not None:
+        from sidestep.storage.local import LocalStore
+
+        return LocalStore(path, options, follow_links)
+    scheme, _, rest = place.partition("://")
+    scheme, rest = scheme.lower(), rest.strip("/")
     if scheme not in SCHEMES:
         allowed = ", ".join(f"{name}://" for name in SCHEMES)
         raise BadSpecError(f"{scheme}:// is not a known kind of place. Use a path, or one of {allowed}.")
-    if scheme == "file":
-        return _local(_file_uri_path(match[2]), options, follow_links)
     if "@" in rest.split("/")[0] and scheme != "az":  # there it parts container and account
         # The place would be shown in messages and logs, so it is not repeated here.
         raise BadSpecError(
@@ -149,10 +149,23 @@ def open_store(place: str, options: StorageSpec, *, follow_links: bool = False) 
     return open_remote(scheme, rest, options)
 
 
-def _local(path: str, options: StorageSpec, follow_links: bool) -> Store:
-    from sidestep.storage.local import LocalStore
+def local_path(place: str) -> Path | None:
+    """The absolute path of a place on this machine, or None for a place elsewhere.
 
-    return LocalStore(Path(path).expanduser().absolute(), options, follow_links)
+    Raises:
+        BadSpecError: its file:// URI is none, or it begins with ~ and a user whom this machine does not know.
+    """
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", place, re.DOTALL)
+    if match and match[1].lower() != "file":
+        return None
+    path = Path(_file_uri_path(match[2]) if match else place)
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise BadSpecError(
+            f"{place!r} begins with the home folder of a user whom this machine does not know. Write the "
+            "whole path."
+        ) from None
 
 
 def _file_uri_path(rest: str) -> str:

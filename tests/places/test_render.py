@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sidestep.cli import main
 from sidestep.places.image import REPOSITORY, image_reference
 from sidestep.places.job import flattened
-from sidestep.places.render import PLACES, said
+from sidestep.places.render import PLACES, default_file, said
 from sidestep.runtime.errors import BadSpecError, ExitCode, UsageError
 from sidestep.spec.fields import spec_fields
 from sidestep.spec.sources import resolve
@@ -141,6 +141,30 @@ def test_rented_machines_are_given_back_unless_the_spec_says_otherwise() -> None
         assert "terminate" in render(place, ON_S3).text
         kept = render(place, {**ON_S3, "runtime": {"on_exit": "none"}}).text
         assert "terminate" not in kept and "SIDESTEP_RUNTIME__ON_EXIT" in kept
+
+
+def test_schemes_are_known_in_any_case_and_file_uris_are_decoded() -> None:
+    rendered = render("docker", {**ON_S3, **{name: "S3://b/x" for name in ON_S3 if name.endswith("_dir")}})
+    assert "--env AWS_ACCESS_KEY_ID" in rendered.text
+    folder = {**ON_S3, "output_dir": "FILE:///data/my%20runs"}
+    assert "--volume '/data/my runs:/data/my runs'" in render("docker", folder).text
+    with pytest.raises(UsageError, match="output_dir"):
+        render("kubernetes", folder)
+
+
+def test_the_home_of_a_user_who_is_not_there_is_refused() -> None:
+    with pytest.raises(BadSpecError, match="~nobody-of-that-name/runs"):
+        render("docker", {**ON_S3, "output_dir": "~nobody-of-that-name/runs"})
+
+
+def test_the_spec_s_own_file_is_not_written_over(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (SPECS / "s3" / "lora.yaml").read_text()
+    Path("my-lora.yaml").write_text(text)
+    assert main(["render", "kubernetes", "my-lora.yaml", "--output", "./my-lora.yaml"]) == ExitCode.USAGE
+    assert "./my-lora.yaml is the spec's own file" in capsys.readouterr().err
+    assert Path("my-lora.yaml").read_text() == text
+    spec, _ = resolve(config="my-lora.yaml", environ={})
+    assert "my-lora.yaml" not in {default_file(place, spec) for place in PLACES.values()}
 
 
 def test_an_unwritable_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Side-Step: the job my-lora on Vast.ai. Submit it, with the most to pay in $ an hour:
-#   MAX_PRICE=0.40 bash jobs/vast/pipeline.sh
+#   MAX_PRICE=0.40 bash jobs/vast/pipeline.vast.sh
 # Needs vastai (pip install vastai; vastai set api-key …) and python3.
 # The credentials, once: Vast gives the account's variables to every instance.
 #   vastai create env-var AWS_ACCESS_KEY_ID "$AWS_ACCESS_KEY_ID"
