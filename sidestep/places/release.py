@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from types import TracebackType
 from urllib.error import HTTPError
 from urllib.parse import quote
@@ -142,7 +143,7 @@ class RentedMachine:
                 trouble = f"its answer was {error.code} {error.reason}"
                 if error.code < 500 and error.code != 429:
                     break
-            except OSError as error:
+            except (OSError, HTTPException) as error:  # the latter: an answer that is not HTTP
                 trouble = f"it was not reached: {error}"
             time.sleep(pause)
         return trouble.replace(self._token, "***")

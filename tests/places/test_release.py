@@ -5,6 +5,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from http.client import BadStatusLine
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -181,3 +182,14 @@ def test_a_platform_out_of_reach(
     monkeypatch.setattr(release, "PLATFORMS", away)
     assert run(monkeypatch, RUNPOD, "stop") == ExitCode.DONE
     assert "it was not reached" in caplog.text
+
+
+def test_an_answer_that_is_not_http(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def garbled(*request: Any, **options: Any) -> None:
+        raise BadStatusLine("SSH-2.0")
+
+    monkeypatch.setattr("urllib.request.urlopen", garbled)
+    assert run(monkeypatch, RUNPOD, "stop", BadDataError("no song")) == ExitCode.BAD_DATA
+    assert "THIS MACHINE IS STILL RENTED" in caplog.text
