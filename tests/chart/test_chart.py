@@ -220,6 +220,8 @@ def test_a_job_for_the_cpu_asks_for_no_gpu() -> None:
 def test_helm_test_asks_for_no_gpu_and_no_gpu_node() -> None:
     pod = one("Pod", rendered({**JOB, "nodeSelector": {"gpu": "l4"}, "workspace": {"existingClaim": "w"}}))
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    # Helm 3 reads what `helm test --logs` shows when pods that succeeded are gone, if they are to go.
+    assert "hook-succeeded" not in pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
     [container] = pod["spec"]["containers"]
     assert container["args"] == ["plan", "--check-only", "--elsewhere"]
     assert "gpu" not in json.dumps(pod)
