@@ -18,8 +18,10 @@ class EventsToSend:
         here = [file.name for file in output.path(FOLDER).iterdir()]
         self._names = [name for name in stale(here, newest + 1) if name not in stale(here, now + 1)]
 
-    def add(self, name: str) -> None:
-        self._names.append(name)
+    def add(self, name: str | None) -> None:
+        """A file is complete; None: there is no new one."""
+        if name:
+            self._names.append(name)
 
     def send(self) -> None:
         names = list(self._names)

@@ -35,8 +35,13 @@ class EventFiles:
         self._write(Event(wall_time=time.time(), step=step, summary=summary))
         self._is_empty = False
 
-    def rotate(self, next_step: int) -> str:
-        """End this file, which is then complete, and begin that of `next_step`; the name of this one."""
+    def rotate(self, next_step: int) -> str | None:
+        """End this file, which is then complete, and begin that of `next_step`; the name of this one.
+
+        None where that of `next_step` has been begun already: no step was made since.
+        """
+        if next_step == self._first_step:
+            return None
         name = self._path.name
         self._file.close()
         self._open(next_step)
@@ -44,12 +49,15 @@ class EventFiles:
 
     def close(self) -> None:
         """End the file; one that tells nothing is deleted."""
+        if self._file.closed:  # the one after it belongs to another run
+            return
         is_ours = self._path.exists() and self._path.stat().st_ino == os.fstat(self._file.fileno()).st_ino
         self._file.close()
         if self._is_empty and is_ours:
             self._path.unlink()
 
     def _open(self, first_step: int) -> None:
+        self._first_step = first_step
         self._path = self._folder / f"events.out.tfevents.{first_step:010}.sidestep"
         try:
             self._file, self._is_empty = self._path.open("xb"), True

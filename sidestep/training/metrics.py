@@ -68,8 +68,11 @@ class Metrics:
         for layer, norm in layer_gradient_norms(parameters).items():
             self.scalar(f"grad_norm/{layer}", norm, step)
 
-    def rotate(self, next_step: int) -> str:
-        """Complete the event file of the steps so far, and begin that of `next_step`; its name."""
+    def rotate(self, next_step: int) -> str | None:
+        """Complete the event file of the steps so far, and begin that of `next_step`; its name.
+
+        None where no step was made since the last time.
+        """
         with local_errors(self._folder):
             return self._events.rotate(next_step)
 

@@ -40,7 +40,8 @@ def test_an_attempt_that_goes_on_leaves_neither_gap_nor_overlap(tmp_path: Path) 
 def test_a_file_that_tells_nothing_is_deleted(tmp_path: Path) -> None:
     events = EventFiles(tmp_path / "runs", 1)
     write(events, 1)
-    events.rotate(2)
+    assert events.rotate(2) == "events.out.tfevents.0000000001.sidestep"
+    assert events.rotate(2) is None  # no step was made since
     events.close()
     assert [file.name for file in (tmp_path / "runs").iterdir()] == [
         "events.out.tfevents.0000000001.sidestep"
@@ -58,6 +59,7 @@ def test_a_writer_that_was_given_up_does_not_touch_the_files_of_the_next(tmp_pat
     write(following, 3)
     with pytest.raises(AgainError, match="another run has taken over"):
         paused.rotate(3)
+    paused.close()
     idle = EventFiles(tmp_path / "other", 5)
     again = EventFiles(tmp_path / "other", 5)
     write(again, 5)
