@@ -41,11 +41,9 @@ def _for_people(status: Status) -> str:
     """Some lines, the most important first; what is not known is not said."""
     lines = [f"{status.name}: {status.state}" + (f" ({status.phase})" if status.state == "running" else "")]
     if status.step is not None and status.steps:
+        epoch = f", epoch {status.epoch} of {status.epochs}" if status.epoch is not None else ""
         loss = f", loss {status.loss:.4f}" if status.loss is not None else ""
-        lines.append(
-            f"step {status.step} of {status.steps} ({status.step / status.steps:.0%}), "
-            f"epoch {status.epoch} of {status.epochs}{loss}"
-        )
+        lines.append(f"step {status.step} of {status.steps} ({status.step / status.steps:.0%}){epoch}{loss}")
     if status.state == "running" and status.steps_per_second and status.seconds_left is not None:
         lines.append(f"{status.steps_per_second:.3g} steps/s, {duration(status.seconds_left)} left")
     if status.last_commit:
