@@ -108,7 +108,7 @@ class Attempt:
 
     def committed(self, record: Record) -> None:
         """A checkpoint is safe."""
-        self.report(last_commit=Commit(folder=record.folder, step=record.step, at=now()))
+        self.report(last_commit=Commit(folder=record.folder, step=record.step, at=now()), message="")
 
     def spent(self) -> Spent:
         """What all attempts have cost until now."""

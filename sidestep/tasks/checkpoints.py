@@ -82,6 +82,7 @@ class Saver:
         send_before: Callable[[], None],
         keep: Callable[[Sequence[str]], list[str]],
         committed: Callable[[Record], None],
+        failed: Callable[[str], None],
     ) -> None:
         """
         Args:
@@ -89,9 +90,11 @@ class Saver:
             send_before: sends what must be there before the record: logs and TensorBoard's files.
             keep: chooses among the checkpoints' folders, see `Timetable.keep`.
             committed: told of every record.
+            failed: told why a checkpoint could not be sent, each time it is tried in vain.
         """
         self._writer, self._outbox, self._snapshot = writer, outbox, snapshot
-        self._files, self._send_before, self._keep, self._committed = files, send_before, keep, committed
+        self._files, self._send_before, self._keep = files, send_before, keep
+        self._committed, self._failed = committed, failed
         self._thread: threading.Thread | None = None
         self._is_waited_for = threading.Event()  # a newer snapshot waits to be sent
         self._error: BaseException | None = None
@@ -99,10 +102,17 @@ class Saver:
         self._taken_step = -1  # of the newest snapshot
         self.saved_step = -1  # of the newest snapshot that is whole on this machine's disk
 
-    def save(self, name: str, progress: Progress) -> None:
-        """Take a snapshot now, and commit it as checkpoint `name` in the background."""
+    def save(self, name: str, progress: Progress, notice: Notice) -> None:
+        """Take a snapshot now, and commit it as checkpoint `name` in the background.
+
+        Where notice comes while the snapshot before is on its way, this one does not wait for that to end.
+        """
         self._is_waited_for.set()
-        self._wait()
+        while not (self._is_idle() or notice.came.is_set()):
+            time.sleep(0.02)
+        if not self._is_idle():
+            self.save_in_time(name, progress, notice)
+            return
         self._is_waited_for.clear()
         self.check()
         self._take(progress)
@@ -173,6 +183,7 @@ class Saver:
                 record = self._writer.commit(folder, name, step, self._keep)
             except StorageError as error:
                 self._failure = error
+                self._failed(f"{name} could not be sent: {str(error).splitlines()[0]}")
                 pause = pauses.pop(0) if len(pauses) > 1 else pauses[0]
                 if self._is_waited_for.is_set() or time.monotonic() + pause > give_up:
                     log.warning("%s could not be sent, the one before it is safe: %s", name, error)
@@ -195,10 +206,6 @@ class Saver:
 
         self._thread = threading.Thread(target=run, name="checkpoint", daemon=True)
         self._thread.start()
-
-    def _wait(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
 
     def _is_idle(self) -> bool:
         return self._thread is None or not self._thread.is_alive()

@@ -67,8 +67,10 @@ class Outbox:
         try:
             note: dict[str, Any] = json.loads(self._note.read_bytes())
             folder = self._root / Path(note["name"]).name
-            is_newest = newest is None or newest.number <= note["number"]
-            if not is_newest or commits.read(note["number"]).nonce != note["nonce"]:
+            is_newer = newest is None or newest.number <= note["number"]
+            if newest and newest.nonce == note["nonce"]:  # its own writer's: it was on its way meanwhile
+                is_newer = newest.step < note["step"]
+            if not is_newer or commits.read(note["number"]).nonce != note["nonce"]:
                 return None  # others have gone on since, or this output was begun anew
             if not folder.is_dir():
                 return None  # it was committed

@@ -59,7 +59,7 @@ def find_start(
     behind the newest commit and the spec does not say so.
     """
     newest = commits.newest_commit(tail)
-    if spec.train.resume_from and (start := _asked_for(spec, commits.store, newest, workspace)):
+    if spec.train.resume_from and (start := _asked_for(spec, commits, newest, workspace)):
         return start
     if unsent := outbox.unsent(commits, newest):
         log.info("Going on from %s, which waited on this machine to be sent", unsent.name)
@@ -67,6 +67,23 @@ def find_start(
     for file in folder.iterdir():
         file.unlink()
     return Start(folder if commits.fetch_newest(folder, tail) else None, newest)
+
+
+def has_gone_on(spec: JobSpec, commits: CommitLog, newest: Record) -> bool:
+    """Whether the newest commit is the checkpoint that --resume-from names, or came from it.
+
+    That one may have been deleted since, as newer ones came: the log still knows it.
+    """
+    try:
+        origin = _origin(_find_checkpoint(spec, commits.store))
+        return origin in (newest.origin, newest.files[NUMBERS_FILE]["sha256"])
+    except MissingInputError:
+        name = str(spec.train.resume_from).rstrip("/").rpartition("/")[2]
+        return newest.origin != "" and any(
+            _is_called(name, record.folder.rpartition("/")[2])
+            and record.files[NUMBERS_FILE]["sha256"] == newest.origin
+            for record in commits.back_from(newest)
+        )
 
 
 def refuse_hopeless(commits: CommitLog, tail: Record | None, new_attempt: bool) -> None:
@@ -82,13 +99,15 @@ def refuse_hopeless(commits: CommitLog, tail: Record | None, new_attempt: bool) 
         )
 
 
-def _asked_for(spec: JobSpec, output: Store, newest: Record | None, workspace: Workspace) -> Start | None:
+def _asked_for(
+    spec: JobSpec, commits: CommitLog, newest: Record | None, workspace: Workspace
+) -> Start | None:
     """What --resume-from names; None where this output has gone on from there already."""
-    store = _find_checkpoint(spec, str(spec.train.resume_from).rstrip("/"), output)
-    origin = hashlib.sha256(store.read_bytes(NUMBERS_FILE)).hexdigest()
-    if newest and origin in (newest.origin, newest.files.get(NUMBERS_FILE, {}).get("sha256")):
-        log.info("Going on from the newest checkpoint, which came from %s", store.place)
+    if newest and has_gone_on(spec, commits, newest):
+        log.info("Going on from the newest checkpoint, which came from %s", spec.train.resume_from)
         return None
+    output = commits.store
+    store = _find_checkpoint(spec, output)
     if newest and not spec.train.new_attempt:
         raise BadSpecError(
             f"train.resume_from goes back to {store.place}, and the newest checkpoint of {output.place} is "
@@ -98,15 +117,20 @@ def _asked_for(spec: JobSpec, output: Store, newest: Record | None, workspace: W
         )
     log.info("Resuming from %s", store.place)
     files = [file for file in store.list() if "/" not in file.path]
-    return Start(pull(store, files, workspace, title="Pulling the checkpoint"), newest, origin)
+    return Start(pull(store, files, workspace, title="Pulling the checkpoint"), newest, _origin(store))
 
 
-def _find_checkpoint(spec: JobSpec, wish: str, output: Store) -> Store:
-    """The checkpoint at `wish`, a path or URI, or the one of that name under <output_dir>/checkpoints."""
+def _origin(store: Store) -> str:
+    return hashlib.sha256(store.read_bytes(NUMBERS_FILE)).hexdigest()
+
+
+def _find_checkpoint(spec: JobSpec, output: Store) -> Store:
+    """What --resume-from names: a path or URI, or a checkpoint under <output_dir>/checkpoints."""
+    wish = str(spec.train.resume_from).rstrip("/")
     name = wish.rpartition("/")[2]
-    # Later generations add theirs to the name: the newest one is meant.
     there = sorted({file.path.split("/")[1] for file in output.list(CHECKPOINTS)})
-    same = [folder for folder in there if re.fullmatch(rf"{re.escape(name)}(\.g\d+)?", folder)]
+    same = [folder for folder in there if _is_called(name, folder)]
+    # The newest generation is meant.
     same.sort(key=lambda folder: int(folder.rpartition(".g")[2]) if folder != name else 1, reverse=True)
     stores = [open_store(wish, spec.storage), *(output.child(f"{CHECKPOINTS}/{folder}") for folder in same)]
     for store in stores:
@@ -117,3 +141,8 @@ def _find_checkpoint(spec: JobSpec, wish: str, output: Store) -> Store:
         f"  there: {', '.join(there) or 'none yet'}\n"
         "  without --resume-from, training goes on from the newest by itself"
     )
+
+
+def _is_called(name: str, folder: str) -> bool:
+    """Whether a checkpoint's folder has this name. Later generations add theirs to it."""
+    return re.fullmatch(rf"{re.escape(name)}(\.g\d+)?", folder) is not None

@@ -22,7 +22,7 @@ from sidestep.tasks.outbox import Outbox
 from sidestep.tasks.receipt import FILE as RECEIPT
 from sidestep.tasks.receipt import write_receipt
 from sidestep.tasks.recipe import LENGTH, recipe_of, refuse_another_run
-from sidestep.tasks.resume import Start, find_start, refuse_hopeless
+from sidestep.tasks.resume import Start, find_start, has_gone_on, refuse_hopeless
 from sidestep.tasks.runs import FOLDER as RUNS
 from sidestep.tasks.runs import EventsToSend
 from sidestep.training.checkpoint import (
@@ -132,6 +132,7 @@ def _train(
             send_before=events.send,
             keep=timetable.keep,
             committed=attempt.committed,
+            failed=lambda why: attempt.report(message=why),
         )
         if start.unsent:
             saver.send(start.unsent.folder, start.unsent.name, start.unsent.step)
@@ -142,7 +143,7 @@ def _train(
             _report(attempt, progress, group, schedule, pace)
             if name := timetable.due(progress, group):
                 events.add(metrics.rotate(progress.step + 1))
-                saver.save(name, progress)
+                saver.save(name, progress, attempt.notice)
                 timetable.saved()
 
         trainer.run(progress, metrics, spec.train.log_every, spec.train.log_heavy_every, after_step)
@@ -185,7 +186,7 @@ def _finished_before(attempt: Attempt, done: Record, recipe: dict[str, Any]) -> 
 def _published_again(attempt: Attempt, done: Record, recipe: dict[str, Any]) -> TrainResult | None:
     spec, store = attempt.spec, attempt.output.store
     numbers = read_numbers(store.read_bytes(f"{done.folder}/{NUMBERS_FILE}"), done.folder)
-    if spec.train.new_attempt and spec.train.resume_from:
+    if spec.train.new_attempt and spec.train.resume_from and not has_gone_on(spec, attempt.commits, done):
         return None
     refuse_another_run(spec, numbers, recipe, store.place)
     if any(numbers.recipe.get(key) != recipe[key] for key in LENGTH):

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sidestep import adapters
+from sidestep.runtime.notice import Notice
 from sidestep.runtime.workspace import Workspace
 from sidestep.spec.schema import StorageSpec
 from sidestep.spec.training import AdapterSpec, TrainSpec
@@ -45,10 +46,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         saver, size = _saver(Path(folder))
         plain = _steps(lambda: None)
-        background = _steps(lambda: saver.save("checkpoint-step-10", Progress(10))) - plain
-        saver._wait()
-        waited_for = _steps(lambda: (saver.save("checkpoint-step-20", Progress(20)), saver._wait())) - plain
-        saver.check()
+        notice = Notice()
+        background = _steps(lambda: saver.save("checkpoint-step-10", Progress(10), notice)) - plain
+        saver.finish(notice)
+
+        def save_and_wait() -> None:
+            saver.save("checkpoint-step-20", Progress(20), notice)
+            saver.finish(notice)
+
+        waited_for = _steps(save_and_wait) - plain
     table = Table("checkpoint", "holds up", title=f"A checkpoint of {size / 1e6:.0f} MB at 100 MB/s")
     table.add_row("in the background", f"{background:.3f} s")
     table.add_row("waited for", f"{waited_for:.3f} s")
@@ -86,6 +92,7 @@ def _saver(folder: Path) -> tuple[Saver, int]:
         send_before=lambda: None,
         keep=list,
         committed=lambda record: None,
+        failed=print,
     )
     return saver, size
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from sidestep.runtime.errors import AccessError, AgainError, BadSpecError, SideStepError, StorageError
+from sidestep.runtime.errors import (
+    AccessError,
+    AgainError,
+    BadSpecError,
+    MissingInputError,
+    SideStepError,
+    StorageError,
+)
 from sidestep.runtime.notice import Notice
 from sidestep.spec.schema import JobSpec
 from sidestep.spec.training import CheckpointSpec, TrainSpec
@@ -90,6 +98,35 @@ def test_notice_saves_in_the_middle_of_an_epoch(make_spec: MakeSpec) -> None:
     assert adapter(cut) == adapter(whole)
 
 
+def test_notice_does_not_wait_for_the_checkpoint_before(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The newer state is kept first, and counts on this machine although the older one comes through."""
+    caplog.set_level("INFO")
+    whole, cut = (make_spec(name, **EVERY_STEP) for name in ("whole", "cut"))
+    train(whole)
+    is_over, original = threading.Event(), Writer.commit
+
+    def commit(self: Writer, folder: Path, name: str, step: int, *args: Any) -> Record:
+        if step == 2:
+            is_over.wait(60)
+        return original(self, folder, name, step, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "commit", commit)
+        patch.setattr(checkpoints, "SECONDS_TO_END", 28)  # of the 30 after notice
+        train_with_notice_after(cut, 3)
+        is_over.set()
+        while newest(cut).step < 2:
+            time.sleep(0.02)
+    status = json.loads(Path(cut.output_place, "status.json").read_text())
+    assert "the output has step 1; step 3 waits in the workspace" in status["message"]
+    caplog.clear()
+    train(cut)
+    assert "Going on from checkpoint-step-3, which waited on this machine" in caplog.text
+    assert adapter(cut) == adapter(whole)
+
+
 @pytest.mark.parametrize("has_workspace", [True, False])
 def test_what_could_not_be_sent_waits_on_the_machine(
     make_spec: MakeSpec,
@@ -130,9 +167,15 @@ def test_a_store_that_is_gone_for_a_while_stops_nothing(
     spec = make_spec(**EVERY_STEP)
     gone = (StorageError("the store is gone") if 2 <= n < 8 else None for n in range(10**6))
     fail_commits(monkeypatch, gone)
+    told = []
+    report = Attempt.report
+    monkeypatch.setattr(Attempt, "report", lambda self, **what: (told.append(what), report(self, **what)))
     train(spec)
     assert "could not be sent" in caplog.text
     assert newest(spec).step == 8
+    messages = [what["message"] for what in told if "message" in what]
+    assert "checkpoint-step-3 could not be sent: the store is gone" in messages
+    assert messages[-1] == ""
 
 
 def test_other_failures_of_the_background_end_the_run(
@@ -201,6 +244,23 @@ def test_a_run_begun_from_another_s_checkpoint_goes_on_from_its_own(
     assert "Going on from the newest checkpoint, which came from" in caplog.text
     assert "Going on after step 5 of 8" in caplog.text
     assert adapter(other) == adapter(whole)
+
+
+def test_a_run_that_went_back_goes_on_when_the_checkpoint_it_went_back_to_is_deleted(
+    make_spec: MakeSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same command goes on, and once more when all is done, without weights."""
+    caplog.set_level("INFO")
+    settings = {"epochs": 4, "checkpoint": {"every_steps": 1, "every_minutes": None, "keep": 2}}
+    train(make_spec(**settings))
+    back = make_spec(**settings, resume_from="checkpoint-step-7", new_attempt=True)
+    train(back)
+    assert not Path(back.output_place, "checkpoints", "checkpoint-step-7").exists()
+    caplog.clear()
+    train(back)
+    assert "Already finished after 8 steps" in caplog.text
+    with pytest.raises(MissingInputError, match="no checkpoint at"):
+        train(make_spec(**settings, resume_from="checkpoint-step-5", new_attempt=True))
 
 
 def test_other_weights_under_the_same_name_are_refused(
