@@ -60,6 +60,8 @@ def entry() -> NoReturn:
 
 def _dispatch(words: list[str]) -> int:
     command, rest = (words[0], words[1:]) if words else ("", [])
+    if not command and _on_terminal():
+        command = "wizard"
     if command in ("-h", "--help", ""):
         write(_help())
         return ExitCode.DONE if command else ExitCode.USAGE
@@ -76,6 +78,10 @@ def _dispatch(words: list[str]) -> int:
         hint = f"did you mean `sidestep {close[0]}`?" if close else f"there are {', '.join(COMMANDS)}"
         raise UsageError(f"there is no command {command!r}; {hint}")
     return ExitCode.DONE
+
+
+def _on_terminal() -> bool:
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
 
 
 def _help() -> str:
@@ -194,6 +200,16 @@ def _presets(words: list[str]) -> None:
     run_preset_action(options, write)
 
 
+def _wizard(words: list[str]) -> None:
+    parser_of("wizard").parse_args(words)
+    if not _on_terminal():
+        raise UsageError("the wizard asks its questions on a terminal, and this is none")
+
+    from sidestep.wizard.wizard import wizard
+
+    wizard(main, write)
+
+
 def _export(words: list[str]) -> None:
     parser = parser_of("export")
     options = parser.parse_args(words)
@@ -261,6 +277,7 @@ _OTHERS: dict[str, Callable[[list[str]], Any]] = {
     "render": _render,
     "status": _status,
     "presets": _presets,
+    "wizard": _wizard,
     "export": _export,
     "completion": _completion,
     "verify-resume": _verify_resume,

@@ -18,6 +18,7 @@ COMMANDS = {
     "render": "write the file that runs a job at a place, and say the command that submits it",
     "status": "what a job is doing, read from its output",
     "presets": "named settings of how to train: list, show, save, delete, import, export",
+    "wizard": "questions in place of flags (so does `sidestep` alone, on a terminal)",
     "export": "write an adapter for one reader: the ACE-Step app, diffusers or ComfyUI",
     "completion": "print the script that lets bash or zsh complete commands, flags and values",
     "verify-resume": "prove on this machine that an interrupted run equals an uninterrupted one",
@@ -144,8 +145,8 @@ def _completion(parser: Parser) -> None:
     parser.add_argument("shell", choices=["bash", "zsh"], help="the shell to complete in")
 
 
-def _schema(parser: Parser) -> None:
-    pass  # takes nothing
+def _nothing(parser: Parser) -> None:
+    """The command takes nothing."""
 
 
 def _tiny_checkpoint(parser: Parser) -> None:
@@ -172,10 +173,11 @@ _FILL: dict[str, Callable[[Parser], None]] = {
     "render": _render,
     "status": _status,
     "presets": _presets,
+    "wizard": _nothing,
     "export": _export,
     "completion": _completion,
     "verify-resume": _verify_resume,
-    "schema": _schema,
+    "schema": _nothing,
     "tiny-checkpoint": _tiny_checkpoint,
     "demo": _demo,
 }

@@ -18,7 +18,7 @@ from sidestep.tasks.preprocess import preprocess
 from tests.documents import ROOT, Block, blocks, run
 
 ALL_PAGES = sorted((ROOT / "docs").glob("*.md"))
-ELSEWHERE = {"container", "kubernetes"}  # their commands are docker's and helm's: tests/image and tests/chart
+ELSEWHERE = {"container", "kubernetes", "wizard"}  # tried in tests/image, tests/chart and tests/wizard
 PAGES = [page for page in ALL_PAGES if page.stem not in ELSEWHERE]
 FIRST = "getting-started.md"  # makes the tensors that the other pages train on
 

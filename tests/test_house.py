@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "sidestep"
 FLOORS = [  # a room may import from its own floor and from those before it
     {"runtime", "storage", "spec"},
     {"data", "acestep", "adapters", "training"},
-    {"tasks", "planning", "places"},
+    {"tasks", "planning", "places", "wizard"},
     {"cli", "commands", "completion", "demo", "__init__", "__main__"},
 ]
 

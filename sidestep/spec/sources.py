@@ -122,6 +122,17 @@ def resolve(
     return spec, origins
 
 
+def problem_with(given: Iterable[Given], path: Path) -> str | None:
+    """What is wrong with the field at `path` beside the others that are given; None where it is fine."""
+    try:
+        JobSpec.model_validate(Source(given)())
+    except ValidationError as error:
+        nowhere = {field.name: "" for field in spec_fields().values()}
+        wrong = (detail for detail in error.errors() if detail["loc"][: len(path)] == path)
+        return next((_invalid(detail, nowhere).message for detail in wrong), None)
+    return None
+
+
 def from_text(field: SpecField, text: str) -> str | None:
     """What a flag or a variable says; `null` unsets a field that may be unset, as in YAML."""
     return None if text == "null" and "null" in field.types else text

@@ -1,0 +1,113 @@
+"""One question on the terminal: typed, or picked from a list by fuzzy search, through prompt_toolkit."""
+
+import shutil
+import textwrap
+from collections.abc import Callable, Mapping
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
+from prompt_toolkit.completion import FuzzyCompleter, WordCompleter
+from prompt_toolkit.document import Document
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.validation import ValidationError, Validator
+
+GO_BACK = "b"
+HINT = "Enter: what is in brackets · Esc or b: back · Ctrl-C: leave"
+
+
+class Back(Exception):
+    """Esc, or `b` and Enter."""
+
+
+def ask(
+    question: str,
+    default: str = "",
+    *,
+    problem: Callable[[str], str | None] = lambda text: None,
+    choices: Mapping[str, str] | None = None,
+    hint: str = "",
+) -> str:
+    """Ask until the answer is good; nothing typed means `default`.
+
+    Args:
+        problem: what is wrong with an answer, looked at while it is typed.
+        choices: what can be picked, with a word on each; typing narrows them down, in any spelling that has
+            the letters in their order.
+        hint: what is allowed, shown below.
+
+    Raises Back, and KeyboardInterrupt on Ctrl-C or Ctrl-D; the terminal is as before then.
+    """
+    picker = (
+        FuzzyCompleter(WordCompleter(list(choices), meta_dict=dict(choices), WORD=True), WORD=True)
+        if choices
+        else None
+    )
+
+    def meant(text: str) -> str:
+        text = text.strip() or default
+        if picker is None or choices is None or text in choices:
+            return text
+        found = next(iter(picker.get_completions(Document(text), None)), None)  # type: ignore[arg-type]
+        return found.text if found else text
+
+    def what_is_wrong(text: str) -> str | None:
+        if text.strip() == GO_BACK:
+            return None
+        answer = meant(text)
+        if choices is not None and answer not in choices:
+            return f"none of them is like {answer}" if answer else "choose one"
+        return problem(answer)
+
+    width = shutil.get_terminal_size().columns - 1
+    lines = [textwrap.fill(line, width) for line in question.split("\n")]
+    session: PromptSession[str] = PromptSession(
+        "\n".join(lines) + (f" [{default}] " if default else " "),
+        completer=picker,
+        complete_while_typing=True,
+        validator=_Says(what_is_wrong),
+        validate_while_typing=True,
+        bottom_toolbar="\n".join(filter(None, (hint, HINT))),
+        key_bindings=_keys(meant),
+        reserve_space_for_menu=min(12, len(choices) + 1) if choices else 0,
+    )
+    try:
+        text = session.prompt(pre_run=_open_menu if picker else None)
+    except EOFError:  # Ctrl-D
+        raise KeyboardInterrupt from None
+    if text.strip() == GO_BACK:
+        raise Back
+    return meant(text)
+
+
+class _Says(Validator):
+    """Shows what a function says is wrong."""
+
+    def __init__(self, what_is_wrong: Callable[[str], str | None]) -> None:
+        self._what_is_wrong = what_is_wrong
+
+    def validate(self, document: Document) -> None:
+        if message := self._what_is_wrong(document.text):
+            raise ValidationError(len(document.text), message)
+
+
+def _open_menu() -> None:
+    get_app().current_buffer.start_completion(select_first=False)
+
+
+def _keys(meant: Callable[[str], str]) -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add("escape", eager=True)
+    def go_back(event: KeyPressEvent) -> None:
+        event.app.exit(exception=Back())
+
+    @keys.add("enter")
+    def accept(event: KeyPressEvent) -> None:
+        """What is meant stands on the screen then, not the letters that found it."""
+        buffer = event.current_buffer
+        if buffer.text.strip() != GO_BACK:
+            buffer.text = meant(buffer.text)
+            buffer.cursor_position = len(buffer.text)
+        buffer.validate_and_handle()
+
+    return keys

@@ -1,0 +1,52 @@
+"""A flow is a list of steps over one dict of answers. Going back keeps what was answered."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from sidestep.spec.fields import Path
+from sidestep.wizard.ask import Back
+
+Answers = dict[Path, str]
+"""What was said of the spec, by field, as a flag would say it."""
+
+
+@dataclass
+class Talk:
+    """What a flow has found out so far, and how it says something."""
+
+    write: Callable[[str], None]
+    answers: Answers = field(default_factory=dict)
+    preset: str = "none"
+    is_advanced: bool = False
+
+    @property
+    def preset_or_none(self) -> str | None:
+        return None if self.preset == "none" else self.preset
+
+    def say(self, text: str) -> None:
+        self.write(f"  {text}\n")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One question, and whether it is asked at all after what was answered before."""
+
+    ask: Callable[[Talk], None]
+    applies: Callable[[Talk], bool] = lambda talk: True
+
+
+def walk(steps: Sequence[Step], talk: Talk) -> None:
+    """Ask them in order; Back asks the one before again, and leaves the flow at its first."""
+    asked: list[int] = []
+    here = 0
+    while here < len(steps):
+        if steps[here].applies(talk):
+            try:
+                steps[here].ask(talk)
+                asked.append(here)
+            except Back:
+                if not asked:
+                    raise
+                here = asked.pop()
+                continue
+        here += 1

@@ -1,0 +1,41 @@
+"""What the wizard remembers from one time to the next, as YAML in the user's folder for settings."""
+
+from pathlib import Path
+
+from platformdirs import user_config_path
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sidestep.runtime.errors import BadSpecError
+from sidestep.spec.presets import write_file
+from sidestep.spec.yaml12 import dump_yaml, read_yaml
+
+
+class Settings(BaseModel):
+    """Where things are by default, and whether vanilla mode is offered."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    checkpoint_dir: str = "checkpoints"
+    output_dir: str = "output"
+    vanilla: bool = True
+
+
+def settings_file() -> Path:
+    """~/.config/sidestep/settings.yaml on Linux."""
+    return user_config_path("sidestep") / "settings.yaml"
+
+
+def load_settings() -> Settings:
+    """What was saved, else the defaults. Raises BadSpecError for a file that was spoilt."""
+    file = settings_file()
+    if not file.exists():
+        return Settings()
+    try:
+        return Settings.model_validate(read_yaml(file)[0])
+    except ValidationError as error:
+        keys = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
+        raise BadSpecError(f"{file}: {keys}: not a setting of the wizard; mend or delete the file") from None
+
+
+def save_settings(settings: Settings) -> None:
+    """Raises AccessError where the folder cannot be written."""
+    write_file(settings_file(), dump_yaml(settings.model_dump()).decode(), replace=True)

@@ -1,0 +1,232 @@
+"""The questions about a job. What each allows and its default, the schema says."""
+
+import sys
+from collections.abc import Iterable
+
+from sidestep.acestep.layout import ALIASES, open_checkpoints
+from sidestep.runtime.errors import SideStepError
+from sidestep.spec.fields import Path, SpecField, spec_fields
+from sidestep.spec.presets import all_presets
+from sidestep.spec.schema import StorageSpec
+from sidestep.spec.sources import Given, from_text, problem_with, resolve
+from sidestep.storage.store import open_store
+from sidestep.wizard.ask import ask
+from sidestep.wizard.flow import Step, Talk
+from sidestep.wizard.settings import Settings
+
+# The guide's table: datasets of up to so many songs, what is recommended, and its range.
+EPOCHS = ((10, 300, "200 to 500"), (50, 150, "100 to 200"), (sys.maxsize, 75, "50 to 100"))
+
+NOTICES = {
+    ("train.adapter.type", "lokr"): "LoKR is experimental: if it disappoints, take LoRA.",
+    ("train.mode", "vanilla"): "Vanilla mode is for reproducing old results: corrected mode is recommended.",
+    ("train.optimizer_type", "prodigy"): "Prodigy finds the rate itself: lr is 1.0, the scheduler constant.",
+    ("train.optimizer_type", "adamw8bit"): "adamw8bit needs the package bitsandbytes.",
+    ("train.gradient_checkpointing", "false"): "A song takes many times the memory like this.",
+}
+BASIC = ("train.adapter.rank", "train.epochs", "train.optimizer_type")
+
+
+def preprocess_steps(settings: Settings) -> list[Step]:
+    return [
+        *_model_steps(settings),
+        _step("audio_dir"),
+        _step("dataset_json"),
+        _step("dataset_dir", "my_tensors"),
+        _DEPTH,
+        *(_advanced(name) for name in _names("preprocess")),
+    ]
+
+
+def estimate_steps(settings: Settings) -> list[Step]:
+    return [
+        *_model_steps(settings),
+        _step("dataset_dir", "my_tensors"),
+        *(_step(name) for name in _names("estimate")),
+    ]
+
+
+def train_steps(settings: Settings) -> list[Step]:
+    asked = {"train.adapter.type", "train.mode", *BASIC}
+    return [
+        Step(_ask_type),
+        *([_step("train.mode")] if settings.vanilla else []),
+        *_model_steps(settings),
+        _step("dataset_dir", "my_tensors"),
+        _step("output_dir", f"{settings.output_dir}/my-lora"),
+        Step(_ask_preset),
+        _DEPTH,
+        Step(_ask_rank),
+        Step(_ask_epochs),
+        _step("train.optimizer_type"),
+        *(_advanced(name) for name in (*_names("train"), *_names("runtime")) if name not in asked),
+    ]
+
+
+def ask_field(talk: Talk, name: str, default: str = "", note: str = "") -> None:
+    """Ask for a field. What is in brackets: what was answered before, else `default`, else what would be."""
+    field = spec_fields()[tuple(name.split("."))]
+    otherwise = _otherwise(talk, field.path)
+    words = field.choices or (["true", "false"] if "boolean" in field.types else [])
+    answer = ask(
+        f"{field.info.description}{note}\n{name}:",
+        talk.answers.get(field.path) or default or otherwise,
+        choices=dict.fromkeys(words, "") or None,
+        problem=lambda text: _problem(talk, field, text),
+        hint=field.allowed,
+    )
+    if answer and answer != otherwise:
+        talk.answers[field.path] = answer
+    else:
+        talk.answers.pop(field.path, None)
+    if notice := NOTICES.get((name, answer)):
+        talk.say(notice)
+
+
+def as_text(value: object) -> str:
+    """A value as one would type it."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    if isinstance(value, dict):
+        return " ".join(f"{key}={number}" for key, number in value.items())
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def given_by(talk: Talk) -> list[Given]:
+    """The answers as flags would give them."""
+    return [
+        Given(path, from_text(spec_fields()[path], text), "answer") for path, text in talk.answers.items()
+    ]
+
+
+def _step(name: str, default: str = "") -> Step:
+    return Step(lambda talk: ask_field(talk, name, default))
+
+
+def _advanced(name: str) -> Step:
+    """A question that Basic leaves out, and that is about the adapter's kind or about both."""
+    field = spec_fields()[tuple(name.split("."))]
+    kind = _kind(field)
+
+    def applies(talk: Talk) -> bool:
+        of = talk.answers.get(("train", "adapter", "type"), "lora")
+        return talk.is_advanced and kind in ("", of)
+
+    return Step(lambda talk: ask_field(talk, name), applies)
+
+
+def _kind(field: SpecField) -> str:
+    """The kind of adapter that a field is about, or "" where it is about both."""
+    says = field.info.description or ""
+    return "lokr" if says.startswith("LoKR:") else "lora" if "(LoRA only)" in says else ""
+
+
+def _ask_type(talk: Talk) -> None:
+    """What was answered about the other kind does not count any more."""
+    ask_field(talk, "train.adapter.type")
+    kind = talk.answers.get(("train", "adapter", "type"), "lora")
+    for path in list(talk.answers):
+        if _kind(spec_fields()[path]) not in ("", kind):
+            del talk.answers[path]
+
+
+def _ask_rank(talk: Talk) -> None:
+    """alpha stays twice the rank, as the guide has it; Advanced asks for it."""
+    ask_field(talk, "train.adapter.rank")
+    if not talk.is_advanced and (rank := talk.answers.get(("train", "adapter", "rank"))):
+        talk.answers["train", "adapter", "alpha"] = str(2 * int(rank))
+
+
+def _names(section: str) -> list[str]:
+    return [field.name for path, field in spec_fields().items() if path[0] == section]
+
+
+def _model_steps(settings: Settings) -> list[Step]:
+    return [_step("checkpoint_dir", settings.checkpoint_dir), Step(_ask_model)]
+
+
+def _ask_model(talk: Talk) -> None:
+    place = talk.answers.get(("checkpoint_dir",), "checkpoints")
+    talk.answers["model_variant",] = ask(
+        "The model to train on; type a part of its name.\nmodel_variant:",
+        talk.answers.get(("model_variant",), "base"),
+        choices=dict.fromkeys(ALIASES, "release") | dict.fromkeys(_models(talk, place), "folder"),
+    )
+
+
+def _models(talk: Talk, place: str) -> list[str]:
+    """The folders of models there; none, and why, where it cannot be looked into."""
+    try:
+        files = open_checkpoints(place, StorageSpec()).list()
+    except SideStepError as error:
+        talk.say(str(error))
+        return []
+    parts = [file.path.split("/") for file in files]
+    found = sorted(part[0] for part in parts if part[1:] == ["silence_latent.pt"])  # which models alone have
+    if not found:
+        talk.say(f"There are no models in {place}.")
+    return found
+
+
+def _ask_preset(talk: Talk) -> None:
+    presets = {name: preset.description for name, preset in all_presets().items()}
+    talk.preset = ask(
+        "Settings to begin with.\npreset:", talk.preset, choices={"none": "the defaults"} | presets
+    )
+
+
+def _ask_depth(talk: Talk) -> None:
+    depths = {"basic": "few questions, good defaults", "advanced": "every setting"}
+    talk.is_advanced = (
+        ask("How much is asked.\nquestions:", "advanced" if talk.is_advanced else "basic", choices=depths)
+        == "advanced"
+    )
+
+
+_DEPTH = Step(_ask_depth)
+
+
+def _ask_epochs(talk: Talk) -> None:
+    songs = _songs(talk)
+    if not songs:
+        ask_field(talk, "train.epochs")
+        return
+    epochs, usual = next((epochs, usual) for most, epochs, usual in EPOCHS if songs <= most)
+    ask_field(talk, "train.epochs", str(epochs), f" For {songs} songs {usual} are recommended.")
+
+
+def _songs(talk: Talk) -> int:
+    try:
+        files = open_store(talk.answers.get(("dataset_dir",), ""), StorageSpec()).list()
+    except SideStepError as error:
+        talk.say(str(error))
+        return 0
+    return sum(file.path.endswith(".pt") for file in files)
+
+
+def _otherwise(talk: Talk, path: Path) -> str:
+    """What the field would be if nobody answered, by the preset, the defaults and the other answers."""
+    places = {"task": "estimate", "output_dir": "-"}
+    if path[0] in places:
+        return ""
+    spec, _ = resolve(
+        flags=[
+            *(given for given in given_by(talk) if given.path != path),
+            *(Given((name,), value, "") for name, value in places.items()),
+        ],
+        environ={},
+        preset=talk.preset_or_none,
+    )
+    value: object = spec
+    for key in path:
+        value = getattr(value, key)
+    return as_text(value)
+
+
+def _problem(talk: Talk, field: SpecField, text: str) -> str | None:
+    if not text:
+        return None  # left to the preset and the defaults
+    others: Iterable[Given] = (given for given in given_by(talk) if given.path != field.path)
+    return problem_with([*others, Given(field.path, from_text(field, text), "answer")], field.path)

@@ -1,0 +1,68 @@
+"""A person at a terminal: the command in a pseudo-terminal, and what its screen shows."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pexpect
+import pyte
+
+ESCAPE, CONTROL_C = "\x1b", "\x03"
+
+
+class Terminal:
+    """`sidestep` with these words, on a screen of so many columns."""
+
+    def __init__(self, *words: str, columns: int = 100) -> None:
+        self._screen = pyte.Screen(columns, 200)
+        self._stream = pyte.Stream(self._screen)
+        self.process = pexpect.spawn(
+            str(Path(sys.executable).with_name("sidestep")),
+            list(words),
+            dimensions=(200, columns),
+            encoding="utf-8",
+            env={**os.environ, "TERM": "xterm-256color", "NO_COLOR": "1"},
+        )
+        self._screen.write_process_input = self.process.send  # it asks where the cursor is
+        self.raw = ""
+
+    @property
+    def text(self) -> str:
+        return "\n".join(line.rstrip() for line in self._screen.display).rstrip()
+
+    @property
+    def line(self) -> str:
+        """The line that the cursor is in."""
+        return self._screen.display[self._screen.cursor.y].rstrip()
+
+    def answer(self, question: str, answer: str = "") -> None:
+        """Wait for the question, in the cursor's line; type the answer, and Enter."""
+        self.wait(lambda: question in self.line, question)
+        self.process.send(f"{answer}\r")
+        self.wait(
+            lambda: question not in self.line or f"] {answer}" not in self.line, f"what follows {question}"
+        )
+
+    def see(self, text: str) -> None:
+        self.wait(lambda: text in self.text, text)
+
+    def end(self) -> int:
+        """Wait for the process to end; its exit code."""
+        self.wait(lambda: not self.process.isalive(), "the end")
+        return self.process.exitstatus
+
+    def wait(self, is_so: Callable[[], bool], what: str, seconds: float = 240) -> None:
+        deadline = time.monotonic() + seconds
+        while not is_so():
+            assert time.monotonic() < deadline, f"not seen: {what}\n{self.text}"
+            try:
+                said = self.process.read_nonblocking(65536, 0.1)
+            except pexpect.TIMEOUT:
+                continue
+            except pexpect.EOF:
+                assert is_so(), f"ended before: {what}\n{self.text}"
+                return
+            self.raw += said
+            self._stream.feed(said)
