@@ -210,12 +210,14 @@ def test_the_health_check_tells_progress_from_none(tmp_path: Path) -> None:
     assert not healthy()
 
 
-def test_the_projects_own_layer_is_small() -> None:
+def test_the_projects_own_layer_is_small(capsys: pytest.CaptureFixture[str]) -> None:
     """A new version of Side-Step alone is a small pull where an older one was."""
     history = call("history", "--no-trunc", "--format", "{{.Size}}\t{{.CreatedBy}}", IMAGE).stdout
     layers = [(in_bytes(size), by) for size, _, by in (line.partition("\t") for line in history.splitlines())]
-    for size, by in layers:
-        print(f"{size / MEGABYTE:8.1f} MB  {by[:100]}")
+    with capsys.disabled():  # a report, for whoever runs the tests
+        print()
+        for size, by in layers:
+            print(f"{size / MEGABYTE:8.1f} MB  {by[:100]}")
     [own] = [
         size for size, by in layers if "COPY" in by and " /opt/sidestep" in by and "requirements" not in by
     ]
