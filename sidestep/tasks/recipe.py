@@ -3,6 +3,7 @@
 from typing import Any
 
 from sidestep.acestep.layout import ALIASES
+from sidestep.runtime.errors import BadSpecError
 from sidestep.spec.schema import JobSpec
 from sidestep.storage.store import open_store
 from sidestep.training.checkpoint import Numbers, refuse_changed
@@ -33,3 +34,9 @@ def refuse_another_run(spec: JobSpec, numbers: Numbers | None, recipe: dict[str,
     if "weights" not in recipe:  # not known before they are pulled
         may_change.append("weights")
     refuse_changed(numbers.recipe, recipe, where, may_change)
+    begun_in, asked_for = numbers.machine.get("precision"), spec.runtime.precision
+    if asked_for not in ("auto", begun_in):
+        raise BadSpecError(
+            f"{where} was made in {begun_in}, and runtime.precision is {asked_for}\n"
+            f"  go on with {begun_in} or auto, or start anew with another output_dir"
+        )

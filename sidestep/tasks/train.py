@@ -72,18 +72,19 @@ def train(attempt: Attempt) -> TrainResult:
     with workspace.temporary() as temporary:
         start = find_start(spec, commits, tail, outbox, workspace, Path(temporary))
         numbers = start.numbers()
-        refuse_another_run(spec, numbers, recipe, attempt.output.store.place)
+        where = str(spec.train.resume_from) if start.origin else attempt.output.store.place
+        refuse_another_run(spec, numbers, recipe, where)
         attempt.begin("pull")
         ground = prepare_ground(spec, workspace, numbers.machine if numbers else None)
         recipe["weights"] = ground.weights
-        refuse_another_run(spec, numbers, recipe, attempt.output.store.place)
+        refuse_another_run(spec, numbers, recipe, where)
         trainer = build_trainer(spec, ground)
         trainer.notice = attempt.notice
         writer = take_over(commits, spec.runtime.lease_seconds, attempt.watch, ground.machine.kind())
         try:
             if writer.newest != start.newest:  # the writer before had still added to the log
                 start = find_start(spec, commits, commits.tail(), outbox, workspace, Path(temporary))
-                refuse_another_run(spec, start.numbers(), recipe, attempt.output.store.place)
+                refuse_another_run(spec, start.numbers(), recipe, where)
             with attempt.notice.held():
                 result = _train(attempt, ground, trainer, writer, outbox, start, recipe)
         finally:

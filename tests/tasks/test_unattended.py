@@ -276,6 +276,19 @@ def test_other_weights_under_the_same_name_are_refused(
         train(make_spec(checkpoint_dir=models, epochs=4))
 
 
+def test_another_precision_is_refused(make_spec: MakeSpec) -> None:
+    spec = make_spec(epochs=1)
+    train(spec)
+    for precision, is_same in (("fp32", True), ("bf16", False)):
+        runtime = spec.runtime.model_copy(update={"precision": precision})
+        again = spec.model_copy(update={"runtime": runtime})
+        if is_same:
+            train(again)
+            continue
+        with pytest.raises(BadSpecError, match="was made in fp32, and"):
+            train(again)
+
+
 def test_another_run_that_came_first_is_not_gone_on_with(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
