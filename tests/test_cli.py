@@ -68,6 +68,7 @@ class Tasks(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("sidestep.tasks")
+        self.__path__ = [str(Path(sidestep.__file__).parent / "tasks")]  # its modules are the real ones
         self.specs: list[JobSpec] = []
         self.failure: BaseException | None = None
 

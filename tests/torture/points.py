@@ -62,7 +62,7 @@ PREPROCESS = {
     "before tensors": Point(_WRITE, only=_ends(".pt"), most=3),
     "after tensors": Point(_WRITE, after=True, only=_ends(".pt"), most=3),
     "index": Point(_WRITE, only=_ends("index.json")),
-    "encoding": Point("sidestep.tasks.preprocess:safetensors_bytes", most=6),
+    "encoded": Point("sidestep.data.unfinished:Unfinished.write", after=True, most=6),
 }
 
 
