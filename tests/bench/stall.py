@@ -81,7 +81,7 @@ def _saver(folder: Path) -> tuple[Saver, int]:
     optimizer.step()
     snapshot = Snapshot(adapter, optimizer, lambda copy: build_optimizer(copy, train))
     snapshot.take(Progress(1))
-    size = sum(map(len, snapshot.files({}, {}).values()))
+    size = sum(memoryview(part).nbytes for parts in snapshot.files({}, {}).values() for part in parts)
     store = SlowStore(folder / "output", StorageSpec())
     outbox = Outbox(Workspace(folder / "workspace"), store.place)
     saver = Saver(
