@@ -41,6 +41,7 @@ class Status(BaseModel):
     task: str
     state: State = "running"
     phase: Phase = "pull"
+    generation: int = 0  # of the output's writer, once this attempt has become it; before, of the one before
     attempt: int = 1
     step: int | None = None
     steps: int | None = None
@@ -64,6 +65,13 @@ class Status(BaseModel):
             return cls.model_validate_json(data)
         except ValidationError as error:
             raise BadDataError(f"{where} is not a job's status: {error.errors()[0]['msg']}") from error
+
+    def is_later_than(self, other: "Status") -> bool:
+        """Whether an attempt that says this has the word, where another one says `other`.
+
+        The writer of an output has it before all who have not become that; among those, the last one.
+        """
+        return (self.generation, self.attempt) > (other.generation, other.attempt)
 
     def silence(self) -> float:
         """Seconds since the last sign of life, by this machine's clock."""

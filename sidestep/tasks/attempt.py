@@ -89,12 +89,17 @@ class Attempt:
         self.before = read_status(self.output) or self.before
         ended_well = self.before.state in ("done", "failed")
         spent = self.before.spent.model_copy(deep=True)
+        self.status.generation = max(self.status.generation, self.before.generation)
         spent.attempts = self.status.attempt = max(self.before.attempt, spent.attempts) + 1
         spent.preemptions += self.before.attempt > 0 and not ended_well
         self.before = self.before.model_copy(update={"spent": spent})
         self.output.begin_log(self.status.attempt)
         self._tell()
         self._thread.start()
+
+    def became_writer(self, generation: int) -> None:
+        """Nobody else is the writer of the output: what others say of it, who are not, is overwritten."""
+        self.report(generation=generation)
 
     def resumed_at(self, step: int) -> None:
         """The attempt goes on after `step`: what the one before had made beyond it is made again."""
@@ -136,8 +141,7 @@ class Attempt:
             content = self.status.model_dump(mode="json")
         try:
             there = read_status(self.output)
-            if there and there.attempt > self.status.attempt:
-                self._end.set()
+            if there and there.is_later_than(self.status):
                 return
             self.output.store.write_bytes(FILE, json_bytes(content))
             self._told_failure = False

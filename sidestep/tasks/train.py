@@ -81,6 +81,7 @@ def train(attempt: Attempt) -> TrainResult:
         trainer = build_trainer(spec, ground)
         trainer.notice = attempt.notice
         writer = take_over(commits, spec.runtime.lease_seconds, attempt.watch, ground.machine.kind())
+        attempt.became_writer(writer.generation)
         try:
             if writer.newest != start.newest:  # the writer before had still added to the log
                 start = find_start(spec, commits, commits.tail(), outbox, workspace, Path(temporary))

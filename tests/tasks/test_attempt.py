@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sidestep.cli import main
-from sidestep.runtime.errors import BadDataError, StorageError
+from sidestep.runtime.errors import AgainError, BadDataError, StorageError
 from sidestep.runtime.notice import Notice
 from sidestep.runtime.status import Status, now
 from sidestep.spec.schema import JobSpec
@@ -106,6 +106,26 @@ def test_a_later_attempt_is_not_talked_over(make_attempt: MakeAttempt, tmp_path:
             earlier._tell()
             assert told(tmp_path).attempt == 2
     assert (told(tmp_path).attempt, told(tmp_path).step) == (2, None)
+
+
+def test_the_writer_is_not_talked_over_by_one_that_came_too_late(
+    make_attempt: MakeAttempt, tmp_path: Path
+) -> None:
+    """Two attempts begun together on an empty output: the later one is refused, the other one trains."""
+    with make_attempt() as writer:
+        writer.begin("pull")
+        with pytest.raises(AgainError), make_attempt() as refused:
+            refused.begin("pull")
+            writer._tell()
+            assert told(tmp_path).attempt == 2
+            writer.became_writer(1)
+            writer._tell()
+            assert told(tmp_path).attempt == 1
+            raise AgainError("another run is writing here")
+        assert (told(tmp_path).attempt, told(tmp_path).state) == (1, "running")
+    with make_attempt() as next_one:
+        next_one.begin("pull")
+        assert (told(tmp_path).attempt, told(tmp_path).generation) == (2, 1)
 
 
 def test_nothing_is_told_while_another_writer_lives(make_attempt: MakeAttempt, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import threading
 import time
 import wave
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,11 +118,20 @@ class Field:
         else:
             assert self.warm.stdin and self.warm.stdout
             answers = self.warm.stdout
+            self.stop(attempt for attempt in self.attempts if attempt.forked)  # of a test that failed
             self.warm.stdin.write(json.dumps(order) + "\n")
             self.warm.stdin.flush()
             pid = int(answers.readline())
-            self.attempts.append(Attempt(place, pid, lambda: int(answers.readline())))
+            self.attempts.append(Attempt(place, pid, lambda: int(answers.readline()), forked=True))
         return self.attempts[-1]
+
+    def stop(self, attempts: Iterable["Attempt"]) -> None:
+        """End those of `attempts` that have not ended: a test has failed meanwhile."""
+        for attempt in attempts:
+            if not attempt.has_ended:
+                with suppress(ProcessLookupError):
+                    os.kill(attempt.pid, signal.SIGKILL)
+                attempt.end()
 
 
 @dataclass
@@ -133,6 +142,7 @@ class Attempt:
     pid: int
     _wait: Callable[[], int]  # for its exit code, or minus the signal that it died of
     has_ended: bool = False
+    forked: bool = False  # from the warm process, which has one at a time
 
     def end(self, kill_after: float | None = None) -> int:
         """Wait for the end: the exit code, or minus the signal that it died of."""
@@ -203,10 +213,7 @@ def torture_field(folder: Path) -> Iterator[Field]:
         try:
             yield field_
         finally:
-            for attempt in field_.attempts:
-                if not attempt.has_ended:  # a test has failed meanwhile
-                    os.kill(attempt.pid, signal.SIGKILL)
-                    attempt.end()
+            field_.stop(field_.attempts)
             assert warm.stdin
             warm.stdin.close()
 

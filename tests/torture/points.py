@@ -76,7 +76,7 @@ def signal_at(point: Point, number: int, what: int) -> None:
             if is_the_one and not point.after:
                 os.kill(os.getpid(), what)
             found = original(*arguments, **options)
-            if is_the_one:
+            if is_the_one and point.after:
                 os.kill(os.getpid(), what)
             return found
 
