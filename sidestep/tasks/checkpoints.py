@@ -21,7 +21,7 @@ from sidestep.training.snapshot import Snapshot
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 600.0  # for so long a store may be gone, unless a newer snapshot waits to be sent
-SECONDS_TO_END = 0.5  # of the time after notice: to tell the status and end
+SHARE_TO_END = 0.1  # of the time after notice: to sign off and tell the status, on a line that is still full
 RETRY_PAUSES = (5.0, 10.0, 20.0, 40.0, 60.0)
 
 
@@ -214,7 +214,7 @@ class Saver:
 def _until(is_so: Callable[[], bool], notice: Notice) -> bool:
     """Wait until something is so; False where the time after notice ends before."""
     while not is_so():
-        if notice.seconds_left() < SECONDS_TO_END:
+        if notice.seconds_left() < SHARE_TO_END * notice.grace_seconds:
             return False
         time.sleep(0.02)
     return True

@@ -134,7 +134,7 @@ def _find_checkpoint(spec: JobSpec, output: Store) -> Store:
     same.sort(key=lambda folder: int(folder.rpartition(".g")[2]) if folder != name else 1, reverse=True)
     stores = [open_store(wish, spec.storage), *(output.child(f"{CHECKPOINTS}/{folder}") for folder in same)]
     for store in stores:
-        if set(STATE_FILES) <= {file.path for file in store.list()}:
+        if all(store.info(file) for file in STATE_FILES):  # a listing might be of a whole bucket
             return store
     raise MissingInputError(
         f"no checkpoint at {stores[0].place} or {output.place}/{CHECKPOINTS}/{name}\n"

@@ -114,7 +114,7 @@ def test_notice_does_not_wait_for_the_checkpoint_before(
 
     with monkeypatch.context() as patch:
         patch.setattr(Writer, "commit", commit)
-        patch.setattr(checkpoints, "SECONDS_TO_END", 28)  # of the 30 after notice
+        patch.setattr(checkpoints, "SHARE_TO_END", 28 / 30)
         train_with_notice_after(cut, 3)
         is_over.set()
         while newest(cut).step < 2:
