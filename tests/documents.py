@@ -33,11 +33,15 @@ def blocks(page: Path) -> list[Block]:
     return [Block(block["kind"], block["text"]) for block in found if not block["reason"]]
 
 
-def run(block: Block, **environment: str) -> None:
-    """Run a bash or Python block in the working directory, quickly; the test fails where it fails."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def run(block: Block, **environment: str) -> str:
+    """Run a bash or Python block in the working directory; what it said. The test fails where it fails."""
     command = ["bash", "-euc", block.text] if block.kind == "bash" else [sys.executable, "-c", block.text]
-    done = subprocess.run(
-        command, env={**os.environ, **QUICK, "PATH": path, **environment}, capture_output=True, text=True
-    )
+    done = subprocess.run(command, env=surroundings(**environment), capture_output=True, text=True)
     assert done.returncode == 0, f"{block.text}\n{done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def surroundings(**environment: str) -> dict[str, str]:
+    """The environment that a block's commands are found in, with what is set besides."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, **environment}

@@ -15,7 +15,7 @@ from sidestep.commands import COMMANDS, parser_of
 from sidestep.data.entries import read_dataset
 from sidestep.spec.schema import JobSpec
 from sidestep.tasks.preprocess import preprocess
-from tests.documents import ROOT, Block, blocks, run
+from tests.documents import QUICK, ROOT, Block, blocks, run
 
 ALL_PAGES = sorted((ROOT / "docs").glob("*.md"))
 ELSEWHERE = {"container", "kubernetes", "wizard"}  # tried in tests/image, tests/chart and tests/wizard
@@ -64,7 +64,7 @@ def test_every_command_works_as_it_stands(page: Path, workshop: Path) -> None:
     commands = [block for block in blocks(page) if block.kind in ("bash", "python")]
     assert commands
     for block in commands:
-        run(block)
+        run(block, **QUICK)
     for output in re.findall(r"--output-dir (\S+-lora)", page.read_text()):
         assert Path(output, "adapter", "adapter_model.safetensors").exists()
 

@@ -8,7 +8,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from sidestep import demo
-from tests.documents import ROOT, blocks, run
+from tests.documents import QUICK, ROOT, blocks, run
 
 README = ROOT / "README.md"
 
@@ -46,7 +46,7 @@ def test_every_command_works_as_it_stands(
         if block.kind == "yaml":
             Path("job.yaml").write_text(block.text)
         else:
-            run(block, SIDESTEP_STORAGE__ENDPOINT_URL=s3_endpoint)
+            run(block, **QUICK, SIDESTEP_STORAGE__ENDPOINT_URL=s3_endpoint)
 
     assert Path("output/my-lora/adapter/adapter_model.safetensors").exists()
     assert Path("output/my-lokr/adapter/lokr_weights.safetensors").exists()
