@@ -11,9 +11,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "sidestep"
 FLOORS = [  # a room may import from its own floor and from those before it
     {"runtime", "storage", "spec"},
-    {"data", "acestep", "adapters", "training"},
+    {"data", "acestep", "adapters", "training", "report"},
     {"tasks", "planning", "places", "wizard"},
-    {"cli", "commands", "completion", "demo", "__init__", "__main__"},
+    {"cli", "commands", "parser", "completion", "demo", "__init__", "__main__"},
 ]
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from sidestep import adapters
 from sidestep.acestep.recompute import recompute_layers
+from sidestep.report import FILE as REPORT
+from sidestep.report import write_report
 from sidestep.runtime.errors import AgainError, BadDataError, BadSpecError, MissingInputError
 from sidestep.spec.schema import JobSpec
 from sidestep.spec.yaml12 import dump_yaml
@@ -32,6 +34,8 @@ from sidestep.training.checkpoint import (
     read_numbers,
     restore,
 )
+from sidestep.training.history import FILE as HISTORY
+from sidestep.training.history import history_bytes
 from sidestep.training.loop import Trainer
 from sidestep.training.metrics import Metrics, Pace, loss_curve
 from sidestep.training.optimizer import build_optimizer, check_optimizer
@@ -154,6 +158,7 @@ def _train(
             saver.save_in_time(f"checkpoint-step-{progress.step}", progress, attempt.notice)
             raise _stopped(progress.step, schedule.total_steps, writer, saver)
         saver.finish(attempt.notice)
+    output.store.write_bytes(HISTORY, history_bytes(progress, schedule, ground.samples.facts))
     return _finish(attempt, writer, progress, recipe)
 
 
@@ -165,6 +170,7 @@ def _finish(attempt: Attempt, writer: Writer, progress: Progress, recipe: dict[s
     done = writer.finish()
     publish(attempt.commits, done, attempt.workspace)
     write_receipt(attempt, done, recipe, progress)
+    write_report(output.store, attempt.spec)
     if progress.skipped:
         log.warning(
             "%d of %d steps were skipped: see above, and skipped_steps", progress.skipped, progress.step
@@ -202,6 +208,8 @@ def _published_again(attempt: Attempt, done: Record, recipe: dict[str, Any]) -> 
     publish(attempt.commits, done, attempt.workspace)
     if store.info(RECEIPT) is None:
         write_receipt(attempt, done, numbers.recipe, numbers.progress)
+    if store.info(REPORT) is None:
+        write_report(store, spec)
     result = _result(store.place, numbers.progress)
     log.info("Already finished after %d steps. Adapter: %s", result.steps, result.adapter)
     return result

@@ -2,9 +2,11 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
+from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.data.tensors import Sample, list_samples, read_sample
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.runtime.progress import track
@@ -13,11 +15,21 @@ from sidestep.storage.store import FileInfo, Store
 from sidestep.storage.transfer import pull
 
 
+@dataclass(frozen=True)
+class SongFacts:
+    """What a person wants to know of a song. Name and caption are what its file says: anything."""
+
+    name: str
+    seconds: float
+    caption: str
+
+
 class Samples(Sequence[Sample]):
     """Preprocessed songs in the order of their names. Reading one costs some megabytes for a moment."""
 
     def __init__(self, place: str, files: Sequence[Path]) -> None:
         self.place = place
+        self.facts: list[SongFacts] = []  # of each song, once `pull` has read them
         self._files = files
 
     @classmethod
@@ -44,7 +56,9 @@ class Samples(Sequence[Sample]):
         with track("Checking tensors", len(self), "songs") as bar:
             for path in self._files:
                 try:
-                    found = read_sample(path).encoder_hidden_states.shape[1]
+                    sample = read_sample(path)
+                    self.facts.append(_facts(sample, path.name))
+                    found = sample.encoder_hidden_states.shape[1]
                     width = width or found
                     if found != width:
                         problems.append(f"{path} has conditions {found} wide, those before it {width}")
@@ -64,6 +78,15 @@ class Samples(Sequence[Sample]):
         if isinstance(index, slice):
             return Samples(self.place, self._files[index])
         return read_sample(self._files[index])
+
+
+def _facts(sample: Sample, file: str) -> SongFacts:
+    name, caption = sample.metadata.get("filename"), sample.metadata.get("caption")
+    return SongFacts(
+        name=name if isinstance(name, str) and name else file,
+        seconds=round(len(sample.target_latents) / LATENTS_PER_SECOND, 2),
+        caption=caption if isinstance(caption, str) else "",
+    )
 
 
 def dataset_files(store: Store) -> list[FileInfo]:

@@ -1,7 +1,6 @@
 """What a person watches: TensorBoard while it trains, and the loss curve as a picture."""
 
 import json
-import math
 import re
 import resource
 import time
@@ -19,8 +18,8 @@ from torch.utils.tensorboard.summary import histogram, hparams, scalar, text
 from sidestep.storage.canonical import png_bytes
 from sidestep.storage.local import local_errors
 from sidestep.training.events import EventFiles
+from sidestep.training.history import running_mean
 
-RUNNING_SHARE = 0.05  # of a run that the running mean looks back over
 TIMESTEP_BINS = np.linspace(0, 1, 41)
 
 
@@ -124,18 +123,10 @@ def loss_curve(losses: list[float], evaluations: Mapping[int, float], title: str
     from matplotlib.figure import Figure
 
     steps = range(1, len(losses) + 1)
-    weight = 2 / (1 + max(RUNNING_SHARE * len(losses), 1))
-    smooth: list[float] = []
-    for loss in losses:
-        before = smooth[-1] if smooth else math.nan
-        if not math.isfinite(loss):  # a skipped step: a gap in the curve, none in the mean
-            smooth.append(before)
-        else:
-            smooth.append(before + weight * (loss - before) if math.isfinite(before) else loss)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(steps, losses, color="#9ecae1", linewidth=0.8, label="each step")
-    axes.plot(steps, smooth, color="#08519c", linewidth=1.8, label="running mean")
+    axes.plot(steps, running_mean(losses), color="#08519c", linewidth=1.8, label="running mean")
     if evaluations:
         axes.plot(
             *zip(*sorted(evaluations.items()), strict=True), "o", color="#d94801", label="on fixed draws"

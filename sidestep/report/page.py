@@ -1,0 +1,137 @@
+"""The page, made of what a finished run's output holds: no other place is asked, so it can be made again."""
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from sidestep.report.charts import Chart, Line, chart
+from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.spec.schema import JobSpec
+from sidestep.storage.store import Store
+
+log = logging.getLogger(__name__)
+
+FILE = "report.html"
+_BARS = 16  # modules that are shown before the rest is folded
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How much the dataset moves an attention module, and that as a share of the most sensitive one's."""
+
+    module: str
+    norm: float
+    share: float
+
+
+def write_report(store: Store, spec: JobSpec) -> None:
+    """Write report.html of the finished run in `store`. A run is not failed by what its report lacks."""
+    try:
+        store.write_bytes(FILE, page(store, spec).encode())
+    except (BadDataError, MissingInputError) as error:
+        log.warning("%s is not written: %s", FILE, error)
+
+
+def page(store: Store, spec: JobSpec) -> str:
+    """The HTML. Raises MissingInputError or BadDataError where the output lacks what a finished run has."""
+    receipt, history = _json(store, "receipt.json"), _json(store, "history.json")
+    try:
+        return _template().render(
+            receipt=receipt,
+            songs=history["songs"],
+            hours=sum(song["seconds"] for song in history["songs"]) / 3600,
+            charts=_charts(history),
+            losses=receipt["loss_on_fixed_draws"],
+            sensitivities=_sensitivities(store),
+            bars=_BARS,
+            settings=_settings(spec),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadDataError(f"{store.place}: receipt.json or history.json is damaged: {error!r}") from error
+
+
+def _json(store: Store, path: str) -> Any:
+    try:
+        return json.loads(store.read_bytes(path))
+    except ValueError as error:
+        raise BadDataError(f"{store.place}/{path} is damaged: {error}") from error
+
+
+def _charts(history: Mapping[str, Any]) -> list[Chart]:
+    evaluations = {int(step): loss for step, loss in history["evaluations"].items()}
+    loss = [
+        Line("raw", "each step", history["losses"]),
+        Line("smooth", "running mean", history["running_mean"]),
+    ]
+    rate = [Line("smooth", "learning rate", history["learning_rates"])]
+    made = [chart("Loss", loss, evaluations), chart("Learning rate", rate)]
+    return [one for one in made if one]
+
+
+def _sensitivities(store: Store) -> list[Sensitivity]:
+    """Of all attention modules, the most sensitive first; none where no estimate was made here."""
+    try:
+        modules = {
+            entry["module"]: entry["norm"] for entry in _json(store, "estimate/report.json")["modules"]
+        }
+    except MissingInputError:
+        return []
+    most = max(modules.values(), default=0) or 1.0
+    return [Sensitivity(module, norm, norm / most) for module, norm in modules.items()]
+
+
+def _settings(spec: JobSpec) -> dict[str, dict[str, str]]:
+    """The resolved spec by section, each setting in one line."""
+    sections: dict[str, dict[str, str]] = {"job": {}}
+    for key, value in spec.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            sections[key] = dict(_flat(value))
+        else:
+            sections["job"][key] = _text(value)
+    return sections
+
+
+def _flat(section: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in section.items():
+        rows += _flat(value, f"{above}{key}.") if isinstance(value, dict) else [(above + key, _text(value))]
+    return rows
+
+
+def _text(value: Any) -> str:
+    match value:
+        case None:
+            return "–"
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(str(item) for item in value) or "–"
+        case _:
+            return str(value)
+
+
+def _duration(seconds: float) -> str:
+    """`3:20`, or `1:05:00` from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("sidestep.report", "."),
+        autoescape=True,  # names and captions of songs may hold anything
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["duration"] = _duration
+    environment.filters["words"] = lambda key: re.sub(r"[_.]", " ", key)
+    return environment.get_template("report.html.jinja")

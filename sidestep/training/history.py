@@ -1,0 +1,49 @@
+"""What a run leaves of its way: its losses and its songs, as plain numbers and text, in history.json."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from sidestep.storage.canonical import json_bytes
+from sidestep.training.checkpoint import Progress
+from sidestep.training.dataset import SongFacts
+from sidestep.training.schedule import Schedule
+
+FILE = "history.json"
+RUNNING_SHARE = 0.05  # of a run that the running mean looks back over
+
+
+def history_bytes(progress: Progress, schedule: Schedule, songs: Sequence[SongFacts]) -> bytes:
+    """The content of history.json. What is not finite, as the loss of a skipped step, is null.
+
+    {"losses": [by step, from the first], "running_mean": […], "learning_rates": […],
+     "evaluations": {"<step>": loss on fixed draws}, "songs": [{"name", "seconds", "caption"}]}
+    """
+    content: dict[str, Any] = {
+        "losses": [_number(loss) for loss in progress.losses],
+        "running_mean": [_number(mean) for mean in running_mean(progress.losses)],
+        "learning_rates": [_number(schedule.learning_rate(step)) for step in range(progress.step)],
+        "evaluations": {str(step): _number(loss) for step, loss in sorted(progress.evaluations.items())},
+        "songs": [{"name": song.name, "seconds": song.seconds, "caption": song.caption} for song in songs],
+    }
+    return json_bytes(content)
+
+
+def running_mean(losses: Sequence[float]) -> list[float]:
+    """An exponential mean over the losses of each step, of the same length.
+
+    A skipped step, whose loss is not finite, leaves it as it was.
+    """
+    weight = 2 / (1 + max(RUNNING_SHARE * len(losses), 1))
+    means: list[float] = []
+    for loss in losses:
+        before = means[-1] if means else math.nan
+        if not math.isfinite(loss):
+            means.append(before)
+        else:
+            means.append(before + weight * (loss - before) if math.isfinite(before) else loss)
+    return means
+
+
+def _number(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None
