@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sidestep.commands import COMMANDS, TASKS, parser_of
+from sidestep.commands import COMMANDS, GROUPS, TASKS, parser_of
 from sidestep.runtime.console import write
 from sidestep.runtime.errors import ExitCode, SideStepError, UsageError
 from sidestep.runtime.logs import log_file, setup_logging
@@ -86,16 +86,19 @@ def _on_terminal() -> bool:
 
 def _help() -> str:
     width = max(map(len, COMMANDS)) + 2
-    commands = "\n".join(f"  {name:{width}}{line}" for name, line in COMMANDS.items())
+    groups = [
+        "\n".join([f"{title}:", *(f"  {name:{width}}{says}" for name, says in commands.items())])
+        for title, commands in GROUPS.items()
+    ]
     return (
         "usage: sidestep COMMAND [flags]\n\n"
         "Trains LoRA and LoKR adapters for the ACE-Step 1.5 music model.\n\n"
-        f"commands:\n{commands}\n\n"
-        "`sidestep COMMAND --help` lists a command's flags; `sidestep --version` prints the version.\n\n"
-        "A job is described by flags, by SIDESTEP_* variables, or by a YAML file: --config FILE,\n"
-        "SIDESTEP_CONFIG, else /etc/sidestep/job.yaml. So, from a container:\n\n"
-        "  docker run --gpus all -v $PWD/job.yaml:/etc/sidestep/job.yaml:ro -e AWS_ACCESS_KEY_ID \\\n"
-        "      -e AWS_SECRET_ACCESS_KEY IMAGE run\n"
+        + "\n\n".join(groups)
+        + "\n\n`sidestep COMMAND --help` lists its flags, `sidestep --version` the version.\n\n"
+        "A job is described by flags, by SIDESTEP_* variables, or by a YAML file:\n"
+        "--config FILE, SIDESTEP_CONFIG, else /etc/sidestep/job.yaml. In a container:\n\n"
+        "  docker run --gpus all -v $PWD/job.yaml:/etc/sidestep/job.yaml:ro \\\n"
+        "      -e AWS_ACCESS_KEY_ID -e AWS_SECRET_ACCESS_KEY IMAGE run\n"
     )
 
 

@@ -1,31 +1,35 @@
 """The commands by name, and the parser of each. What a parser needs is imported when it is built."""
 
-import argparse
 from collections.abc import Callable, Collection
-from typing import Any, NoReturn
 
-from sidestep.runtime.console import write
-from sidestep.runtime.errors import UsageError
+from sidestep.parser import Parser
 
-COMMANDS = {
-    "run": "do what the spec's task says: preprocess, estimate, train, or all three (pipeline)",
-    "preprocess": "songs to tensors",
-    "estimate": "rank modules by how much a dataset moves them",
-    "train": "tensors to an adapter",
-    "fixed": "train in corrected mode (--preprocess: make the tensors instead)",
-    "vanilla": "train in vanilla mode (--preprocess: make the tensors instead)",
-    "plan": "check a job (--check-only stops there); its memory, time and cost, before a GPU is rented",
-    "render": "write the file that runs a job at a place, and say the command that submits it",
-    "status": "what a job is doing, read from its output",
-    "presets": "named settings of how to train: list, show, save, delete, import, export",
-    "wizard": "questions in place of flags (so does `sidestep` alone, on a terminal)",
-    "export": "write an adapter for one reader: the ACE-Step app, diffusers or ComfyUI",
-    "completion": "print the script that lets bash or zsh complete commands, flags and values",
-    "verify-resume": "prove on this machine that an interrupted run equals an uninterrupted one",
-    "schema": "print the JSON schema of the job spec",
-    "tiny-checkpoint": "write a random checkpoint set in the original layout, for trials and tests",
-    "demo": "the whole pipeline on a tiny model and made music, in minutes",
+GROUPS = {
+    "from songs to an adapter": {
+        "wizard": "questions in place of flags (so does `sidestep` alone)",
+        "run": "the task of the spec; by default preprocess, estimate, train",
+        "preprocess": "songs to tensors",
+        "estimate": "rank modules by how much a dataset moves them",
+        "train": "tensors to an adapter",
+        "fixed": "train in corrected mode (--preprocess: make the tensors)",
+        "vanilla": "train in vanilla mode (--preprocess: make the tensors)",
+        "export": "write an adapter for the ACE-Step app, diffusers or ComfyUI",
+    },
+    "before and while it runs": {
+        "plan": "check a job; its memory, time and cost before a GPU is rented",
+        "render": "write the file that runs a job at a place",
+        "status": "what a job is doing, read from its output",
+        "verify-resume": "prove on this machine that an interrupted run is no other",
+        "presets": "named settings: list, show, save, delete, import, export",
+    },
+    "the tool itself": {
+        "schema": "print the JSON schema of the job spec",
+        "completion": "print the script that completes commands in bash or zsh",
+        "tiny-checkpoint": "write a random checkpoint set, for trials and tests",
+        "demo": "the whole pipeline on a tiny model, in minutes",
+    },
 }
+COMMANDS = {name: says for group in GROUPS.values() for name, says in group.items()}
 
 # What a command says about the spec, beyond its flags: path → value. `run` leaves all to the spec.
 TASKS: dict[str, dict[tuple[str, ...], str]] = {
@@ -37,28 +41,18 @@ TASKS: dict[str, dict[tuple[str, ...], str]] = {
     "vanilla": {("task",): "train", ("train", "mode"): "vanilla"},
 }
 
-
-class Parser(argparse.ArgumentParser):
-    """argparse with our exit code for a wrong command line, and no guessing at shortened flags."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{**options, "allow_abbrev": False})
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}\n  `{self.prog} --help` lists the flags")
-
-    def print_help(self, file: Any = None) -> None:
-        write(self.format_help())
-
-    @property
-    def flags(self) -> list[str]:
-        """All that it takes, in every spelling."""
-        return list(self._option_string_actions)
+# The tasks that a command is about, where not all: its short help shows what these read.
+_ABOUT = {
+    **{task: (task,) for task in ("preprocess", "estimate", "train")},
+    **dict.fromkeys(("fixed", "vanilla"), ("preprocess", "train")),
+    "verify-resume": ("train",),
+}
 
 
 def parser_of(command: str) -> Parser:
     """The parser of one of the COMMANDS."""
-    parser = Parser(prog=f"sidestep {command}", description=COMMANDS[command].capitalize() + ".")
+    says = COMMANDS[command]
+    parser = Parser(prog=f"sidestep {command}", description=f"{says[0].upper()}{says[1:]}.")
     fill(parser, command)
     return parser
 
@@ -82,15 +76,15 @@ def _run(parser: Parser) -> None:
 def _plan(parser: Parser) -> None:
     from sidestep.planning.flags import add_plan_flags
 
-    _add_job_flags(parser, "[JOB.YAML] [flags]")
     add_plan_flags(parser)
+    _add_job_flags(parser, "[JOB.YAML] [flags]")
 
 
 def _render(parser: Parser) -> None:
     from sidestep.places.render import add_render_flags
 
-    _add_job_flags(parser, "PLACE [JOB.YAML] [flags]")
     add_render_flags(parser)
+    _add_job_flags(parser, "PLACE [JOB.YAML] [flags]")
 
 
 def _verify_resume(parser: Parser) -> None:
@@ -101,8 +95,10 @@ def _verify_resume(parser: Parser) -> None:
 def _add_job_flags(parser: Parser, usage: str, says: Collection[tuple[str, ...]] = ()) -> None:
     """What every command that reads a job takes: its file, a preset, and a flag for each field but `says`."""
     from sidestep.spec.flags import add_flags
+    from sidestep.spec.groups import TASKS as ALL
 
     parser.usage = f"{parser.prog} {usage}"
+    parser.add_help_all()
     parser.add_argument(
         "--config",
         metavar="FILE",
@@ -112,13 +108,14 @@ def _add_job_flags(parser: Parser, usage: str, says: Collection[tuple[str, ...]]
         "--preset", metavar="NAME", help="settings for what nothing else says (`sidestep presets list`)"
     )
     parser.add_argument("--verbose", action="store_true", help="show on the screen what the log file gets")
-    add_flags(parser, leave_out=says)
+    add_flags(parser, leave_out=says, about=_ABOUT.get(parser.prog.split()[1], ALL))
 
 
 def _status(parser: Parser) -> None:
     from sidestep.spec.fields import spec_fields
     from sidestep.spec.flags import add_flags
 
+    parser.usage = f"{parser.prog} PLACE [flags]"
     parser.add_argument("place", metavar="PLACE", help="the job's output_dir")
     parser.add_argument("--json", action="store_true", help="as it is stored, for programs")
     parser.add_argument("--watch", action="store_true", help="again every few seconds, until the job ends")
@@ -136,6 +133,7 @@ def _export(parser: Parser) -> None:
     from sidestep.spec.flags import add_flags
     from sidestep.tasks.export import add_export_flags
 
+    parser.usage = f"{parser.prog} ADAPTER --format FORMAT [flags]"
     add_export_flags(parser)
     model = ("checkpoint_dir", "model_variant", "base_model", "storage")
     add_flags(parser, leave_out=[path for path in spec_fields() if path[0] not in model])

@@ -8,7 +8,8 @@ from typing import Any
 
 import shtab
 
-from sidestep.commands import COMMANDS, Parser, fill
+from sidestep.commands import COMMANDS, fill
+from sidestep.parser import Parser
 from sidestep.places.render import PLACES
 from sidestep.spec.fields import SpecField
 from sidestep.spec.flags import Give

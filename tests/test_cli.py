@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 
 import sidestep
 from sidestep.cli import COMMANDS, main
+from sidestep.commands import parser_of
 from sidestep.runtime.errors import AgainError, ExitCode, MissingInputError
 from sidestep.runtime.notice import Notice
 from sidestep.spec.schema import JobSpec
@@ -128,6 +129,7 @@ def test_root_help_lists_the_commands_and_is_quick() -> None:
         seconds.append(time.perf_counter() - start)
         assert run.returncode == 0
         assert all(f"  {command} " in run.stdout for command in COMMANDS)
+        assert max(map(len, run.stdout.splitlines())) <= 80
     assert min(seconds) < 0.3
 
 
@@ -140,6 +142,26 @@ def test_no_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"usage: sidestep {command}")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_terminal(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for flag in ("--help", "--help-all")[: 2 if "--help-all" in parser_of(command).flags else 1]:
+        assert main([command, flag]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 80
+
+
+def test_no_help_loads_torch() -> None:
+    code = (
+        "import sys; from sidestep.cli import main\n"
+        f"for command in {list(COMMANDS)}: main([command, '--help'])\n"
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,7 +184,7 @@ def test_schema_is_a_json_schema_with_descriptions(capsys: pytest.CaptureFixture
     [
         ("fixde", 64, "error: there is no command 'fixde'; did you mean `sidestep fixed`?"),
         ("tain --lr 1", 64, "did you mean `sidestep train`?"),
-        ("xyz", 64, "error: there is no command 'xyz'; there are run, preprocess, estimate"),
+        ("xyz", 64, "error: there is no command 'xyz'; there are wizard, run, preprocess"),
         ("train --output-dir o --epcohs 3", 64, "--epcohs (command line): is not known; did you mean --epoc"),
         ("train --output-dir o --lr", 64, "error: argument --lr/--learning-rate: expected one argument"),
         ("fixed --output-dir o --mode vanilla", 64, "--mode (command line): cannot be set here"),

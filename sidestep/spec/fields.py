@@ -34,12 +34,34 @@ class SpecField:
     @property
     def flags(self) -> list[str]:
         """`--epochs`, or what `json_schema_extra` says instead of it, then the other spellings."""
-        extra = self.info.json_schema_extra
-        extra = extra if isinstance(extra, dict) else {}
-        own = str(extra.get("flag", f"--{self.path[-1].replace('_', '-')}"))
-        aliases = extra.get("aliases", [])
-        assert isinstance(aliases, list)
-        return [own, *map(str, aliases)]
+        own = self.schema.get("flag", f"--{self.path[-1].replace('_', '-')}")
+        return [own, *self.schema.get("aliases", [])]
+
+    @property
+    def unit(self) -> str:
+        """What it counts, such as seconds; empty where the number stands for itself."""
+        return str(self.schema.get("unit", ""))
+
+    @property
+    def default(self) -> str:
+        """As a person writes it. Empty where there is none."""
+        default = self.info.get_default(call_default_factory=True)
+        if default in (None, {}):
+            return ""
+        if isinstance(default, tuple):
+            return " ".join(default)
+        if isinstance(default, bool):
+            return "on" if default else "off"
+        return f"{default:g}" if isinstance(default, float) else str(default)
+
+    @property
+    def limits(self) -> str:
+        """What a number may be: "1 to 4096", "more than 0"."""
+        found = []
+        for kind in self.schema.get("anyOf", [self.schema]):
+            both = "minimum" in kind and "maximum" in kind
+            found.append(f"{kind['minimum']} to {kind['maximum']}" if both else _limits(kind))
+        return " or ".join(filter(None, found))
 
     @property
     def types(self) -> set[str]:
@@ -147,16 +169,6 @@ def _words(schema: dict[str, Any]) -> list[str]:
 def _allowed(schema: dict[str, Any]) -> str:
     if words := _words(schema):
         return "one of " + ", ".join(words) if len(words) > 1 else words[0]
-    limits = [
-        f"{words} {schema[key]}"
-        for key, words in (
-            ("minimum", "at least"),
-            ("exclusiveMinimum", "more than"),
-            ("maximum", "at most"),
-            ("exclusiveMaximum", "less than"),
-        )
-        if key in schema
-    ]
     kind = {
         "null": "null",
         "boolean": "true or false",
@@ -166,4 +178,17 @@ def _allowed(schema: dict[str, Any]) -> str:
         "object": "pairs such as v_proj=16",
         "string": "text",
     }[schema["type"]]
-    return ", ".join([kind, *limits])
+    return f"{kind}, {limits}" if (limits := _limits(schema)) else kind
+
+
+def _limits(schema: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{words} {schema[key]}"
+        for key, words in (
+            ("minimum", "at least"),
+            ("exclusiveMinimum", "more than"),
+            ("maximum", "at most"),
+            ("exclusiveMaximum", "less than"),
+        )
+        if key in schema
+    )

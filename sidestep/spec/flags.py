@@ -1,41 +1,44 @@
-"""The command line's flags, made from the schema: one flag per field, grouped by section."""
+"""The command line's flags, made from the schema: one flag per field, in the groups of `groups.py`."""
 
 import argparse
 import difflib
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sidestep.spec.fields import CLOSE_ENOUGH, Path, SpecField, nearest, spec_fields, spec_sections
+from sidestep.spec.fields import CLOSE_ENOUGH, Path, SpecField, nearest, spec_fields
+from sidestep.spec.groups import GROUPS, TASKS
 from sidestep.spec.report import Problem
 from sidestep.spec.sources import Given, from_text
 
 
-def add_flags(parser: argparse.ArgumentParser, leave_out: Collection[Path] = ()) -> list[str]:
+def add_flags(
+    parser: argparse.ArgumentParser, leave_out: Collection[Path] = (), about: Collection[str] = TASKS
+) -> list[str]:
     """Give the parser a flag for every field of the spec but those in `leave_out`; returns the flags.
 
     What is written is collected in the namespace's `given`, a list of `Given`. Nothing is converted or
-    checked here: the schema does that for all sources alike.
+    checked here: the schema does that for all sources alike. Basic are the flags of the tasks `about`.
     """
     taken: list[str] = []
-    groups: dict[Path, Any] = {}
-    for path, field in spec_fields().items():
-        if path in leave_out:
-            continue
-        options = _options(field)
-        assert not set(options) & set(taken), f"{field.name}: {options} are not all its own"
-        taken += options
-        section = path[:-1]
-        if section not in groups:
-            title = ".".join(section) or "job"
-            groups[section] = parser.add_argument_group(title, spec_sections()[section].__doc__)
-        groups[section].add_argument(
-            *options,
-            action=Give,
-            field=field,
-            nargs=0 if _is_switch(field) else "+" if field.types & {"array", "object"} else None,
-            metavar=_metavar(field),
-            help=_help(field).replace("%", "%%"),
-        )
+    for group in GROUPS:
+        shown = parser.add_argument_group(group.title)
+        for path in group.paths:
+            if path in leave_out:
+                continue
+            field = spec_fields()[path]
+            options = flags_of(field)
+            assert not set(options) & set(taken), f"{field.name}: {options} are not all its own"
+            taken += options
+            action = shown.add_argument(
+                *options,
+                action=Give,
+                field=field,
+                nargs=0 if _is_switch(field) else "+" if field.types & {"array", "object"} else None,
+                metavar=metavar(field),
+                help=_help(field).replace("%", "%%"),
+            )
+            assert isinstance(action, Give)
+            action.is_advanced = field.name not in group.basic or not {*group.tasks} & {*about}
     return taken
 
 
@@ -63,6 +66,7 @@ class Give(argparse.Action):
     def __init__(self, field: SpecField, **options: Any) -> None:
         super().__init__(**{**options, "dest": "given", "default": argparse.SUPPRESS})
         self.field = field
+        self.is_advanced = False  # left out of the short help
 
     def __call__(
         self,
@@ -88,13 +92,14 @@ def _is_switch(field: SpecField) -> bool:
     return "boolean" in field.types
 
 
-def _options(field: SpecField) -> list[str]:
+def flags_of(field: SpecField) -> list[str]:
+    """All spellings, with `--no-…` of a switch."""
     off = [flag.replace("--", "--no-", 1) for flag in field.flags] if _is_switch(field) else []
     return [*field.flags, *off]
 
 
 def _did_you_mean(flag: str, known: Sequence[str]) -> str:
-    elsewhere = [field for field in spec_fields().values() if flag in _options(field)]
+    elsewhere = [field for field in spec_fields().values() if flag in flags_of(field)]
     if elsewhere:
         return f"cannot be set here: this command decides {elsewhere[0].name} (`sidestep run` takes the flag)"
     close = difflib.get_close_matches(flag.replace("_", "-").lower(), known, n=1, cutoff=CLOSE_ENOUGH)
@@ -103,23 +108,25 @@ def _did_you_mean(flag: str, known: Sequence[str]) -> str:
     return f"is not known; did you mean {close[0]}?" if close else "is not known; --help lists all flags"
 
 
-def _metavar(field: SpecField) -> str:
-    if choices := field.choices:
-        return "{" + ",".join(choices) + "}"
-    for kind, metavar in (("integer", "N"), ("number", "X"), ("array", "NAME"), ("object", "NAME=N")):
+def metavar(field: SpecField) -> str:
+    """What stands behind the flag in help: the choices, the unit, or else the kind of value."""
+    if (choices := field.choices) and len(words := "{" + ",".join(choices) + "}") <= _NARROW:
+        return words
+    if field.unit:
+        return field.unit.upper()
+    for kind, name in (("integer", "N"), ("number", "X"), ("array", "NAME"), ("object", "NAME=N")):
         if kind in field.types:
-            return metavar
-    return "PLACE" if field.is_place else field.path[-1].upper()
+            return name
+    return "PLACE" if field.is_place else "NAME" if choices else field.path[-1].rpartition("_")[2].upper()
+
+
+_NARROW = 30  # columns: longer lists of choices stand in the text
 
 
 def _help(field: SpecField) -> str:
-    """Description, then range and default: "(a number, more than 0, at most 10; default 0.0001)"."""
-    default = field.info.get_default(call_default_factory=True)
-    notes = [field.allowed] if field.types & {"integer", "number"} else []
-    if isinstance(default, tuple):
-        notes.append(f"default {' '.join(default)}")
-    elif isinstance(default, bool):
-        notes.append(f"default {'on' if default else 'off'}")
-    elif default not in (None, {}):
-        notes.append(f"default {default}")
-    return f"{field.info.description}" + (f" ({'; '.join(notes)})" if notes else "")
+    """Description, then range and default: "(more than 0, at most 600; default 240)"."""
+    description = str(field.info.description)
+    choices = [] if all(word in description + metavar(field) for word in field.choices) else field.choices
+    default = f"default {field.default}" if field.default else ""
+    notes = "; ".join(filter(None, [", ".join(choices), field.limits, default]))
+    return f"{description} ({notes})" if notes else description

@@ -3,7 +3,7 @@
 Every field has a description with its unit, and a range where one makes sense. torch is not
 imported here or anywhere below `sidestep.spec`: a spec is checked before anything heavy is loaded.
 `json_schema_extra` carries what the command line needs: `flag` where the flag is not simply the
-field's name, and `aliases` for the guide's other spellings of it.
+field's name, `aliases` for the guide's other spellings of it, and `unit` where it counts something.
 """
 
 import os
@@ -20,7 +20,11 @@ class PreprocessSpec(Section):
     """How songs become tensors."""
 
     max_duration: float = Field(
-        240, gt=0, le=600, description="Seconds of each song that are used, from its start."
+        240,
+        gt=0,
+        le=600,
+        description="Seconds of each song that are used, from its start.",
+        json_schema_extra={"unit": "seconds"},
     )
     normalize: Literal["none", "peak", "lufs"] = Field(
         "none",
@@ -32,8 +36,15 @@ class PreprocessSpec(Section):
         ge=-30,
         le=0,
         description="Peak that normalizing leaves, in dBFS; with lufs no song's peak gets above it.",
+        json_schema_extra={"unit": "dBFS"},
     )
-    target_lufs: float = Field(-14.0, ge=-40, le=-5, description="Loudness that lufs aims at, in LUFS.")
+    target_lufs: float = Field(
+        -14.0,
+        ge=-40,
+        le=-5,
+        description="Loudness that lufs aims at, in LUFS.",
+        json_schema_extra={"unit": "LUFS"},
+    )
     lyrics_format: Literal["inference", "raw"] = Field(
         "inference",
         description="inference: lyrics under their language, up to 2048 tokens, as ACE-Step generates with. "
@@ -58,7 +69,7 @@ class EstimateSpec(Section):
         5,
         ge=1,
         description="Batches over which gradient norms are averaged.",
-        json_schema_extra={"flag": "--estimate-batches"},
+        json_schema_extra={"unit": "batches", "flag": "--estimate-batches"},
     )
     top_k: int = Field(16, ge=1, description="Modules that the ready --target-modules line names.")
 
@@ -95,12 +106,14 @@ class RuntimeSpec(Section):
         le=3600,
         description="Seconds that the machine leaves after SIGTERM or Ctrl-C: the step ends, its state is "
         "saved and sent, and the process ends with code 75 within them.",
+        json_schema_extra={"unit": "seconds"},
     )
     lease_seconds: float = Field(
         60,
         ge=1,
         le=3600,
         description="Seconds without a sign of life after which another run may take an output over.",
+        json_schema_extra={"unit": "seconds"},
     )
     price_per_hour: float | None = Field(
         None, ge=0, description="Price of the machine per hour, in any currency, for the receipt."

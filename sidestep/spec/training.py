@@ -153,20 +153,30 @@ class CheckpointSpec(Section):
     """When training is saved, and how much of it is kept."""
 
     every_epochs: int = Field(
-        10, ge=1, description="Epochs between checkpoints.", json_schema_extra={"aliases": ["--save-every"]}
+        10,
+        ge=1,
+        description="Epochs between checkpoints.",
+        json_schema_extra={"unit": "epochs", "aliases": ["--save-every"]},
     )
     every_steps: int | None = Field(
-        None, ge=1, description="Optimizer steps between checkpoints, besides those by epochs."
+        None,
+        ge=1,
+        description="Optimizer steps between checkpoints, besides those by epochs.",
+        json_schema_extra={"unit": "steps"},
     )
     every_minutes: float | None = Field(
         10,
         gt=0,
         description="Minutes between checkpoints, besides those by epochs: the most work that a machine "
         "which vanishes takes with it.",
+        json_schema_extra={"unit": "minutes"},
     )
     keep: int = Field(3, ge=1, description="Newest checkpoints that are kept in the output.")
     keep_every_epochs: int | None = Field(
-        None, ge=1, description="Checkpoints after multiples of so many epochs are made, and kept for good."
+        None,
+        ge=1,
+        description="Checkpoints after multiples of so many epochs are made, and kept for good.",
+        json_schema_extra={"unit": "epochs"},
     )
 
 
@@ -178,8 +188,15 @@ class TrainSpec(Section):
         description="corrected: logit-normal timesteps, condition dropout. vanilla: the eight turbo steps.",
     )
     adapter: AdapterSpec = AdapterSpec()
-    epochs: int = Field(100, ge=1, description="Passes over the dataset.")
-    max_steps: int | None = Field(None, ge=1, description="Optimizer steps after which training ends early.")
+    epochs: int = Field(
+        100, ge=1, description="Passes over the dataset.", json_schema_extra={"unit": "epochs"}
+    )
+    max_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Optimizer steps after which training ends early.",
+        json_schema_extra={"unit": "steps"},
+    )
     optimizer_type: Literal["adamw", "adamw8bit", "adafactor", "prodigy"] = Field(
         "adamw",
         description="adamw; adamw8bit (a quarter of its memory; needs bitsandbytes); adafactor (next to no "
@@ -203,7 +220,10 @@ class TrainSpec(Section):
         json_schema_extra={"aliases": ["--scheduler-type"]},
     )
     warmup_steps: int = Field(
-        100, ge=0, description="Optimizer steps of linear warm-up, at most a tenth of the run."
+        100,
+        ge=0,
+        description="Optimizer steps of linear warm-up, at most a tenth of the run.",
+        json_schema_extra={"unit": "steps"},
     )
     weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay.")
     accumulation: int = Field(
@@ -230,6 +250,7 @@ class TrainSpec(Section):
         ge=1,
         le=600,
         description="Seconds of a song that one step sees, cut out anywhere; by default the whole song.",
+        json_schema_extra={"unit": "seconds"},
     )
     seed: int = Field(42, ge=0, lt=2**32, description="Seed of every random draw.")
     gradient_checkpointing: bool = Field(
@@ -242,9 +263,17 @@ class TrainSpec(Section):
         description="Share of the decoder's layers that gradient_checkpointing recomputes: less is faster "
         "and takes more memory.",
     )
-    log_every: int = Field(1, ge=1, description="Optimizer steps between loss and lr points in TensorBoard.")
+    log_every: int = Field(
+        1,
+        ge=1,
+        description="Optimizer steps between loss and lr points in TensorBoard.",
+        json_schema_extra={"unit": "steps"},
+    )
     log_heavy_every: int = Field(
-        50, ge=1, description="Optimizer steps between per-module gradient norms in TensorBoard."
+        50,
+        ge=1,
+        description="Optimizer steps between per-module gradient norms in TensorBoard.",
+        json_schema_extra={"unit": "steps"},
     )
     resume_from: Place | None = Field(
         None,

@@ -1,11 +1,14 @@
 """The flags: one for each field, named as the guide names them, grouped, and explained."""
 
 import argparse
+import re
 
 import pytest
 
+from sidestep.parser import Parser
 from sidestep.spec.fields import spec_fields
 from sidestep.spec.flags import add_flags, misspelt_flags
+from sidestep.spec.groups import GROUPS
 from sidestep.spec.sources import Given
 
 GUIDE = """
@@ -64,16 +67,41 @@ def test_two_names_of_one_field_must_agree(parser: argparse.ArgumentParser) -> N
         parse(parser, "--dataset-dir a --tensor-output b")
 
 
-def test_help_is_grouped_and_complete(parser: argparse.ArgumentParser) -> None:
+def test_help_is_grouped_and_complete() -> None:
+    parser = Parser(prog="sidestep train")
+    add_flags(parser)
     text = " ".join(parser.format_help().split())
-    assert "train.adapter: What is trained: the adapter's kind, size and place in the model." in text
-    assert "--weight-decay X Decoupled weight decay. (a number, at least 0, at most 1; default 0.01)" in text
-    assert "1.0 for prodigy. (a number, more than 0, at most 10 or null)" in text
+    assert "adapter: LoKR: --lokr-factor N LoKR: size of" in text
+    assert "--weight-decay X Decoupled weight decay. (0 to 1; default 0.01)" in text
+    assert "1.0 for prodigy. (more than 0, at most 10)" in text
     assert "--adapter-type {lora,lokr}" in text
+    assert "--optimizer-type, --optimizer NAME adamw; adamw8bit (a quarter" in text
+    assert (
+        "--base-model NAME The model that a fine-tune was made from, for what its own config.json leaves "
+        in text
+    )
+    assert "leaves out. (turbo, base, sft, xl-turbo, xl-base, xl-sft)" in text
     assert "--target-modules NAME [NAME ...]" in text
     assert "(default q_proj k_proj v_proj o_proj)" in text
-    assert "--deterministic, --no-deterministic" in text
+    assert "--[no-]deterministic" in text
+    assert "--grace-seconds SECONDS" in text
     assert "10-30 % slower. (default on)" in text
+
+
+def test_every_field_is_in_one_group() -> None:
+    assert sorted(path for group in GROUPS for path in group.paths) == sorted(spec_fields())
+
+
+def test_the_short_help_has_what_is_basic_to_the_tasks_it_is_about() -> None:
+    parser = Parser(prog="sidestep preprocess", usage="sidestep preprocess [flags]")
+    parser.add_help_all()
+    add_flags(parser, about=["preprocess"])
+    short, full = parser.format_help(), parser.format_help_all()
+    assert "--max-duration" in short
+    assert not any(word in short for word in ("--target-db", "training:", "--epochs"))
+    assert all(field.flags[0].removeprefix("--") in full for field in spec_fields().values())
+    left_out = len(re.findall("^  --", full, re.M)) - len(re.findall("^  --", short, re.M))
+    assert f"{left_out} more settings, with good defaults: `sidestep preprocess --help-all`." in short
 
 
 def test_fields_left_out_have_no_flag() -> None:

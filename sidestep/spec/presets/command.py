@@ -45,6 +45,7 @@ def add_preset_actions(parser: argparse.ArgumentParser) -> None:
     takes_name(add("show", "a preset's settings, as YAML"))
 
     save = add("save", "keep settings from flags, variables or a job's file as a preset of your own")
+    save.usage = f"{save.prog} NAME [JOB.YAML] [flags]"
     takes_name(save)
     save.add_argument("config", nargs="?", metavar="JOB.YAML", help="the job spec to take settings from")
     save.add_argument("--preset", metavar="NAME", help="a preset to begin with")
