@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format typecheck music torture bench clean
+.PHONY: help setup demo test test-slow lint format typecheck docs music torture bench clean
 .PHONY: tools image test-image sbom chart test-chart lint-deploy cuda-check jobs test-places
 
 # Of the image and the chart: the engine (docker or podman), what is built (cuda, cpu or shell), and helm.
@@ -77,6 +77,9 @@ chart: setup ## what the chart takes from the code, helm lint, and the package i
 
 test-chart: tools ## the chart's manifests against Kubernetes' schemas and rules (needs helm)
 	@HELM="$(HELM)" $(RUN) pytest -m chart tests/chart
+
+docs: setup ## write docs/cli-reference.md anew from the schema and the parsers
+	@.venv/bin/python docs/generate.py
 
 jobs: setup ## render the files of jobs/ anew from jobs/specs/
 	@$(RUN) tests.places.committed
