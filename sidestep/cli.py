@@ -112,13 +112,19 @@ def _run_task(command: str, words: list[str]) -> None:
 
     with Notice() as notice, RentedMachine() as machine:
         options, spec, _ = _resolve(command, words, dict(TASKS[command]))
-        if options.json:
-            raise UsageError("--json goes with --dry-run; `sidestep status --json` tells of a run")
+        if options.json and spec.task != "estimate":
+            raise UsageError(
+                "--json goes with --dry-run and with estimate; `sidestep status --json` tells of a run"
+            )
         machine.keep_or_release(spec.runtime.on_exit)
 
         from sidestep import tasks
 
         tasks.run(spec, notice)
+        if options.json:
+            from sidestep.tasks.estimate import report
+
+            write(report(spec))
 
 
 def _dry_run(command: str, words: list[str]) -> None:

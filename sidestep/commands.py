@@ -70,7 +70,9 @@ def _run(parser: Parser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="only print the resolved spec, each value with its origin"
     )
-    parser.add_argument("--json", action="store_true", help="with --dry-run: print JSON, for scripts")
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON, for scripts: the spec of --dry-run, or an estimate"
+    )
 
 
 def _plan(parser: Parser) -> None:

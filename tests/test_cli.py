@@ -208,6 +208,19 @@ def test_wrong_commands(
     assert not tasks.specs
 
 
+def test_json_is_for_what_is_read(
+    tasks: Tasks, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ModuleType("sidestep.tasks.estimate")
+    monkeypatch.setattr(made, "report", lambda spec: f"of {spec.output_place}", raising=False)
+    monkeypatch.setitem(sys.modules, "sidestep.tasks.estimate", made)
+    assert main(["estimate", "--output-dir", "o", "--json"]) == 0
+    assert capsys.readouterr().out == "of o"
+    assert main(["train", "--output-dir", "o", "--json"]) == ExitCode.USAGE
+    assert "--json goes with --dry-run and with estimate" in capsys.readouterr().err
+    assert len(tasks.specs) == 1
+
+
 def test_flag_and_spec_problems_are_one_report(capsys: pytest.CaptureFixture[str]) -> None:
     Path("job.yaml").write_text("lr: 3\n")
     assert main(["train", "--config", "job.yaml", "--epcohs", "3", "--rank", "0"]) == ExitCode.USAGE

@@ -48,6 +48,11 @@ def estimate(spec: JobSpec, begin: Callable[[Phase], None] = no_phase) -> dict[s
     return norms
 
 
+def report(spec: JobSpec) -> str:
+    """The ranking that the output has, as JSON: every module with its norm, most sensitive first."""
+    return open_store(spec.output_place, spec.storage).read_bytes(REPORT).decode()
+
+
 def _recipe(spec: JobSpec) -> dict[str, Any]:
     """All that decides the ranking."""
     train = spec.train.model_dump(include={"seed", "timestep_mu", "timestep_sigma", "chunk_duration"})
