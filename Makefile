@@ -6,13 +6,14 @@ export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format typecheck docs music torture bench clean
-.PHONY: tools image test-image sbom chart test-chart lint-deploy cuda-check jobs test-places
+.PHONY: tools image test-image sbom chart test-chart lint-deploy cuda-check jobs test-places test-browser
 
-# Of the image and the chart: the engine (docker or podman), what is built (cuda, cpu or shell), and helm.
+# The engine (docker or podman), what is built (cuda, cpu or shell), helm, and a browser.
 ENGINE ?= $(firstword $(notdir $(shell command -v docker podman)) docker)
 TARGET ?= cuda
 IMAGE ?= side-step:$(TARGET)
 HELM ?= helm
+CHROMIUM ?= chromium
 # podman's own image format has no health check
 FORMAT = $(if $(findstring podman,$(shell $(ENGINE) --version)),--format docker)
 
@@ -80,6 +81,9 @@ test-chart: tools ## the chart's manifests against Kubernetes' schemas and rules
 
 docs: setup ## write docs/cli-reference.md anew from the schema and the parsers
 	@.venv/bin/python docs/generate.py
+
+test-browser: tools ## report.html in headless Chromium (needs chromium)
+	@CHROMIUM="$(CHROMIUM)" $(RUN) pytest -m browser tests/report
 
 jobs: setup ## render the files of jobs/ anew from jobs/specs/
 	@$(RUN) tests.places.committed

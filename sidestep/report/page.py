@@ -117,7 +117,9 @@ def _text(value: Any) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """`3:20`, or `1:05:00` from an hour on."""
+    """`3:20`, or `1:05:00` from an hour on, and `0.2 s` below a second."""
+    if 0 < seconds < 1:
+        return f"{seconds:.1g} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,108 @@
+"""The page: whole, of one file, and nothing that a song says is more than text."""
+
+import json
+import logging
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from sidestep.report import FILE, write_report
+from sidestep.report.page import page
+from sidestep.spec.schema import JobSpec
+from sidestep.storage.store import Store
+from tests.report.conftest import HOSTILE
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Reader(HTMLParser):
+    """The page's text, its tags, and whether each is closed where it should be."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text, self.tags, self._open = "", [], []
+        self.feed(html)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_all_parts_are_there(output: Store, spec: JobSpec) -> None:
+    read = Reader(page(output, spec))
+    words = re.sub(r"\s+", " ", read.text)
+    assert "LoRA adapter for acestep-v15-base, trained on 3 songs, 1:10:01 of music" in words
+    for part in ("Result", "Loss", "Learning rate", "Sensitivities", "Songs", "Settings", "Receipt"):
+        assert part in words
+    for fact in ("3.0374", "1.5204", "1:06:03", "0.44", "8 more modules", "ab" * 32, "cd" * 32, "3:20"):
+        assert fact in words
+    assert re.search("optimizer type ?adamw", words)
+    assert ("circle", True) in {(tag, "cx" in attributes) for tag, attributes in read.tags}
+    identities = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
+    assert len(identities) == len(set(identities))
+
+
+def test_a_song_s_words_are_text(output: Store, spec: JobSpec) -> None:
+    html = page(output, spec)
+    read = Reader(html)
+    assert HOSTILE in read.text
+    assert not {tag for tag, _ in read.tags} & {"script", "img", "link", "iframe"}
+    assert not {name for _, attributes in read.tags for name in attributes if name.startswith("on")}
+
+
+def test_nothing_outside_is_asked_for(output: Store, spec: JobSpec) -> None:
+    html = page(output, spec)
+    assert not re.search(r"""https?://|url\(|@import|\bsrc=[^x]""", html)
+    assert "default-src 'none'" in html
+
+
+def test_it_is_small_for_a_long_run_and_folds_many_songs(
+    output: Store, spec: JobSpec, history: dict[str, Any]
+) -> None:
+    steps = 20_000
+    history |= {key: history[key] * 100 for key in ("losses", "running_mean", "learning_rates")}
+    history["songs"] = [{"name": f"song {n}.wav", "seconds": 180.0, "caption": "calm"} for n in range(500)]
+    output.write_bytes("history.json", json.dumps(history).encode())
+    assert len(history["losses"]) == steps
+    html = page(output, spec)
+    assert len(html) < 250_000
+    assert "<summary>All 500 songs</summary>" in html
+
+
+def test_one_step_one_song_and_no_estimate(
+    output: Store, spec: JobSpec, history: dict[str, Any], receipt: dict[str, Any]
+) -> None:
+    history |= {key: history[key][:1] for key in ("losses", "running_mean", "learning_rates", "songs")}
+    receipt |= {"loss_on_fixed_draws": {"first": None, "last": None}, "cost": None}
+    output.write_bytes("history.json", json.dumps(history).encode())
+    output.write_bytes("receipt.json", json.dumps(receipt).encode())
+    output.delete("estimate/report.json")
+    text = Reader(page(output, spec)).text
+    assert "Sensitivities" not in text
+    assert "1 song," in text
+    assert "cost" not in text
+
+
+def test_what_cannot_be_made_is_said_and_fails_nothing(
+    output: Store, spec: JobSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    output.write_bytes("history.json", b'{"songs": 3}')
+    with caplog.at_level(logging.WARNING):
+        write_report(output, spec)
+    assert "report.html is not written" in caplog.text
+    output.delete("history.json")
+    write_report(output, spec)
+    assert output.info(FILE) is None
