@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sidestep.commands import COMMANDS, GROUPS, TASKS, parser_of
 from sidestep.runtime.console import write
-from sidestep.runtime.errors import ExitCode, SideStepError, UsageError
+from sidestep.runtime.errors import ExitCode, MachineError, SideStepError, UsageError
 from sidestep.runtime.logs import log_file, setup_logging
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code. Nothing leaves here but what the table of codes names."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(words)
+        return _dispatch_installed(words)
     except SystemExit as stop:  # argparse's --help
         return int(stop.code or 0)
     except KeyboardInterrupt:
@@ -56,6 +56,21 @@ def entry() -> NoReturn:
         logging.shutdown()
         os._exit(code)
     sys.exit(code)
+
+
+def _dispatch_installed(words: list[str]) -> int:
+    """A package that is missing is no bug: so a clone looks that `make setup` has not seen."""
+    try:
+        return _dispatch(words)
+    except ModuleNotFoundError as error:
+        package = (error.name or "sidestep").partition(".")[0]
+        if package == "sidestep":
+            raise
+        raise MachineError(
+            f"the package {package} is not installed for {sys.executable}\n"
+            "  `make setup` makes .venv with all packages; `uv run` takes that one, as does a shell after "
+            "`source .venv/bin/activate`"
+        ) from error
 
 
 def _dispatch(words: list[str]) -> int:

@@ -241,6 +241,17 @@ def test_flag_and_spec_problems_are_one_report(capsys: pytest.CaptureFixture[str
         (MissingInputError("no songs in s3://studio"), 66, "error: no songs in s3://studio"),
         (AgainError("another writer took over"), 75, "another writer took over"),
         (KeyboardInterrupt(), 75, "Interrupted; the same command goes on from what is saved"),
+        (
+            ModuleNotFoundError(name="peft"),
+            72,
+            "error: the package peft is not installed for {python}\n"
+            "  `make setup` makes .venv with all packages; `uv run` takes that one, as does a shell after `source .venv/bin/activate`",
+        ),
+        (
+            ModuleNotFoundError("no x", name="sidestep.x"),
+            70,
+            "error: a bug in Side-Step: ModuleNotFoundError: no x (traceback: {log})",
+        ),
         (KeyError("x"), 70, "error: a bug in Side-Step: KeyError: 'x' (traceback: {log})"),
     ],
 )
@@ -250,7 +261,7 @@ def test_failures_are_one_line_and_a_code(
     tasks.failure = failure
     assert main(["train", "--output-dir", "o"]) == code
     log = Path.cwd() / "sidestep.log"
-    assert capsys.readouterr().err == line.format(log=log) + "\n"
+    assert capsys.readouterr().err == line.format(log=log, python=sys.executable) + "\n"
     if not isinstance(failure, KeyboardInterrupt):
         assert "Traceback (most recent call last)" in log.read_text()
 
