@@ -245,7 +245,8 @@ def test_flag_and_spec_problems_are_one_report(capsys: pytest.CaptureFixture[str
             ModuleNotFoundError(name="peft"),
             72,
             "error: the package peft is not installed for {python}\n"
-            "  `make setup` makes .venv with all packages; `uv run` takes that one, as does a shell after `source .venv/bin/activate`",
+            "  `make setup` makes .venv with all packages; `uv run` takes that one, as does a shell after "
+            "`source .venv/bin/activate`",
         ),
         (
             ModuleNotFoundError("no x", name="sidestep.x"),
