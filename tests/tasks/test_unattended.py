@@ -322,6 +322,23 @@ def test_the_receipt(make_spec: MakeSpec) -> None:
     assert receipt["loss_on_fixed_draws"]["last"] < receipt["loss_on_fixed_draws"]["first"]
 
 
+def test_the_report_tells_of_the_whole_run_and_is_mended(make_spec: MakeSpec) -> None:
+    spec = make_spec(epochs=4)
+    train_with_notice_after(spec, 3)
+    train(spec)
+    output = Path(spec.output_place)
+    history = json.loads((output / "history.json").read_text())
+    assert len(history["losses"]) == len(history["running_mean"]) == len(history["learning_rates"]) == 8
+    assert history["learning_rates"][-1] < history["learning_rates"][0]
+    assert set(history["evaluations"]) == {"0", "8"}
+    assert all(song["seconds"] > 0 for song in history["songs"])
+    report = (output / "report.html").read_bytes()
+    assert all(song["name"] in report.decode() for song in history["songs"])
+    (output / "report.html").unlink()
+    train(spec)
+    assert (output / "report.html").read_bytes() == report
+
+
 def test_a_machine_of_another_kind_is_said(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
