@@ -30,7 +30,7 @@ demo: setup ## the whole pipeline on a tiny model and 20 s of made music, in dem
 test: setup ## all tests (under 10 minutes on two cores)
 	@$(RUN) pytest -n 2
 
-test-slow: setup ## the commands of docs/, thirty kills, two writers (some minutes)
+test-slow: setup ## the commands of the guide and of docs/, thirty kills, two writers (some minutes)
 	@$(RUN) pytest -n 2 -m slow
 
 lint: setup ## ruff: rules and format
