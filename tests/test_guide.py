@@ -20,9 +20,8 @@ import pexpect
 import pytest
 
 from sidestep import demo
-from tests.documents import ROOT, Block, blocks, run, surroundings
+from tests.documents import GUIDE, ROOT, Block, blocks, run, surroundings
 
-GUIDE = Path(__file__).parent / "data" / "guide" / "training-guide.md"
 WIZARD, PREPROCESS, TRAIN, TENSORBOARD, RESUME, ESTIMATE = blocks(GUIDE)
 STEPS = 51  # of an epoch each: the guide resumes after epoch 50
 SHORT = {"SIDESTEP_TRAIN__MAX_STEPS": str(STEPS), "UV_OFFLINE": "1"}  # the guide says nothing of either
