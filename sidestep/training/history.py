@@ -1,7 +1,7 @@
 """What a run leaves of its way: its losses and its songs, as plain numbers and text, in history.json."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sidestep.storage.canonical import json_bytes
@@ -11,6 +11,7 @@ from sidestep.training.schedule import Schedule
 
 FILE = "history.json"
 RUNNING_SHARE = 0.05  # of a run that the running mean looks back over
+SMOOTH_WEIGHT = 0.98  # of a loss, against the one after it: about the last fifty count
 
 
 def history_bytes(progress: Progress, schedule: Schedule, songs: Sequence[SongFacts]) -> bytes:
@@ -43,6 +44,29 @@ def running_mean(losses: Sequence[float]) -> list[float]:
         else:
             means.append(before + weight * (loss - before) if math.isfinite(before) else loss)
     return means
+
+
+class RunningLoss:
+    """The mean of the losses so far, each weighing `SMOOTH_WEIGHT` times the one after it.
+
+    Divided by the sum of the weights, so that it begins at the first loss, not near zero (the correction of
+    Adam, Kingma and Ba 2015, section 3). A skipped step, whose loss is not finite, leaves it as it was.
+    """
+
+    def __init__(self, losses: Iterable[float] = ()) -> None:
+        self._sum = self._weights = 0.0
+        for loss in losses:
+            self.add(loss)
+
+    def add(self, loss: float) -> None:
+        if math.isfinite(loss):
+            self._sum = SMOOTH_WEIGHT * self._sum + loss
+            self._weights = SMOOTH_WEIGHT * self._weights + 1
+
+    @property
+    def value(self) -> float:
+        """NaN before the first loss."""
+        return self._sum / self._weights if self._weights else math.nan
 
 
 def _number(value: float) -> float | None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, nan
+from typing import NamedTuple
 
 import torch
 from lightning.fabric import Fabric
@@ -28,6 +29,7 @@ from sidestep.runtime.progress import track
 from sidestep.training import draws
 from sidestep.training.checkpoint import Progress
 from sidestep.training.flow import Law, draw_batch, flow_loss
+from sidestep.training.history import RunningLoss
 from sidestep.training.metrics import Metrics, Pace, peak_memory
 from sidestep.training.schedule import Group, Schedule
 
@@ -36,6 +38,18 @@ log = logging.getLogger(__name__)
 EVALUATION_DRAWS = 16
 SKIPPED_LIMIT = 10
 SECONDS_TO_SAVE = 3.0  # of the time after notice that are left for saving when a step is ended or given up
+
+
+class Outcome(NamedTuple):
+    """What a step came to."""
+
+    loss: float  # mean of the group
+    grad_norm: float  # before clipping
+    losses: list[float]  # of each micro-batch
+
+    @property
+    def is_finite(self) -> bool:
+        return isfinite(self.loss) and isfinite(self.grad_norm)
 
 
 @dataclass
@@ -69,7 +83,7 @@ class Trainer:
         precision = self.fabric.strategy.precision
         if progress.loss_scale:
             precision.load_state_dict(progress.loss_scale)
-        pace = Pace()
+        pace, smooth = Pace(), RunningLoss(progress.losses)
         if progress.step == 0:
             self.evaluate(progress, metrics)
         with track("Training", total=total, unit="steps", done=progress.step) as bar:
@@ -80,20 +94,23 @@ class Trainer:
                 if outcome is None:
                     log.info("Step %d is given up: it would not end in time", progress.step + 1)
                     break
-                loss, grad_norm = outcome
                 progress.step += 1
-                progress.losses.append(loss)
+                progress.losses.append(outcome.loss)
                 progress.loss_scale = precision.state_dict()
-                if not (isfinite(loss) and isfinite(grad_norm)):
-                    self._tell_skipped(progress.step, group, "gradient" if isfinite(loss) else "loss")
-                _count_skipped(progress, loss, grad_norm)
+                if not outcome.is_finite:
+                    what = "gradient" if isfinite(outcome.loss) else "loss"
+                    self._tell_skipped(progress.step, group, what)
+                _count_skipped(progress, outcome)
                 pace.add(len(group.samples))
+                smooth.add(outcome.loss)
                 if progress.step % log_every == 0:
-                    metrics.scalar("loss/train", loss, progress.step)
+                    metrics.scalar("loss/train", outcome.loss, progress.step)
+                    metrics.scalar("loss/smooth", smooth.value, progress.step)
+                    metrics.losses_by_timestep(self.law, group, outcome.losses, progress.step)
                     metrics.scalar("lr", lr, progress.step)
                     metrics.scalar("skipped_steps", progress.skipped, progress.step)
                 if progress.step % log_heavy_every == 0 or progress.step == 1:  # short runs have one, too
-                    metrics.scalar("grad_norm/total", grad_norm, progress.step)
+                    metrics.scalar("grad_norm/total", outcome.grad_norm, progress.step)
                     metrics.gradient_norms(self.adapter.parameters(), progress.step)
                 if progress.step % log_heavy_every == 0:
                     metrics.scalar("samples_per_second", pace.rate(), progress.step)
@@ -103,10 +120,12 @@ class Trainer:
                 if progress.step == total:
                     self.evaluate(progress, metrics)
                 after_step(progress, group)
-                bar.advance(1, note=f"epoch {group.epoch + 1}/{self.schedule.epochs}, loss {loss:.4f}")
+                bar.advance(
+                    1, note=f"epoch {group.epoch + 1}/{self.schedule.epochs}, loss {outcome.loss:.4f}"
+                )
 
-    def step(self, group: Group, lr: float) -> tuple[float, float] | None:
-        """One optimizer step: the group's mean loss, and the norm of its gradient before clipping.
+    def step(self, group: Group, lr: float) -> Outcome | None:
+        """One optimizer step.
 
         Where one of them is not finite, weights and optimizer stay as they are; so they do where the time
         after notice is too short for the rest of the step, and then the answer is None.
@@ -130,8 +149,9 @@ class Trainer:
             self.model, self.optimizer, max_norm=self.max_grad_norm, error_if_nonfinite=False
         )
         assert norm is not None
-        loss_now, norm_now = float(torch.stack(losses).mean()), float(norm)
-        if isfinite(loss_now) and isfinite(norm_now):
+        each = torch.stack(losses)
+        outcome = Outcome(float(each.mean()), float(norm), each.tolist())
+        if outcome.is_finite:
             for parameters in self.optimizer.param_groups:
                 parameters["lr"] = lr
             self.optimizer.step()
@@ -139,7 +159,7 @@ class Trainer:
         # where they are not, the scale is halved, so that the next step's may be.
         if scaler := getattr(self.fabric.strategy.precision, "scaler", None):
             scaler.update()
-        return loss_now, norm_now
+        return outcome
 
     def loss(self, sample: Sample, index: int, law: Law) -> Tensor:
         """The flow loss of one micro-batch."""
@@ -174,8 +194,8 @@ class Trainer:
         metrics.scalar("loss/eval", progress.evaluations[progress.step], progress.step)
 
 
-def _count_skipped(progress: Progress, loss: float, grad_norm: float) -> None:
-    if isfinite(loss) and isfinite(grad_norm):
+def _count_skipped(progress: Progress, outcome: Outcome) -> None:
+    if outcome.is_finite:
         progress.skipped_in_row = 0
         return
     progress.skipped += 1

@@ -1,10 +1,11 @@
 """What a person watches: TensorBoard while it trains, and the loss curve as a picture."""
 
 import json
+import math
 import re
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,9 +19,12 @@ from torch.utils.tensorboard.summary import histogram, hparams, scalar, text
 from sidestep.storage.canonical import png_bytes
 from sidestep.storage.local import local_errors
 from sidestep.training.events import EventFiles
+from sidestep.training.flow import Law
 from sidestep.training.history import running_mean
+from sidestep.training.schedule import Group
 
-TIMESTEP_BINS = np.linspace(0, 1, 41)
+TIMESTEP_BINS = np.linspace(0, 1, 41)  # of the histogram
+TIMESTEP_LEVELS = 10  # that have a loss curve each
 
 
 class Metrics:
@@ -56,6 +60,21 @@ class Metrics:
     def scalar(self, tag: str, value: float, step: int) -> None:
         with local_errors(self._folder):
             self._events.add(scalar(tag, value), step)
+
+    def losses_by_timestep(self, law: Law, group: Group, losses: Sequence[float], step: int) -> None:
+        """`loss_by_timestep/0.3-0.4` and its like: the mean loss of the micro-batches with such a t.
+
+        The noise level rules the loss of a micro-batch, so a curve at one level falls where `loss/train`
+        only jumps. A step tells of the levels that it drew.
+        """
+        levels: dict[int, list[float]] = {}
+        for index, loss in enumerate(losses, start=group.first_index):
+            if math.isfinite(loss):
+                level = min(int(float(law.timestep(index)) * TIMESTEP_LEVELS), TIMESTEP_LEVELS - 1)
+                levels.setdefault(level, []).append(loss)
+        for level, found in sorted(levels.items()):
+            name = f"{level / TIMESTEP_LEVELS:.1f}-{(level + 1) / TIMESTEP_LEVELS:.1f}"
+            self.scalar(f"loss_by_timestep/{name}", sum(found) / len(found), step)
 
     def timesteps(self, timesteps: Tensor, step: int) -> None:
         """A histogram of the timesteps t that were trained on, from 0 (clean) to 1 (noise)."""

@@ -234,9 +234,25 @@ def test_tensorboard_and_the_curve(make_spec: MakeSpec, tmp_path: Path) -> None:
     events.Reload()
     tags = set(events.Tags()["scalars"])
     layers = {f"grad_norm/layers.{n}" for n in range(4)}
-    watched = {"loss/train", "loss/eval", "lr", "skipped_steps", "samples_per_second", "memory/peak_gb"}
-    assert watched | {"grad_norm/total"} | layers == tags
+    levels = {tag for tag in tags if tag.startswith("loss_by_timestep/")}
+    watched = {
+        "loss/train",
+        "loss/smooth",
+        "loss/eval",
+        "lr",
+        "skipped_steps",
+        "samples_per_second",
+        "memory/peak_gb",
+    }
+    assert watched | {"grad_norm/total"} | layers | levels == tags
+    assert levels
+    assert {event.step for level in levels for event in events.Scalars(level)} == {1, 2, 3, 4, 5, 6}
     assert [event.step for event in events.Scalars("loss/train")] == [1, 2, 3, 4, 5, 6]
+    losses = [event.value for event in events.Scalars("loss/train")]
+    weights = [0.98 ** (5 - n) for n in range(6)]
+    mean = sum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / sum(weights)
+    assert events.Scalars("loss/smooth")[-1].value == pytest.approx(mean)
+    assert events.Scalars("loss/smooth")[0].value == losses[0]
     assert [event.step for event in events.Scalars("grad_norm/total")] == [1, 2, 4, 6]
     assert [event.step for event in events.Scalars("loss/eval")] == [0, 6]
     assert [event.value for event in events.Scalars("skipped_steps")] == [0] * 6

@@ -11,7 +11,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 
 from sidestep.storage.store import Store
 
-CURVES = ("loss/train", "loss/eval", "lr", "grad_norm/total")
+CURVES = ("loss/train", "loss/smooth", "loss/eval", "lr", "grad_norm/total")
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def test_loss_and_gradient_are_those_of_fp32(make_spec: MakeSpec, monkeypatch: p
     assert {p.dtype for n, p in rough.model.named_parameters() if "lora" not in n} == {torch.float16}
     assert {p.dtype for p in rough.adapter.parameters().values()} == {torch.float32}
     group = exact.schedule.group(0)
-    assert rough.step(group, lr=1e-3) == pytest.approx(exact.step(group, lr=1e-3), rel=2e-2)
+    assert rough.step(group, lr=1e-3)[:2] == pytest.approx(exact.step(group, lr=1e-3)[:2], rel=2e-2)
 
 
 def test_a_scale_that_is_too_high_is_halved_until_it_fits(
