@@ -1,6 +1,10 @@
-"""One question on the terminal: typed, or picked from a list by fuzzy search, through prompt_toolkit."""
+"""One question on the terminal: typed, or picked from a list by fuzzy search, through prompt_toolkit.
 
-import shutil
+Not through questionary, which is made of it: its filter finds substrings only, it knows no way back, and its
+validators do not speak while one types.
+"""
+
+import os
 import textwrap
 from collections.abc import Callable, Mapping
 
@@ -11,12 +15,32 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.validation import ValidationError, Validator
 
+from sidestep.runtime.errors import UsageError
+
 GO_BACK = "b"
 HINT = "Enter: what is in brackets · Esc or b: back · Ctrl-C: leave"
 
 
+COLUMNS, LINES = 60, 16  # a description, a question, some of its choices, and the hints
+
+
 class Back(Exception):
     """Esc, or `b` and Enter."""
+
+
+def check_terminal() -> None:
+    """Raises UsageError where the questions cannot be shown."""
+    if os.environ.get("TERM", "") in ("", "dumb"):
+        raise UsageError(
+            f"the wizard moves the cursor, and TERM={os.environ.get('TERM', '')} says that this terminal "
+            "cannot; `sidestep --help` lists the commands"
+        )
+    size = os.get_terminal_size()
+    if size.columns < COLUMNS or size.lines < LINES:
+        raise UsageError(
+            f"the wizard needs a terminal of {COLUMNS} columns and {LINES} lines, and this one has "
+            f"{size.columns} and {size.lines}; make it larger, or see `sidestep --help` for the commands"
+        )
 
 
 def ask(
@@ -58,7 +82,7 @@ def ask(
             return f"none of them is like {answer}" if answer else "choose one"
         return problem(answer)
 
-    width = shutil.get_terminal_size().columns - 1
+    width = os.get_terminal_size().columns - 1
     lines = [textwrap.fill(line, width) for line in question.split("\n")]
     session: PromptSession[str] = PromptSession(
         "\n".join(lines) + (f" [{default}] " if default else " "),
@@ -77,6 +101,10 @@ def ask(
     if text.strip() == GO_BACK:
         raise Back
     return meant(text)
+
+
+def yes(question: str, default: bool = True) -> bool:
+    return ask(question, "yes" if default else "no", choices={"yes": "", "no": ""}) == "yes"
 
 
 class _Says(Validator):

@@ -1,10 +1,10 @@
 """A flow is a list of steps over one dict of answers. Going back keeps what was answered."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sidestep.spec.fields import Path
-from sidestep.wizard.ask import Back
+from sidestep.wizard.ask import Back, ask
 
 Answers = dict[Path, str]
 """What was said of the spec, by field, as a flag would say it."""
@@ -16,6 +16,7 @@ class Talk:
 
     write: Callable[[str], None]
     answers: Answers = field(default_factory=dict)
+    words: dict[str, str] = field(default_factory=dict)  # what was said that is not of the spec, by question
     preset: str = "none"
     is_advanced: bool = False
 
@@ -33,6 +34,26 @@ class Step:
 
     ask: Callable[[Talk], None]
     applies: Callable[[Talk], bool] = lambda talk: True
+
+
+def word(
+    question: str,
+    default: str = "",
+    choices: Callable[[Talk], Mapping[str, str]] | None = None,
+    applies: Callable[[Talk], bool] = lambda talk: True,
+) -> Step:
+    """A step whose answer is kept in `talk.words` under its question."""
+
+    def put(talk: Talk) -> None:
+        offered = choices(talk) if choices else None
+        before = talk.words.get(question, default)
+        talk.words[question] = ask(question, before, choices=offered, problem=_not_nothing)
+
+    return Step(put, applies)
+
+
+def _not_nothing(text: str) -> str | None:
+    return None if text else "it needs an answer"
 
 
 def walk(steps: Sequence[Step], talk: Talk) -> None:

@@ -9,14 +9,22 @@ from sidestep.runtime.errors import BadSpecError
 from sidestep.spec.presets import write_file
 from sidestep.spec.yaml12 import dump_yaml, read_yaml
 
+KEPT_RUNS = 20
+
 
 class Settings(BaseModel):
-    """Where things are by default, and whether vanilla mode is offered."""
+    """Where things are by default, and whether vanilla mode is offered.
+
+    `runs` are the outputs of the jobs that the wizard has started, the newest first.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     checkpoint_dir: str = "checkpoints"
+    dataset_dir: str = "my_tensors"
     output_dir: str = "output"
+    place: str = "kubernetes"
     vanilla: bool = True
+    runs: tuple[str, ...] = ()
 
 
 def settings_file() -> Path:
@@ -39,3 +47,10 @@ def load_settings() -> Settings:
 def save_settings(settings: Settings) -> None:
     """Raises AccessError where the folder cannot be written."""
     write_file(settings_file(), dump_yaml(settings.model_dump()).decode(), replace=True)
+
+
+def remember_run(place: str) -> None:
+    """Put a job's output first among those that status offers. Raises what saving raises."""
+    settings = load_settings()
+    others = [run for run in settings.runs if run != place]
+    save_settings(settings.model_copy(update={"runs": (place, *others)[:KEPT_RUNS]}))

@@ -1,4 +1,4 @@
-"""The questions about a job. What each allows and its default, the schema says."""
+"""The questions about a job. What each allows and its default the schema says, and their order its groups."""
 
 import sys
 from collections.abc import Iterable
@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from sidestep.acestep.layout import ALIASES, open_checkpoints
 from sidestep.runtime.errors import SideStepError
 from sidestep.spec.fields import Path, SpecField, spec_fields
+from sidestep.spec.groups import GROUPS
 from sidestep.spec.presets import all_presets
-from sidestep.spec.schema import StorageSpec
+from sidestep.spec.schema import JobSpec
 from sidestep.spec.sources import Given, from_text, problem_with, resolve
 from sidestep.storage.store import open_store
 from sidestep.wizard.ask import ask
@@ -24,7 +25,12 @@ NOTICES = {
     ("train.optimizer_type", "adamw8bit"): "adamw8bit needs the package bitsandbytes.",
     ("train.gradient_checkpointing", "false"): "A song takes many times the memory like this.",
 }
-BASIC = ("train.adapter.rank", "train.epochs", "train.optimizer_type")
+ASKED = {  # in Basic too, or by the choice of a task
+    *("task", "checkpoint_dir", "model_variant", "audio_dir", "dataset_json", "dataset_dir", "output_dir"),
+    *("train.adapter.type", "train.mode", "train.adapter.rank", "train.epochs", "train.optimizer_type"),
+    *("estimate.batches", "estimate.top_k"),
+}
+_STAND_INS = {"task": "estimate", "output_dir": "-"}  # no spec is complete without; never looked at
 
 
 def preprocess_steps(settings: Settings) -> list[Step]:
@@ -32,44 +38,46 @@ def preprocess_steps(settings: Settings) -> list[Step]:
         *_model_steps(settings),
         _step("audio_dir"),
         _step("dataset_json"),
-        _step("dataset_dir", "my_tensors"),
+        _step("dataset_dir", settings.dataset_dir),
         _DEPTH,
-        *(_advanced(name) for name in _names("preprocess")),
+        *_advanced_steps("preprocess"),
     ]
 
 
 def estimate_steps(settings: Settings) -> list[Step]:
     return [
         *_model_steps(settings),
-        _step("dataset_dir", "my_tensors"),
-        *(_step(name) for name in _names("estimate")),
+        _step("dataset_dir", settings.dataset_dir),
+        _step("estimate.batches"),
+        _step("estimate.top_k"),
+        _DEPTH,
+        *_advanced_steps("estimate"),
     ]
 
 
 def train_steps(settings: Settings) -> list[Step]:
-    asked = {"train.adapter.type", "train.mode", *BASIC}
     return [
         Step(_ask_type),
         *([_step("train.mode")] if settings.vanilla else []),
         *_model_steps(settings),
-        _step("dataset_dir", "my_tensors"),
+        _step("dataset_dir", settings.dataset_dir),
         _step("output_dir", f"{settings.output_dir}/my-lora"),
         Step(_ask_preset),
         _DEPTH,
         Step(_ask_rank),
         Step(_ask_epochs),
         _step("train.optimizer_type"),
-        *(_advanced(name) for name in (*_names("train"), *_names("runtime")) if name not in asked),
+        *_advanced_steps("train"),
     ]
 
 
-def ask_field(talk: Talk, name: str, default: str = "", note: str = "") -> None:
+def ask_field(talk: Talk, name: str, default: str = "", note: str = "", title: str = "") -> None:
     """Ask for a field. What is in brackets: what was answered before, else `default`, else what would be."""
     field = spec_fields()[tuple(name.split("."))]
     otherwise = _otherwise(talk, field.path)
     words = field.choices or (["true", "false"] if "boolean" in field.types else [])
     answer = ask(
-        f"{field.info.description}{note}\n{name}:",
+        "\n".join(filter(None, (title, f"{field.info.description}{note}", f"{name}:"))),
         talk.answers.get(field.path) or default or otherwise,
         choices=dict.fromkeys(words, "") or None,
         problem=lambda text: _problem(talk, field, text),
@@ -105,16 +113,29 @@ def _step(name: str, default: str = "") -> Step:
     return Step(lambda talk: ask_field(talk, name, default))
 
 
-def _advanced(name: str) -> Step:
+def _advanced_steps(task: str) -> list[Step]:
+    """A question for each field that the task reads and that was not asked yet, by groups, each under its
+    group's title and its number in there."""
+    steps = []
+    for group in GROUPS:
+        if task not in group.tasks:
+            continue
+        fields = [spec_fields()[path] for path in group.paths if ".".join(path) not in ASKED]
+        steps += [
+            _advanced(field, f"— {group.title}: {number} of {len(fields)}")
+            for number, field in enumerate(fields, 1)
+        ]
+    return steps
+
+
+def _advanced(field: SpecField, title: str) -> Step:
     """A question that Basic leaves out, and that is about the adapter's kind or about both."""
-    field = spec_fields()[tuple(name.split("."))]
-    kind = _kind(field)
 
     def applies(talk: Talk) -> bool:
         of = talk.answers.get(("train", "adapter", "type"), "lora")
-        return talk.is_advanced and kind in ("", of)
+        return talk.is_advanced and _kind(field) in ("", of)
 
-    return Step(lambda talk: ask_field(talk, name), applies)
+    return Step(lambda talk: ask_field(talk, field.name, title=title), applies)
 
 
 def _kind(field: SpecField) -> str:
@@ -139,35 +160,37 @@ def _ask_rank(talk: Talk) -> None:
         talk.answers["train", "adapter", "alpha"] = str(2 * int(rank))
 
 
-def _names(section: str) -> list[str]:
-    return [field.name for path, field in spec_fields().items() if path[0] == section]
-
-
 def _model_steps(settings: Settings) -> list[Step]:
-    return [_step("checkpoint_dir", settings.checkpoint_dir), Step(_ask_model)]
+    return [_step("checkpoint_dir", settings.checkpoint_dir), Step(ask_model)]
 
 
-def _ask_model(talk: Talk) -> None:
-    place = talk.answers.get(("checkpoint_dir",), "checkpoints")
+def ask_model(talk: Talk) -> None:
+    """Ask which of the models at the checkpoints' place it is."""
+    models = _models(talk)
+    wanted = talk.answers.get(("model_variant",), "base")
     talk.answers["model_variant",] = ask(
         "The model to train on; type a part of its name.\nmodel_variant:",
-        talk.answers.get(("model_variant",), "base"),
-        choices=dict.fromkeys(ALIASES, "release") | dict.fromkeys(_models(talk, place), "folder"),
+        wanted if wanted in models else next(iter(models)),
+        choices=models,
     )
 
 
-def _models(talk: Talk, place: str) -> list[str]:
-    """The folders of models there; none, and why, where it cannot be looked into."""
+def _models(talk: Talk) -> dict[str, str]:
+    """What can be picked: the models that are there. The released ones, and why, where none is found."""
+    spec = _spec(talk)
     try:
-        files = open_checkpoints(place, StorageSpec()).list()
+        files = open_checkpoints(spec.checkpoint_dir, spec.storage).list()
     except SideStepError as error:
         talk.say(str(error))
-        return []
+        return dict.fromkeys(ALIASES, "released")
     parts = [file.path.split("/") for file in files]
     found = sorted(part[0] for part in parts if part[1:] == ["silence_latent.pt"])  # which models alone have
     if not found:
-        talk.say(f"There are no models in {place}.")
-    return found
+        talk.say(f"There are no models in {spec.checkpoint_dir}.")
+        return dict.fromkeys(ALIASES, "released")
+    spoken = {alias: folder for alias, folder in ALIASES.items() if folder in found}
+    own = [folder for folder in found if folder not in spoken.values()]
+    return spoken | dict.fromkeys(own, "folder")
 
 
 def _ask_preset(talk: Talk) -> None:
@@ -199,7 +222,8 @@ def _ask_epochs(talk: Talk) -> None:
 
 def _songs(talk: Talk) -> int:
     try:
-        files = open_store(talk.answers.get(("dataset_dir",), ""), StorageSpec()).list()
+        spec = _spec(talk)
+        files = open_store(spec.dataset_dir or spec.output_place, spec.storage).list()
     except SideStepError as error:
         talk.say(str(error))
         return 0
@@ -207,22 +231,24 @@ def _songs(talk: Talk) -> int:
 
 
 def _otherwise(talk: Talk, path: Path) -> str:
-    """What the field would be if nobody answered, by the preset, the defaults and the other answers."""
-    places = {"task": "estimate", "output_dir": "-"}
-    if path[0] in places:
+    """What the field would be if nobody answered, by the other answers, the variables, the preset."""
+    if path[0] in _STAND_INS:
         return ""
-    spec, _ = resolve(
-        flags=[
-            *(given for given in given_by(talk) if given.path != path),
-            *(Given((name,), value, "") for name, value in places.items()),
-        ],
-        environ={},
-        preset=talk.preset_or_none,
-    )
-    value: object = spec
+    value: object = _spec(talk, but=path)
     for key in path:
         value = getattr(value, key)
     return as_text(value)
+
+
+def _spec(talk: Talk, but: Path = ()) -> JobSpec:
+    """The spec as far as it is known, without the answer to one question.
+
+    Raises BadSpecError where the environment or the preset spoils it.
+    """
+    known = {given.path: given for given in given_by(talk)}
+    known = {(name,): Given((name,), value, "") for name, value in _STAND_INS.items()} | known
+    known.pop(but, None)
+    return resolve(flags=known.values(), preset=talk.preset_or_none)[0]
 
 
 def _problem(talk: Talk, field: SpecField, text: str) -> str | None:

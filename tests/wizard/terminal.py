@@ -13,19 +13,21 @@ ESCAPE, CONTROL_C = "\x1b", "\x03"
 
 
 class Terminal:
-    """`sidestep` with these words, on a screen of so many columns."""
+    """`sidestep` with these words, on a screen of so many columns and lines."""
 
-    def __init__(self, *words: str, columns: int = 100) -> None:
-        self._screen = pyte.Screen(columns, 200)
+    def __init__(
+        self, *words: str, columns: int = 100, lines: int = 200, kind: str = "xterm-256color"
+    ) -> None:
+        self._screen = pyte.Screen(columns, lines)
         self._stream = pyte.Stream(self._screen)
         self.process = pexpect.spawn(
             str(Path(sys.executable).with_name("sidestep")),
             list(words),
-            dimensions=(200, columns),
+            dimensions=(lines, columns),
             encoding="utf-8",
-            env={**os.environ, "TERM": "xterm-256color", "NO_COLOR": "1"},
+            env={**os.environ, "TERM": kind, "NO_COLOR": "1"},
         )
-        self._screen.write_process_input = self.process.send  # it asks where the cursor is
+        self._screen.write_process_input = self.process.send  # type: ignore[method-assign]  # asks for the cursor
         self.raw = ""
 
     @property
@@ -53,7 +55,7 @@ class Terminal:
         self.wait(lambda: not self.process.isalive(), "the end")
         return self.process.exitstatus
 
-    def wait(self, is_so: Callable[[], bool], what: str, seconds: float = 240) -> None:
+    def wait(self, is_so: Callable[[], bool], what: str, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not is_so():
             assert time.monotonic() < deadline, f"not seen: {what}\n{self.text}"

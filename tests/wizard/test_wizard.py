@@ -2,15 +2,23 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sidestep import demo
-from sidestep.spec.fields import spec_fields
+from sidestep.runtime.errors import ExitCode
+from sidestep.runtime.status import Status
+from sidestep.spec.groups import GROUPS
 from sidestep.spec.presets import find_preset
 from sidestep.spec.schema import JobSpec
+from sidestep.wizard.settings import load_settings
+from sidestep.wizard.steps import ASKED
+from tests.s3 import S3Server
 
 from .terminal import CONTROL_C, ESCAPE, Terminal
 
@@ -42,6 +50,16 @@ def to_rank(terminal: Terminal, kind: str = "lora", preset: str = "none", depth:
         ("questions:", depth),
     ):
         terminal.answer(question, answer)
+
+
+def stands(output: str) -> Status:
+    """How the run with this output stands; a fresh one where it has not begun."""
+    file = Path(output, "status.json")
+    return Status.read(file.read_bytes(), output) if file.exists() else Status(name="", task="train")
+
+
+def runrun_status() -> str:
+    return Path("out/status.json").read_text()
 
 
 def save(terminal: Terminal) -> JobSpec:
@@ -130,9 +148,9 @@ def test_a_preset_is_saved_and_used(terminal: Terminal) -> None:
     terminal.answer("train.adapter.rank: [24]")
 
 
-@pytest.mark.parametrize("columns", [80, 120])
-def test_nothing_is_cut_off(columns: int) -> None:
-    terminal = Terminal("wizard", columns=columns)
+@pytest.mark.parametrize(("columns", "lines"), [(80, 24), (120, 40)])
+def test_nothing_is_cut_off(columns: int, lines: int) -> None:
+    terminal = Terminal("wizard", columns=columns, lines=lines)
     terminal.answer(MENU, "train")
     terminal.answer("train.adapter.type:")
     terminal.wait(lambda: "train.mode:" in terminal.line, "mode")
@@ -150,15 +168,104 @@ def test_a_picker_takes_nothing_that_is_not_there(terminal: Terminal) -> None:
 def test_settings_are_kept(terminal: Terminal) -> None:
     terminal.answer(MENU, "sett")
     terminal.answer("The checkpoint folder", "models")
+    terminal.answer("The folder, or bucket, for tensors.", "tensors")
     terminal.answer("The folder, or bucket, for results.", "results")
+    terminal.wait(lambda: "The place that jobs are rendered for." in terminal.line, "the place")
+    terminal.process.send(ESCAPE)
+    terminal.answer("The folder, or bucket, for results. [results]")
+    terminal.answer("The place that jobs are rendered for.", "slu")
     terminal.answer("Offer vanilla mode?", "no")
     terminal.answer(MENU, "train")
     terminal.answer("train.adapter.type:")
     terminal.answer("checkpoint_dir: [models]")  # mode is not asked
     terminal.see("There are no models in models.")
     terminal.answer("model_variant:")
-    terminal.answer("dataset_dir:")
+    terminal.answer("dataset_dir: [tensors]")
     terminal.answer("output_dir: [results/my-lora]")
+    assert load_settings().place == "slurm"
+
+
+def test_a_model_is_found_in_a_bucket(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("SIDESTEP_STORAGE__ENDPOINT_URL", s3_server.endpoint)
+    for model in ("acestep-v15-xl-base", "studio-pop-2"):
+        s3_server.store("models").write_bytes(f"{model}/silence_latent.pt", b"")
+    terminal = Terminal("wizard")
+    terminal.answer(MENU, "esti")
+    terminal.answer("checkpoint_dir:", s3_server.place("models"))
+    terminal.wait(lambda: "studio-pop-2" in terminal.text and "xl-base" in terminal.text, "the models")
+    assert "turbo" not in terminal.text  # it is not there
+    terminal.answer("model_variant: [xl-base]", "spp")
+    terminal.see("model_variant: [xl-base] studio-pop-2")
+    terminal.process.close(force=True)
+
+
+def test_past_runs_are_listed_with_their_state(terminal: Terminal) -> None:
+    Path("output/first").mkdir(parents=True)
+    status = Status(name="first", task="train", state="done", step=7, steps=7)
+    Path("output/first/status.json").write_text(status.model_dump_json())
+    terminal.answer(MENU, "stat")
+    terminal.see("train: done, step 7 of 7")
+    terminal.answer("Which run?", "fir")
+    terminal.see("step 7 of 7 (100%)")
+    terminal.answer(MENU, "stat")
+    terminal.answer("Which run?", "another")
+    terminal.answer("The run's output_dir.", "elsewhere")
+    terminal.see("no job has begun there")
+
+
+def test_presets_are_imported_exported_and_deleted(terminal: Terminal) -> None:
+    Path("friend.yaml").write_text("# loud\ntrain:\n  epochs: 7\n")
+    for what, question, answer in (
+        ("import", "The file.", "friend.yaml"),
+        ("export", "The preset's name.", "high"),
+        ("show", "The preset's name.", "frie"),
+    ):
+        terminal.answer(MENU, "presets")
+        terminal.answer("Presets.", what)
+        terminal.answer(question, answer)
+    terminal.see("epochs: 7")
+    assert Path("high-quality.yaml").exists()
+    terminal.answer(MENU, "presets")
+    terminal.answer("Presets.", "delete")
+    terminal.wait(lambda: "The preset's name." in terminal.line, "the name")
+    terminal.process.send(ESCAPE)
+    terminal.answer("Presets. [delete]")
+    terminal.answer("The preset's name.", "friend")
+    terminal.see("Deleted friend")
+
+
+def test_nothing_starts_before_its_plan_was_made(terminal: Terminal) -> None:
+    to_rank(terminal)
+    for _ in range(3):
+        terminal.answer("train.")
+    terminal.see("weight_decay")  # of the whole spec
+    terminal.answer(REVIEW, "start")
+    terminal.see("checks failed")
+    terminal.wait(lambda: REVIEW in terminal.line, "the review again")
+    assert "Start it?" not in terminal.text
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"kind": "dumb"}, "TERM=dumb says"),
+        ({"columns": 50}, "60 columns and 16 lines"),
+        ({"lines": 9}, "and 9"),
+    ],
+)
+def test_a_terminal_that_cannot_show_it_is_told(how: dict[str, Any], says: str) -> None:
+    terminal = Terminal("wizard", **how)
+    assert terminal.end() == ExitCode.USAGE
+    assert says in " ".join(terminal.raw.split())
+
+
+def test_the_wizard_loads_no_torch() -> None:
+    says = "import sys, sidestep.wizard.wizard; print({'torch', 'transformers', 's3fs'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", says], text=True) == "set()\n"
 
 
 @pytest.mark.slow
@@ -167,7 +274,7 @@ def test_advanced_asks_for_everything_about_the_chosen_kind(terminal: Terminal) 
     asked = []
 
     def is_asked() -> bool:
-        return REVIEW in terminal.line or bool(re.match(r"(train|runtime)\.[\w.]+:", terminal.line))
+        return REVIEW in terminal.line or bool(re.match(r"[a-z][\w.]+:", terminal.line))
 
     while True:
         terminal.wait(lambda: is_asked() and terminal.line.split(":")[0] not in asked, "another question")
@@ -176,8 +283,10 @@ def test_advanced_asks_for_everything_about_the_chosen_kind(terminal: Terminal) 
         asked.append(terminal.line.split(":")[0])
         terminal.process.send("\r")
     lokr = {"factor", "decompose_both", "use_tucker", "use_scalar", "weight_decompose"}
-    expected = {field.name for path, field in spec_fields().items() if path[0] in ("train", "runtime")}
-    expected -= {f"train.adapter.{name}" for name in lokr} | {"train.adapter.type", "train.mode"}
+    expected = {".".join(path) for group in GROUPS if "train" in group.tasks for path in group.paths}
+    expected -= {f"train.adapter.{name}" for name in lokr} | ASKED
+    expected |= {"train.adapter.rank", "train.epochs", "train.optimizer_type"}
+    assert "— adapter: 1 of" in terminal.text
     assert set(asked) == expected
     assert save(terminal).train.lr == 1e-4
 
@@ -212,6 +321,7 @@ def test_songs_to_an_adapter(
         ("dataset_dir:", ""),
         ("questions:", ""),
         (REVIEW, "start"),
+        ("Start it?", ""),
         ("Train on these tensors now?", "yes"),
         ("train.adapter.type:", ""),
         ("train.mode:", ""),
@@ -225,8 +335,30 @@ def test_songs_to_an_adapter(
         ("train.epochs: [300]", "1"),
         ("train.optimizer_type:", ""),
         (REVIEW, "start"),
-        (MENU, "quit"),
+        ("Start it?", ""),
+        (MENU, "stat"),
+        ("Which run?", ""),  # the newest
+        (MENU, "train"),
+        ("train.adapter.type:", "lokr"),
+        ("train.mode:", ""),
+        ("checkpoint_dir:", str(tiny_checkpoints)),
+        ("model_variant:", "base"),
+        ("dataset_dir:", ""),
+        ("output_dir:", "long"),
+        ("preset:", ""),
+        ("questions:", ""),
+        ("train.adapter.rank:", "2"),
+        ("train.epochs: [300]", "9999"),
+        ("train.optimizer_type:", ""),
+        (REVIEW, "start"),
+        ("Start it?", ""),
     ):
         terminal.answer(question, answer)
+    terminal.wait(lambda: stands("long").step is not None, "a step")
+    terminal.process.send(CONTROL_C)  # it saves, and stops
+    terminal.answer(MENU, "quit")
     assert terminal.end() == 0
+    assert stands("long").state == "preempted"
+    assert stands("long").last_commit is not None
     assert Path("out/adapter/adapter_model.safetensors").exists()
+    assert "train: done" in terminal.text
