@@ -58,10 +58,6 @@ def stands(output: str) -> Status:
     return Status.read(file.read_bytes(), output) if file.exists() else Status(name="", task="train")
 
 
-def runrun_status() -> str:
-    return Path("out/status.json").read_text()
-
-
 def save(terminal: Terminal) -> JobSpec:
     terminal.answer(REVIEW, "save")
     terminal.answer("The file to write.", "mine.yaml")
