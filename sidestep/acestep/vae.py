@@ -50,3 +50,10 @@ def encode_audio(
         mean = vae.encode(tile.to(vae.device, vae.dtype)).latent_dist.mean[0].T  # [frames of the tile, 64]
         latents.append(mean[start - begin : stop - begin].float().cpu())
     return torch.cat(latents)
+
+
+@torch.inference_mode()
+def decode_latents(vae: AutoencoderOobleck, latents: Tensor) -> Tensor:
+    """The waveform [2, 1920 · T] (fp32, on the CPU) of latents [T, 64], in one shot: for short ones."""
+    decoded: Tensor = vae.decode(latents.T[None].to(vae.device, vae.dtype)).sample[0]
+    return decoded.float().cpu()

@@ -35,6 +35,7 @@ from sidestep.data.dataset import Song, by_store, read_songs
 from sidestep.data.index import Index, read_index, tensors_file, write_index
 from sidestep.data.keys import Recipe, digests_of, latents_key, tensors_key, weights_digest
 from sidestep.data.level import levels, normalized
+from sidestep.data.preview import write_preview
 from sidestep.data.probe import sound_songs
 from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
 from sidestep.data.tensors import Sample, sample_bytes, silent_context
@@ -106,7 +107,7 @@ def preprocess(spec: JobSpec, begin: Callable[[Phase], None] = no_phase) -> None
     begin("preprocess")
     device = choose_machine(spec.runtime).device
     log.info("Preprocessing %d of %d songs, in fp32 on %s", len(missing), len(songs), device)
-    _encode_songs(missing, settings, places, device)
+    _encode_songs(missing, settings, places, device, shown=works[0].latents)
     _free_memory()
     _encode_texts(missing, settings, places, device)
     _free_memory()
@@ -183,8 +184,13 @@ def _not_made(works: list[Work], tensors: Store) -> list[Work]:
     return [work for key, work in unique.items() if tensors_file(key) not in there]
 
 
-def _encode_songs(works: list[Work], settings: PreprocessSpec, places: Places, device: torch.device) -> None:
-    """Pass 1, first half: each song's latents. A new caption finds them there."""
+def _encode_songs(
+    works: list[Work], settings: PreprocessSpec, places: Places, device: torch.device, shown: str
+) -> None:
+    """Pass 1, first half: each song's latents. A new caption finds them there.
+
+    `shown` are those of the song that a preview is made of.
+    """
     unique = {work.latents: work for work in works if not places.unfinished.has(work.latents_file)}
     if not unique:
         return
@@ -200,6 +206,8 @@ def _encode_songs(works: list[Work], settings: PreprocessSpec, places: Places, d
             waveform = read_audio(folders[work.song.store.place] / work.song.path, settings.max_duration)
             waveform = normalized(waveform, levels(settings), work.song.path)
             made = {"latents": encode_audio(vae, waveform), "samples": torch.tensor(waveform.shape[1])}
+            if work.latents == shown:
+                write_preview(places.tensors, vae, waveform, made["latents"])
             places.unfinished.write(work.latents_file, made)
             seconds += waveform.shape[1] / SAMPLE_RATE
             bar.advance(1, note=f"{seconds / (time.monotonic() - started):.1f} s of sound per second")

@@ -8,12 +8,14 @@ from typing import Any
 
 from sidestep import adapters
 from sidestep.acestep.recompute import recompute_layers
+from sidestep.data.preview import read_preview
 from sidestep.report import FILE as REPORT
 from sidestep.report import write_report
 from sidestep.runtime.errors import AgainError, BadDataError, BadSpecError, MissingInputError
 from sidestep.spec.schema import JobSpec
 from sidestep.spec.yaml12 import dump_yaml
 from sidestep.storage.commits import Record
+from sidestep.storage.store import open_store
 from sidestep.storage.writer import Writer, take_over
 from sidestep.tasks.adapter import FOLDER as ADAPTER
 from sidestep.tasks.adapter import publish
@@ -128,7 +130,8 @@ def _train(
 
     with Metrics(output.path(RUNS), progress.step + 1) as metrics:
         if writer.newest is None:
-            metrics.describe(dump_yaml(spec.model_dump(mode="json")).decode(), recipe)
+            settings = dump_yaml(spec.model_dump(mode="json")).decode()
+            metrics.describe(settings, recipe, read_preview(open_store(spec.tensors_place, spec.storage)))
         machine = numbers.machine if numbers else ground.machine.kind()
         saver = Saver(
             writer,

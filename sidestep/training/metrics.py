@@ -12,15 +12,18 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.nn import Parameter
-from torch.utils.tensorboard.summary import histogram, hparams, scalar, text
+from torch.utils.tensorboard.summary import histogram, hparams, image, scalar, text
 
+from sidestep.data.preview import Sound
 from sidestep.storage.canonical import png_bytes
 from sidestep.storage.local import local_errors
 from sidestep.training.events import EventFiles
 from sidestep.training.flow import Law
 from sidestep.training.history import running_mean
+from sidestep.training.mel import mel_picture
 from sidestep.training.schedule import Group
 
 TIMESTEP_BINS = np.linspace(0, 1, 41)  # of the histogram
@@ -45,8 +48,9 @@ class Metrics:
         with local_errors(self._folder):
             self._events.close()
 
-    def describe(self, spec: str, settings: Mapping[str, Any]) -> None:
-        """The spec as text (YAML), and `settings` as hyperparameters, to compare runs by `loss/eval`."""
+    def describe(self, spec: str, settings: Mapping[str, Any], sounds: Sequence[Sound]) -> None:
+        """Before the first step: the spec as text (YAML), `settings` as hyperparameters, to compare runs by
+        `loss/eval`, and sounds to play, `audio/<name>`, and to look at, `mel/<name>`."""
         plain = {
             name: value if isinstance(value, bool | int | float | str | None) else json.dumps(value)
             for name, value in settings.items()
@@ -56,6 +60,10 @@ class Metrics:
             # The third of these summaries says that the run has ended well, which nobody knows yet.
             for summary in hparams(plain, {"loss/eval": None})[:2]:
                 self._events.add(summary, step=0)
+            for sound in sounds:
+                self._events.add(audio_summary(f"audio/{sound.name}", sound), step=0)
+                picture = mel_picture(sound.samples, sound.rate)
+                self._events.add(image(f"mel/{sound.name}", picture, dataformats="HWC"), step=0)
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         with local_errors(self._folder):
@@ -115,6 +123,19 @@ class Pace:
         rate = self._samples / (now - self._since)
         self._since, self._samples = now, 0
         return rate
+
+
+def audio_summary(tag: str, sound: Sound) -> Summary:
+    """TensorBoard's own form of a WAV file; torch's takes mono alone."""
+    channels, frames = sound.samples.shape
+    audio = Summary.Audio(
+        sample_rate=sound.rate,
+        num_channels=channels,
+        length_frames=frames,
+        encoded_audio_string=sound.wav,
+        content_type="audio/wav",
+    )
+    return Summary(value=[Summary.Value(tag=tag, audio=audio)])
 
 
 def peak_memory(device: torch.device) -> float:

@@ -321,11 +321,14 @@ def test_nothing_of_this_machine_is_in_the_tensors(spec, tmp_path):
         assert str(tmp_path).encode() not in content
 
 
-def test_only_keys_and_the_index_are_written(spec, tmp_path):
+def test_only_keys_the_index_and_a_preview_are_written(spec, tmp_path):
     task.preprocess(spec())
     files = {path.name for path in (tmp_path / "tensors").iterdir()}
-    assert len(files) == 3 and "index.json" in files
-    assert all(re.fullmatch(r"[0-9a-f]{64}\.pt|index\.json", name) for name in files)
+    assert len(files) == 4 and "index.json" in files
+    assert all(re.fullmatch(r"[0-9a-f]{64}\.pt|index\.json|preview", name) for name in files)
+    assert {path.name for path in (tmp_path / "tensors" / "preview").iterdir()} == {
+        *("clip.wav", "reconstruction.wav")
+    }
 
 
 def test_copies_of_a_song_count_once(spec, songs, caplog):

@@ -1,0 +1,28 @@
+"""Sound as a picture: a mel spectrogram."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BANDS, WINDOW, HOP = 128, 2048, 512
+RANGE_DB = 80.0  # below the loudest, all is black
+QUIET_DB = -20.0  # a clip that is softer than this all through is dark all through
+
+
+def mel_picture(samples: Tensor, rate: int) -> np.ndarray:
+    """Pixels [BANDS, frames, 3] (8 bits) of sound [channels, N]: high tones above, loud ones bright.
+
+    The power in mel bands (HTK's scale) from 20 Hz to half the rate, in dB below the loudest.
+    """
+    from matplotlib import colormaps
+    from torchaudio.functional import melscale_fbanks
+
+    mono = torch.nn.functional.pad(samples.mean(0), (0, max(WINDOW - samples.shape[1], 0)))
+    window = torch.hann_window(WINDOW)
+    power = torch.stft(mono, WINDOW, HOP, window=window, return_complex=True).abs() ** 2
+    bands = melscale_fbanks(WINDOW // 2 + 1, 20.0, rate / 2, BANDS, rate).T @ power
+    level = 10 * torch.log10(bands.clamp(min=1e-10))
+    loudest = level.max().clamp(min=QUIET_DB)
+    brightness = ((level - loudest) / RANGE_DB + 1).clamp(0, 1).flip(0)
+    colours: np.ndarray = colormaps["magma"](brightness.numpy(), bytes=True)
+    return colours[..., :3]
