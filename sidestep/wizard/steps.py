@@ -76,6 +76,8 @@ def ask_field(talk: Talk, name: str, default: str = "", note: str = "", title: s
     field = spec_fields()[tuple(name.split("."))]
     otherwise = _otherwise(talk, field.path)
     words = field.choices or (["true", "false"] if "boolean" in field.types else [])
+    if words and not otherwise and "null" in field.types:
+        words, otherwise = ["null", *words], "null"  # to be left open
     answer = ask(
         "\n".join(filter(None, (title, f"{field.info.description}{note}", f"{name}:"))),
         talk.answers.get(field.path) or default or otherwise,
