@@ -185,7 +185,7 @@ def demo(folder: Path) -> None:
     """
     from sidestep.acestep.tiny import write_tiny_checkpoint
     from sidestep.tasks import run
-    from sidestep.tasks.train import TrainResult
+    from sidestep.tasks.finish import TrainResult
 
     start = time.monotonic()
     log.info(

@@ -1,7 +1,7 @@
 """The train task: tensors and a base model in, an adapter out."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -9,53 +9,33 @@ from typing import Any
 from sidestep import adapters
 from sidestep.acestep.recompute import recompute_layers
 from sidestep.data.preview import read_preview
-from sidestep.report import FILE as REPORT
-from sidestep.report import write_report
-from sidestep.runtime.errors import AgainError, BadDataError, BadSpecError, MissingInputError
+from sidestep.runtime.errors import AgainError, BadSpecError
 from sidestep.spec.schema import JobSpec
 from sidestep.spec.yaml12 import dump_yaml
-from sidestep.storage.commits import Record
 from sidestep.storage.store import open_store
 from sidestep.storage.writer import Writer, take_over
-from sidestep.tasks.adapter import FOLDER as ADAPTER
-from sidestep.tasks.adapter import publish
 from sidestep.tasks.attempt import Attempt
 from sidestep.tasks.checkpoints import Saver, Timetable
+from sidestep.tasks.finish import TrainResult, finish, finished_before
 from sidestep.tasks.model import Ground, prepare_ground, timestep_law
 from sidestep.tasks.outbox import Outbox
-from sidestep.tasks.receipt import FILE as RECEIPT
-from sidestep.tasks.receipt import write_receipt
 from sidestep.tasks.recipe import LENGTH, recipe_of, refuse_another_run
-from sidestep.tasks.resume import Start, find_start, has_gone_on, refuse_hopeless
+from sidestep.tasks.resume import Start, find_start, refuse_hopeless
 from sidestep.tasks.runs import FOLDER as RUNS
 from sidestep.tasks.runs import EventsToSend
 from sidestep.training.checkpoint import (
-    NUMBERS_FILE,
     Numbers,
     Progress,
-    read_numbers,
     restore,
 )
-from sidestep.training.history import FILE as HISTORY
 from sidestep.training.history import history_bytes
 from sidestep.training.loop import Trainer
-from sidestep.training.metrics import Metrics, Pace, loss_curve
+from sidestep.training.metrics import Metrics, Pace
 from sidestep.training.optimizer import build_optimizer, check_optimizer
 from sidestep.training.schedule import Group, Schedule
 from sidestep.training.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a finished run made. Losses are on fixed draws, before the first step and after the last."""
-
-    adapter: str  # its place
-    runs: str  # the place of the TensorBoard logs
-    steps: int
-    first_loss: float
-    last_loss: float
 
 
 def train(attempt: Attempt) -> TrainResult:
@@ -69,7 +49,7 @@ def train(attempt: Attempt) -> TrainResult:
     spec, commits, workspace = attempt.spec, attempt.commits, attempt.workspace
     recipe = recipe_of(spec)
     tail = attempt.tail
-    if tail and tail.kind == "done" and (result := _finished_before(attempt, tail, recipe)):
+    if tail and tail.kind == "done" and (result := finished_before(attempt, tail, recipe)):
         return result
 
     refuse_hopeless(commits, tail, spec.train.new_attempt)
@@ -161,61 +141,7 @@ def _train(
             saver.save_in_time(f"checkpoint-step-{progress.step}", progress, attempt.notice)
             raise _stopped(progress.step, schedule.total_steps, writer, saver)
         saver.finish(attempt.notice)
-    output.store.write_bytes(HISTORY, history_bytes(progress, schedule, ground.samples.facts))
-    return _finish(attempt, writer, progress, recipe)
-
-
-def _finish(attempt: Attempt, writer: Writer, progress: Progress, recipe: dict[str, Any]) -> TrainResult:
-    """All steps are made and the last one is committed: say so, and publish."""
-    attempt.begin("publish")
-    output = attempt.output
-    output.store.write_bytes("loss.png", loss_curve(progress.losses, progress.evaluations, attempt.spec.name))
-    done = writer.finish()
-    publish(attempt.commits, done, attempt.workspace)
-    write_receipt(attempt, done, recipe, progress)
-    write_report(output.store, attempt.spec)
-    if progress.skipped:
-        log.warning(
-            "%d of %d steps were skipped: see above, and skipped_steps", progress.skipped, progress.step
-        )
-    return _result(output.store.place, progress)
-
-
-def _finished_before(attempt: Attempt, done: Record, recipe: dict[str, Any]) -> TrainResult | None:
-    """A run that is finished: make sure that it is this one, and that its adapter is there.
-
-    None where there is more to do: the spec asks for more epochs or goes back to an older checkpoint, or
-    the adapter is not there and the last checkpoint, which has it, is damaged.
-    """
-    try:
-        return _published_again(attempt, done, recipe)
-    except (BadDataError, MissingInputError) as error:
-        log.warning("The run is finished, but its last checkpoint %s is damaged: %s", done.folder, error)
-        return None
-
-
-def _published_again(attempt: Attempt, done: Record, recipe: dict[str, Any]) -> TrainResult | None:
-    spec, store = attempt.spec, attempt.output.store
-    numbers = read_numbers(store.read_bytes(f"{done.folder}/{NUMBERS_FILE}"), done.folder)
-    if spec.train.new_attempt and spec.train.resume_from and not has_gone_on(spec, attempt.commits, done):
-        return None
-    refuse_another_run(spec, numbers, recipe, store.place)
-    if any(numbers.recipe.get(key) != recipe[key] for key in LENGTH):
-        return None
-    if spec.train.resume_from:
-        log.warning("This run is finished, so --resume-from plays no part")
-    if attempt.before.state != "done":  # its writer was lost after the last record
-        attempt.speak()
-        attempt.begin("publish")
-        attempt.report(step=numbers.progress.step, steps=numbers.progress.step)
-    publish(attempt.commits, done, attempt.workspace)
-    if store.info(RECEIPT) is None:
-        write_receipt(attempt, done, numbers.recipe, numbers.progress)
-    if store.info(REPORT) is None:
-        write_report(store, spec)
-    result = _result(store.place, numbers.progress)
-    log.info("Already finished after %d steps. Adapter: %s", result.steps, result.adapter)
-    return result
+    return finish(attempt, writer, progress, recipe, history_bytes(progress, schedule, ground.samples.facts))
 
 
 def build_trainer(spec: JobSpec, ground: Ground) -> Trainer:
@@ -304,13 +230,3 @@ def _stopped(step: int, steps: int, writer: Writer, saver: Saver) -> AgainError:
     else:
         saved = f"the output has step {committed}, what came after it is made again"
     return AgainError(f"stopped after step {step} of {steps}: {saved}\n  the same command goes on from there")
-
-
-def _result(place: str, progress: Progress) -> TrainResult:
-    return TrainResult(
-        adapter=f"{place}/{ADAPTER}",
-        runs=f"{place}/{RUNS}",
-        steps=progress.step,
-        first_loss=progress.evaluations[min(progress.evaluations)],
-        last_loss=progress.evaluations[max(progress.evaluations)],
-    )
