@@ -7,7 +7,7 @@ from sidestep.runtime.notice import Notice
 from sidestep.spec.schema import JobSpec
 
 if TYPE_CHECKING:
-    from sidestep.tasks.train import TrainResult
+    from sidestep.tasks.finish import TrainResult
 
 
 def run(spec: JobSpec, notice: Notice | None = None) -> "TrainResult | None":
