@@ -158,8 +158,11 @@ def _ask_type(talk: Talk) -> None:
 def _ask_rank(talk: Talk) -> None:
     """alpha stays twice the rank, as the guide has it; Advanced asks for it."""
     ask_field(talk, "train.adapter.rank")
-    if not talk.is_advanced and (rank := talk.answers.get(("train", "adapter", "rank"))):
-        talk.answers["train", "adapter", "alpha"] = str(2 * int(rank))
+    if talk.is_advanced:
+        return
+    talk.answers.pop(("train", "adapter", "alpha"), None)  # of a rank that was taken back
+    if rank := talk.answers.get(("train", "adapter", "rank")):
+        talk.answers["train", "adapter", "alpha"] = f"{2 * float(rank):g}"
 
 
 def _model_steps(settings: Settings) -> list[Step]:

@@ -360,3 +360,14 @@ def test_songs_to_an_adapter(
     assert stands("long").last_commit is not None
     assert Path("out/adapter/adapter_model.safetensors").exists()
     assert "train: done" in terminal.raw
+
+
+def test_a_rank_that_is_taken_back_takes_its_alpha_along(terminal: Terminal) -> None:
+    to_rank(terminal)
+    terminal.answer("train.adapter.rank: [64]", "8")
+    terminal.answer("train.epochs:", "b")
+    terminal.answer("train.adapter.rank: [8]", "64")
+    terminal.answer("train.epochs:")
+    terminal.answer("train.optimizer_type:")
+    adapter = save(terminal).train.adapter
+    assert (adapter.rank, adapter.alpha) == (64, 128)
