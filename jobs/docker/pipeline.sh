@@ -26,4 +26,5 @@ exec docker run --rm --init \
     --env SIDESTEP_TRAIN__CHECKPOINT__KEEP=3 \
     --env AWS_ACCESS_KEY_ID \
     --env AWS_SECRET_ACCESS_KEY \
+    --env AWS_SESSION_TOKEN \
     ghcr.io/side-step/side-step:0.1.0-cuda13 run

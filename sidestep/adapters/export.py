@@ -33,7 +33,9 @@ def files_for(adapter: Adapter, format_: str, name: str) -> dict[str, bytes]:
         return {file: data for file, data in files.items() if file in _OF_APP}
     if format_ == "comfyui":
         if isinstance(adapter, lokr.LokrAdapter) and adapter.config.weight_decompose:
-            raise UsageError("ComfyUI has no LoKR with weight_decompose: it would compute something else")
+            raise UsageError(
+                "ComfyUI computes weight_decompose otherwise: it would not be the adapter that was trained"
+            )
         return {f"{name}.safetensors": next(files[file] for file in _OF_APP if file in files)}
     if lora.APP_FILE in files:
         return {lora.DIFFUSERS_FILE: _diffusers_lora(load(files[lora.APP_FILE]))}

@@ -83,15 +83,12 @@ class LokrAdapter(Adapter):
     def files(self) -> dict[str, Parts]:
         folded = {path: _folded(layer) for path, layer in self.layers.items()}
         files = {APP_FILE: self._app_file(folded)}
-        if self._fits_peft():
+        if self.fits_peft:
             files[DIFFUSERS_FILE] = self._diffusers_file(folded)
-        else:
-            log.info(
-                "%s is not written: PEFT's LoKR, which diffusers reads, has none like this", DIFFUSERS_FILE
-            )
         return files
 
-    def _fits_peft(self) -> bool:
+    @property
+    def fits_peft(self) -> bool:
         """PEFT knows fewer options, and splits a dimension otherwise where the factor is above its root."""
         config = self.config
         return not (config.weight_decompose or config.full_matrix or config.unbalanced_factorization) and all(
@@ -152,6 +149,8 @@ def inject(transformer: nn.Module, spec: AdapterSpec, seed: int) -> LokrAdapter:
     factors = {name: p for name, p in adapter.parameters().items() if ".lokr_" in name}
     draw({name: p for name, p in factors.items() if not name.endswith(zero)}, seed)
     _notice(spec, layers)
+    if not adapter.fits_peft:
+        log.info("%s is not written: PEFT's LoKR, which diffusers reads, has none like this", DIFFUSERS_FILE)
     return adapter
 
 
@@ -178,7 +177,8 @@ def _notice(spec: AdapterSpec, layers: Mapping[str, LokrModule]) -> None:
     if spec.weight_decompose:
         log.info(
             "weight_decompose: ComfyUI divides by the lengths of the base's rows, the ACE-Step app and "
-            "LyCORIS by those of the adapted ones: in ComfyUI the adapter is not quite the one trained"
+            "LyCORIS by those of the adapted ones: in ComfyUI it would not be the adapter that is "
+            "trained, and none is exported for it"
         )
 
 

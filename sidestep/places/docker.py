@@ -16,7 +16,7 @@ def docker_run(job: Job, *options: str, stop_timeout: int) -> str:
         f"--stop-timeout {stop_timeout}",
         "--cap-drop all --security-opt no-new-privileges",
         *options,
-        *(f"--env {name}" for name in job.secrets),
+        *(f"--env {name}" for name in job.secrets_of_a_shell),
         f"{shlex.quote(job.image)} run",
     ]
     return " \\\n    ".join(lines)

@@ -32,6 +32,9 @@ CREDENTIALS = {
 }
 """The variables that carry each scheme's credentials. gs:// is reached as the machine's own account."""
 
+TEMPORARY = {"s3": ("AWS_SESSION_TOKEN",)}
+"""What a shell with temporary credentials has besides. They end within hours, so no place keeps them."""
+
 _PLACES: tuple[FieldPath, ...] = (
     *(("checkpoint_dir",), ("audio_dir",), ("dataset_json",), ("dataset_dir",), ("output_dir",)),
     ("train", "resume_from"),
@@ -71,12 +74,18 @@ class Job:
     @property
     def secrets(self) -> tuple[str, ...]:
         """The names of the environment variables that hold this job's credentials."""
-        schemes = {
-            place.partition("://")[0].lower() for place in places(self.spec).values() if "://" in place
-        }
-        if self.spec.storage.anonymous:
-            schemes.discard("s3")
-        return tuple(name for scheme in sorted(schemes & CREDENTIALS.keys()) for name in CREDENTIALS[scheme])
+        return tuple(name for scheme in self._schemes for name in CREDENTIALS.get(scheme, ()))
+
+    @property
+    def secrets_of_a_shell(self) -> tuple[str, ...]:
+        """Those that a place started from a shell passes on from there, as far as the shell has them."""
+        return self.secrets + tuple(name for scheme in self._schemes for name in TEMPORARY.get(scheme, ()))
+
+    @property
+    def _schemes(self) -> list[str]:
+        """Of the places that are reached with credentials."""
+        found = {place.partition("://")[0].lower() for place in places(self.spec).values() if "://" in place}
+        return sorted(found - {"s3"} if self.spec.storage.anonymous else found)
 
     @property
     def written(self) -> set[FieldPath]:

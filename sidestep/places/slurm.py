@@ -56,7 +56,7 @@ def _script(job: Job) -> str:
     )
     passed_on = "".join(
         f'[[ -z "${{{name}+set}}" ]] || export APPTAINERENV_{name}="${name}"\n'
-        for name in ("CUDA_VISIBLE_DEVICES", *job.secrets)
+        for name in ("CUDA_VISIBLE_DEVICES", *job.secrets_of_a_shell)
     )
     makes = f"mkdir -p {' '.join(written)}" if written else ""
     return f"""\
