@@ -36,6 +36,10 @@ class Sound:
     rate: int  # per second
 
 
+def has_preview(tensors: Store) -> bool:
+    return all(tensors.info(_path(name)) for name in NAMES)
+
+
 def write_preview(tensors: Store, vae: AutoencoderOobleck, waveform: Tensor, latents: Tensor) -> None:
     """Write both files of a song: `waveform` [2, N] at 48 kHz, and its `latents` [T, 64]."""
     frames = len(latents)

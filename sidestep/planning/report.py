@@ -87,7 +87,7 @@ def _fit(fit: Fit) -> str:
     if fit.changes is None:
         return (
             f"It does not fit {limit}, whatever is changed here: it takes {gigabytes(fit.memory)} at least\n"
-            "  a smaller model (base instead of xl-base), or a card with more memory\n"
+            "  a smaller model, where this is an XL one, or a card with more memory\n"
         )
     if not fit.changes:
         return f"It fits {limit} as it is.\n"

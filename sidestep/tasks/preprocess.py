@@ -35,7 +35,7 @@ from sidestep.data.dataset import Song, by_store, read_songs
 from sidestep.data.index import Index, read_index, tensors_file, write_index
 from sidestep.data.keys import Recipe, digests_of, latents_key, tensors_key, weights_digest
 from sidestep.data.level import levels, normalized
-from sidestep.data.preview import write_preview
+from sidestep.data.preview import has_preview, write_preview
 from sidestep.data.probe import sound_songs
 from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
 from sidestep.data.tensors import Sample, sample_bytes, silent_context
@@ -191,7 +191,12 @@ def _encode_songs(
 
     `shown` are those of the song that a preview is made of.
     """
-    unique = {work.latents: work for work in works if not places.unfinished.has(work.latents_file)}
+    unheard = "" if has_preview(places.tensors) else shown
+    unique = {
+        work.latents: work
+        for work in works
+        if work.latents == unheard or not places.unfinished.has(work.latents_file)
+    }
     if not unique:
         return
     folders = {

@@ -430,3 +430,13 @@ def test_an_unknown_variant_is_found_before_anything_is_read(spec, counted):
     with pytest.raises(MissingInputError, match="no model variant"):
         task.preprocess(spec(model_variant="sft"))
     assert counted() == {}
+
+
+def test_a_preview_is_made_where_the_latents_are_known_but_it_is_not(spec, tmp_path):
+    task.preprocess(spec())
+    task.preprocess(spec(dataset_dir=str(tmp_path / "elsewhere")))
+    first, second = (
+        {path.name: path.read_bytes() for path in (tmp_path / name / "preview").iterdir()}
+        for name in ("tensors", "elsewhere")
+    )
+    assert first == second
