@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template, UndefinedError
 
 from sidestep.report.charts import Chart, Line, chart
 from sidestep.runtime.errors import BadDataError, MissingInputError
@@ -52,7 +52,7 @@ def page(store: Store, spec: JobSpec) -> str:
             bars=_BARS,
             settings=_settings(spec),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, UndefinedError) as error:
         raise BadDataError(f"{store.place}: receipt.json or history.json is damaged: {error!r}") from error
 
 

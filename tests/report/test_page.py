@@ -97,12 +97,15 @@ def test_one_step_one_song_and_no_estimate(
 
 
 def test_what_cannot_be_made_is_said_and_fails_nothing(
-    output: Store, spec: JobSpec, caplog: pytest.LogCaptureFixture
+    output: Store, spec: JobSpec, history: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     output.write_bytes("history.json", b'{"songs": 3}')
     with caplog.at_level(logging.WARNING):
         write_report(output, spec)
     assert "report.html is not written" in caplog.text
+    output.write_bytes("history.json", json.dumps(history | {"songs": [{"seconds": 1}]}).encode())
+    write_report(output, spec)
+    assert caplog.text.count("is damaged") == 2
     output.delete("history.json")
     write_report(output, spec)
     assert output.info(FILE) is None
