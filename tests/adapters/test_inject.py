@@ -200,7 +200,7 @@ def test_lokr_says_where_alpha_has_no_effect(new_transformer: Callable, caplog: 
     [
         ({"use_tucker": True}, "use_tucker has no effect"),
         ({"decompose_both": True, "rank": 2}, "decompose_both has no effect on 32 of 32"),
-        ({"weight_decompose": True}, "in ComfyUI the adapter is not quite"),
+        ({"weight_decompose": True}, "in ComfyUI it would not be the adapter"),
     ],
 )
 def test_lokr_says_where_an_option_surprises(
