@@ -87,12 +87,14 @@ def _sound(name: str, data: bytes) -> Sound:
     try:
         with wave.open(io.BytesIO(data)) as source:
             channels, width, rate = source.getnchannels(), source.getsampwidth(), source.getframerate()
-            frames = source.readframes(source.getnframes())
+            promised, frames = source.getnframes(), source.readframes(source.getnframes())
     except (wave.Error, EOFError) as error:
         raise BadDataError(f"it is not a WAV file ({error})") from error
     whole = len(frames) - len(frames) % (2 * channels)
     if width != 2 or not whole:
         raise BadDataError("it is not 16-bit sound")
+    if whole != promised * 2 * channels:
+        raise BadDataError("it is cut short")
     samples = np.frombuffer(frames[:whole], "<i2").reshape(-1, channels).T.astype(np.float32) / 32767
     return Sound(name, data, torch.from_numpy(samples), rate)
 

@@ -69,15 +69,15 @@ def _cards(rows: list[OnCard]) -> str:
     lines = [
         "Cards: the time of training alone, computed from its FLOPs, the peak of the data",
         "sheet, and the share of it that is assumed to be reached",
-        f"  {'':12}{'memory':>8}{'needs':>10}{'share':>21}{'time':>11}{cost:>10}".rstrip(),
+        f"  {'':12}{'memory':>8}{'needs':>11}{'share':>20}{'time':>11}{cost:>10}".rstrip(),
     ]
     for row in rows:
         verdict = "fits" if row.fits else "too small"
         cost = f"{row.cost:>10,.2f}" if row.cost is not None else ""
         lines.append(
-            f"  {row.card.name:12}{row.card.gib:>4} GiB{gigabytes(row.memory):>10}  {verdict:9}"
+            f"  {row.card.name:12}{row.card.gib:>4} GiB{gigabytes(row.memory):>11} {verdict:9}"
             f" {row.precision if row.precision != 'bf16' else '':4}"
-            f"{row.card.efficiency:>6.0%}{duration(row.seconds):>11}{cost}"
+            f"{row.card.efficiency:>6.0%} {duration(row.seconds):>10}{cost}"
         )
     return "\n".join(lines) + "\n"
 

@@ -11,6 +11,8 @@ and what it adds counts once for each layer of its kind. That is exact, as kinds
 
 import json
 import logging
+import signal
+import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -162,7 +164,7 @@ def _measure_step(
 ) -> "_Meter":
     """Forward and backward. `numbers` are the layers' in the whole decoder, `head` comes after them all."""
     # What comes to be inside is fake by itself; the weights on the meta device are let in to be made so.
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), _interrupts_noted() as interrupted:
         transformer.to_empty(device="cpu")
         fabric = machine.fabric()
         model = fabric.setup_module(transformer, move_to_device=False)
@@ -175,7 +177,9 @@ def _measure_step(
             noise=torch.empty(1, frames, 64),
         )
         # The batch itself, some megabytes, is not counted.
-        with _Meter([*transformer.parameters(), *transformer.buffers(), *vars(batch).values()]) as meter:
+        with _Meter(
+            [*transformer.parameters(), *transformer.buffers(), *vars(batch).values()], interrupted
+        ) as meter:
             for parameter in transformer.parameters():
                 if parameter.requires_grad:
                     parameter.register_post_accumulate_grad_hook(meter.leave_out)
@@ -186,11 +190,28 @@ def _measure_step(
     return meter
 
 
+@contextmanager
+def _interrupts_noted() -> Iterator[threading.Event]:
+    """Inside, Ctrl-C sets an event: raised where a tensor is just being freed, Python would drop it."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handlers
+        yield interrupted
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+
+
 class _Meter(TorchDispatchMode):
     """Counts FLOPs and the bytes of live storages by the layer that is at work. Gradients are left out."""
 
-    def __init__(self, ignored: Iterable[Tensor]) -> None:
+    def __init__(self, ignored: Iterable[Tensor], interrupted: threading.Event) -> None:
         super().__init__()
+        self._interrupted = interrupted
         self.layer = -1  # what comes before the first
         self.flops: Counter[int] = Counter()
         self.held: Counter[int] = Counter()
@@ -199,6 +220,8 @@ class _Meter(TorchDispatchMode):
         self._known: dict[int, Any] = {tensor.untyped_storage()._cdata: None for tensor in ignored}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._interrupted.is_set():
+            raise KeyboardInterrupt
         result = func(*args, **(kwargs or {}))
         if count := _FLOPS.get(func._overloadpacket):
             self.flops[self.layer] += count(*args, **(kwargs or {}), out_val=result)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from sidestep.spec.section import Place, Section
 
@@ -55,7 +55,7 @@ class AdapterSpec(Section):
     alpha: float = Field(
         128,
         gt=0,
-        description="The update is scaled by alpha / rank.",
+        description="The update is scaled by alpha / rank; by default alpha is twice the rank.",
         json_schema_extra={"aliases": ["--lokr-linear-alpha"]},
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout on the adapter's input (LoRA only).")
@@ -112,6 +112,18 @@ class AdapterSpec(Section):
         description="LoKR: train the length of each weight row apart from its direction, as DoRA does.",
         json_schema_extra={"flag": "--lokr-weight-decompose"},
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alpha_follows_rank(cls, values: Any) -> Any:
+        """A smaller rank alone shall not scale the update up: alpha stays twice the rank."""
+        if not isinstance(values, dict) or "rank" not in values or "alpha" in values:
+            return values
+        try:
+            rank = float(values["rank"])
+        except (TypeError, ValueError):
+            return values  # the rank itself is refused
+        return values | {"alpha": 2 * rank} if rank >= 1 else values
 
     @field_validator("attention")
     @classmethod

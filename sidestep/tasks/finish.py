@@ -76,7 +76,10 @@ def _published_again(attempt: Attempt, done: Record, recipe: dict[str, Any]) -> 
     if any(numbers.recipe.get(key) != recipe[key] for key in LENGTH):
         return None
     if spec.train.resume_from:
-        log.warning("This run is finished, so --resume-from plays no part")
+        log.warning(
+            "This run is finished, so --resume-from plays no part: --extend goes on beyond its end, "
+            "--new-attempt goes back to an older checkpoint"
+        )
     was_lost = attempt.before.state != "done"  # its writer, after the last record
     if was_lost:
         attempt.speak()

@@ -16,6 +16,7 @@ class Talk:
 
     write: Callable[[str], None]
     answers: Answers = field(default_factory=dict)
+    said: Answers = field(default_factory=dict)  # what was typed, also where it is what would be anyway
     words: dict[str, str] = field(default_factory=dict)  # what was said that is not of the spec, by question
     preset: str = "none"
     is_advanced: bool = False

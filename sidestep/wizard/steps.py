@@ -25,6 +25,7 @@ NOTICES = {
     ("train.optimizer_type", "adamw8bit"): "adamw8bit needs the package bitsandbytes.",
     ("train.gradient_checkpointing", "false"): "A song takes many times the memory like this.",
 }
+NOTHING = "-"  # typed to take an answer back
 ASKED = {  # in Basic too, or by the choice of a task
     *("task", "checkpoint_dir", "model_variant", "audio_dir", "dataset_json", "dataset_dir", "output_dir"),
     *("train.adapter.type", "train.mode", "train.adapter.rank", "train.epochs", "train.optimizer_type"),
@@ -64,7 +65,7 @@ def train_steps(settings: Settings) -> list[Step]:
         _step("output_dir", f"{settings.output_dir}/my-lora"),
         Step(_ask_preset),
         _DEPTH,
-        Step(_ask_rank),
+        _step("train.adapter.rank"),
         Step(_ask_epochs),
         _step("train.optimizer_type"),
         *_advanced_steps("train"),
@@ -78,13 +79,20 @@ def ask_field(talk: Talk, name: str, default: str = "", note: str = "", title: s
     words = field.choices or (["true", "false"] if "boolean" in field.types else [])
     if words and not otherwise and "null" in field.types:
         words, otherwise = ["null", *words], "null"  # to be left open
+    offered = talk.said.get(field.path) or talk.answers.get(field.path) or default or otherwise
+    can_be_empty = "null" in field.types and not words
     answer = ask(
         "\n".join(filter(None, (title, f"{field.info.description}{note}", f"{name}:"))),
-        talk.answers.get(field.path) or default or otherwise,
+        offered,
         choices=dict.fromkeys(words, "") or None,
-        problem=lambda text: _problem(talk, field, text),
-        hint=field.allowed,
+        problem=lambda text: None if can_be_empty and text == NOTHING else _problem(talk, field, text),
+        hint=f"{field.allowed}; {NOTHING} for none" if can_be_empty and offered else field.allowed,
     )
+    if answer != offered:
+        talk.said[field.path] = answer
+    if can_be_empty and answer == NOTHING:
+        answer = ""
+        talk.said.pop(field.path)
     if answer and answer != otherwise:
         talk.answers[field.path] = answer
     else:
@@ -155,16 +163,6 @@ def _ask_type(talk: Talk) -> None:
             del talk.answers[path]
 
 
-def _ask_rank(talk: Talk) -> None:
-    """alpha stays twice the rank, as the guide has it; Advanced asks for it."""
-    ask_field(talk, "train.adapter.rank")
-    if talk.is_advanced:
-        return
-    talk.answers.pop(("train", "adapter", "alpha"), None)  # of a rank that was taken back
-    if rank := talk.answers.get(("train", "adapter", "rank")):
-        talk.answers["train", "adapter", "alpha"] = f"{2 * float(rank):g}"
-
-
 def _model_steps(settings: Settings) -> list[Step]:
     return [_step("checkpoint_dir", settings.checkpoint_dir), Step(ask_model)]
 
@@ -211,6 +209,10 @@ def _ask_depth(talk: Talk) -> None:
         ask("How much is asked.\nquestions:", "advanced" if talk.is_advanced else "basic", choices=depths)
         == "advanced"
     )
+    if not talk.is_advanced:  # what was answered there does not count any more
+        for path in [path for path in talk.answers if ".".join(path) not in ASKED]:
+            del talk.answers[path]
+            talk.said.pop(path, None)
 
 
 _DEPTH = Step(_ask_depth)
@@ -222,7 +224,11 @@ def _ask_epochs(talk: Talk) -> None:
         ask_field(talk, "train.epochs")
         return
     epochs, usual = next((epochs, usual) for most, epochs, usual in EPOCHS if songs <= most)
-    ask_field(talk, "train.epochs", str(epochs), f" For {songs} songs {usual} are recommended.")
+    field = spec_fields()["train", "epochs"]
+    is_open = _otherwise(talk, field.path) == field.default  # neither preset nor environment says it
+    ask_field(
+        *(talk, field.name, str(epochs) if is_open else ""), f" For {songs} songs {usual} are recommended."
+    )
 
 
 def _songs(talk: Talk) -> int:

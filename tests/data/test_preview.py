@@ -88,3 +88,9 @@ def test_in_the_picture_high_tones_are_above_and_silence_is_dark() -> None:
     assert silent[:, -20:].max() < 10
     assert mel_picture(torch.zeros(2, 10), SAMPLE_RATE).shape == (BANDS, 5, 3)
     assert mel_picture(torch.zeros(2, SAMPLE_RATE), SAMPLE_RATE).max() < 10
+
+
+def test_a_file_that_is_cut_short_is_left_out(tensors: Store, caplog: pytest.LogCaptureFixture) -> None:
+    tensors.write_bytes("preview/clip.wav", wav_bytes(tone(0.1))[:1000])
+    assert read_preview(tensors) == []
+    assert "it is cut short" in caplog.text

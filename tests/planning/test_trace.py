@@ -1,5 +1,8 @@
 """The traced step against real ones: what autograd keeps, what all layers need, and what is counted."""
 
+import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +128,7 @@ def test_layers_that_differ_are_told_apart() -> None:
 def test_the_peak_is_what_is_alive_at_a_time() -> None:
     """A made step: three tensors of 400 bytes kept, one of 4000 for a moment."""
     weight = nn.Parameter(torch.ones(100))
-    with trace._Meter([weight]) as meter:
+    with trace._Meter([weight], threading.Event()) as meter:
         kept = [weight * factor for factor in (1.0, 2.0, 3.0)]
         view = weight.view(10, 10)
         torch.ones(1000)
@@ -158,3 +161,20 @@ def test_the_parameters_of_the_2b_model(rank: int, parameters: int) -> None:
     assert (found.adapter_parameters, found.adapter_tensors) == (parameters, 384)
     assert parameters == 24 * 2 * (2 * (2048 + 2048) + 2 * (2048 + 1024)) * rank
     assert found.weights / 2 == pytest.approx(1.58e9, rel=0.005)
+
+
+def test_control_c_ends_it_where_a_tensor_is_just_being_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python drops what is raised in there."""
+    forget, calls = trace._Meter._forget, []
+
+    def interrupted(self: Any, key: int) -> None:
+        calls.append(key)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        forget(self, key)
+
+    monkeypatch.setattr(trace._Meter, "_forget", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        traced(frames=FRAMES + 1)  # not one that is known already
+    assert signal.getsignal(signal.SIGINT) is before

@@ -108,7 +108,7 @@ def test_what_is_saved_is_what_was_said_but_for_what_is_a_job_s_own(
     said("save", "mine", "job.yaml", "--preset", "quick-test", "--lr", "1e-5")
     assert find_preset("mine").read() == {
         "train": {
-            "adapter": {"type": "lora", "rank": 16, "alpha": 32},
+            "adapter": {"type": "lora", "rank": 16},
             "epochs": 7,
             "lr": 1e-5,
             "chunk_duration": 30,
@@ -169,6 +169,20 @@ def test_a_bad_preset_is_not_imported(text: str, problem: str, said) -> None:
     Path("friend.yaml").write_text(text)
     assert problem in said("import", "friend.yaml", code=ExitCode.BAD_SPEC)
     assert "friend" not in all_presets()
+
+
+def test_an_empty_preset_and_the_name_for_none_are_refused(said) -> None:
+    Path("empty.yaml").write_text("")
+    assert "sets nothing" in said("import", "empty.yaml", code=ExitCode.USAGE)
+    assert "means no preset" in said("save", "none", "--rank", "3", code=ExitCode.USAGE)
+
+
+def test_a_list_says_what_cannot_be_used_and_is_not_flooded(said) -> None:
+    said("save", "long", "--rank", "3", "--description", "word " * 100)
+    (user_folder() / "broken.yaml").write_text("train: [\n")
+    broken, long = said("list").splitlines()[-2:]
+    assert "cannot be used: " in broken and "broken.yaml" in broken
+    assert long.endswith(" …") and len(long) < 150
 
 
 def test_a_user_s_file_does_not_stand_in_for_one_built_in() -> None:

@@ -12,6 +12,7 @@ from sidestep.spec import sources
 from sidestep.spec.report import Problem
 from sidestep.spec.schema import JobSpec
 from sidestep.spec.sources import Given, resolve
+from sidestep.spec.training import AdapterSpec
 
 BASE = "audio_dir: songs\noutput_dir: out\n"
 
@@ -36,7 +37,7 @@ def test_flags_over_variables_over_yaml_over_defaults() -> None:
     )
     train = spec.train
     assert (train.lr, train.epochs, train.seed, train.adapter.rank) == (1e-4, 20, 3, 4)
-    assert (train.adapter.alpha, train.warmup_steps) == (128, 100)
+    assert (train.adapter.alpha, train.warmup_steps) == (8, 100)  # alpha: twice the rank
     assert origins["train.lr"] == "--lr"
     assert origins["train.epochs"] == "SIDESTEP_TRAIN__EPOCHS"
     assert origins["train.seed"] == "job.yaml:3"
@@ -233,3 +234,8 @@ def test_a_spec_is_checked_without_torch() -> None:
     )
     job(BASE)
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("given", "alpha"), [({}, 128), ({"rank": 16}, 32), ({"rank": "16", "alpha": 4}, 4)])
+def test_alpha_is_twice_the_rank_where_nobody_says_it(given: dict[str, Any], alpha: float) -> None:
+    assert AdapterSpec(**given).alpha == alpha

@@ -70,7 +70,7 @@ def test_a_few_answers_make_a_job(terminal: Terminal, kind: str) -> None:
     to_rank(terminal, kind, preset="qui")
     terminal.answer("train.adapter.rank: [16]", "8")
     terminal.see("For 12 songs 100 to 200 are recommended.")
-    terminal.answer("train.epochs: [150]")
+    terminal.answer("train.epochs: [10]", "150")  # the preset's
     terminal.answer("train.optimizer_type:", "prod")
     terminal.see("Prodigy finds the rate itself")
     terminal.see("xl-base")  # found by xlb
@@ -371,3 +371,25 @@ def test_a_rank_that_is_taken_back_takes_its_alpha_along(terminal: Terminal) -> 
     terminal.answer("train.optimizer_type:")
     adapter = save(terminal).train.adapter
     assert (adapter.rank, adapter.alpha) == (64, 128)
+
+
+def test_what_was_typed_is_kept_also_where_it_is_the_default(terminal: Terminal) -> None:
+    to_rank(terminal)
+    terminal.answer("train.adapter.rank: [64]")
+    terminal.answer("train.epochs: [150]", "100")  # recommended for 12 songs; the default is 100
+    terminal.answer("train.optimizer_type:", "b")
+    terminal.answer("train.epochs: [100]")
+    terminal.answer("train.optimizer_type:")
+    assert save(terminal).train.epochs == 100
+
+
+def test_an_answer_can_be_taken_back(terminal: Terminal) -> None:
+    terminal.answer(MENU, "preprocess")
+    terminal.answer("checkpoint_dir:")
+    terminal.answer("model_variant:")
+    terminal.answer("audio_dir:", "my_songs")
+    terminal.answer("dataset_json:", "nope.json")
+    terminal.answer("dataset_dir:", "b")
+    terminal.answer("dataset_json: [nope.json]", "-")
+    terminal.answer("dataset_dir:", "b")
+    terminal.wait(lambda: terminal.line.rstrip().endswith("dataset_json:"), "no answer")

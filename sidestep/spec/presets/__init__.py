@@ -98,6 +98,8 @@ def save_preset(name: str, text: str, *, replace: bool = False) -> Path:
         raise UsageError(
             f"{name!r} is no name for a preset; allowed are letters, digits, dot, dash, underscore"
         )
+    if name == "none":
+        raise UsageError("the name none means no preset; choose another one")
     if (taken := all_presets().get(name)) and taken.is_built_in:
         raise UsageError(f"the preset {name} is built in; choose another name")
     file = user_folder() / f"{name}.yaml"

@@ -2,11 +2,12 @@
 
 import argparse
 import json
+import textwrap
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from sidestep.runtime.errors import UsageError
+from sidestep.runtime.errors import SideStepError, UsageError
 from sidestep.spec.fields import Path as FieldPath
 from sidestep.spec.fields import only, spec_fields
 from sidestep.spec.flags import add_flags
@@ -24,6 +25,8 @@ from sidestep.spec.sources import Given, resolve
 from sidestep.spec.yaml12 import dump_yaml
 
 Write = Callable[[str], None]
+
+DESCRIPTION_WIDTH = 120
 
 
 def add_preset_actions(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +86,15 @@ def _list(options: argparse.Namespace, write: Write) -> None:
     width = max(len(preset.name) for preset in presets)
     for preset in presets:
         whose = "" if preset.is_built_in else "(yours) "
-        write(f"{preset.name:{width}}  {whose}{preset.description}".rstrip() + "\n")
+        write(f"{preset.name:{width}}  {whose}{_says(preset)}".rstrip() + "\n")
+
+
+def _says(preset: Preset) -> str:
+    try:
+        _resolve(preset=preset)
+    except SideStepError as error:
+        return f"cannot be used: {str(error).splitlines()[-1].strip()}"
+    return textwrap.shorten(preset.description, DESCRIPTION_WIDTH, placeholder=" …")
 
 
 def _show(options: argparse.Namespace, write: Write) -> None:
@@ -111,6 +122,8 @@ def _import(options: argparse.Namespace, write: Write) -> None:
     file = Path(options.file)
     preset = Preset(options.name or file.stem, file, is_built_in=False)
     _resolve(preset=preset)
+    if not preset.read():
+        raise UsageError(f"{file} sets nothing that a preset could hold")
     write(f"Saved {save_preset(preset.name, preset.text, replace=options.force)}\n")
 
 
