@@ -27,6 +27,7 @@ def completion(shell: str) -> str:
 def _root() -> Parser:
     """All commands as one parser. It is never asked to parse: its choices are hints."""
     root = Parser(prog="sidestep", description="Trains LoRA and LoKR adapters for ACE-Step 1.5.")
+    root.add_argument("--version", action="store_true", help="show the version")
     commands = root.add_subparsers(metavar="COMMAND")
     for name, says in COMMANDS.items():
         parser = commands.add_parser(name, help=says)

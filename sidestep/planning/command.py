@@ -39,6 +39,8 @@ def _whole_plan(spec: JobSpec, options: argparse.Namespace, write: Write) -> dic
     from sidestep.planning.report import as_data, as_text
     from sidestep.planning.songs import assumed_songs, find_songs
 
+    if not options.json:
+        write("Tracing one step of training, without a GPU: this takes some seconds\n\n")
     made = make_plan(
         spec,
         config_of(spec, offline=options.offline),

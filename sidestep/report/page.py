@@ -45,6 +45,7 @@ def page(store: Store, spec: JobSpec) -> str:
         return _template().render(
             receipt=receipt,
             songs=history["songs"],
+            place=store.place,
             hours=sum(song["seconds"] for song in history["songs"]) / 3600,
             charts=_charts(history),
             losses=receipt["loss_on_fixed_draws"],

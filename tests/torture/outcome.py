@@ -12,6 +12,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from sidestep.storage.store import Store
 
 CURVES = ("loss/train", "loss/smooth", "loss/eval", "lr", "grad_norm/total")
+BY_LEVEL = "loss_by_timestep/"
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ def _curves(store: Store) -> dict[str, list[tuple[int, float]]]:
     for info in store.list("runs"):
         for event in _events(store.read_bytes(info.path)):
             for value in event.summary.value:
-                if value.tag in curves:
-                    curves[value.tag].append((event.step, value.simple_value))
+                if value.tag in CURVES or value.tag.startswith(BY_LEVEL):
+                    curves.setdefault(value.tag, []).append((event.step, value.simple_value))
     return {tag: sorted(points) for tag, points in curves.items()}
 
 
