@@ -1,6 +1,7 @@
 """Docker on a machine of one's own: a script with one `docker run`. Folders are mounted where they are."""
 
 import shlex
+from collections.abc import Iterable
 
 from sidestep.places.job import WORKSPACE, Job, local_places
 from sidestep.places.place import Place, Rendered
@@ -8,15 +9,18 @@ from sidestep.places.yaml11 import commented
 from sidestep.runtime.errors import UsageError
 
 
-def docker_run(job: Job, *options: str, stop_timeout: int) -> str:
-    """A `docker run` of the job's image, one option a line; `options` come before those of every place."""
+def docker_run(job: Job, *options: str, secrets: Iterable[str], stop_timeout: int) -> str:
+    """A `docker run` of the job's image, one option a line; `options` come before those of every place.
+
+    `secrets` are names of variables that it passes on, where they are set.
+    """
     lines = [
         "docker run --rm --init",  # Docker's init passes signals on from the first moment
         *(["--gpus all"] if job.wants_gpu else []),
         f"--stop-timeout {stop_timeout}",
         "--cap-drop all --security-opt no-new-privileges",
         *options,
-        *(f"--env {name}" for name in job.secrets_of_a_shell),
+        *(f"--env {name}" for name in secrets),
         f"{shlex.quote(job.image)} run",
     ]
     return " \\\n    ".join(lines)
@@ -51,6 +55,7 @@ def render(job: Job) -> Rendered:
             for folder, is_written in folders.items()
         ),
         *(f"--env {shlex.quote(f'{variable}={value}')}" for variable, value in job.environment.items()),
+        secrets=job.secrets_of_a_shell,
         stop_timeout=job.stop_seconds,
     )
     submit = f"sh {job.file}"

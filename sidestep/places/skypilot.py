@@ -32,6 +32,7 @@ def task(job: Job) -> dict[str, Any]:
         '--user "$(id -u):$(id -g)"',  # the file is this user's
         f"--volume {MOUNTED}:/etc/sidestep/job.yaml:ro",
         *(f"--env {shlex.quote(f'{name}={value}')}" for name, value in flattened(elsewhere).items()),
+        secrets=job.secrets,
         stop_timeout=job.stop_seconds,
     )
     return {
