@@ -92,7 +92,7 @@ def ask_field(talk: Talk, name: str, default: str = "", note: str = "", title: s
         talk.said[field.path] = answer
     if can_be_empty and answer == NOTHING:
         answer = ""
-        talk.said.pop(field.path)
+        talk.said.pop(field.path, None)
     if answer and answer != otherwise:
         talk.answers[field.path] = answer
     else:
