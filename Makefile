@@ -86,7 +86,7 @@ test-browser: tools ## report.html in headless Chromium (needs chromium)
 	@CHROMIUM="$(CHROMIUM)" $(RUN) pytest -m browser tests/report
 
 jobs: setup ## render the files of jobs/ anew from jobs/specs/
-	@$(RUN) tests.places.committed
+	@$(RUN) tests.platforms.committed
 
 test-places: setup ## what SkyPilot's, dstack's and Vast's own packages make of what is rendered for them
 	@$(RUN) pytest -m places

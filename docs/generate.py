@@ -10,9 +10,9 @@ from pathlib import Path
 
 from sidestep.commands import COMMANDS, parser_of
 from sidestep.commands import GROUPS as COMMAND_GROUPS
-from sidestep.spec.fields import SpecField, spec_fields, variable
-from sidestep.spec.flags import Give, metavar
-from sidestep.spec.groups import GROUPS
+from sidestep.commands.flags import Give, metavar
+from sidestep.config.fields import SpecField, spec_fields, variable
+from sidestep.config.groups import GROUPS
 
 PAGE = Path(__file__).parent / "cli-reference.md"
 WIDTH = 118

@@ -12,8 +12,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from sidestep.places.kubernetes import pod_failure_policy
-from sidestep.spec.schema import JobSpec
+from sidestep.config.schema import JobSpec
+from sidestep.platforms.kubernetes import pod_failure_policy
 
 HERE = Path(__file__).parent
 CHART = HERE / "side-step"

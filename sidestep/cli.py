@@ -16,7 +16,7 @@ from sidestep.runtime.errors import ExitCode, MachineError, SideStepError, Usage
 from sidestep.runtime.logs import log_file, setup_logging
 
 if TYPE_CHECKING:
-    from sidestep.spec.schema import JobSpec
+    from sidestep.config.schema import JobSpec
 
 log = logging.getLogger(__name__)
 
@@ -122,10 +122,10 @@ def _run_task(command: str, words: list[str]) -> None:
         _dry_run(command, words)
         return
 
-    from sidestep.places.release import RentedMachine
-    from sidestep.runtime.notice import Notice
+    from sidestep.platforms.release import RentedMachine
+    from sidestep.runtime.preemption import Preemption
 
-    with Notice() as notice, RentedMachine() as machine:
+    with Preemption() as notice, RentedMachine() as machine:
         options, spec, _ = _resolve(command, words, dict(TASKS[command]))
         if options.json and spec.task != "estimate":
             raise UsageError(
@@ -145,7 +145,7 @@ def _run_task(command: str, words: list[str]) -> None:
 def _dry_run(command: str, words: list[str]) -> None:
     options, spec, origins = _resolve(command, words, dict(TASKS[command]))
 
-    from sidestep.spec.resolved import as_json, as_yaml
+    from sidestep.config.resolved import as_json, as_yaml
 
     write(as_json(spec, origins) if options.json else as_yaml(spec, origins))
 
@@ -155,7 +155,7 @@ def _plan(words: list[str]) -> None:
         words = ["--audio-dir", "songs", "--output-dir", "output", *words]
     options, spec, _ = _resolve("plan", words)
 
-    from sidestep.planning.command import plan
+    from sidestep.commands.plan import plan
 
     plan(spec, options, write)
 
@@ -163,7 +163,7 @@ def _plan(words: list[str]) -> None:
 def _render(words: list[str]) -> None:
     options, spec, origins = _resolve("render", words)
 
-    from sidestep.places.render import render
+    from sidestep.platforms.render import render
 
     render(options, spec, origins, write)
 
@@ -176,8 +176,8 @@ def _resolve(
     `says` is what the command itself says of the spec, by path. A single word without a flag is the spec's
     file.
     """
-    from sidestep.spec.flags import misspelt_flags
-    from sidestep.spec.sources import Given, resolve
+    from sidestep.commands.flags import misspelt_flags
+    from sidestep.config.sources import Given, resolve
 
     says = says or {}
     parser = parser_of(command)
@@ -204,8 +204,8 @@ def _status(words: list[str]) -> None:
     options = parser.parse_args(words)
     setup_logging()
 
-    from sidestep.spec.sources import Given, resolve
-    from sidestep.tasks.status import show_status
+    from sidestep.commands.status import show_status
+    from sidestep.config.sources import Given, resolve
 
     place = [
         Given(("task",), "estimate", parser.prog),
@@ -219,7 +219,7 @@ def _presets(words: list[str]) -> None:
     options = parser_of("presets").parse_args(words)
     setup_logging()
 
-    from sidestep.spec.presets.command import run_preset_action
+    from sidestep.commands.presets import run_preset_action
 
     run_preset_action(options, write)
 
@@ -239,8 +239,8 @@ def _export(words: list[str]) -> None:
     options = parser.parse_args(words)
     setup_logging()
 
-    from sidestep.spec.sources import Given, resolve
-    from sidestep.tasks.export import export
+    from sidestep.commands.export import export
+    from sidestep.config.sources import Given, resolve
 
     places = [Given(("task",), "estimate", parser.prog), Given(("output_dir",), options.adapter, parser.prog)]
     spec, _ = resolve(flags=[*getattr(options, "given", []), *places])
@@ -250,7 +250,7 @@ def _export(words: list[str]) -> None:
 def _completion(words: list[str]) -> None:
     options = parser_of("completion").parse_args(words)
 
-    from sidestep.completion import completion
+    from sidestep.commands.completion import completion
 
     write(completion(options.shell))
 
@@ -269,7 +269,7 @@ def _schema(words: list[str]) -> None:
     parser_of("schema").parse_args(words)
     from pydantic.json_schema import GenerateJsonSchema
 
-    from sidestep.spec.schema import JobSpec
+    from sidestep.config.schema import JobSpec
 
     schema = {"$schema": GenerateJsonSchema.schema_dialect, **JobSpec.model_json_schema()}
     write(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
@@ -291,7 +291,7 @@ def _demo(words: list[str]) -> None:
     setup_logging()
     from pathlib import Path
 
-    from sidestep.demo import demo
+    from sidestep.tasks.demo import demo
 
     demo(Path(options.folder))
 

@@ -78,7 +78,7 @@ def own_logging() -> Any:
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """What the original model computed: see its README.md for the names and the tolerance."""
-    return TESTS / "data" / "golden"
+    return TESTS / "golden"
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-GUIDE = ROOT / "tests" / "data" / "guide" / "training-guide.md"
+GUIDE = ROOT / "tests" / "guide" / "training-guide.md"
 BLOCK = re.compile(
     r"(?:<!-- not run by the tests: (?P<reason>.*?) -->\n)?"
     r"^(?P<indent> *)```(?P<kind>bash|python|yaml|json)\n(?P<text>.*?)^ *```",

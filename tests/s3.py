@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from sidestep.spec.schema import StorageSpec
+from sidestep.config.schema import StorageSpec
 from sidestep.storage.store import Store, open_store
 
 ACCESS_KEY, SECRET_KEY = "AKIATESTTESTTEST", "a/very+secret/key"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from sidestep.config.schema import JobSpec
 from sidestep.data.tensors import Sample, sample_bytes
-from sidestep.spec.schema import JobSpec
 
 MakeSpec = Callable[..., JobSpec]
 

@@ -16,9 +16,9 @@ from jsonschema import Draft202012Validator
 import sidestep
 from sidestep.cli import COMMANDS, main
 from sidestep.commands import parser_of
+from sidestep.config.schema import JobSpec
 from sidestep.runtime.errors import AgainError, ExitCode, MissingInputError
-from sidestep.runtime.notice import Notice
-from sidestep.spec.schema import JobSpec
+from sidestep.runtime.preemption import Preemption
 
 CHECKPOINTS = "--checkpoint-dir ../ACE-Step-1.5/checkpoints --model-variant base"
 # Each command of the guide, and what of the spec it is about.
@@ -73,7 +73,7 @@ class Tasks(ModuleType):
         self.specs: list[JobSpec] = []
         self.failure: BaseException | None = None
 
-    def run(self, spec: JobSpec, notice: Notice | None = None) -> None:
+    def run(self, spec: JobSpec, notice: Preemption | None = None) -> None:
         self.specs.append(spec)
         if self.failure:
             raise self.failure
@@ -293,12 +293,12 @@ def test_standard_output_may_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_tiny_checkpoint_and_demo_are_called_with_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    tiny, demo = ModuleType("sidestep.acestep.tiny"), ModuleType("sidestep.demo")
+    tiny, demo = ModuleType("sidestep.acestep.tiny"), ModuleType("sidestep.tasks.demo")
     monkeypatch.setattr(tiny, "write_tiny_checkpoint", lambda *args: calls.append(args), raising=False)
     monkeypatch.setattr(demo, "demo", lambda *args: calls.append(args), raising=False)
     monkeypatch.setitem(sys.modules, "sidestep.acestep", ModuleType("sidestep.acestep"))
     monkeypatch.setitem(sys.modules, "sidestep.acestep.tiny", tiny)
-    monkeypatch.setitem(sys.modules, "sidestep.demo", demo)
+    monkeypatch.setitem(sys.modules, "sidestep.tasks.demo", demo)
     assert main(["tiny-checkpoint", "ck", "--variants", "base", "turbo", "--seed", "3"]) == 0
     assert main(["demo"]) == 0
     assert main(["demo", "there"]) == 0

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from sidestep import demo
 from sidestep.acestep.config import RELEASES
 from sidestep.commands import COMMANDS, parser_of
+from sidestep.config.fields import spec_fields
+from sidestep.config.schema import JobSpec
 from sidestep.data.entries import read_dataset
-from sidestep.spec.fields import spec_fields
-from sidestep.spec.schema import JobSpec
+from sidestep.tasks import demo
 from sidestep.tasks.preprocess import preprocess
 from tests.documents import GUIDE, QUICK, ROOT, Block, blocks, run
 

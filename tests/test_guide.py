@@ -19,7 +19,7 @@ from urllib.request import urlopen
 import pexpect
 import pytest
 
-from sidestep import demo
+from sidestep.tasks import demo
 from tests.documents import GUIDE, ROOT, Block, blocks, run, surroundings
 
 WIZARD, PREPROCESS, TRAIN, TENSORBOARD, RESUME, ESTIMATE = blocks(GUIDE)

@@ -52,8 +52,8 @@ def test_imports_point_one_way() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        *("sidestep", "sidestep.cli", "sidestep.spec.sources", "sidestep.storage.store"),
-        *("sidestep.tasks.preflight", "sidestep.planning.command"),
+        *("sidestep", "sidestep.cli", "sidestep.config.sources", "sidestep.storage.store"),
+        *("sidestep.preflight.places", "sidestep.commands.plan"),
     ],
 )
 def test_checking_a_spec_loads_no_torch(module: str) -> None:

@@ -7,7 +7,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from sidestep import demo
+from sidestep.tasks import demo
 from tests.documents import QUICK, ROOT, blocks, run
 
 README = ROOT / "README.md"

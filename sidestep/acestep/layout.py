@@ -13,8 +13,8 @@ import json
 import posixpath
 from dataclasses import dataclass
 
+from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.spec.schema import StorageSpec
 from sidestep.storage.store import FileInfo, Store, open_store
 
 VAE_FOLDER = "vae"

@@ -24,8 +24,8 @@ from sidestep.acestep.layout import SILENCE_FILE, find_text_encoder, find_vae, f
 from sidestep.acestep.names import diffusers_name
 from sidestep.acestep.vae import build_vae
 from sidestep.acestep.weights import load_exactly, read_weights
+from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import BadDataError
-from sidestep.spec.schema import StorageSpec
 from sidestep.storage.store import Store
 
 PARTS = ("transformer", "condition_encoder")

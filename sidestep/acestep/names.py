@@ -5,7 +5,7 @@ memory are diffusers' (`self_attn.to_q`). The renames are total and reversible, 
 paths as for parameter names. Source: the checkpoint layout, checked against recorded outputs.
 """
 
-from sidestep.spec.training import ATTENTION_MODULES, MLP_MODULES
+from sidestep.config.training import ATTENTION_MODULES, MLP_MODULES
 
 _RENAMES = (  # original, diffusers
     ("q_proj", "to_q"),

@@ -19,8 +19,8 @@ from transformers import Qwen3Config, Qwen3Model
 from sidestep.acestep.layout import ALIASES, SILENCE_FILE, TEXT_ENCODER_FOLDER, VAE_FOLDER
 from sidestep.acestep.names import original_name
 from sidestep.acestep.vae import build_vae
+from sidestep.runtime.canonical import json_bytes, safetensors_bytes, torch_bytes
 from sidestep.runtime.errors import UsageError
-from sidestep.storage.canonical import json_bytes, safetensors_bytes, torch_bytes
 
 DECODER: dict[str, Any] = {
     "hidden_size": 64,

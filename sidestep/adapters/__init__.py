@@ -13,8 +13,8 @@ from torch import nn
 from sidestep.adapters import lokr, lora
 from sidestep.adapters.adapter import Adapter, refuse_second_adapter
 from sidestep.adapters.targets import target_paths
+from sidestep.config.training import AdapterSpec
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.spec.training import AdapterSpec
 
 __all__ = ["Adapter", "inject", "load", "publish", "target_paths"]
 

@@ -11,9 +11,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from sidestep.config.training import AdapterSpec
+from sidestep.runtime.canonical import Parts
 from sidestep.runtime.errors import BadDataError, UsageError
-from sidestep.spec.training import AdapterSpec
-from sidestep.storage.canonical import Parts
 
 SHOWN = 5  # names of each kind that an error message lists
 

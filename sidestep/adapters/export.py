@@ -12,8 +12,8 @@ from sidestep.acestep.loading import build_transformer
 from sidestep.acestep.names import diffusers_name
 from sidestep.adapters import lokr, lora
 from sidestep.adapters.adapter import Adapter
+from sidestep.runtime.canonical import safetensors_bytes
 from sidestep.runtime.errors import UsageError
-from sidestep.storage.canonical import safetensors_bytes
 
 _OF_APP = (lora.APP_FILE, lora.CONFIG_FILE, lokr.APP_FILE)
 

@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from sidestep.acestep.names import diffusers_name
 from sidestep.adapters.adapter import Adapter, check_exact, draw, read_safetensors
 from sidestep.adapters.targets import linear_modules, target_paths
+from sidestep.config.targets import target_names
+from sidestep.config.training import ATTENTION_MODULES, AdapterSpec
+from sidestep.runtime.canonical import Parts, safetensors_parts
 from sidestep.runtime.errors import BadDataError
-from sidestep.spec.targets import target_names
-from sidestep.spec.training import ATTENTION_MODULES, AdapterSpec
-from sidestep.storage.canonical import Parts, safetensors_parts
 
 log = logging.getLogger(__name__)
 

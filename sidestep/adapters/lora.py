@@ -33,10 +33,10 @@ from torch import Tensor, nn
 from sidestep.acestep.names import diffusers_name, original_name
 from sidestep.adapters.adapter import Adapter, check_exact, draw, read_safetensors
 from sidestep.adapters.targets import linear_modules, target_paths
+from sidestep.config.targets import by_pattern, is_end_of, target_names
+from sidestep.config.training import AdapterSpec
+from sidestep.runtime.canonical import Parts, json_bytes, safetensors_parts
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.spec.targets import by_pattern, is_end_of, target_names
-from sidestep.spec.training import AdapterSpec
-from sidestep.storage.canonical import Parts, json_bytes, safetensors_parts
 
 APP_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from torch import nn
 
 from sidestep.acestep.names import original_name
-from sidestep.spec.targets import chosen
-from sidestep.spec.training import ATTENTION_MODULES, MLP_MODULES
+from sidestep.config.targets import chosen
+from sidestep.config.training import ATTENTION_MODULES, MLP_MODULES
 
 
 def linear_modules(transformer: nn.Module) -> dict[str, nn.Linear]:
@@ -23,7 +23,7 @@ def linear_modules(transformer: nn.Module) -> dict[str, nn.Linear]:
 
 
 def target_paths(transformer: nn.Module, target_modules: Iterable[str]) -> list[str]:
-    """The original paths that `target_modules` name, in the model's order: see `sidestep.spec.targets`.
+    """The original paths that `target_modules` name, in the model's order: see `sidestep.config.targets`.
 
     Raises BadSpecError for a name that names nothing.
     """

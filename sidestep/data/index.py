@@ -15,8 +15,8 @@ its content, and a song that was found sound over `probed` seconds is not decode
 import json
 from dataclasses import asdict, dataclass, field
 
+from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.storage.canonical import json_bytes
 from sidestep.storage.store import FileInfo, Store
 
 INDEX_FILE = "index.json"

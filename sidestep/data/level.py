@@ -13,8 +13,8 @@ from av.filter import Graph
 from av.filter.context import FilterContext
 from torch import Tensor
 
+from sidestep.config.schema import PreprocessSpec
 from sidestep.data.audio import SAMPLE_RATE
-from sidestep.spec.schema import PreprocessSpec
 
 log = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from sidestep.config.schema import PreprocessSpec
 from sidestep.data.audio import SAMPLE_RATE, read_audio
 from sidestep.data.dataset import Song, by_store
 from sidestep.data.index import Index
@@ -16,7 +17,6 @@ from sidestep.data.level import peak_db
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace
-from sidestep.spec.schema import PreprocessSpec
 from sidestep.storage.transfer import pull
 
 log = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from sidestep.data.index import list_samples
+from sidestep.runtime.canonical import torch_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.storage.canonical import torch_bytes
 
 __all__ = ["Sample", "list_samples", "read_sample", "sample_bytes", "silent_context"]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from safetensors.torch import load
 from torch import Tensor
 
-from sidestep.storage.canonical import safetensors_bytes
+from sidestep.runtime.canonical import safetensors_bytes
 from sidestep.storage.store import Store
 
 FOLDER = "unfinished"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from sidestep.config.schema import JobSpec
 from sidestep.planning.trace import Trace, trace_step
-from sidestep.spec.schema import JobSpec
 
 CONTEXT = 1.0e9
 """Assumed for CUDA's context, cuBLAS' workspace, loaded kernels, and what the allocator cannot use."""

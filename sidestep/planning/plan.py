@@ -8,15 +8,15 @@ from typing import Any
 
 from sidestep.acestep.config import read_config
 from sidestep.acestep.layout import ALIASES, find_variant, open_checkpoints
+from sidestep.acestep.releases import released_config
+from sidestep.config.schema import JobSpec
 from sidestep.planning.cards import CARDS, Card
 from sidestep.planning.figures import Figure, duration, gigabytes
 from sidestep.planning.fit import Change, changes_to_fit
 from sidestep.planning.memory import Memory, memory_of
 from sidestep.planning.preemption import RESTART_SECONDS, Preemptions, plan_for_preemptions
-from sidestep.planning.releases import released_config
 from sidestep.planning.songs import Songs
 from sidestep.runtime.errors import BadSpecError
-from sidestep.spec.schema import JobSpec
 from sidestep.training.schedule import Schedule
 
 _TERA = 1e12

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sidestep.planning.checks import WIDTH
 from sidestep.planning.figures import Figure, duration, gigabytes
 from sidestep.planning.plan import Fit, OnCard, Plan
+from sidestep.preflight.checks import WIDTH
 
 _BASIS_WIDTH = 10
 

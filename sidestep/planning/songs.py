@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from sidestep.acestep.vae import LATENTS_PER_SECOND
+from sidestep.config.schema import JobSpec
 from sidestep.data.audio import seconds_by_header
 from sidestep.data.dataset import Song, read_songs
 from sidestep.data.tensors import list_samples, read_sample
 from sidestep.planning.figures import Basis
-from sidestep.spec.schema import JobSpec
 from sidestep.storage.store import FileInfo, Store, open_store
 
 TOKENS = 512

@@ -34,7 +34,7 @@ from sidestep.acestep.attention import WindowedAttnProcessor
 from sidestep.acestep.loading import build_transformer
 from sidestep.acestep.recompute import recompute_layers, recomputed_layers
 from sidestep.acestep.weights import load_exactly
-from sidestep.spec.training import AdapterSpec
+from sidestep.config.training import AdapterSpec
 from sidestep.training.flow import Batch, flow_loss
 from sidestep.training.machine import Machine
 

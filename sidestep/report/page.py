@@ -10,9 +10,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template, UndefinedError
 
+from sidestep.config.schema import JobSpec
 from sidestep.report.charts import Chart, Line, chart
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.spec.schema import JobSpec
 from sidestep.storage.store import Store
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ class _RuntimeSpec(Protocol):
 
 
 class _Spec(Protocol):
-    """What is needed of a JobSpec. `sidestep.spec` imports this room, so this room does not import it."""
+    """What is needed of a JobSpec. `sidestep.config` imports this room, so this room does not import it."""
 
     @property
     def runtime(self) -> _RuntimeSpec: ...

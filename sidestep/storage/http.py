@@ -14,11 +14,11 @@ from urllib.parse import quote, unquote
 
 import aiohttp
 
+from sidestep.runtime.atomic import replacing
 from sidestep.runtime.errors import BadDataError, BadSpecError
-from sidestep.storage import patience, remote
-from sidestep.storage.atomic import replacing
+from sidestep.storage import remote, retry
 from sidestep.storage.local import local_errors
-from sidestep.storage.store import Advance, FileInfo, no_advance
+from sidestep.storage.store import FileInfo, ProgressCallback, no_advance
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ VERSIONS = ("ETag", "Content-MD5", "Digest", "Last-Modified")
 def http_settings() -> dict[str, Any]:
     """As fsspec takes it. No limit on the whole: a model takes as long as it takes, silence does not."""
     timeout = aiohttp.ClientTimeout(
-        total=None, sock_connect=patience.CONNECT_SECONDS, sock_read=patience.READ_SECONDS
+        total=None, sock_connect=retry.CONNECT_SECONDS, sock_read=retry.READ_SECONDS
     )
     plain = {"Accept-Encoding": "identity"}  # else a file may come in another size than it is said to have
     return {
@@ -57,7 +57,7 @@ class HttpStore(remote.RemoteStore):
         with self._failures(path):
             return _patiently(lambda: self._fs.cat_file(self._key(path)))
 
-    def download(self, path: str, target: Path, advance: Advance = no_advance) -> None:
+    def download(self, path: str, target: Path, advance: ProgressCallback = no_advance) -> None:
         key, moved = self._key(path), 0
 
         def count(size: int) -> None:
@@ -78,7 +78,7 @@ class HttpStore(remote.RemoteStore):
     def create(self, path: str, data: bytes) -> bool:
         self._refuse()
 
-    def upload(self, source: Path, path: str, advance: Advance = no_advance) -> None:
+    def upload(self, source: Path, path: str, advance: ProgressCallback = no_advance) -> None:
         self._refuse()
 
     def delete(self, path: str) -> None:
@@ -140,7 +140,7 @@ def _patiently(ask: Callable[[], Any]) -> Any:
         except (aiohttp.ClientError, TimeoutError, FileNotFoundError) as error:
             cause = error.__cause__ if isinstance(error, FileNotFoundError) else error
             failures, first = failures + 1, first or time.monotonic()
-            pause = patience.pause(failures, time.monotonic() - first)
+            pause = retry.pause(failures, time.monotonic() - first)
             if pause is None or not _may_pass(cause):
                 raise
             log.debug("%s; asked again in %.1f s", type(cause).__name__, pause)

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+from sidestep.config.schema import StorageSpec
+from sidestep.runtime.atomic import TEMPORARY, create_file, replacing
 from sidestep.runtime.errors import (
     AccessError,
     BadDataError,
@@ -16,9 +18,7 @@ from sidestep.runtime.errors import (
     SideStepError,
     StorageError,
 )
-from sidestep.spec.schema import StorageSpec
-from sidestep.storage.atomic import TEMPORARY, create_file, replacing
-from sidestep.storage.store import Advance, FileInfo, Store, no_advance
+from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_advance
 
 COPY_BYTES = 2**20
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -77,10 +77,10 @@ class LocalStore(Store):
         with local_errors(full):
             return create_file(full, data)
 
-    def download(self, path: str, target: Path, advance: Advance = no_advance) -> None:
+    def download(self, path: str, target: Path, advance: ProgressCallback = no_advance) -> None:
         _copy(self.locate(path), target, advance)
 
-    def upload(self, source: Path, path: str, advance: Advance = no_advance) -> None:
+    def upload(self, source: Path, path: str, advance: ProgressCallback = no_advance) -> None:
         _copy(source, self.locate(path), advance)
 
     def delete(self, path: str) -> None:
@@ -124,7 +124,7 @@ def _info(full: Path, path: str) -> FileInfo | None:
     return FileInfo(path, status.st_size, str(status.st_mtime_ns))
 
 
-def _copy(source: Path, target: Path, advance: Advance) -> None:
+def _copy(source: Path, target: Path, advance: ProgressCallback) -> None:
     with local_errors(source):
         reader = source.open("rb")
     with reader, local_errors(target), replacing(target) as temporary, temporary.open("wb") as writer:

@@ -10,13 +10,13 @@ from typing import Any, Self
 import fsspec
 from fsspec.callbacks import Callback
 
+from sidestep.config.schema import StorageSpec
+from sidestep.runtime.atomic import replacing
 from sidestep.runtime.errors import MachineError
-from sidestep.spec.schema import StorageSpec
-from sidestep.storage.atomic import replacing
 from sidestep.storage.clients import Clients
 from sidestep.storage.local import local_errors
 from sidestep.storage.remote_errors import explained, is_failure, no_credentials
-from sidestep.storage.store import Advance, FileInfo, Store, no_advance
+from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_advance
 
 PACKAGES = {"gs": "gcsfs", "az": "adlfs"}  # not installed by default
 
@@ -103,12 +103,12 @@ class RemoteStore(Store):
                 return False
             return True
 
-    def download(self, path: str, target: Path, advance: Advance = no_advance) -> None:
+    def download(self, path: str, target: Path, advance: ProgressCallback = no_advance) -> None:
         key = self._key(path)
         with local_errors(target), replacing(target) as temporary, self._failures(path):
             self._fs.get_file(key, str(temporary), callback=Moved(advance))
 
-    def upload(self, source: Path, path: str, advance: Advance = no_advance) -> None:
+    def upload(self, source: Path, path: str, advance: ProgressCallback = no_advance) -> None:
         key = self._key(path)
         with self._failures(path):
             self._fs.put_file(str(source), key, callback=Moved(advance))
@@ -148,7 +148,7 @@ class MemoryStore(RemoteStore):
         with self._creating:  # fsspec looks first and writes then
             return super().create(path, data)
 
-    def upload(self, source: Path, path: str, advance: Advance = no_advance) -> None:
+    def upload(self, source: Path, path: str, advance: ProgressCallback = no_advance) -> None:
         # fsspec would show the file while it is copied.
         with local_errors(source):
             data = source.read_bytes()
@@ -166,7 +166,7 @@ class MemoryStore(RemoteStore):
 class Moved(Callback):
     """fsspec's progress, passed on."""
 
-    def __init__(self, advance: Advance) -> None:
+    def __init__(self, advance: ProgressCallback) -> None:
         super().__init__()
         self._advance = advance
 

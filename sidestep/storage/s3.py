@@ -22,13 +22,13 @@ from botocore.parsers import ResponseParserError
 from s3transfer.manager import TransferConfig, TransferManager
 from s3transfer.subscribers import BaseSubscriber
 
-from sidestep.spec.schema import StorageSpec
-from sidestep.storage import patience
-from sidestep.storage.atomic import replacing
+from sidestep.config.schema import StorageSpec
+from sidestep.runtime.atomic import replacing
+from sidestep.storage import retry
 from sidestep.storage.clients import Clients
 from sidestep.storage.local import local_errors
 from sidestep.storage.s3_errors import FAILURES, error_code, explained
-from sidestep.storage.store import Advance, FileInfo, Store, no_advance
+from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_advance
 
 Found = TypeVar("Found")
 
@@ -55,8 +55,8 @@ def connect(options: StorageSpec) -> S3Client:
     """A client as the spec says. Credentials are left to botocore's own chain. Nothing is asked yet."""
     path_style = options.path_style if options.path_style is not None else options.endpoint_url is not None
     config = Config(
-        connect_timeout=patience.CONNECT_SECONDS,
-        read_timeout=patience.READ_SECONDS,
+        connect_timeout=retry.CONNECT_SECONDS,
+        read_timeout=retry.READ_SECONDS,
         retries={"total_max_attempts": 1, "mode": "standard"},  # see `_pause_before_retry`
         max_pool_connections=2 * options.connections,
         s3={"addressing_style": "path" if path_style else "auto"},
@@ -104,7 +104,7 @@ def _pause_before_retry(
     if not may_pass or operation.name == "AbortMultipartUpload":  # this tidies up after a failure
         return None
     first = request_dict["context"].setdefault("first_failure", time.monotonic())
-    pause = patience.pause(attempts, time.monotonic() - first)
+    pause = retry.pause(attempts, time.monotonic() - first)
     if pause is None and isinstance(caught_exception, ReadTimeoutError):
         raise StayedSilentError(endpoint_url=caught_exception.kwargs["endpoint_url"]) from caught_exception
     return pause
@@ -171,11 +171,11 @@ class S3Store(Store):
                 raise
             return True
 
-    def download(self, path: str, target: Path, advance: Advance = no_advance) -> None:
+    def download(self, path: str, target: Path, advance: ProgressCallback = no_advance) -> None:
         with local_errors(target), replacing(target) as temporary, temporary.open("wb") as file:
             self._fetch(path, file, advance)
 
-    def upload(self, source: Path, path: str, advance: Advance = no_advance) -> None:
+    def upload(self, source: Path, path: str, advance: ProgressCallback = no_advance) -> None:
         with local_errors(source):
             source.open("rb").close()  # else a folder or a missing file would be the store's failure
         self._send(path, str(source), advance)
@@ -192,7 +192,7 @@ class S3Store(Store):
     def _key(self, path: str) -> str:
         return "/".join(part for part in (self._prefix, self.checked(path)) if part)
 
-    def _fetch(self, path: str, target: io.IOBase, advance: Advance) -> None:
+    def _fetch(self, path: str, target: io.IOBase, advance: ProgressCallback) -> None:
         """In parts where it is large; a part that breaks off is asked for again, of the same version."""
         key = self._key(path)
         with self._failures(path):
@@ -204,7 +204,7 @@ class S3Store(Store):
                 if error_code(error) != "416":
                     raise
 
-    def _send(self, path: str, source: str | io.BytesIO, advance: Advance) -> None:
+    def _send(self, path: str, source: str | io.BytesIO, advance: ProgressCallback) -> None:
         key, moved = self._key(path), 0
 
         def count(size: int) -> None:
@@ -252,7 +252,7 @@ def _unless_misheard(ask: Callable[[], Found]) -> Found:
             return ask()
         except (ResponseParserError, ClientError) as error:
             failures += 1
-            seconds = patience.pause(failures, time.monotonic() - first)
+            seconds = retry.pause(failures, time.monotonic() - first)
             if seconds is None or (isinstance(error, ClientError) and error_code(error) != "NoSuchUpload"):
                 raise
             time.sleep(seconds)
@@ -261,7 +261,7 @@ def _unless_misheard(ask: Callable[[], Found]) -> Found:
 class Moved(BaseSubscriber):
     """The transfer manager's progress, passed on; what must be moved again counts negative."""
 
-    def __init__(self, advance: Advance) -> None:
+    def __init__(self, advance: ProgressCallback) -> None:
         self._advance = advance
 
     def on_progress(self, future: Any, bytes_transferred: int, **_: Any) -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
+from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import BadDataError, BadSpecError
-from sidestep.spec.schema import StorageSpec
 
 SCHEMES = ("s3", "file", "memory", "gs", "az", "http", "https")
 
-Advance = Callable[[int], object]
+ProgressCallback = Callable[[int], object]
 """Told of bytes as they are moved, from any thread."""
 
 
@@ -81,11 +81,11 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def download(self, path: str, target: Path, advance: Advance = no_advance) -> None:
+    def download(self, path: str, target: Path, advance: ProgressCallback = no_advance) -> None:
         """Copies a file to the local disk; `target` appears only when it is complete."""
 
     @abstractmethod
-    def upload(self, source: Path, path: str, advance: Advance = no_advance) -> None:
+    def upload(self, source: Path, path: str, advance: ProgressCallback = no_advance) -> None:
         """Copies a local file here; readers see all of it or nothing."""
 
     @abstractmethod

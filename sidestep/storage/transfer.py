@@ -12,10 +12,10 @@ from typing import TypeVar
 
 from rich.filesize import decimal
 
+from sidestep.runtime.atomic import replacing
 from sidestep.runtime.errors import MachineError, StorageError
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace
-from sidestep.storage.atomic import replacing
 from sidestep.storage.local import LocalStore, local_errors
 from sidestep.storage.store import FileInfo, Store
 

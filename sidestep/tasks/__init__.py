@@ -3,27 +3,27 @@
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from sidestep.runtime.notice import Notice
-from sidestep.spec.schema import JobSpec
+from sidestep.config.schema import JobSpec
+from sidestep.runtime.preemption import Preemption
 
 if TYPE_CHECKING:
-    from sidestep.tasks.finish import TrainResult
+    from sidestep.run.finish import TrainResult
 
 
-def run(spec: JobSpec, notice: Notice | None = None) -> "TrainResult | None":
+def run(spec: JobSpec, notice: Preemption | None = None) -> "TrainResult | None":
     """Do what `spec.task` says. Training returns what it made, the other tasks return nothing.
 
-    SIGTERM and Ctrl-C are taken as notice that the machine will go (see `Notice`), unless the caller has
+    SIGTERM and Ctrl-C are taken as notice that the machine will go (see `Preemption`), unless the caller has
     taken them already. Raises a SideStepError with a message for the user where something is wrong.
     """
-    from sidestep.tasks.preflight import check_places
+    from sidestep.preflight.places import check_places
 
     check_places(spec)
     # Imported here: the tasks need torch, and a spec and its places are checked before that is loaded.
-    from sidestep.tasks.attempt import Attempt
+    from sidestep.run.job import Attempt
     from sidestep.tasks.limits import limits_explained
 
-    with nullcontext(notice) if notice else Notice() as notice, Attempt(spec, notice) as attempt:
+    with nullcontext(notice) if notice else Preemption() as notice, Attempt(spec, notice) as attempt:
         if spec.task in ("preprocess", "pipeline"):
             from sidestep.tasks.preprocess import preprocess
 

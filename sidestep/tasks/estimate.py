@@ -7,16 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 from sidestep.acestep.layout import ALIASES
+from sidestep.config.schema import JobSpec
+from sidestep.config.training import ATTENTION_MODULES
+from sidestep.run.output import Output
+from sidestep.run.status import Phase, no_phase
+from sidestep.runtime.canonical import json_bytes, png_bytes
 from sidestep.runtime.progress import track
-from sidestep.runtime.status import Phase, no_phase
 from sidestep.runtime.workspace import open_workspace
-from sidestep.spec.schema import JobSpec
-from sidestep.spec.training import ATTENTION_MODULES
-from sidestep.storage.canonical import json_bytes, png_bytes
 from sidestep.storage.store import open_store
-from sidestep.tasks.model import Ground, prepare_ground, timestep_law
-from sidestep.tasks.output import Output
-from sidestep.training import draws
+from sidestep.tasks.setup import TrainingSetup, prepare_setup, timestep_law
+from sidestep.training import rng
 from sidestep.training.dataset import dataset_digest, dataset_files
 from sidestep.training.flow import Batch, draw_batch
 from sidestep.training.sensitivity import attention_weights, mean_gradient_norms
@@ -40,7 +40,7 @@ def estimate(spec: JobSpec, begin: Callable[[Phase], None] = no_phase) -> dict[s
     norms = _earlier_norms(output, recipe)
     if norms is None:
         begin("estimate")
-        norms = _measure(spec, prepare_ground(_without_fp16(spec), workspace))
+        norms = _measure(spec, prepare_setup(_without_fp16(spec), workspace))
         modules = [{"module": module, "norm": norm} for module, norm in norms.items()]
         output.store.write_bytes(PICTURE, png_bytes(_picture(norms, spec)))
         output.store.write_bytes(REPORT, json_bytes({"recipe": recipe, "modules": modules}))
@@ -87,10 +87,10 @@ def _without_fp16(spec: JobSpec) -> JobSpec:
     return spec.model_copy(update={"runtime": spec.runtime.model_copy(update={"precision": "fp32"})})
 
 
-def _measure(spec: JobSpec, ground: Ground) -> dict[str, float]:
+def _measure(spec: JobSpec, ground: TrainingSetup) -> dict[str, float]:
     """Gradient norms over `estimate.batches` songs, as in corrected training without dropout."""
     law = replace(timestep_law(spec, ground.model.config), mode="corrected", cfg_dropout=0.0)
-    law = replace(law, seed=draws.key(law.seed, "estimate"))
+    law = replace(law, seed=rng.key(law.seed, "estimate"))
     transformer = ground.model.transformer
     transformer.enable_gradient_checkpointing()
     module = ground.machine.fabric().setup_module(transformer)
@@ -99,7 +99,7 @@ def _measure(spec: JobSpec, ground: Ground) -> dict[str, float]:
 
         def batches() -> Any:
             for index in range(spec.estimate.batches):
-                song = draws.order(law.seed, index // songs, songs)[index % songs]
+                song = rng.order(law.seed, index // songs, songs)[index % songs]
                 batch: Batch = draw_batch(
                     ground.samples[song], ground.null_condition, law, index, ground.machine.device
                 )

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
+from sidestep.config.schema import JobSpec
 from sidestep.runtime.errors import OutOfMemoryError
-from sidestep.spec.schema import JobSpec
 from sidestep.storage.local import NO_SPACE, explained
 
 ALLOCATION_FAILED = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # as CUDA's own libraries put it

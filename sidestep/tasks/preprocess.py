@@ -30,6 +30,7 @@ from sidestep.acestep.conditioning import (
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant, open_checkpoints
 from sidestep.acestep.loading import load_model, load_text_encoder, load_vae
 from sidestep.acestep.vae import SAMPLE_RATE, encode_audio
+from sidestep.config.schema import JobSpec, PreprocessSpec, StorageSpec
 from sidestep.data.audio import read_audio
 from sidestep.data.dataset import Song, by_store, read_songs
 from sidestep.data.index import Index, read_index, tensors_file, write_index
@@ -40,10 +41,9 @@ from sidestep.data.probe import sound_songs
 from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
 from sidestep.data.tensors import Sample, sample_bytes, silent_context
 from sidestep.data.unfinished import Unfinished
+from sidestep.run.status import Phase, no_phase
 from sidestep.runtime.progress import track
-from sidestep.runtime.status import Phase, no_phase
 from sidestep.runtime.workspace import Workspace, open_workspace
-from sidestep.spec.schema import JobSpec, PreprocessSpec, StorageSpec
 from sidestep.storage.store import FileInfo, Store, open_store
 from sidestep.storage.transfer import pull
 from sidestep.training.machine import choose_machine

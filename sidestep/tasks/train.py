@@ -8,21 +8,21 @@ from typing import Any
 
 from sidestep import adapters
 from sidestep.acestep.recompute import recompute_layers
+from sidestep.commitlog.writer import Writer, take_over
+from sidestep.config.schema import JobSpec
+from sidestep.config.yaml12 import dump_yaml
 from sidestep.data.preview import read_preview
+from sidestep.run.events import FOLDER as RUNS
+from sidestep.run.events import EventsToSend
+from sidestep.run.finish import TrainResult, finish, finished_before
+from sidestep.run.identity import LENGTH, recipe_of, refuse_another_run
+from sidestep.run.job import Attempt
+from sidestep.run.pending import PendingCheckpoints
+from sidestep.run.resume import Start, find_start, refuse_hopeless
+from sidestep.run.saver import CheckpointPolicy, Saver
 from sidestep.runtime.errors import AgainError, BadSpecError
-from sidestep.spec.schema import JobSpec
-from sidestep.spec.yaml12 import dump_yaml
 from sidestep.storage.store import open_store
-from sidestep.storage.writer import Writer, take_over
-from sidestep.tasks.attempt import Attempt
-from sidestep.tasks.checkpoints import Saver, Timetable
-from sidestep.tasks.finish import TrainResult, finish, finished_before
-from sidestep.tasks.model import Ground, prepare_ground, timestep_law
-from sidestep.tasks.outbox import Outbox
-from sidestep.tasks.recipe import LENGTH, recipe_of, refuse_another_run
-from sidestep.tasks.resume import Start, find_start, refuse_hopeless
-from sidestep.tasks.runs import FOLDER as RUNS
-from sidestep.tasks.runs import EventsToSend
+from sidestep.tasks.setup import TrainingSetup, prepare_setup, timestep_law
 from sidestep.training.checkpoint import (
     Numbers,
     Progress,
@@ -30,7 +30,7 @@ from sidestep.training.checkpoint import (
 )
 from sidestep.training.history import history_bytes
 from sidestep.training.loop import Trainer
-from sidestep.training.metrics import Metrics, Pace
+from sidestep.training.metrics import Metrics, Throughput
 from sidestep.training.optimizer import build_optimizer, check_optimizer
 from sidestep.training.schedule import Group, Schedule
 from sidestep.training.snapshot import Snapshot
@@ -54,14 +54,14 @@ def train(attempt: Attempt) -> TrainResult:
 
     refuse_hopeless(commits, tail, spec.train.new_attempt)
     check_optimizer(spec.train)
-    outbox = Outbox(workspace, attempt.output.store.place)
+    outbox = PendingCheckpoints(workspace, attempt.output.store.place)
     with workspace.temporary() as temporary:
         start = find_start(spec, commits, tail, outbox, workspace, Path(temporary))
         numbers = start.numbers()
         where = str(spec.train.resume_from) if start.origin else attempt.output.store.place
         refuse_another_run(spec, numbers, recipe, where)
         attempt.begin("pull")
-        ground = prepare_ground(spec, workspace, numbers.machine if numbers else None)
+        ground = prepare_setup(spec, workspace, numbers.machine if numbers else None)
         recipe["weights"] = ground.weights
         refuse_another_run(spec, numbers, recipe, where)
         trainer = build_trainer(spec, ground)
@@ -83,10 +83,10 @@ def train(attempt: Attempt) -> TrainResult:
 
 def _train(
     attempt: Attempt,
-    ground: Ground,
+    ground: TrainingSetup,
     trainer: Trainer,
     writer: Writer,
-    outbox: Outbox,
+    outbox: PendingCheckpoints,
     start: Start,
     recipe: dict[str, Any],
 ) -> TrainResult:
@@ -105,7 +105,7 @@ def _train(
     snapshot = Snapshot(
         trainer.adapter, trainer.optimizer, lambda adapter: build_optimizer(adapter, spec.train)
     )
-    timetable = Timetable(spec.train.checkpoint, schedule)
+    timetable = CheckpointPolicy(spec.train.checkpoint, schedule)
     events = EventsToSend(output, newest=writer.newest.step if writer.newest else 0, now=progress.step)
 
     with Metrics(output.path(RUNS), progress.step + 1) as metrics:
@@ -125,7 +125,7 @@ def _train(
         )
         if start.unsent:
             saver.send(start.unsent.folder, start.unsent.name, start.unsent.step)
-        pace = Pace()
+        pace = Throughput()
 
         def after_step(progress: Progress, group: Group) -> None:
             saver.check()
@@ -144,7 +144,7 @@ def _train(
     return finish(attempt, writer, progress, recipe, history_bytes(progress, schedule, ground.samples.facts))
 
 
-def build_trainer(spec: JobSpec, ground: Ground) -> Trainer:
+def build_trainer(spec: JobSpec, ground: TrainingSetup) -> Trainer:
     """Put the adapter into the decoder and set both up to be trained. Everything is keyed by the seed."""
     train, transformer = spec.train, ground.model.transformer
     adapter = adapters.inject(transformer, train.adapter, train.seed)
@@ -165,7 +165,9 @@ def build_trainer(spec: JobSpec, ground: Ground) -> Trainer:
     )
 
 
-def _say_where_it_goes_on(attempt: Attempt, numbers: Numbers, ground: Ground, schedule: Schedule) -> None:
+def _say_where_it_goes_on(
+    attempt: Attempt, numbers: Numbers, ground: TrainingSetup, schedule: Schedule
+) -> None:
     step, before = numbers.progress.step, numbers.recipe
     if step > schedule.total_steps:
         raise BadSpecError(
@@ -191,7 +193,7 @@ def _say_where_it_goes_on(attempt: Attempt, numbers: Numbers, ground: Ground, sc
         )
 
 
-def _say_what_is_trained(spec: JobSpec, ground: Ground) -> None:
+def _say_what_is_trained(spec: JobSpec, ground: TrainingSetup) -> None:
     songs = len(ground.samples)
     kind = {"lora": "LoRA", "lokr": "LoKR"}[spec.train.adapter.type]
     log.info(
@@ -206,7 +208,7 @@ def _say_what_is_trained(spec: JobSpec, ground: Ground) -> None:
         )
 
 
-def _report(attempt: Attempt, progress: Progress, group: Group, schedule: Schedule, pace: Pace) -> None:
+def _report(attempt: Attempt, progress: Progress, group: Group, schedule: Schedule, pace: Throughput) -> None:
     pace.add(1)
     rate = pace.average()
     loss = progress.losses[-1]

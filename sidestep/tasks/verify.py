@@ -13,12 +13,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sidestep.commitlog.log import Record
+from sidestep.config.schema import JobSpec
+from sidestep.run.job import Attempt
 from sidestep.runtime.errors import MachineError, SideStepError
-from sidestep.runtime.notice import Notice
+from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.workspace import open_workspace
-from sidestep.spec.schema import JobSpec
-from sidestep.storage.commits import Record
-from sidestep.tasks.attempt import Attempt
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,10 @@ def _main(file: str, *vanish: str) -> None:
 
     setup_logging()
     try:
-        with Notice() as notice, (_Vanishing if vanish else Attempt)(JobSpec.load(file), notice) as attempt:
+        with (
+            Preemption() as notice,
+            (_Vanishing if vanish else Attempt)(JobSpec.load(file), notice) as attempt,
+        ):
             train(attempt)
     except SideStepError as error:
         log.error("%s", error)

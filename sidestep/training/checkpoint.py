@@ -17,8 +17,8 @@ from torch import Tensor
 
 from sidestep.adapters import Adapter
 from sidestep.adapters.adapter import read_safetensors
+from sidestep.runtime.canonical import Parts, json_bytes, safetensors_parts
 from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
-from sidestep.storage.canonical import Parts, json_bytes, safetensors_parts
 
 NUMBERS_FILE = "training_state.json"
 TENSORS_FILE = "training_state.safetensors"

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sidestep.data.tensors import Sample
-from sidestep.training import draws
+from sidestep.training import rng
 from sidestep.training.timesteps import corrected_timesteps, vanilla_timesteps
 
 
@@ -23,7 +23,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Law:
+class SamplingConfig:
     """How a micro-batch is drawn: its part of the song, its timestep, and whether it has conditions."""
 
     mode: str  # corrected | vanilla
@@ -38,24 +38,24 @@ class Law:
         if self.chunk_frames is None or self.chunk_frames >= frames:
             return slice(0, frames)
         places = frames - self.chunk_frames + 1
-        start = int(torch.randint(places, (), generator=draws.generator(self.seed, "crop", index)))
+        start = int(torch.randint(places, (), generator=rng.generator(self.seed, "crop", index)))
         return slice(start, start + self.chunk_frames)
 
     def timestep(self, index: int) -> Tensor:
         """t [1] of the micro-batch number `index`."""
-        generator = draws.generator(self.seed, "timestep", index)
+        generator = rng.generator(self.seed, "timestep", index)
         if self.mode == "corrected":
             return corrected_timesteps(1, self.mu, self.sigma, generator)
         return vanilla_timesteps(1, generator)
 
     def drops_conditions(self, index: int) -> bool:
         """Whether the micro-batch number `index` is trained without its conditions (corrected mode)."""
-        draw = torch.rand((), generator=draws.generator(self.seed, "condition", index))
+        draw = torch.rand((), generator=rng.generator(self.seed, "condition", index))
         return self.mode == "corrected" and bool(draw < self.cfg_dropout)
 
 
 def draw_batch(
-    sample: Sample, null_condition: Tensor, law: Law, index: int, device: str | torch.device
+    sample: Sample, null_condition: Tensor, law: SamplingConfig, index: int, device: str | torch.device
 ) -> Batch:
     """The micro-batch number `index` of the run: `sample` with its chunk, noise, timestep and dropout.
 
@@ -64,7 +64,7 @@ def draw_batch(
     chunk = law.chunk(index, len(sample.target_latents))
     latents = sample.target_latents[None, chunk].float()
     conditions = sample.encoder_hidden_states[None].float()
-    noise = torch.randn(latents.shape, generator=draws.generator(law.seed, "noise", index))
+    noise = torch.randn(latents.shape, generator=rng.generator(law.seed, "noise", index))
     if law.drops_conditions(index):
         conditions = null_condition.float().expand_as(conditions)
     # The context is cut with the latents, as other trainers do: in some files it is made of the same song.

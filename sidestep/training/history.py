@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sidestep.storage.canonical import json_bytes
+from sidestep.runtime.canonical import json_bytes
 from sidestep.training.checkpoint import Progress
 from sidestep.training.dataset import SongFacts
 from sidestep.training.schedule import Schedule

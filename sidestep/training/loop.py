@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from sidestep.adapters import Adapter
 from sidestep.data.tensors import Sample
 from sidestep.runtime.errors import BadSpecError
-from sidestep.runtime.notice import Notice
+from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.progress import track
-from sidestep.training import draws
+from sidestep.training import rng
 from sidestep.training.checkpoint import Progress
-from sidestep.training.flow import Law, draw_batch, flow_loss
+from sidestep.training.flow import SamplingConfig, draw_batch, flow_loss
 from sidestep.training.history import RunningLoss
-from sidestep.training.metrics import Metrics, Pace, peak_memory
+from sidestep.training.metrics import Metrics, Throughput, peak_memory
 from sidestep.training.schedule import Group, Schedule
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ SKIPPED_LIMIT = 10
 SECONDS_TO_SAVE = 3.0  # of the time after notice that are left for saving when a step is ended or given up
 
 
-class Outcome(NamedTuple):
+class StepResult(NamedTuple):
     """What a step came to."""
 
     loss: float  # mean of the group
@@ -62,10 +62,10 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     samples: Sequence[Sample]
     null_condition: Tensor  # [1, 1, D]
-    law: Law
+    law: SamplingConfig
     schedule: Schedule
     max_grad_norm: float
-    notice: Notice = field(default_factory=Notice)
+    notice: Preemption = field(default_factory=Preemption)
 
     def run(
         self,
@@ -83,7 +83,7 @@ class Trainer:
         precision = self.fabric.strategy.precision
         if progress.loss_scale:
             precision.load_state_dict(progress.loss_scale)
-        pace, smooth = Pace(), RunningLoss(progress.losses)
+        pace, smooth = Throughput(), RunningLoss(progress.losses)
         if progress.step == 0:
             self.evaluate(progress, metrics)
         with track("Training", total=total, unit="steps", done=progress.step) as bar:
@@ -124,7 +124,7 @@ class Trainer:
                     1, note=f"epoch {group.epoch + 1}/{self.schedule.epochs}, loss {outcome.loss:.4f}"
                 )
 
-    def step(self, group: Group, lr: float) -> Outcome | None:
+    def step(self, group: Group, lr: float) -> StepResult | None:
         """One optimizer step.
 
         Where one of them is not finite, weights and optimizer stay as they are; so they do where the time
@@ -140,7 +140,7 @@ class Trainer:
                 rest = seconds * (len(group.samples) - len(losses))
                 if self.notice.seconds_left() < rest + SECONDS_TO_SAVE:
                     return None
-            draws.reseed_globals(self.law.seed, "micro-batch", index)
+            rng.reseed_globals(self.law.seed, "micro-batch", index)
             loss = self.loss(self.samples[sample], index, self.law)
             # Divided by the group's own size: an epoch's short last group weighs each song the same.
             self.fabric.backward(loss / len(group.samples))
@@ -150,7 +150,7 @@ class Trainer:
         )
         assert norm is not None
         each = torch.stack(losses)
-        outcome = Outcome(float(each.mean()), float(norm), each.tolist())
+        outcome = StepResult(float(each.mean()), float(norm), each.tolist())
         if outcome.is_finite:
             for parameters in self.optimizer.param_groups:
                 parameters["lr"] = lr
@@ -161,7 +161,7 @@ class Trainer:
             scaler.update()
         return outcome
 
-    def loss(self, sample: Sample, index: int, law: Law) -> Tensor:
+    def loss(self, sample: Sample, index: int, law: SamplingConfig) -> Tensor:
         """The flow loss of one micro-batch."""
         return flow_loss(self.model, draw_batch(sample, self.null_condition, law, index, self.fabric.device))
 
@@ -184,7 +184,7 @@ class Trainer:
         Draws whose loss is not finite are left out; NaN where no other is left.
         """
         self.model.eval()
-        law = replace(self.law, seed=draws.key(self.law.seed, "evaluation"), cfg_dropout=0)
+        law = replace(self.law, seed=rng.key(self.law.seed, "evaluation"), cfg_dropout=0)
         losses = [
             self.loss(self.samples[index % len(self.samples)], index, law)
             for index in range(EVALUATION_DRAWS)
@@ -194,7 +194,7 @@ class Trainer:
         metrics.scalar("loss/eval", progress.evaluations[progress.step], progress.step)
 
 
-def _count_skipped(progress: Progress, outcome: Outcome) -> None:
+def _count_skipped(progress: Progress, outcome: StepResult) -> None:
     if outcome.is_finite:
         progress.skipped_in_row = 0
         return

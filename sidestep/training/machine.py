@@ -13,9 +13,9 @@ import torch
 from lightning.fabric import Fabric
 
 from sidestep.acestep.attention import AttentionName, why_no_flash
+from sidestep.config.schema import RuntimeSpec
 from sidestep.runtime.driver import check_driver
 from sidestep.runtime.errors import MachineError
-from sidestep.spec.schema import RuntimeSpec
 
 log = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from torch.nn import Parameter
 from torch.utils.tensorboard.summary import histogram, hparams, image, scalar, text
 
 from sidestep.data.preview import Sound
-from sidestep.storage.canonical import png_bytes
+from sidestep.runtime.canonical import png_bytes
 from sidestep.storage.local import local_errors
 from sidestep.training.events import EventFiles
-from sidestep.training.flow import Law
+from sidestep.training.flow import SamplingConfig
 from sidestep.training.history import running_mean
 from sidestep.training.mel import mel_picture
 from sidestep.training.schedule import Group
@@ -69,7 +69,9 @@ class Metrics:
         with local_errors(self._folder):
             self._events.add(scalar(tag, value), step)
 
-    def losses_by_timestep(self, law: Law, group: Group, losses: Sequence[float], step: int) -> None:
+    def losses_by_timestep(
+        self, law: SamplingConfig, group: Group, losses: Sequence[float], step: int
+    ) -> None:
         """`loss_by_timestep/0.3-0.4` and its like: the mean loss of the micro-batches with such a t.
 
         The noise level rules the loss of a micro-batch, so a curve at one level falls where `loss/train`
@@ -103,7 +105,7 @@ class Metrics:
             return self._events.rotate(next_step)
 
 
-class Pace:
+class Throughput:
     """How many samples a second went through since the rate was last asked for."""
 
     def __init__(self) -> None:

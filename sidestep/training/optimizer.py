@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 
 from sidestep.adapters import Adapter
+from sidestep.config.training import TrainSpec
 from sidestep.runtime.errors import MachineError
-from sidestep.spec.training import TrainSpec
 
 
 def build_optimizer(adapter: Adapter, train: TrainSpec) -> torch.optim.Optimizer:

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from sidestep.spec.training import Scheduler, TrainSpec
-from sidestep.training import draws
+from sidestep.config.training import Scheduler, TrainSpec
+from sidestep.training import rng
 
 FINAL_LR_SHARE = 0.01
 WARMUP_SHARE = 0.1
@@ -63,7 +63,7 @@ class Schedule:
         """What step number `step` (from 0) trains on. An epoch's last group may be short."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self.accumulation
-        order = draws.order(self.seed, epoch, self.samples)
+        order = rng.order(self.seed, epoch, self.samples)
         return Group(
             epoch=epoch,
             samples=tuple(order[start : start + self.accumulation]),

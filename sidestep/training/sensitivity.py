@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sidestep.acestep.names import original_name
-from sidestep.spec.training import ATTENTION_MODULES
+from sidestep.config.training import ATTENTION_MODULES
 from sidestep.training.flow import Batch, flow_loss
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sidestep.adapters import Adapter
-from sidestep.storage.canonical import Parts
+from sidestep.runtime.canonical import Parts
 from sidestep.training.checkpoint import Progress, checkpoint_files
 
 log = logging.getLogger(__name__)

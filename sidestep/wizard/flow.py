@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sidestep.spec.fields import Path
+from sidestep.config.fields import Path
 from sidestep.wizard.ask import Back, ask
 
 Answers = dict[Path, str]

@@ -4,12 +4,12 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sidestep.places.render import PLACES
+from sidestep.config.fields import spec_fields
+from sidestep.config.presets import preset_fields, write_file
+from sidestep.config.resolved import as_yaml
+from sidestep.config.sources import Given, resolve
+from sidestep.platforms.render import PLACES
 from sidestep.runtime.errors import ExitCode
-from sidestep.spec.fields import spec_fields
-from sidestep.spec.presets import preset_fields, write_file
-from sidestep.spec.resolved import as_yaml
-from sidestep.spec.sources import Given, resolve
 from sidestep.wizard.ask import Back, ask, yes
 from sidestep.wizard.flow import Step, Talk, walk, word
 from sidestep.wizard.settings import load_settings, remember_run

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from sidestep.config.schema import StorageSpec
+from sidestep.run.status import FILE, Status
 from sidestep.runtime.errors import SideStepError
-from sidestep.runtime.status import FILE, Status
-from sidestep.spec.schema import StorageSpec
 from sidestep.storage.store import open_store
 from sidestep.wizard.settings import Settings
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from platformdirs import user_config_path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sidestep.config.presets import write_file
+from sidestep.config.yaml12 import dump_yaml, read_yaml
 from sidestep.runtime.errors import BadSpecError
-from sidestep.spec.presets import write_file
-from sidestep.spec.yaml12 import dump_yaml, read_yaml
 
 KEPT_RUNS = 20
 

@@ -4,12 +4,12 @@ import sys
 from collections.abc import Iterable
 
 from sidestep.acestep.layout import ALIASES, open_checkpoints
+from sidestep.config.fields import Path, SpecField, spec_fields
+from sidestep.config.groups import GROUPS
+from sidestep.config.presets import all_presets
+from sidestep.config.schema import JobSpec
+from sidestep.config.sources import Given, from_text, problem_with, resolve
 from sidestep.runtime.errors import SideStepError
-from sidestep.spec.fields import Path, SpecField, spec_fields
-from sidestep.spec.groups import GROUPS
-from sidestep.spec.presets import all_presets
-from sidestep.spec.schema import JobSpec
-from sidestep.spec.sources import Given, from_text, problem_with, resolve
 from sidestep.storage.store import open_store
 from sidestep.wizard.ask import ask
 from sidestep.wizard.flow import Step, Talk

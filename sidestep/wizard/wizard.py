@@ -6,10 +6,10 @@ set up here is one that a script or a cluster can do again.
 
 from collections.abc import Callable
 
-from sidestep.places.render import PLACES
+from sidestep.config.presets import all_presets
+from sidestep.config.sources import Given, resolve
+from sidestep.platforms.render import PLACES
 from sidestep.runtime.errors import SideStepError
-from sidestep.spec.presets import all_presets
-from sidestep.spec.sources import Given, resolve
 from sidestep.wizard.ask import Back, ask, check_terminal, yes
 from sidestep.wizard.flow import Answers, Step, Talk, walk, word
 from sidestep.wizard.job import Run, set_up

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from sidestep import adapters
 from sidestep.adapters.adapter import read_safetensors
 from sidestep.cli import main
+from sidestep.config.training import AdapterSpec
 from sidestep.runtime.errors import ExitCode
-from sidestep.spec.training import AdapterSpec
 
 from .conftest import Decode
 from .test_readers import OriginalDecoder, assert_same_function, by_app_lokr, by_comfyui, by_peft, set_weights

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from sidestep import adapters
 from sidestep.adapters import Adapter
+from sidestep.config.training import AdapterSpec
 from sidestep.runtime.errors import BadSpecError, UsageError
-from sidestep.spec.training import AdapterSpec
 
 from .conftest import Decode
 

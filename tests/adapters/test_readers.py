@@ -22,7 +22,7 @@ from sidestep import adapters
 from sidestep.acestep.names import diffusers_name
 from sidestep.adapters import Adapter
 from sidestep.adapters.targets import linear_modules
-from sidestep.spec.training import AdapterSpec
+from sidestep.config.training import AdapterSpec
 
 from .conftest import Decode
 

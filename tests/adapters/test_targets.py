@@ -6,9 +6,9 @@ from torch import nn
 
 from sidestep.acestep.names import decoder_modules
 from sidestep.adapters.targets import target_paths
+from sidestep.config.targets import is_end_of, target_names
+from sidestep.config.training import ATTENTION_MODULES, MLP_MODULES, AdapterSpec
 from sidestep.runtime.errors import BadSpecError
-from sidestep.spec.targets import is_end_of, target_names
-from sidestep.spec.training import ATTENTION_MODULES, MLP_MODULES, AdapterSpec
 
 
 def test_attention_in_every_layer_in_the_models_order(transformer: nn.Module):

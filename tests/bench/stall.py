@@ -14,16 +14,16 @@ from rich.console import Console
 from rich.table import Table
 
 from sidestep import adapters
-from sidestep.runtime.notice import Notice
+from sidestep.commitlog.log import CommitLog
+from sidestep.commitlog.writer import take_over
+from sidestep.config.schema import StorageSpec
+from sidestep.config.training import AdapterSpec, TrainSpec
+from sidestep.run.pending import PendingCheckpoints
+from sidestep.run.saver import Saver
+from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.workspace import Workspace
-from sidestep.spec.schema import StorageSpec
-from sidestep.spec.training import AdapterSpec, TrainSpec
-from sidestep.storage.commits import CommitLog
 from sidestep.storage.local import LocalStore
-from sidestep.storage.store import Advance, no_advance
-from sidestep.storage.writer import take_over
-from sidestep.tasks.checkpoints import Saver
-from sidestep.tasks.outbox import Outbox
+from sidestep.storage.store import ProgressCallback, no_advance
 from sidestep.training.checkpoint import Progress
 from sidestep.training.optimizer import build_optimizer
 from sidestep.training.snapshot import Snapshot
@@ -37,7 +37,7 @@ RANK = 970  # with AdamW's two moments and the published copy, about 500 MB
 class SlowStore(LocalStore):
     """A folder that takes as long as a network would."""
 
-    def upload(self, source: Path, path: str, advance: Advance = no_advance) -> None:
+    def upload(self, source: Path, path: str, advance: ProgressCallback = no_advance) -> None:
         time.sleep(source.stat().st_size / BYTES_PER_SECOND)
         super().upload(source, path, advance)
 
@@ -46,7 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         saver, size = _saver(Path(folder))
         plain = _steps(lambda: None)
-        notice = Notice()
+        notice = Preemption()
         background = _steps(lambda: saver.save("checkpoint-step-10", Progress(10), notice)) - plain
         saver.finish(notice)
 
@@ -83,7 +83,7 @@ def _saver(folder: Path) -> tuple[Saver, int]:
     snapshot.take(Progress(1))
     size = sum(memoryview(part).nbytes for parts in snapshot.files({}, {}).values() for part in parts)
     store = SlowStore(folder / "output", StorageSpec())
-    outbox = Outbox(Workspace(folder / "workspace"), store.place)
+    outbox = PendingCheckpoints(Workspace(folder / "workspace"), store.place)
     saver = Saver(
         take_over(CommitLog(store), 60, None, {}),
         outbox,

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from sidestep.places.job import Job
-from sidestep.places.kubernetes import manifests
+from sidestep.config.schema import JobSpec
+from sidestep.platforms.job import Job
+from sidestep.platforms.kubernetes import manifests
 from sidestep.runtime.errors import ExitCode
-from sidestep.spec.schema import JobSpec
 from tests.documents import Block, blocks, run
 
 pytestmark = pytest.mark.chart

@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sidestep.config.schema import JobSpec, StorageSpec
 from sidestep.data.dataset import Song, read_songs
 from sidestep.data.entries import read_dataset
 from sidestep.data.index import read_index
@@ -18,7 +19,6 @@ from sidestep.data.prompts import lyrics_prompt, text_prompt
 from sidestep.data.sidecar import read_sidecar
 from sidestep.data.tensors import Sample, read_sample, sample_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.spec.schema import JobSpec, StorageSpec
 from sidestep.storage.store import open_store
 
 fuzz = settings(

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torchaudio.functional as F
 
+from sidestep.config.schema import PreprocessSpec
 from sidestep.data.level import levels, loudness, normalized, peak_db
-from sidestep.spec.schema import PreprocessSpec
 
 
 def music(seconds: float, peak: float = 0.2) -> torch.Tensor:

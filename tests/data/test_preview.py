@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sidestep.acestep.loading import load_vae
 from sidestep.acestep.vae import SAMPLE_RATE, decode_latents, encode_audio
+from sidestep.config.schema import StorageSpec
 from sidestep.data.preview import read_preview, wav_bytes, write_preview
-from sidestep.spec.schema import StorageSpec
 from sidestep.storage.store import Store, open_store
 from sidestep.training.mel import BANDS, mel_picture
 from sidestep.training.metrics import Metrics

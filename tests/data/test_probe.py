@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sidestep.config.schema import JobSpec, PreprocessSpec
 from sidestep.data.dataset import read_songs
 from sidestep.data.index import Index
 from sidestep.data.probe import problem_of, sound_songs
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.workspace import Workspace
-from sidestep.spec.schema import JobSpec, PreprocessSpec
 from sidestep.storage.store import open_store
 
 BAD = {

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from sidestep.config.schema import StorageSpec
 from sidestep.data.dataset import Song
 from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
-from sidestep.spec.schema import StorageSpec
 from sidestep.storage.store import FileInfo, open_store
 
 

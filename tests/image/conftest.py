@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sidestep import demo
 from sidestep.acestep.tiny import write_tiny_checkpoint
+from sidestep.tasks import demo
 from tests.s3 import moto_endpoint, s3_server
 
 __all__ = ["moto_endpoint", "s3_server"]

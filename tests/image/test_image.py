@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sidestep.spec.yaml12 import dump_yaml
+from sidestep.config.yaml12 import dump_yaml
 from tests.image.conftest import open_to_all
 from tests.image.engine import IMAGE, LOCKED, SHELL_IMAGE, call, health_check, inspect, started
 from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server

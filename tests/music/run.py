@@ -29,10 +29,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import sidestep
 from sidestep.acestep.loading import load_null_condition
+from sidestep.config.training import TrainSpec
 from sidestep.data.tensors import read_sample
-from sidestep.spec.training import TrainSpec
-from sidestep.training import draws
-from sidestep.training.flow import Law, draw_batch, flow_loss
+from sidestep.training import rng
+from sidestep.training.flow import SamplingConfig, draw_batch, flow_loss
 from sidestep.training.loop import EVALUATION_DRAWS
 
 BUILD = Path(__file__).parents[2] / "build" / "music"
@@ -252,7 +252,7 @@ def loss_on_fixed_draws(model: Any, tensors: Path, mode: str) -> float:
     samples = [read_sample(file) for file in sorted(tensors.glob("*.pt"))]
     null_condition = load_null_condition(BUILD / "checkpoints", model.variant)
     mu, sigma = model.config["timestep_mu"], model.config["timestep_sigma"]
-    law = Law(mode, mu, sigma, cfg_dropout=0, seed=draws.key(TrainSpec().seed, "evaluation"))
+    law = SamplingConfig(mode, mu, sigma, cfg_dropout=0, seed=rng.key(TrainSpec().seed, "evaluation"))
     model.transformer.eval()
     losses = [
         flow_loss(

@@ -11,21 +11,21 @@ import torch
 
 from sidestep import adapters
 from sidestep.acestep import load_model
+from sidestep.acestep.releases import released_config
 from sidestep.acestep.tiny import tiny_config
 from sidestep.cli import main
+from sidestep.commands.plan_flags import size_in_bytes
+from sidestep.config.schema import JobSpec
+from sidestep.config.training import AdapterSpec, TrainSpec
 from sidestep.planning import plan as planning
 from sidestep.planning.cards import CARDS
 from sidestep.planning.fit import changes_to_fit
-from sidestep.planning.flags import size_in_bytes
 from sidestep.planning.memory import Memory, attention_workspace, memory_of, optimizer_bytes
 from sidestep.planning.plan import Plan, make_plan
 from sidestep.planning.preemption import RESTART_SECONDS, plan_for_preemptions
-from sidestep.planning.releases import released_config
 from sidestep.planning.report import as_text
 from sidestep.planning.songs import assumed_songs, find_songs
 from sidestep.runtime.errors import BadSpecError
-from sidestep.spec.schema import JobSpec
-from sidestep.spec.training import AdapterSpec, TrainSpec
 from sidestep.training.optimizer import build_optimizer
 from tests.documents import ROOT
 from tests.s3 import S3Server
@@ -195,7 +195,7 @@ def test_songs_are_measured_where_they_are_and_assumed_in_a_bucket(
 
 
 def test_sound_files_say_their_length(tiny_checkpoints: Path, s3_server: S3Server) -> None:
-    from sidestep import demo
+    from sidestep.tasks import demo
 
     demo.write_songs(Path("songs"))
     job = {"checkpoint_dir": tiny_checkpoints, "audio_dir": "songs", "output_dir": "out"}

@@ -14,11 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from sidestep import adapters
 from sidestep.acestep import load_model
 from sidestep.acestep.recompute import recompute_layers
+from sidestep.acestep.releases import released_config
 from sidestep.acestep.tiny import tiny_config
+from sidestep.config.training import AdapterSpec
 from sidestep.planning import trace
-from sidestep.planning.releases import released_config
 from sidestep.planning.trace import Trace, trace_step
-from sidestep.spec.training import AdapterSpec
 from sidestep.training.flow import Batch, flow_loss
 from sidestep.training.machine import Machine
 

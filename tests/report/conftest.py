@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidestep.spec.schema import JobSpec
+from sidestep.config.schema import JobSpec
 from sidestep.storage.store import Store, open_store
 
 HOSTILE = (

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sidestep.config.schema import JobSpec
 from sidestep.report.page import page
-from sidestep.spec.schema import JobSpec
 from sidestep.storage.store import Store
 
 if TYPE_CHECKING:

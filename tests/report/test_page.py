@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from sidestep.config.schema import JobSpec
 from sidestep.report import FILE, write_report
 from sidestep.report.page import page
-from sidestep.spec.schema import JobSpec
 from sidestep.storage.store import Store
 from tests.report.conftest import HOSTILE
 

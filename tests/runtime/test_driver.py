@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from sidestep.config.schema import RuntimeSpec
 from sidestep.runtime import driver
 from sidestep.runtime.errors import ExitCode, MachineError
-from sidestep.spec.schema import RuntimeSpec
 from sidestep.training.machine import choose_machine
 
 Install = Callable[..., None]

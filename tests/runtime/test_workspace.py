@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from sidestep.config.schema import JobSpec
 from sidestep.runtime.errors import MachineError
 from sidestep.runtime.workspace import Workspace, open_workspace
-from sidestep.spec.schema import JobSpec
 
 
 def spec(workspace: str | None) -> JobSpec:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from sidestep.spec.schema import StorageSpec
-from sidestep.storage.atomic import TEMPORARY
+from sidestep.config.schema import StorageSpec
+from sidestep.runtime.atomic import TEMPORARY
 from sidestep.storage.store import Store, open_store
 from tests.s3 import moto_endpoint, s3_server  # noqa: F401
 

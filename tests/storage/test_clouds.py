@@ -11,8 +11,8 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import AccessError, MissingInputError, SideStepError, StorageError
-from sidestep.spec.schema import StorageSpec
 from sidestep.storage.store import open_store
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from sidestep.runtime.errors import AccessError, ExitCode, MissingInputError, StorageError
 from sidestep.runtime.workspace import Workspace
-from sidestep.storage import patience, s3
+from sidestep.storage import retry, s3
 from sidestep.storage.store import Store
 from sidestep.storage.transfer import pull, push
 from tests.faults import FaultyServer, faulty_server
@@ -39,9 +39,9 @@ USES: dict[str, Callable[[Store, Path], Any]] = {
 @pytest.fixture(autouse=True)
 def fast_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same law as ever, its minute five seconds long."""
-    monkeypatch.setattr(patience, "LONGEST_PAUSE", 0.01)
-    monkeypatch.setattr(patience, "SECONDS", 5)  # a busy machine takes its time for three failures
-    monkeypatch.setattr(patience, "READ_SECONDS", 5)
+    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(retry, "SECONDS", 5)  # a busy machine takes its time for three failures
+    monkeypatch.setattr(retry, "READ_SECONDS", 5)
 
 
 @pytest.fixture
@@ -64,12 +64,12 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_requests_end_within_about_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the real clock: when all tries are refused at once, and when each meets silence."""
     monkeypatch.undo()
-    for seconds_each in (0, patience.READ_SECONDS):
+    for seconds_each in (0, retry.READ_SECONDS):
         now, failures, first = 0.0, 0, None
         while True:
             now += seconds_each
             failures, first = failures + 1, now if first is None else first
-            pause = patience.pause(failures, now - first)
+            pause = retry.pause(failures, now - first)
             if pause is None:
                 break
             now += pause
@@ -80,7 +80,7 @@ def test_requests_end_within_about_a_minute(monkeypatch: pytest.MonkeyPatch) -> 
 def test_passing_faults_are_outlasted(
     faulty: FaultyServer, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "READ_SECONDS", 0.1 if fault == "silent" else 5)
+    monkeypatch.setattr(retry, "READ_SECONDS", 0.1 if fault == "silent" else 5)
     store = S3Server(faulty.endpoint).store("songs")
     for name, use in USES.items():
         store.write_bytes("file", CONTENT)
@@ -179,7 +179,7 @@ def test_one_creation_wins_whatever_is_lost(faulty: FaultyServer, store: Store) 
 def test_throttling_that_stays_ends_in_one_message(
     faulty: FaultyServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "SECONDS", 1)
+    monkeypatch.setattr(retry, "SECONDS", 1)
     faulty.faults[:] = ["503"] * 10_000
     began = time.monotonic()
     with pytest.raises(StorageError, match=r"songs/file: the store answered with SlowDown.*who runs it"):
@@ -194,8 +194,8 @@ def test_a_store_that_is_gone_and_comes_back(
     faulty: FaultyServer, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twenty times, in all threads at once: each fails in time, and the same client goes on afterwards."""
-    monkeypatch.setattr(patience, "SECONDS", 0.1)
-    monkeypatch.setattr(patience, "READ_SECONDS", 0.1)
+    monkeypatch.setattr(retry, "SECONDS", 0.1)
+    monkeypatch.setattr(retry, "READ_SECONDS", 0.1)
     store = S3Server(faulty.endpoint).store("songs")
 
     def fails(name: str) -> bool:
@@ -222,7 +222,7 @@ def test_a_store_that_is_gone_and_comes_back(
 @pytest.mark.usefixtures("small_parts")
 def test_a_store_that_goes_in_the_middle_of_an_upload(faulty: FaultyServer, tmp_path: Path) -> None:
     """While this thread goes on; it returns before the patience ends."""
-    patience.SECONDS = 20
+    retry.SECONDS = 20
     store, source = S3Server(faulty.endpoint).store("songs"), tmp_path / "source"
     source.write_bytes(LARGE)
     faulty.up = 20e6
@@ -240,8 +240,8 @@ def test_a_store_that_goes_in_the_middle_of_an_upload(faulty: FaultyServer, tmp_
 def test_a_slow_store_is_no_silent_one(faulty: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """One request takes longer than any time limit on silence, in both directions."""
     monkeypatch.setattr(s3, "PART_BYTES", len(LARGE) + 1)
-    monkeypatch.setattr(patience, "READ_SECONDS", 2)
-    monkeypatch.setattr(patience, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(retry, "READ_SECONDS", 2)
+    monkeypatch.setattr(retry, "CONNECT_SECONDS", 2)
     store = S3Server(faulty.endpoint).store("songs")
     for rate, move in (
         ("up", lambda: store.write_bytes("slow", LARGE)),
@@ -258,8 +258,8 @@ def test_a_slow_store_is_no_silent_one(faulty: FaultyServer, monkeypatch: pytest
 
 def test_an_upload_that_nobody_reads_ends(faulty: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection stays open and takes nothing: that too is silence, also while sending."""
-    monkeypatch.setattr(patience, "READ_SECONDS", 0.5)
-    monkeypatch.setattr(patience, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(retry, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(retry, "CONNECT_SECONDS", 0.5)
     store = S3Server(faulty.endpoint).store("songs")
     assert store.info("file")
     faulty.up = 1
@@ -273,7 +273,7 @@ def test_an_upload_that_nobody_reads_ends(faulty: FaultyServer, monkeypatch: pyt
 
 @pytest.mark.parametrize(("fault", "kind"), [("500", StorageError), ("403", AccessError)])
 def test_a_delete_that_fails(faulty: FaultyServer, store: Store, fault: str, kind: type[Exception]) -> None:
-    patience.SECONDS = 0.05
+    retry.SECONDS = 0.05
     faulty.only = lambda method, path: method == "DELETE"
     for _ in range(20):
         faulty.faults[:] = [fault] * 100
@@ -304,7 +304,7 @@ def test_a_listing_that_lags_hides_no_file_from_the_other_uses(faulty: FaultySer
 
 def test_many_files_through_a_storm(faulty: FaultyServer, tmp_path: Path) -> None:
     """All at once and mixed, with eight transfers at a time."""
-    patience.SECONDS = 20
+    retry.SECONDS = 20
     store = S3Server(faulty.endpoint).store("many")
     folder = tmp_path / "here"
     files = {f"{n}.bin": bytes([n]) * n * 1000 for n in range(60)}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fsspec.registry import _registry
 
+from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import (
     AccessError,
     BadDataError,
@@ -18,8 +19,7 @@ from sidestep.runtime.errors import (
     MissingInputError,
     StorageError,
 )
-from sidestep.spec.schema import StorageSpec
-from sidestep.storage import patience
+from sidestep.storage import retry
 from sidestep.storage.store import Store, open_store
 from tests.faults import FaultyServer, faulty_server
 
@@ -74,14 +74,14 @@ def test_a_website_is_read(website: FaultyServer, tmp_path: Path) -> None:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses between tries, which are not waited for here."""
     made: list[float] = []
-    pause = patience.pause
+    pause = retry.pause
 
     def noted(failures: int, since_first: float) -> float | None:
         seconds = pause(failures, since_first)
         made.append(-1 if seconds is None else seconds)
         return seconds and 0.001
 
-    monkeypatch.setattr(patience, "pause", noted)
+    monkeypatch.setattr(retry, "pause", noted)
     return made
 
 
@@ -110,8 +110,8 @@ def test_passing_faults_of_a_website_are_waited_for(
 def test_a_website_that_stays_away(
     website: FaultyServer, fault: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "SECONDS", 0.01)
-    monkeypatch.setattr(patience, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(retry, "SECONDS", 0.01)
+    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
     store = web_store(website)
     for use in (store.list, lambda: store.info("file"), lambda: store.read_bytes("file")):
         website.faults[:] = [fault] * 100

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sidestep.config.schema import StorageSpec
+from sidestep.runtime import atomic
 from sidestep.runtime.errors import (
     AccessError,
     BadDataError,
@@ -17,8 +19,6 @@ from sidestep.runtime.errors import (
     MissingInputError,
     StorageError,
 )
-from sidestep.spec.schema import StorageSpec
-from sidestep.storage import atomic
 from sidestep.storage.local import LocalStore
 
 
@@ -198,7 +198,7 @@ def test_a_process_at_its_limit_of_file_size(tmp_path: Path) -> None:
         import resource, sys
         from pathlib import Path
         from sidestep.runtime.errors import StorageError
-        from sidestep.spec.schema import StorageSpec
+        from sidestep.config.schema import StorageSpec
         from sidestep.storage.local import LocalStore
 
         folder = Path(sys.argv[1])

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from botocore import UNSIGNED
 
+from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import (
     AccessError,
     BadSpecError,
@@ -23,8 +24,7 @@ from sidestep.runtime.errors import (
     SideStepError,
     StorageError,
 )
-from sidestep.spec.schema import StorageSpec
-from sidestep.storage import patience, s3
+from sidestep.storage import retry, s3
 from sidestep.storage.remote import RemoteStore
 from sidestep.storage.s3 import S3Store
 from sidestep.storage.store import Store, open_store
@@ -108,8 +108,8 @@ def test_a_profile_that_is_not_there(s3_server: S3Server, monkeypatch: pytest.Mo
 def test_an_endpoint_out_of_reach(
     s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "SECONDS", 0)
-    monkeypatch.setattr(patience, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(retry, "SECONDS", 0)
+    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # and nobody listens
         port = unused.getsockname()[1]
@@ -121,7 +121,7 @@ def test_an_endpoint_out_of_reach(
 
 def test_a_server_that_says_nothing(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"SECONDS": 0, "READ_SECONDS": 0.2, "LONGEST_PAUSE": 0.01}.items():
-        monkeypatch.setattr(patience, name, value)
+        monkeypatch.setattr(retry, name, value)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         options = StorageSpec(endpoint_url=f"http://127.0.0.1:{silent.getsockname()[1]}")
         with refusal(StorageError, "is out of reach.*StayedSilent"):
@@ -202,7 +202,7 @@ def test_a_forked_process_has_its_own_client(s3_server: S3Server) -> None:
     """The child uses the very object that its parent has connected, and the parent goes on after it."""
     program = """
         import os, sys
-        from sidestep.spec.schema import StorageSpec
+        from sidestep.config.schema import StorageSpec
         from sidestep.storage.store import open_store
 
         store = open_store("s3://studio/songs", StorageSpec(endpoint_url=sys.argv[1]))

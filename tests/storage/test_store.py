@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import BadDataError, BadSpecError, MachineError, MissingInputError
-from sidestep.spec.schema import StorageSpec
 from sidestep.storage.store import FileInfo, Store, open_store
 
 NAMES = [
@@ -193,7 +193,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_local_store_needs_no_client_library() -> None:
     code = (
         "import sys; from sidestep.storage.store import open_store; "
-        "from sidestep.spec.schema import StorageSpec; "
+        "from sidestep.config.schema import StorageSpec; "
         "print(open_store('.', StorageSpec()).list()); "
         "sys.exit(any(name in sys.modules for name in ('fsspec', 'boto3', 'botocore', 'torch')))"
     )

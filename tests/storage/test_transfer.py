@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import BadDataError, MachineError, MissingInputError, StorageError
 from sidestep.runtime.workspace import Workspace
-from sidestep.spec.schema import StorageSpec
 from sidestep.storage.local import LocalStore
 from sidestep.storage.store import FileInfo, Store, open_store
 from sidestep.storage.transfer import pull, push

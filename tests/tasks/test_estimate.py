@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidestep.spec.schema import JobSpec
+from sidestep.config.schema import JobSpec
 from sidestep.tasks import estimate as module
 from sidestep.tasks.estimate import estimate
 from tests.songs import MakeSpec
@@ -44,7 +44,7 @@ def test_it_is_made_once(
     caplog.set_level(logging.INFO)
     first = estimate(spec)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "prepare_ground", lambda *_: pytest.fail("measured again"))
+        patch.setattr(module, "prepare_setup", lambda *_: pytest.fail("measured again"))
         assert estimate(spec) == first
     assert "Already estimated" in caplog.text
     more = JobSpec.load(None, **(spec.model_dump() | {"estimate": {"batches": 6}}))

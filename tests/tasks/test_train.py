@@ -15,14 +15,14 @@ import torch
 from sidestep import adapters
 from sidestep.acestep import load_model
 from sidestep.cli import main
+from sidestep.commitlog.log import CommitLog
+from sidestep.commitlog.writer import Writer
+from sidestep.config.schema import JobSpec
 from sidestep.data.tensors import Sample, read_sample
 from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
-from sidestep.spec.schema import JobSpec
-from sidestep.storage.commits import CommitLog
 from sidestep.storage.store import open_store
-from sidestep.storage.writer import Writer
 from sidestep.tasks import run as train
-from sidestep.training.flow import Law, draw_batch, flow_loss
+from sidestep.training.flow import SamplingConfig, draw_batch, flow_loss
 from sidestep.training.loop import Trainer
 from tests.s3 import S3Server
 from tests.songs import MakeSpec, absurd_song, song, write_songs
@@ -217,7 +217,7 @@ def test_the_adapter_is_the_trained_function(
     result = train(spec)
     model = load_model(tiny_checkpoints, "base", parts=("transformer",))
     adapters.load(model, tmp_path / "out" / "adapter")
-    law = Law("corrected", -0.4, 1.0, 0.0, seed=1)
+    law = SamplingConfig("corrected", -0.4, 1.0, 0.0, seed=1)
     batch = draw_batch(read_sample(tmp_path / "tensors" / "0.pt"), torch.zeros(1, 1, 64), law, 0, "cpu")
     with torch.no_grad():
         adapted = float(flow_loss(model.transformer, batch))
@@ -305,7 +305,7 @@ def test_a_run_that_diverges_leaves_its_last_good_checkpoint_the_newest(
     """By the command: exit code 78, one message, no traceback; every epoch from the fourth on is lost."""
     original = Trainer.loss
 
-    def loss(self: Trainer, sample: Sample, index: int, law: Law) -> torch.Tensor:
+    def loss(self: Trainer, sample: Sample, index: int, law: SamplingConfig) -> torch.Tensor:
         found = original(self, sample, index, law)
         return found * math.nan if law.seed == 42 and index >= 7 else found
 

@@ -10,6 +10,13 @@ from typing import Any
 
 import pytest
 
+from sidestep.commitlog.log import CommitLog, Record
+from sidestep.commitlog.writer import Writer
+from sidestep.config.schema import JobSpec
+from sidestep.config.training import CheckpointSpec, TrainSpec
+from sidestep.run import saver
+from sidestep.run.job import Attempt
+from sidestep.run.saver import CheckpointPolicy
 from sidestep.runtime.errors import (
     AccessError,
     AgainError,
@@ -18,17 +25,10 @@ from sidestep.runtime.errors import (
     SideStepError,
     StorageError,
 )
-from sidestep.runtime.notice import Notice
-from sidestep.spec.schema import JobSpec
-from sidestep.spec.training import CheckpointSpec, TrainSpec
-from sidestep.storage.commits import CommitLog, Record
+from sidestep.runtime.preemption import Preemption
 from sidestep.storage.store import open_store
-from sidestep.storage.writer import Writer
-from sidestep.tasks import checkpoints
 from sidestep.tasks import run as train
-from sidestep.tasks.attempt import Attempt
-from sidestep.tasks.checkpoints import Timetable
-from sidestep.tasks.model import prepare_ground
+from sidestep.tasks.setup import prepare_setup
 from sidestep.tasks.train import train as train_attempt
 from sidestep.training.checkpoint import Progress
 from sidestep.training.schedule import Schedule
@@ -39,7 +39,7 @@ EVERY_STEP = {"epochs": 4, "checkpoint": {"every_steps": 1, "every_minutes": Non
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "RETRY_PAUSES", (0.01,))
+    monkeypatch.setattr(saver, "RETRY_PAUSES", (0.01,))
 
 
 def log_of(spec: JobSpec) -> CommitLog:
@@ -68,7 +68,7 @@ def train_with_notice_after(spec: JobSpec, step: int) -> None:
                 self.notice._deadline = time.monotonic() + 30
 
     def run() -> None:
-        with Noticed(spec, Notice()) as attempt:
+        with Noticed(spec, Preemption()) as attempt:
             train_attempt(attempt)
 
     with pytest.raises(AgainError, match=f"stopped after step {step} of"):
@@ -114,7 +114,7 @@ def test_notice_does_not_wait_for_the_checkpoint_before(
 
     with monkeypatch.context() as patch:
         patch.setattr(Writer, "commit", commit)
-        patch.setattr(checkpoints, "SHARE_TO_END", 28 / 30)
+        patch.setattr(saver, "SHARE_TO_END", 28 / 30)
         train_with_notice_after(cut, 3)
         is_over.set()
         while newest(cut).step < 2:
@@ -147,7 +147,7 @@ def test_what_could_not_be_sent_waits_on_the_machine(
     train(whole)
     gone = (StorageError("the store is gone") if n >= 5 else None for n in range(10**6))
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "RETRY_SECONDS", 0)
+        patch.setattr(saver, "RETRY_SECONDS", 0)
         fail_commits(patch, gone)
         with pytest.raises(StorageError, match="the last checkpoint could not be sent: it waits"):
             train(cut)
@@ -298,9 +298,9 @@ def test_another_run_that_came_first_is_not_gone_on_with(
     def outrun(*args: Any) -> Any:
         monkeypatch.undo()
         train(first)
-        return prepare_ground(*args)
+        return prepare_setup(*args)
 
-    monkeypatch.setattr("sidestep.tasks.train.prepare_ground", outrun)
+    monkeypatch.setattr("sidestep.tasks.train.prepare_setup", outrun)
     with pytest.raises(BadSpecError, match=r"lr: 0\.01 then, 0\.001 now"):
         train(second)
 
@@ -358,18 +358,18 @@ def schedule() -> Schedule:
     return Schedule.of(TrainSpec(epochs=40, accumulation=1), samples=3)
 
 
-def due(timetable: Timetable, schedule: Schedule, steps: int) -> Callable[[], list[str]]:
+def due(timetable: CheckpointPolicy, schedule: Schedule, steps: int) -> Callable[[], list[str]]:
     names = [timetable.due(Progress(step), schedule.group(step - 1)) for step in range(1, steps + 1)]
     return [name for name in names if name]  # type: ignore[return-value]
 
 
 def test_when_a_run_is_saved(schedule: Schedule, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = CheckpointSpec(every_epochs=10, every_steps=50, every_minutes=None, keep_every_epochs=15)
-    assert due(Timetable(spec, schedule), schedule, 120) == [
+    assert due(CheckpointPolicy(spec, schedule), schedule, 120) == [
         *("checkpoint-epoch-10", "checkpoint-epoch-15", "checkpoint-step-50", "checkpoint-epoch-20"),
         *("checkpoint-epoch-30", "checkpoint-step-100", "checkpoint-epoch-40"),
     ]
-    timetable = Timetable(CheckpointSpec(every_minutes=10), schedule)
+    timetable = CheckpointPolicy(CheckpointSpec(every_minutes=10), schedule)
     assert timetable.due(Progress(1), schedule.group(0)) is None
     timetable._last -= 601
     assert timetable.due(Progress(2, skipped_in_row=1), schedule.group(1)) is None
@@ -382,8 +382,8 @@ def test_which_checkpoints_stay(schedule: Schedule) -> None:
     folders = [
         f"checkpoints/checkpoint-{name}" for name in ("step-99", "epoch-31", "epoch-30.g2", "epoch-15")
     ]
-    assert Timetable(CheckpointSpec(keep=2), schedule).keep(folders) == folders[:2]
-    kept = Timetable(CheckpointSpec(keep=1, keep_every_epochs=15), schedule).keep(folders)
+    assert CheckpointPolicy(CheckpointSpec(keep=2), schedule).keep(folders) == folders[:2]
+    kept = CheckpointPolicy(CheckpointSpec(keep=1, keep_every_epochs=15), schedule).keep(folders)
     assert kept == [folders[0], folders[2], folders[3]]
 
 

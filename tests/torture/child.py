@@ -18,7 +18,7 @@ from tests.torture.points import POINTS, PREPROCESS, signal_at, wrap
 
 WARM = (
     *("sidestep.tasks.train", "sidestep.tasks.preprocess", "sidestep.tasks.limits", "sidestep.storage.s3"),
-    *("sidestep.tasks.preflight", "sidestep.spec.sources", "sidestep.data.audio"),
+    *("sidestep.preflight.places", "sidestep.config.sources", "sidestep.data.audio"),
     *("bitsandbytes", "prodigyopt", "transformers.optimization", "lycoris", "peft", "matplotlib.pyplot"),
 )
 

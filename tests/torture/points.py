@@ -31,7 +31,7 @@ def _ends(ending: str) -> Callable[..., bool]:
     return lambda store, path, *arguments: path.endswith(ending)
 
 
-_CREATED = "sidestep.storage.writer:_created"
+_CREATED = "sidestep.commitlog.writer:_created"
 _UPLOAD, _WRITE, _DELETE = (
     f"sidestep.storage.s3:S3Store.{name}" for name in ("upload", "write_bytes", "delete")
 )
@@ -42,8 +42,8 @@ POINTS = {
     "first words": Point(_WRITE, after=True, only=_ends("status.json")),
     "told": Point("sidestep.tasks.train:_report", after=True, most=6),
     "snapshot": Point("sidestep.training.snapshot:Snapshot.take", most=6),
-    "outbox": Point("sidestep.tasks.outbox:Outbox.put", after=True, most=6),
-    "hashing": Point("sidestep.storage.writer:file_digest", most=20),
+    "outbox": Point("sidestep.run.pending:PendingCheckpoints.put", after=True, most=6),
+    "hashing": Point("sidestep.commitlog.writer:file_digest", most=20),
     "within an upload": Point("s3transfer.utils:ReadFileChunk.read", most=60),
     "between uploads": Point(_UPLOAD, after=True, only=_below("checkpoints/"), most=20),
     "events": Point(_UPLOAD, after=True, only=_below("runs/"), most=6),
@@ -56,7 +56,7 @@ POINTS = {
     "publishing": Point(_UPLOAD, only=_below("adapter/"), most=2),
     "published": Point(_UPLOAD, after=True, only=_below("adapter/"), most=2),
     "receipt": Point(_WRITE, only=_ends("receipt.json")),
-    "releasing": Point("sidestep.storage.lease:Heartbeat.release"),
+    "releasing": Point("sidestep.commitlog.lease:Heartbeat.release"),
 }
 PREPROCESS = {
     "before tensors": Point(_WRITE, only=_ends(".pt"), most=3),

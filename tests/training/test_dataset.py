@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from sidestep.cli import main
+from sidestep.config.schema import StorageSpec
 from sidestep.data.tensors import list_samples, read_sample
 from sidestep.runtime.errors import BadDataError, ExitCode
 from sidestep.runtime.workspace import Workspace
-from sidestep.spec.schema import StorageSpec
 from sidestep.storage.store import open_store
 from sidestep.training.dataset import Samples
 from tests.songs import song, write_songs

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sidestep.config.schema import JobSpec
 from sidestep.data.tensors import Sample
-from sidestep.spec.schema import JobSpec
-from sidestep.tasks.model import timestep_law
-from sidestep.training.flow import Law, draw_batch
+from sidestep.tasks.setup import timestep_law
+from sidestep.training.flow import SamplingConfig, draw_batch
 from tests.songs import song
 
-LAW = Law("corrected", -0.4, 1.0, cfg_dropout=0.0, seed=3, chunk_frames=8)
+LAW = SamplingConfig("corrected", -0.4, 1.0, cfg_dropout=0.0, seed=3, chunk_frames=8)
 NULL = torch.zeros(1, 1, 64)
 
 

@@ -8,10 +8,10 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
 
+from sidestep.config.schema import JobSpec
 from sidestep.runtime.workspace import open_workspace
-from sidestep.spec.schema import JobSpec
-from sidestep.tasks import model
-from sidestep.tasks.model import prepare_ground
+from sidestep.tasks import setup
+from sidestep.tasks.setup import prepare_setup
 from sidestep.tasks.train import build_trainer
 from sidestep.training.checkpoint import Progress, checkpoint_files, restore
 from sidestep.training.loop import Trainer
@@ -34,8 +34,8 @@ class HalfPrecisionCpu(Machine):
 
 
 def trainer_of(spec: JobSpec, monkeypatch: pytest.MonkeyPatch, machine: Machine) -> Trainer:
-    monkeypatch.setattr(model, "choose_machine", lambda *_: machine)
-    return build_trainer(spec, prepare_ground(spec, open_workspace(spec)))
+    monkeypatch.setattr(setup, "choose_machine", lambda *_: machine)
+    return build_trainer(spec, prepare_setup(spec, open_workspace(spec)))
 
 
 def half(scale: float = 2.0**10) -> Machine:

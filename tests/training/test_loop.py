@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from sidestep.acestep import load_model
+from sidestep.config.schema import JobSpec
 from sidestep.data.tensors import Sample
 from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.workspace import open_workspace
-from sidestep.spec.schema import JobSpec
-from sidestep.tasks.model import prepare_ground
+from sidestep.tasks.setup import prepare_setup
 from sidestep.tasks.train import build_trainer
 from sidestep.training.checkpoint import Progress
-from sidestep.training.flow import Law, draw_batch, flow_loss
+from sidestep.training.flow import SamplingConfig, draw_batch, flow_loss
 from sidestep.training.loop import Trainer
 from sidestep.training.metrics import Metrics
 from sidestep.training.schedule import Group
@@ -25,7 +25,7 @@ from tests.songs import MakeSpec, absurd_song, song, write_songs
 
 
 def trainer_of(spec: JobSpec) -> Trainer:
-    return build_trainer(spec, prepare_ground(spec, open_workspace(spec)))
+    return build_trainer(spec, prepare_setup(spec, open_workspace(spec)))
 
 
 def test_accumulation_is_the_mean_over_the_group(make_spec: MakeSpec) -> None:
@@ -71,7 +71,7 @@ def test_gradient_checkpointing_changes_no_number(make_spec: MakeSpec) -> None:
 
 def test_dropped_conditions_become_the_null_token() -> None:
     null = torch.full((1, 1, 64), 7.0)
-    law = Law("corrected", -0.4, 1.0, cfg_dropout=0.15, seed=3)
+    law = SamplingConfig("corrected", -0.4, 1.0, cfg_dropout=0.15, seed=3)
     sample = song(0)
     dropped = [
         bool((draw_batch(sample, null, law, index, "cpu").conditions == 7).all()) for index in range(2000)
@@ -119,7 +119,7 @@ def test_a_step_does_not_depend_on_what_was_drawn_before(make_spec: MakeSpec) ->
 
 
 def test_noise_is_drawn_anew_for_every_micro_batch() -> None:
-    law = Law("corrected", -0.4, 1.0, 0.0, seed=1)
+    law = SamplingConfig("corrected", -0.4, 1.0, 0.0, seed=1)
     null = torch.zeros(1, 1, 64)
     first, second = (draw_batch(song(0), null, law, index, "cpu") for index in (0, 1))
     assert not torch.equal(first.noise, second.noise)
@@ -139,7 +139,9 @@ def test_evaluation_leaves_training_as_it_is(make_spec: MakeSpec) -> None:
 
 def test_flow_loss_in_bf16_keeps_the_timestep_fine(tiny_checkpoints: Path) -> None:
     """The base in bf16 under autocast stays near fp32, since t is never rounded to bf16."""
-    batch = draw_batch(song(0), torch.zeros(1, 1, 64), Law("corrected", -0.4, 1.0, 0.0, 1), 0, "cpu")
+    batch = draw_batch(
+        song(0), torch.zeros(1, 1, 64), SamplingConfig("corrected", -0.4, 1.0, 0.0, 1), 0, "cpu"
+    )
     exact = load_model(tiny_checkpoints, "base", parts=("transformer",)).transformer
     rough = load_model(tiny_checkpoints, "base", dtype=torch.bfloat16, parts=("transformer",)).transformer
     with torch.no_grad():
@@ -184,7 +186,7 @@ def test_ten_in_a_row_end_the_run(make_spec: MakeSpec, where: str, monkeypatch: 
     original = Trainer.loss
     bad = {4, *range(7, 16), *range(17, 40)}  # one alone, nine in a row, and then without end
 
-    def loss(self: Trainer, sample: Sample, index: int, law: Law) -> Tensor:
+    def loss(self: Trainer, sample: Sample, index: int, law: SamplingConfig) -> Tensor:
         found = original(self, sample, index, law)
         if law.seed != trainer.law.seed or index not in bad:
             return found

@@ -8,8 +8,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from sidestep.config.schema import RuntimeSpec
 from sidestep.runtime.errors import MachineError
-from sidestep.spec.schema import RuntimeSpec
 from sidestep.training.machine import Machine, choose_machine
 
 

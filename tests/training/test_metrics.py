@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sidestep.training.flow import Law
+from sidestep.training.flow import SamplingConfig
 from sidestep.training.history import RunningLoss, running_mean
 from sidestep.training.metrics import Metrics
 from sidestep.training.schedule import Group
 
 
 def test_losses_by_timestep_are_those_that_drew_it(tmp_path: Path) -> None:
-    law = Law("corrected", 0.0, 2.0, 0.0, seed=3)
+    law = SamplingConfig("corrected", 0.0, 2.0, 0.0, seed=3)
     losses = [float(number) for number in range(200)]
     losses[7] = math.nan
     group = Group(epoch=0, samples=tuple(range(200)), first_index=1000, ends_epoch=False)
@@ -54,7 +54,7 @@ def test_the_running_mean_has_a_value_for_each_step() -> None:
 
 def test_pure_noise_is_in_the_last_level(tmp_path: Path) -> None:
     """Vanilla training draws t = 1, too."""
-    law = Law("vanilla", 0.0, 1.0, 0.0, seed=3)
+    law = SamplingConfig("vanilla", 0.0, 1.0, 0.0, seed=3)
     index = next(index for index in range(1000) if float(law.timestep(index)) == 1.0)
     with Metrics(tmp_path, 1) as metrics:
         metrics.losses_by_timestep(law, Group(0, (0,), index, ends_epoch=False), [2.5], 1)

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from sidestep.adapters.adapter import read_safetensors
+from sidestep.config.schema import JobSpec
 from sidestep.runtime.errors import BadDataError, MachineError
 from sidestep.runtime.workspace import open_workspace
-from sidestep.spec.schema import JobSpec
 from sidestep.tasks import run as train
-from sidestep.tasks.model import prepare_ground
+from sidestep.tasks.setup import prepare_setup
 from sidestep.tasks.train import build_trainer
 from sidestep.training.checkpoint import Progress, checkpoint_files, restore
 from sidestep.training.loop import Trainer
@@ -22,7 +22,7 @@ every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 
 
 def trainer_of(spec: JobSpec) -> Trainer:
-    return build_trainer(spec, prepare_ground(spec, open_workspace(spec)))
+    return build_trainer(spec, prepare_setup(spec, open_workspace(spec)))
 
 
 def take_steps(trainer: Trainer, start: int, end: int) -> None:
@@ -111,7 +111,7 @@ def test_a_missing_bitsandbytes_is_named_before_a_model_is_pulled(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
-    monkeypatch.delattr("sidestep.tasks.train.prepare_ground")
+    monkeypatch.delattr("sidestep.tasks.train.prepare_setup")
     with pytest.raises(MachineError, match="pip install bitsandbytes"):
         train(make_spec(optimizer_type="adamw8bit"))
 

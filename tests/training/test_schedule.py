@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sidestep.spec.training import TrainSpec
+from sidestep.config.training import TrainSpec
 from sidestep.training.schedule import Schedule
 
 

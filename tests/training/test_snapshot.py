@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from sidestep.config.schema import JobSpec
+from sidestep.runtime.canonical import Parts
 from sidestep.runtime.workspace import open_workspace
-from sidestep.spec.schema import JobSpec
-from sidestep.storage.canonical import Parts
-from sidestep.tasks.model import prepare_ground
+from sidestep.tasks.setup import prepare_setup
 from sidestep.tasks.train import build_trainer
 from sidestep.training.checkpoint import Progress, checkpoint_files, restore
 from sidestep.training.loop import Trainer
@@ -28,7 +28,7 @@ CELLS = [
 
 
 def trainer_of(spec: JobSpec) -> Trainer:
-    return build_trainer(spec, prepare_ground(spec, open_workspace(spec)))
+    return build_trainer(spec, prepare_setup(spec, open_workspace(spec)))
 
 
 def snapshot_of(trainer: Trainer, spec: JobSpec) -> Snapshot:

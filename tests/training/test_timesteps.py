@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from sidestep.training import draws
+from sidestep.training import rng
 from sidestep.training.timesteps import VANILLA_STEPS, corrected_timesteps, vanilla_timesteps
 
 COUNT = 100_000
 
 
 def test_corrected_is_the_larger_of_two_draws() -> None:
-    timesteps = corrected_timesteps(COUNT, -0.4, 1.0, draws.generator(0, "timestep"))
+    timesteps = corrected_timesteps(COUNT, -0.4, 1.0, rng.generator(0, "timestep"))
     assert timesteps.dtype == torch.float32
     assert float(timesteps.mean()) == pytest.approx(0.535, abs=0.01)
     assert 0 < float(timesteps.min()) < float(timesteps.max()) < 1
@@ -20,14 +20,14 @@ def test_corrected_is_the_larger_of_two_draws() -> None:
 
 
 def test_mu_and_sigma_move_the_law() -> None:
-    later = corrected_timesteps(COUNT, 0.4, 1.0, draws.generator(0, "timestep"))
-    narrow = corrected_timesteps(COUNT, -0.4, 0.1, draws.generator(0, "timestep"))
+    later = corrected_timesteps(COUNT, 0.4, 1.0, rng.generator(0, "timestep"))
+    narrow = corrected_timesteps(COUNT, -0.4, 0.1, rng.generator(0, "timestep"))
     assert float(later.mean()) > 0.65
     assert float(narrow.std()) < 0.03
 
 
 def test_vanilla_hits_exactly_the_eight_steps_evenly() -> None:
-    timesteps = vanilla_timesteps(COUNT, draws.generator(0, "timestep"))
+    timesteps = vanilla_timesteps(COUNT, rng.generator(0, "timestep"))
     values, counts = timesteps.unique(return_counts=True)
     assert values.tolist() == sorted(torch.tensor(VANILLA_STEPS).tolist())
     assert counts.float().div(COUNT).sub(1 / 8).abs().max() < 0.01

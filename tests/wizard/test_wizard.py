@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from sidestep import demo
+from sidestep.config.groups import GROUPS
+from sidestep.config.presets import find_preset
+from sidestep.config.schema import JobSpec
+from sidestep.run.status import Status
 from sidestep.runtime.errors import ExitCode
-from sidestep.runtime.status import Status
-from sidestep.spec.groups import GROUPS
-from sidestep.spec.presets import find_preset
-from sidestep.spec.schema import JobSpec
+from sidestep.tasks import demo
 from sidestep.wizard.settings import load_settings
 from sidestep.wizard.steps import ASKED
 from tests.s3 import S3Server

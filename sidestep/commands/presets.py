@@ -1,0 +1,155 @@
+"""The command `sidestep presets`."""
+
+import argparse
+import json
+import textwrap
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from sidestep.commands.flags import add_flags
+from sidestep.config.fields import Path as FieldPath
+from sidestep.config.fields import only, spec_fields
+from sidestep.config.presets import (
+    Preset,
+    all_presets,
+    delete_preset,
+    find_preset,
+    preset_fields,
+    save_preset,
+    write_file,
+)
+from sidestep.config.schema import JobSpec
+from sidestep.config.sources import Given, resolve
+from sidestep.config.yaml12 import dump_yaml
+from sidestep.runtime.errors import SideStepError, UsageError
+
+Write = Callable[[str], None]
+
+DESCRIPTION_WIDTH = 120
+
+
+def add_preset_actions(parser: argparse.ArgumentParser) -> None:
+    """Give the parser list, show, save, delete, import and export."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, title="actions")
+
+    def add(name: str, says: str) -> argparse.ArgumentParser:
+        return actions.add_parser(name, help=says, description=says.capitalize() + ".", allow_abbrev=False)
+
+    def takes_name(action: argparse.ArgumentParser) -> None:
+        action.add_argument("name", metavar="NAME", help="name of the preset")
+
+    def may_replace(action: argparse.ArgumentParser) -> None:
+        action.add_argument("--force", action="store_true", help="replace what is there under that name")
+
+    listing = add("list", "all presets, with what they are for")
+    listing.add_argument("--json", action="store_true", help="print JSON, for scripts")
+
+    takes_name(add("show", "a preset's settings, as YAML"))
+
+    save = add("save", "keep settings from flags, variables or a job's file as a preset of your own")
+    save.usage = f"{save.prog} NAME [JOB.YAML] [flags]"
+    takes_name(save)
+    save.add_argument("config", nargs="?", metavar="JOB.YAML", help="the job spec to take settings from")
+    save.add_argument("--preset", metavar="NAME", help="a preset to begin with")
+    save.add_argument("--description", default="", metavar="TEXT", help="what `presets list` says of it")
+    may_replace(save)
+    add_flags(save, leave_out=spec_fields().keys() - preset_fields())
+
+    takes_name(add("delete", "delete one of your own presets"))
+
+    take = add("import", "take a preset from a file among your own")
+    take.add_argument("file", metavar="FILE", help="the YAML file")
+    take.add_argument("--name", metavar="NAME", help="its name here (default: the file's)")
+    may_replace(take)
+
+    give = add("export", "write a preset to a file, for somebody else")
+    takes_name(give)
+    give.add_argument("file", nargs="?", metavar="FILE", help="the file (default: NAME.yaml)")
+    may_replace(give)
+
+
+def run_preset_action(options: argparse.Namespace, write: Write) -> None:
+    """Do what the command line says; what it says on the screen goes through `write`."""
+    _ACTIONS[options.action](options, write)
+
+
+def _list(options: argparse.Namespace, write: Write) -> None:
+    presets = all_presets().values()
+    if options.json:
+        rows = [
+            {"name": preset.name, "built_in": preset.is_built_in, "description": preset.description}
+            for preset in presets
+        ]
+        write(json.dumps(rows, indent=2) + "\n")
+        return
+    width = max(len(preset.name) for preset in presets)
+    for preset in presets:
+        whose = "" if preset.is_built_in else "(yours) "
+        write(f"{preset.name:{width}}  {whose}{_says(preset)}".rstrip() + "\n")
+
+
+def _says(preset: Preset) -> str:
+    try:
+        _resolve(preset=preset)
+    except SideStepError as error:
+        return f"cannot be used: {str(error).splitlines()[-1].strip()}"
+    return textwrap.shorten(preset.description, DESCRIPTION_WIDTH, placeholder=" …")
+
+
+def _show(options: argparse.Namespace, write: Write) -> None:
+    write(find_preset(options.name).text)
+
+
+def _save(options: argparse.Namespace, write: Write) -> None:
+    spec, origins = _resolve(getattr(options, "given", []), config=options.config, preset=options.preset)
+    kept = {path for path in preset_fields() if origins[".".join(path)] != "default"}
+    if not kept:
+        raise UsageError(
+            "nothing is set that a preset could hold; give it flags, as in "
+            f"`sidestep presets save {options.name} --rank 32 --alpha 64`, or a job's file"
+        )
+    file = save_preset(options.name, preset_text(spec, kept, options.description), replace=options.force)
+    write(f"Saved {file}\n")
+
+
+def _delete(options: argparse.Namespace, write: Write) -> None:
+    delete_preset(options.name)
+    write(f"Deleted {options.name}\n")
+
+
+def _import(options: argparse.Namespace, write: Write) -> None:
+    file = Path(options.file)
+    preset = Preset(options.name or file.stem, file, is_built_in=False)
+    _resolve(preset=preset)
+    if not preset.read():
+        raise UsageError(f"{file} sets nothing that a preset could hold")
+    write(f"Saved {save_preset(preset.name, preset.text, replace=options.force)}\n")
+
+
+def _export(options: argparse.Namespace, write: Write) -> None:
+    file = Path(options.file or f"{options.name}.yaml")
+    write_file(file, find_preset(options.name).text, replace=options.force)
+    write(f"Wrote {file}\n")
+
+
+def preset_text(spec: JobSpec, paths: Collection[FieldPath], description: str = "") -> str:
+    """A preset's file: what `spec` has at `paths`, under a comment."""
+    comment = f"# {' '.join(description.split())}\n" if description else ""
+    return comment + dump_yaml(only(spec.model_dump(mode="json"), paths)).decode()
+
+
+def _resolve(flags: Iterable[Given] = (), **sources: Any) -> tuple[JobSpec, dict[str, str]]:
+    """The spec of a job that has nothing of its own but a preset needs none of the places."""
+    places = [Given(("task",), "estimate", "default"), Given(("output_dir",), "output", "default")]
+    return resolve(flags=[*flags, *places], **sources)
+
+
+_ACTIONS: dict[str, Callable[[argparse.Namespace, Write], None]] = {
+    "list": _list,
+    "show": _show,
+    "save": _save,
+    "delete": _delete,
+    "import": _import,
+    "export": _export,
+}

@@ -1,0 +1,98 @@
+"""The fields of the spec as a person looks for them: what belongs together, the basic ones first.
+
+Help and the CLI reference follow this order. The sections of a job's file do not: they are fewer, and each
+is for one part of the program.
+"""
+
+from dataclasses import dataclass
+
+from sidestep.config.fields import Path
+
+TASKS = ("preprocess", "estimate", "train")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Fields that are shown together. The basic ones are those that a first run may want to set."""
+
+    title: str
+    basic: tuple[str, ...]
+    advanced: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = TASKS  # that read them
+
+    @property
+    def paths(self) -> list[Path]:
+        return [tuple(name.split(".")) for name in (*self.basic, *self.advanced)]
+
+
+def _under(section: str, names: str) -> tuple[str, ...]:
+    return tuple(f"{section}.{name}" for name in names.split())
+
+
+GROUPS = (
+    Group(
+        "model, songs and results",
+        (
+            *("checkpoint_dir", "model_variant", "base_model"),
+            *("audio_dir", "dataset_json", "dataset_dir", "output_dir"),
+        ),
+        ("name", "task"),
+    ),
+    Group(
+        "songs to tensors",
+        _under("preprocess", "max_duration normalize"),
+        _under("preprocess", "target_db target_lufs lyrics_format timbre on_bad_file"),
+        tasks=("preprocess",),
+    ),
+    Group("estimate", _under("estimate", "batches top_k"), tasks=("estimate",)),
+    Group(
+        "adapter",
+        _under("train.adapter", "type rank alpha target_modules"),
+        _under("train.adapter", "dropout attention rank_pattern alpha_pattern bias"),
+        tasks=("train",),
+    ),
+    Group(
+        "adapter: LoKR",
+        (),
+        _under("train.adapter", "factor decompose_both use_tucker use_scalar weight_decompose"),
+        tasks=("train",),
+    ),
+    Group(
+        "training",
+        _under("train", "mode epochs optimizer_type lr scheduler seed"),
+        _under("train", "max_steps warmup_steps weight_decay accumulation max_grad_norm"),
+        tasks=("train",),
+    ),
+    Group(
+        "what a step sees",
+        _under("train", "chunk_duration"),
+        _under("train", "cfg_dropout timestep_mu timestep_sigma"),
+        tasks=("train",),
+    ),
+    Group(
+        "memory and speed",
+        ("train.gradient_checkpointing", "runtime.precision"),
+        (
+            "train.gradient_checkpointing_ratio",
+            *_under("runtime", "attention offload_encoder device deterministic"),
+        ),
+    ),
+    Group(
+        "checkpoints and resuming",
+        ("train.checkpoint.every_epochs", "train.resume_from"),
+        _under("train.checkpoint", "every_minutes every_steps keep keep_every_epochs")
+        + _under("train", "extend new_attempt"),
+        tasks=("train",),
+    ),
+    Group("TensorBoard", (), _under("train", "log_every log_heavy_every"), tasks=("train",)),
+    Group(
+        "unattended",
+        (),
+        _under("runtime", "workspace grace_seconds lease_seconds price_per_hour on_exit"),
+    ),
+    Group(
+        "S3 (credentials: the usual AWS chain)",
+        _under("storage", "endpoint_url"),
+        _under("storage", "region path_style anonymous connections"),
+    ),
+)

@@ -1,0 +1,149 @@
+"""Giving a rented machine back when the job has ended: `runtime.on_exit`, by the API of its platform.
+
+A platform is known by the variables that it sets in every container of its own:
+https://docs.runpod.io/pods/templates/environment-variables
+https://docs.vast.ai/documentation/instances/templates/docker-environment
+"""
+
+import json
+import logging
+import os
+import time
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from types import TracebackType
+from urllib.error import HTTPError
+from urllib.parse import quote
+
+from sidestep.config.fields import variable
+from sidestep.runtime.errors import ExitCode, MachineError, SideStepError
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = 20  # seconds, for one call
+PAUSES = (2, 5, 15)  # seconds between the tries: a machine that is kept by mistake is paid for by the hour
+ON_EXIT = ("runtime", "on_exit")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One HTTP request of a platform's API; `path` is relative, and {id} in it is the machine's."""
+
+    method: str
+    path: str
+    body: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A place that rents machines out, and the calls that give one back."""
+
+    name: str
+    api: str
+    id_variable: str
+    token_variable: str
+    calls: Mapping[str, Call]  # by what runtime.on_exit says
+    console: str  # where a person does the same
+
+
+PLATFORMS = (
+    Platform(
+        name="RunPod",
+        api="https://api.runpod.io/v2",
+        id_variable="RUNPOD_POD_ID",
+        token_variable="RUNPOD_API_KEY",  # noqa: S106 - a name
+        calls={
+            "stop": Call("POST", "pods/{id}/action", {"action": "stop"}),
+            "terminate": Call("POST", "pods/{id}/action", {"action": "terminate"}),
+        },
+        console="https://console.runpod.io/pods",
+    ),
+    Platform(
+        name="Vast.ai",
+        api="https://console.vast.ai/api/v0",
+        id_variable="CONTAINER_ID",
+        token_variable="CONTAINER_API_KEY",  # noqa: S106 - a name
+        calls={
+            "stop": Call("PUT", "instances/{id}/", {"state": "stopped"}),
+            "terminate": Call("DELETE", "instances/{id}/", {}),
+        },
+        console="https://cloud.vast.ai/instances/",
+    ),
+)
+
+
+class RentedMachine:
+    """The machine this process runs on. Leaving the `with` block gives it back, if that is wanted.
+
+    It is wanted by `keep_or_release`, from the spec; before there is a spec (it may be wrong), by the
+    variable. A job that is to be run again, code 75, keeps its machine.
+    """
+
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        environ = os.environ if environ is None else environ
+        self._platform = next((one for one in PLATFORMS if environ.get(one.id_variable)), None)
+        self._on_exit = environ.get(variable(ON_EXIT), "none")
+        self._id = environ.get(self._platform.id_variable, "") if self._platform else ""
+        self._token = environ.get(self._platform.token_variable, "") if self._platform else ""
+
+    def keep_or_release(self, on_exit: str) -> None:
+        """Say what becomes of the machine. Raises MachineError where nothing can: better now than unseen."""
+        self._on_exit = on_exit
+        if on_exit != "none" and self._platform is None:
+            known = " or ".join(f"{one.name} ({one.id_variable})" for one in PLATFORMS)
+            raise MachineError(
+                f"runtime.on_exit is {on_exit}, and this machine is not rented from {known}. "
+                "Here it must be none; SkyPilot, dstack and Kubernetes give their machines back themselves."
+            )
+
+    def __enter__(self) -> "RentedMachine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        again = isinstance(error, SideStepError) and error.exit_code is ExitCode.AGAIN
+        asked_for_help = isinstance(error, SystemExit)
+        if not (again or asked_for_help or isinstance(error, KeyboardInterrupt)):
+            self._release()
+
+    def _release(self) -> None:
+        platform = self._platform
+        call = platform.calls.get(self._on_exit) if platform else None
+        if platform is None or call is None:
+            return
+        log.info(
+            "The job has ended: %s is told to %s this machine (%s)", platform.name, self._on_exit, self._id
+        )
+        trouble = self._told(platform, call)
+        if trouble:
+            log.warning(
+                "THIS MACHINE IS STILL RENTED, AND PAID FOR: %s was to %s %s, and %s. Do it by hand: %s",
+                *(platform.name, self._on_exit, self._id, trouble, platform.console),
+            )
+
+    def _told(self, platform: Platform, call: Call) -> str:
+        """Make the call; what went wrong in the end, or an empty text."""
+        if not self._token:
+            return f"{platform.token_variable} is not set"
+        request = urllib.request.Request(  # noqa: S310 - the address is the platform's, by https
+            f"{platform.api}/{call.path.format(id=quote(self._id, safe=''))}",
+            method=call.method,
+            data=None if call.body is None else json.dumps(call.body).encode(),
+            headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
+        )
+        trouble = ""
+        for pause in (*PAUSES, 0):
+            try:
+                with urllib.request.urlopen(request, timeout=TIMEOUT):  # noqa: S310
+                    return ""
+            except HTTPError as error:
+                trouble = f"its answer was {error.code} {error.reason}"
+                if error.code < 500 and error.code != 429:
+                    break
+            except (OSError, HTTPException) as error:  # the latter: an answer that is not HTTP
+                trouble = f"it was not reached: {error}"
+            time.sleep(pause)
+        return trouble.replace(self._token, "***")

@@ -1,0 +1,111 @@
+"""Does this machine fit a job? Asked of the driver and of the installed packages; torch is not imported."""
+
+import ctypes
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from sidestep.config.schema import JobSpec
+from sidestep.runtime import driver
+from sidestep.runtime.errors import MachineError
+
+NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE: a driver, and no GPU that this process may see
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as its driver describes it."""
+
+    name: str
+    memory: int  # bytes
+
+
+@dataclass(frozen=True)
+class Torch:
+    """The installed torch."""
+
+    version: str
+    cuda: str | None  # that it is built for, such as 13.0
+
+
+def find_gpus() -> list[Gpu]:
+    """The GPUs that this process may use, as torch will count them; none where there is no driver.
+
+    Raises MachineError where there is a driver that does not work.
+    """
+    try:
+        library = ctypes.CDLL(driver.LIBRARY)
+    except OSError:
+        return []
+    code = library.cuInit(0)
+    if code == NO_DEVICE:
+        return []
+    if code:
+        raise MachineError(
+            f"the NVIDIA driver ({driver.driver_version()}) does not start: CUDA error {code}. It may be of "
+            "another version than its kernel module: restart the machine, or take another one."
+        )
+    count, number, memory = ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
+    name = ctypes.create_string_buffer(256)
+    library.cuDeviceGetCount(ctypes.byref(count))
+    gpus = []
+    for index in range(count.value):
+        library.cuDeviceGet(ctypes.byref(number), index)
+        library.cuDeviceGetName(name, len(name), number)
+        library.cuDeviceTotalMem_v2(ctypes.byref(memory), number)
+        gpus.append(Gpu(name.value.decode(errors="replace"), memory.value))
+    return gpus
+
+
+def look_for_device(spec: JobSpec, gpus: list[Gpu]) -> str:
+    """Is the device there that the spec asks for, and will torch be able to use it?"""
+    wish = spec.runtime.device
+    index = int(wish.partition(":")[2] or 0)
+    if wish == "cpu" or (wish == "auto" and not gpus):
+        if spec.runtime.precision == "fp16":
+            raise MachineError("runtime.precision is fp16, which needs a GPU: set it to auto or fp32")
+        return "the CPU, as the spec says" if wish == "cpu" else "the CPU: this machine has no NVIDIA GPU"
+    if index >= len(gpus):
+        raise MachineError(
+            f"runtime.device is {wish}, and this machine has {len(gpus)} NVIDIA GPUs. In a container, check "
+            "that it was started with them (--gpus all); else set runtime.device to auto or cpu."
+        )
+    torch = installed_torch()
+    if torch.cuda is None:
+        raise MachineError(
+            f"there is a {gpus[index].name}, and torch {torch.version} is built for CPUs alone. Install the "
+            "CUDA build, or set runtime.device to cpu."
+        )
+    return f"{gpus[index].name}, {gpus[index].memory / 2**30:.1f} GiB"
+
+
+def look_for_driver() -> str:
+    """Is the driver new enough for the CUDA that torch is built for?"""
+    torch = installed_torch()
+    if torch.cuda:
+        driver.check_driver(torch.cuda)
+    return f"{driver.driver_version()}, for torch {torch.version} with CUDA {torch.cuda}"
+
+
+def look_for_packages(spec: JobSpec) -> str:
+    """Are the packages installed that this spec alone needs?"""
+    wanted = {
+        "bitsandbytes": spec.train.optimizer_type == "adamw8bit" and "train.optimizer_type: adamw8bit",
+        "flash_attn": spec.runtime.attention == "flash" and "runtime.attention: flash",
+    }
+    missing = [f"{name} (for {why})" for name, why in wanted.items() if why and find_spec(name) is None]
+    if missing:
+        raise MachineError(f"not installed: {', '.join(missing)}. Install it, or choose something else.")
+    return f"torch {installed_torch().version}" + "".join(f", {name}" for name, why in wanted.items() if why)
+
+
+def installed_torch() -> Torch:
+    """What torch/version.py says, read as text. Raises MachineError where torch is not installed."""
+    found = find_spec("torch")
+    if found is None or found.origin is None:
+        raise MachineError("torch is not installed: `pip install side-step` brings it")
+    text = Path(found.origin).with_name("version.py").read_text(encoding="utf-8")
+    version = re.search(r"^__version__ = '(.+)'", text, re.M)
+    cuda = re.search(r"^cuda.* = '([\d.]+)'", text, re.M)
+    return Torch(version[1] if version else "of unknown version", cuda[1] if cuda else None)

@@ -1,0 +1,196 @@
+"""What can be known to be wrong before a model is loaded or a song pulled: can every place be used?
+
+A job may have waited hours for its GPU. Wrong credentials, a bucket or folder that is not there and an
+output that cannot be written are found out in seconds, before torch is imported.
+"""
+
+import logging
+import os
+import posixpath
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from rich.filesize import decimal
+
+from sidestep.acestep.config import parse_config
+from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant, open_checkpoints
+from sidestep.acestep.names import decoder_modules
+from sidestep.config.schema import JobSpec
+from sidestep.config.targets import check_targets
+from sidestep.runtime.errors import AccessError, MissingInputError, SideStepError
+from sidestep.runtime.workspace import open_workspace
+from sidestep.storage.store import FileInfo, Store, open_store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question about a job. `look` says what it found, or raises a SideStepError with what is wrong."""
+
+    name: str  # the spec's field that it is about, or what else it looks at
+    look: Callable[[], str]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer to a check."""
+
+    name: str
+    said: str
+    error: SideStepError | None = None
+
+
+def check_places(spec: JobSpec) -> None:
+    """Make sure that the task's inputs are there and readable, and that its output can be written.
+
+    Raises what a store raises; of several inputs the first one's kind, with the messages of all.
+    """
+    open_workspace(spec)
+    raise_all(findings(input_checks(spec)))
+    # After the inputs: a job that cannot begin leaves nothing where its results would be.
+    raise_all(findings(output_checks(spec)))
+
+
+def findings(checks: Iterable[Check]) -> list[Finding]:
+    """Look at everything, also after something wrong was found."""
+    found = []
+    for check in checks:
+        try:
+            found.append(Finding(check.name, check.look()))
+        except SideStepError as error:
+            found.append(Finding(check.name, str(error), error))
+    return found
+
+
+def raise_all(found: Iterable[Finding]) -> None:
+    """Raise one error of the first trouble's kind with the messages of all, where there are any."""
+    troubles = [finding for finding in found if finding.error]
+    if troubles:
+        first = troubles[0].error
+        assert first is not None
+        raise type(first)("\n".join(f"{trouble.name}: {trouble.said}" for trouble in troubles)) from first
+
+
+def input_checks(spec: JobSpec) -> list[Check]:
+    """Is all that the task reads there, and may it be read?"""
+    makes_tensors = spec.task in ("preprocess", "pipeline")
+    checks = []
+    if makes_tensors and spec.audio_dir:
+        checks.append(Check("audio_dir", partial(_look_for_files, spec, spec.audio_dir, "files", "")))
+    if makes_tensors and spec.dataset_json:
+        checks.append(Check("dataset_json", partial(_look_for_file, spec, spec.dataset_json)))
+    if not makes_tensors:
+        look = partial(_look_for_files, spec, spec.tensors_place, "tensors (.pt)", ".pt")
+        checks.append(Check(_tensors_field(spec), look))
+    checks.append(Check("checkpoint_dir", partial(_look_for_models, spec, with_encoders=makes_tensors)))
+    if spec.task in ("train", "pipeline"):
+        checks.append(Check("train.adapter", partial(_look_for_targets, spec)))
+    return checks
+
+
+def output_checks(spec: JobSpec) -> list[Check]:
+    """May the task write where its results go?"""
+    checks = []
+    if spec.task == "preprocess" or (spec.task == "pipeline" and spec.dataset_dir):
+        look = partial(_try_to_write, spec, spec.tensors_place, needs_one_writer=False)
+        checks.append(Check(_tensors_field(spec), look))
+    if spec.task != "preprocess":
+        look = partial(_try_to_write, spec, spec.output_place, needs_one_writer=spec.task != "estimate")
+        checks.append(Check("output_dir", look))
+    return checks
+
+
+def _tensors_field(spec: JobSpec) -> str:
+    return "dataset_dir" if spec.dataset_dir else "output_dir"
+
+
+def _look_for_files(spec: JobSpec, place: str, what: str, suffix: str) -> str:
+    store = open_store(place, spec.storage)
+    if files := [file for file in store.list() if file.path.endswith(suffix)]:
+        _check_readable(store, files)
+        return f"{len(files)} {what}, {_size(files)}, in {store.place}"
+    root = store.local_root
+    if root and not root.exists():
+        raise MissingInputError(f"{store.place} does not exist. Check the path, and what is mounted.")
+    if root and not root.is_dir():
+        raise MissingInputError(f"{store.place} is a file, where a folder is needed.")
+    raise MissingInputError(f"there are no {what} in {store.place}. Check the place and its name.")
+
+
+def _look_for_file(spec: JobSpec, place: str) -> str:
+    folder, name = posixpath.split(place)
+    store = open_store(folder or ".", spec.storage)
+    file = store.info(name)
+    if file is None:
+        raise MissingInputError(f"there is no file {name} in {store.place}. Check the place and the name.")
+    _check_readable(store, [file])
+    return f"{store.place}/{name}, {decimal(file.size)}"
+
+
+def _look_for_models(spec: JobSpec, with_encoders: bool) -> str:
+    store = open_checkpoints(spec.checkpoint_dir, spec.storage)
+    parts = [find_variant(store, spec.model_variant)]
+    if with_encoders:
+        parts += [find_vae(store), find_text_encoder(store)]
+    files = [file for part in parts for file in part.files]
+    _check_readable(store, files)
+    _layers(store, parts[0])
+    return f"{', '.join(part.folder for part in parts)}, {_size(files)}, in {store.place}"
+
+
+def _look_for_targets(spec: JobSpec) -> str:
+    """Does the model have the modules that the adapter is for? That needs no weights."""
+    store = open_checkpoints(spec.checkpoint_dir, spec.storage)
+    try:
+        layers = _layers(store, find_variant(store, spec.model_variant))
+    except SideStepError:
+        return "not looked at, as there is no model"  # what is wrong with it is said at checkpoint_dir
+    modules = check_targets(spec.train.adapter, decoder_modules(layers))
+    return f"{spec.train.adapter.type} on {len(modules)} modules"
+
+
+def _layers(store: Store, model: Part) -> int:
+    """How many layers the decoder has, by its config.json, which must be sound."""
+    path = f"{model.folder}/config.json"
+    layers: int = parse_config(store.read_bytes(path), f"{store.place}/{path}")["num_hidden_layers"]
+    return layers
+
+
+def _check_readable(store: Store, files: Sequence[FileInfo]) -> None:
+    """Listing needs another right than reading: all local files are tried, of a bucket the first one."""
+    if store.local_root is None:
+        store.info(files[0].path)
+        return
+    refused = [file.path for file in files if not os.access(store.local_root / file.path, os.R_OK)]
+    if refused:
+        raise AccessError(
+            f"{store.place}: {len(refused)} of {len(files)} files may not be read, first {refused[0]}. "
+            "Check their owner and mode."
+        )
+
+
+def _size(files: Sequence[FileInfo]) -> str:
+    return decimal(sum(file.size for file in files))
+
+
+def _try_to_write(spec: JobSpec, place: str, needs_one_writer: bool) -> str:
+    """Create a file and delete it, and say so where the store creates it twice and that matters."""
+    store = open_store(place, spec.storage)
+    probe = f".sidestep-probe-{uuid.uuid4().hex}"
+    root = store.local_root
+    made = [folder for folder in (root, *root.parents) if not folder.exists()] if root else []
+    store.create(probe, b"")
+    refuses = not store.create(probe, b"")
+    store.delete(probe)
+    for folder in made:  # the task makes them again when it has something to put there
+        folder.rmdir()
+    if needs_one_writer and not refuses:
+        log.warning(
+            "%s replaces a file where it is asked to create one (it ignores If-None-Match). Two runs that "
+            "write there would not notice each other: make sure that there is only one.",
+            store.place,
+        )
+    return f"{store.place} can be written"

@@ -1,0 +1,85 @@
+"""Checkpoints on their way to the output, on this machine's disk.
+
+A checkpoint is whole here before the first byte of it is sent. Where the time after notice is too short
+for sending, or the process dies, it waits here, and the next attempt on this machine goes on from it.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sidestep.commitlog.log import CommitLog, Record, file_digest
+from sidestep.runtime.atomic import replacing
+from sidestep.runtime.canonical import Parts, json_bytes
+from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.workspace import Workspace
+from sidestep.storage.local import local_errors
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Unsent:
+    """A whole checkpoint that its writer could not send."""
+
+    folder: Path
+    name: str
+    step: int
+
+
+class PendingCheckpoints:
+    """Holds the newest checkpoint of one output, besides one that is being sent."""
+
+    def __init__(self, workspace: Workspace, place: str) -> None:
+        self._root = workspace.scratch(f"outbox-{hashlib.sha256(place.encode()).hexdigest()[:16]}")
+        self._note = self._root / "newest.json"
+
+    def put(self, name: str, step: int, files: dict[str, Parts], writer: tuple[int, str]) -> Path:
+        """Keep a checkpoint as the newest one; its folder.
+
+        `writer` is the last record that its writer knew of, and that writer's nonce.
+        """
+        folder = self._root / name
+        self.clear(folder)
+        with local_errors(self._root):
+            folder.mkdir()
+            for file, parts in files.items():
+                with (folder / file).open("wb") as target:
+                    target.writelines(parts)
+            digests = {file: file_digest(folder / file) for file in files}
+            note = {"name": name, "step": step, "files": digests, "number": writer[0], "nonce": writer[1]}
+            with replacing(self._note) as temporary:
+                temporary.write_bytes(json_bytes(note))
+        return folder
+
+    def clear(self, folder: Path) -> None:
+        """A checkpoint is committed, or not wanted any more."""
+        with local_errors(self._root):
+            if folder.exists():
+                shutil.rmtree(folder)
+
+    def unsent(self, commits: CommitLog, newest: Record | None) -> Unsent | None:
+        """The checkpoint that is still to be sent, where it is whole and newer than the newest commit."""
+        try:
+            note: dict[str, Any] = json.loads(self._note.read_bytes())
+            folder = self._root / Path(note["name"]).name
+            is_newer = newest is None or newest.number <= note["number"]
+            if newest and newest.nonce == note["nonce"]:  # its own writer's: it was on its way meanwhile
+                is_newer = newest.step < note["step"]
+            if not is_newer or commits.read(note["number"]).nonce != note["nonce"]:
+                return None  # others have gone on since, or this output was begun anew
+            if not folder.is_dir():
+                return None  # it was committed
+            if all(file_digest(folder / file) == expected for file, expected in note["files"].items()):
+                return Unsent(folder, folder.name, note["step"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, BadDataError, MissingInputError) as error:
+            log.debug("What the outbox holds is of no use: %s", error)
+            return None
+        log.warning("The checkpoint %s that waits on this machine is damaged and is not used", note["name"])
+        return None

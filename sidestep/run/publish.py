@@ -1,0 +1,35 @@
+"""The result: `adapter/` in the output, made from committed bytes and mended from them."""
+
+import hashlib
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from sidestep.commitlog.log import CommitLog, Record
+from sidestep.runtime.errors import MissingInputError
+from sidestep.runtime.workspace import Workspace
+from sidestep.training.checkpoint import STATE_FILES
+
+log = logging.getLogger(__name__)
+
+FOLDER = "adapter"
+
+
+def publish(commits: CommitLog, done: Record, workspace: Workspace) -> None:
+    """Make adapter/ what the last commit has. Files that are so already are not written."""
+    store = commits.store
+    files = {name: entry for name, entry in done.files.items() if name not in STATE_FILES}
+    if all(_is_there(commits, f"{FOLDER}/{name}", entry["sha256"]) for name, entry in files.items()):
+        return
+    with workspace.temporary() as folder:
+        commits.fetch(replace(done, files=files), Path(folder))
+        for name in files:
+            store.upload(Path(folder, name), f"{FOLDER}/{name}")
+    log.info("Wrote the adapter to %s/%s", store.place, FOLDER)
+
+
+def _is_there(commits: CommitLog, path: str, sha256: str) -> bool:
+    try:
+        return hashlib.sha256(commits.store.read_bytes(path)).hexdigest() == sha256
+    except MissingInputError:
+        return False

@@ -1,0 +1,148 @@
+"""Where a run goes on: from the newest commit, from what waits in the outbox, or from --resume-from."""
+
+import hashlib
+import logging
+import re
+from dataclasses import dataclass
+from itertools import islice, takewhile
+from pathlib import Path
+
+from sidestep.commitlog.log import CommitLog, Record
+from sidestep.commitlog.writer import CHECKPOINTS
+from sidestep.config.schema import JobSpec
+from sidestep.run.pending import PendingCheckpoints, Unsent
+from sidestep.runtime.errors import BadSpecError, MissingInputError, SideStepError
+from sidestep.runtime.workspace import Workspace
+from sidestep.storage.store import Store, open_store
+from sidestep.storage.transfer import pull
+from sidestep.training.checkpoint import NUMBERS_FILE, STATE_FILES, Numbers, read_numbers
+
+log = logging.getLogger(__name__)
+
+HOPELESS = 5  # attempts
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins."""
+
+    folder: Path | None = None  # of the checkpoint, on this machine; None: at the beginning
+    newest: Record | None = None  # the newest commit when this was found
+    origin: str = ""  # sha256 of the state that --resume-from gave
+    unsent: Unsent | None = None  # where it is from the outbox, and still to be committed
+
+    def numbers(self) -> Numbers | None:
+        """What the checkpoint says of itself."""
+        if self.folder is None:
+            return None
+        missing = [name for name in STATE_FILES if not (self.folder / name).is_file()]
+        if missing:
+            raise MissingInputError(
+                f"{self.folder} is not a checkpoint to go on from: it has no {', '.join(missing)}"
+            )
+        return read_numbers((self.folder / NUMBERS_FILE).read_bytes(), str(self.folder))
+
+
+def find_start(
+    spec: JobSpec,
+    commits: CommitLog,
+    tail: Record | None,
+    outbox: PendingCheckpoints,
+    workspace: Workspace,
+    folder: Path,
+) -> Start:
+    """Where the run goes on, after the log's newest record `tail`.
+
+    A commit is downloaded into `folder`, which is emptied for it.
+
+    Raises MissingInputError where --resume-from names no checkpoint, BadSpecError where it would go back
+    behind the newest commit and the spec does not say so.
+    """
+    newest = commits.newest_commit(tail)
+    if spec.train.resume_from and (start := _asked_for(spec, commits, newest, workspace)):
+        return start
+    if unsent := outbox.unsent(commits, newest):
+        log.info("Going on from %s, which waited on this machine to be sent", unsent.name)
+        return Start(unsent.folder, newest, unsent=unsent)
+    for file in folder.iterdir():
+        file.unlink()
+    return Start(folder if commits.fetch_newest(folder, tail) else None, newest)
+
+
+def has_gone_on(spec: JobSpec, commits: CommitLog, newest: Record) -> bool:
+    """Whether the newest commit is the checkpoint that --resume-from names, or came from it.
+
+    That one may have been deleted since, as newer ones came: the log still knows it.
+    """
+    try:
+        origin = _origin(_find_checkpoint(spec, commits.store))
+        return origin in (newest.origin, newest.files[NUMBERS_FILE]["sha256"])
+    except MissingInputError:
+        name = str(spec.train.resume_from).rstrip("/").rpartition("/")[2]
+        return newest.origin != "" and any(
+            _is_called(name, record.folder.rpartition("/")[2])
+            and record.files[NUMBERS_FILE]["sha256"] == newest.origin
+            for record in commits.back_from(newest)
+        )
+
+
+def refuse_hopeless(commits: CommitLog, tail: Record | None, new_attempt: bool) -> None:
+    """Raise SideStepError (70) where many attempts in a row have ended before their first checkpoint."""
+    last = islice(commits.back_from(tail), HOPELESS)
+    row = sum(1 for _ in takewhile(lambda record: record.kind == "take-over", last))
+    if row == HOPELESS and not new_attempt:
+        raise SideStepError(
+            f"{HOPELESS} attempts in a row ended before their first checkpoint, in {commits.store.place}\n"
+            "  its logs/ may say why; on machines that are soon taken away, a smaller "
+            "train.checkpoint.every_minutes helps\n"
+            "  with --new-attempt, it is tried again"
+        )
+
+
+def _asked_for(
+    spec: JobSpec, commits: CommitLog, newest: Record | None, workspace: Workspace
+) -> Start | None:
+    """What --resume-from names; None where this output has gone on from there already."""
+    if newest and has_gone_on(spec, commits, newest):
+        log.info("Going on from the newest checkpoint, which came from %s", spec.train.resume_from)
+        return None
+    output = commits.store
+    store = _find_checkpoint(spec, output)
+    if newest and not spec.train.new_attempt:
+        raise BadSpecError(
+            f"train.resume_from goes back to {store.place}, and the newest checkpoint of {output.place} is "
+            f"{newest.folder}, after step {newest.step}\n"
+            "  without it, training goes on from the newest; with --new-attempt, it goes back, and later "
+            "checkpoints count no more"
+        )
+    log.info("Resuming from %s", store.place)
+    files = [file for file in store.list() if "/" not in file.path]
+    return Start(pull(store, files, workspace, title="Pulling the checkpoint"), newest, _origin(store))
+
+
+def _origin(store: Store) -> str:
+    return hashlib.sha256(store.read_bytes(NUMBERS_FILE)).hexdigest()
+
+
+def _find_checkpoint(spec: JobSpec, output: Store) -> Store:
+    """What --resume-from names: a path or URI, or a checkpoint under <output_dir>/checkpoints."""
+    wish = str(spec.train.resume_from).rstrip("/")
+    name = wish.rpartition("/")[2]
+    there = sorted({file.path.split("/")[1] for file in output.list(CHECKPOINTS)})
+    same = [folder for folder in there if _is_called(name, folder)]
+    # The newest generation is meant.
+    same.sort(key=lambda folder: int(folder.rpartition(".g")[2]) if folder != name else 1, reverse=True)
+    stores = [open_store(wish, spec.storage), *(output.child(f"{CHECKPOINTS}/{folder}") for folder in same)]
+    for store in stores:
+        if all(store.info(file) for file in STATE_FILES):  # a listing might be of a whole bucket
+            return store
+    raise MissingInputError(
+        f"no checkpoint at {stores[0].place} or {output.place}/{CHECKPOINTS}/{name}\n"
+        f"  there: {', '.join(there) or 'none yet'}\n"
+        "  without --resume-from, training goes on from the newest by itself"
+    )
+
+
+def _is_called(name: str, folder: str) -> bool:
+    """Whether a checkpoint's folder has this name. Later generations add theirs to it."""
+    return re.fullmatch(rf"{re.escape(name)}(\.g\d+)?", folder) is not None

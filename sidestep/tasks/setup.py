@@ -1,0 +1,87 @@
+"""What estimate and train share: the decoder on this machine, the songs, and the timestep law."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from sidestep.acestep.layout import find_variant, open_checkpoints
+from sidestep.acestep.loading import AceStepModel, load_model, load_null_condition
+from sidestep.acestep.vae import LATENTS_PER_SECOND
+from sidestep.config.schema import JobSpec
+from sidestep.data.index import Index
+from sidestep.data.keys import digests_of, weights_digest
+from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.workspace import Workspace
+from sidestep.storage.store import open_store
+from sidestep.storage.transfer import pull
+from sidestep.training.dataset import Samples
+from sidestep.training.flow import SamplingConfig
+from sidestep.training.machine import Machine, choose_machine
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What is trained or estimated on."""
+
+    machine: Machine
+    samples: Samples
+    model: AceStepModel  # the decoder alone, frozen, on the machine's device
+    null_condition: Tensor  # [1, 1, D]
+    weights: str  # digest of the files of the model's folder
+
+
+def prepare_setup(
+    spec: JobSpec, workspace: Workspace, chosen: Mapping[str, Any] | None = None
+) -> TrainingSetup:
+    """Pull the tensors and the variant's weights and load the decoder.
+
+    `chosen` is what the run's first attempt made of the spec's `auto`s (`Machine.chosen`).
+
+    Raises MissingInputError for what is not there, BadDataError for what does not fit together,
+    MachineError where this machine lacks the device asked for.
+    """
+    machine = choose_machine(spec.runtime, chosen)
+    samples = Samples.pull(open_store(spec.tensors_place, spec.storage), workspace)
+    store = open_checkpoints(spec.checkpoint_dir, spec.storage)
+    part = find_variant(store, spec.model_variant)
+    folder = pull(store, part.files, workspace, title=f"Pulling {part.folder}")
+    digest = weights_digest(part, digests_of(store, part.files, Index(), workspace, part.folder))
+    model = load_model(
+        *(folder, part.folder, machine.device, machine.dtype),
+        parts=("transformer",),
+        base_model=spec.base_model,
+        attention=machine.attention,
+    )
+    log.info("Loaded the decoder of %s alone: no encoder is in memory while it is trained", model.variant)
+    _check_fit(samples, model)
+    return TrainingSetup(machine, samples, model, load_null_condition(folder, part.folder), digest)
+
+
+def timestep_law(spec: JobSpec, config: dict[str, Any]) -> SamplingConfig:
+    """How `spec` draws micro-batches; timestep parameters that it leaves out are the checkpoint's."""
+    mu, sigma = spec.train.timestep_mu, spec.train.timestep_sigma
+    seconds = spec.train.chunk_duration
+    return SamplingConfig(
+        mode=spec.train.mode,
+        mu=config["timestep_mu"] if mu is None else mu,
+        sigma=config["timestep_sigma"] if sigma is None else sigma,
+        cfg_dropout=spec.train.cfg_dropout,
+        seed=spec.train.seed,
+        chunk_frames=round(seconds * LATENTS_PER_SECOND) if seconds else None,
+    )
+
+
+def _check_fit(samples: Samples, model: AceStepModel) -> None:
+    """Refuse tensors that were made for a model of another width, before any step is taken."""
+    expected = model.transformer.condition_embedder.in_features
+    width = samples[0].encoder_hidden_states.shape[-1]
+    if width != expected:
+        raise BadDataError(
+            f"the tensors in {samples.place} have conditions {width} wide, {model.variant} takes {expected}\n"
+            f"  preprocess the songs with model_variant {model.variant}"
+        )

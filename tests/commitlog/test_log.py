@@ -1,0 +1,280 @@
+"""The commit log: what has a record counts, what has none does not, and damage is seen."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sidestep.commitlog.log import CommitLog
+from sidestep.commitlog.writer import Writer, take_over
+from sidestep.config.schema import StorageSpec
+from sidestep.runtime.errors import AgainError, BadDataError, StorageError
+from sidestep.storage.store import Store, open_store
+
+FENCED = r"another run has taken .* over"
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    place = str(tmp_path / "output") if request.param == "local" else f"memory://{tmp_path.name}/output"
+    return open_store(place, StorageSpec())
+
+
+@pytest.fixture
+def writer(store: Store) -> Iterator[Writer]:
+    writer = take_over(CommitLog(store), 1, None, {"processor": "abacus"})
+    yield writer
+    writer.release()
+
+
+def begin(store: Store, machine: str = "abacus") -> Writer:
+    return take_over(CommitLog(store), 1, None, {"processor": machine})
+
+
+def commit(writer: Writer, folder: Path, step: int, keep: int = 3, epoch: bool = True) -> None:
+    files = folder / f"files-{step}"
+    files.mkdir(parents=True)
+    (files / "a.json").write_bytes(b"%d" % step)
+    (files / "b.bin").write_bytes(b"x" * step)
+    name = f"checkpoint-{'epoch' if epoch else 'step'}-{step}"
+    writer.commit(files, name, step, lambda folders: list(folders[:keep]))
+
+
+def newest(store: Store, target: Path) -> int | None:
+    record = CommitLog(store).fetch_newest(target, CommitLog(store).tail())
+    if record is None:
+        return None
+    assert (target / "a.json").read_bytes() == b"%d" % record.step
+    return record.step
+
+
+def test_the_newest_commit_is_fetched_whole(writer: Writer, store: Store, tmp_path: Path) -> None:
+    assert newest(store, tmp_path / "none") is None
+    for step in (9, 10, 100):  # by number, not by name: epoch-100 sorts before epoch-9
+        commit(writer, tmp_path, step)
+    assert newest(store, tmp_path / "newest") == 100
+    records = list(CommitLog(store).back_from(CommitLog(store).tail()))
+    assert [(r.number, r.kind, r.step) for r in records] == [
+        (4, "commit", 100),
+        (3, "commit", 10),
+        (2, "commit", 9),
+        (1, "take-over", 0),
+    ]
+    assert records[0].machines == [{"processor": "abacus"}]
+
+
+def test_files_without_a_record_do_not_count(writer: Writer, store: Store, tmp_path: Path) -> None:
+    commit(writer, tmp_path, 1)
+    store.write_bytes("checkpoints/checkpoint-epoch-2/a.json", b"half an upload")
+    assert newest(store, tmp_path / "newest") == 1
+
+
+@pytest.mark.parametrize("damage", [b"yyyyy", None])
+def test_a_damaged_commit_is_reported_and_the_one_before_taken(
+    writer: Writer, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes | None
+) -> None:
+    commit(writer, tmp_path, 4)
+    commit(writer, tmp_path, 5)
+    path = "checkpoints/checkpoint-epoch-5/b.bin"
+    store.delete(path)
+    if damage:
+        store.write_bytes(path, damage)
+    assert newest(store, tmp_path / "newest") == 4
+    assert "checkpoint-epoch-5 is damaged" in caplog.text
+
+
+def test_with_all_kept_commits_damaged_the_deleted_ones_are_not_looked_for(
+    writer: Writer, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in (1, 2, 3):
+        commit(writer, tmp_path, step, keep=2)
+    for step in (2, 3):
+        store.delete(f"checkpoints/checkpoint-epoch-{step}/a.json")
+    assert newest(store, tmp_path / "newest") is None
+    assert caplog.text.count("is damaged") == 2
+
+
+@pytest.mark.parametrize("content", [b"{}", b"", b'{"kind": "commit", "files": 7}', b"\xff\xfe"])
+def test_a_damaged_record_falls_back_and_is_written_after(
+    writer: Writer, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    commit(writer, tmp_path, 1)
+    commit(writer, tmp_path, 2)
+    writer.release()
+    store.write_bytes("commits/000003.json", content)
+    with pytest.raises(BadDataError, match=r"commits/000003\.json is not a commit record"):
+        CommitLog(store).read(3)
+    assert newest(store, tmp_path / "newest") == 1
+    assert "A record of the commit log is lost" in caplog.text
+    following = begin(store)
+    assert following.generation > writer.generation
+    commit(following, tmp_path, 3)
+    following.release()
+    assert newest(store, tmp_path / "again") == 3
+
+
+def test_done_is_the_last_word(writer: Writer, store: Store, tmp_path: Path) -> None:
+    commit(writer, tmp_path, 1)
+    writer.finish()
+    tail = CommitLog(store).tail()
+    assert tail
+    assert (tail.kind, tail.folder, tail.step) == ("done", "checkpoints/checkpoint-epoch-1", 1)
+
+
+def test_a_listing_that_lags_hides_no_record(
+    writer: Writer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2, 3):
+        commit(writer, tmp_path, step)
+    lagging = store.list("commits")[:2]
+    log = CommitLog(store)
+    monkeypatch.setattr(log.store, "list", lambda path: lagging)
+    tail = log.tail()
+    assert tail
+    assert tail.step == 3
+
+
+def test_the_next_writer_goes_on_in_folders_of_its_own(writer: Writer, store: Store, tmp_path: Path) -> None:
+    commit(writer, tmp_path / "first", 1)
+    writer.release()
+    second = begin(store, "slide rule")
+    assert second.generation == 2
+    assert second.newest
+    assert second.newest.step == 1
+    commit(second, tmp_path / "second", 1)  # the same step, made again
+    second.release()
+    folders = {file.path.rpartition("/")[0] for file in store.list("checkpoints")}
+    assert folders == {"checkpoints/checkpoint-epoch-1", "checkpoints/checkpoint-epoch-1.g2"}
+    tail = CommitLog(store).tail()
+    assert tail
+    assert tail.kept == ["checkpoints/checkpoint-epoch-1.g2", "checkpoints/checkpoint-epoch-1"]
+    assert tail.machines == [{"processor": "abacus"}, {"processor": "slide rule"}]
+
+
+def test_a_writer_that_was_given_up_is_fenced(
+    writer: Writer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it finds out as late as the record: nothing of it counts."""
+    commit(writer, tmp_path / "first", 1)
+    writer._heartbeat._stop.set()  # it is paused
+    second = begin(store)
+    with pytest.raises(AgainError, match=FENCED):
+        commit(writer, tmp_path / "late", 2)
+    commit(second, tmp_path / "second", 2)
+    monkeypatch.setattr(writer, "_is_last", lambda: True)
+    with pytest.raises(AgainError, match=FENCED):
+        commit(writer, tmp_path / "later", 3)
+    second.release()
+    assert newest(store, tmp_path / "newest") == 2
+
+
+def test_a_paused_heartbeat_finds_out_that_it_was_given_up(writer: Writer, store: Store) -> None:
+    writer._heartbeat._stop.set()
+    second = begin(store)
+    writer._heartbeat._last -= 10  # as after SIGSTOP
+    writer._heartbeat._beat()
+    with pytest.raises(AgainError, match=FENCED):
+        writer.check()
+    second.check()
+    second.release()
+
+
+def test_a_living_writer_is_not_disturbed(writer: Writer, store: Store, tmp_path: Path) -> None:
+    with pytest.raises(AgainError, match="it showed life a moment ago"):
+        begin(store)
+    commit(writer, tmp_path, 1)
+    assert newest(store, tmp_path / "newest") == 1
+
+
+def test_an_answer_that_is_lost_does_not_fence_the_writer(
+    writer: Writer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record gets through, the answer does not; the next try, or the next commit, finds that out."""
+    create = store.create
+
+    def lossy(path: str, data: bytes) -> bool:
+        create(path, data)
+        raise StorageError("the connection was cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.log.store, "create", lossy)
+        with pytest.raises(StorageError):
+            commit(writer, tmp_path / "lost", 1)
+    commit(writer, tmp_path / "again", 1)  # the same again, as a retry does
+    assert newest(store, tmp_path / "newest") == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.log.store, "create", lossy)
+        with pytest.raises(StorageError):
+            commit(writer, tmp_path / "lost", 2)
+    commit(writer, tmp_path, 3)  # a newer one, as the one before was given up
+    records = list(CommitLog(store).back_from(CommitLog(store).tail()))
+    assert [record.step for record in records] == [3, 2, 1, 0]
+
+
+def test_retention_deletes_files_and_keeps_the_history(writer: Writer, store: Store, tmp_path: Path) -> None:
+    store.write_bytes("checkpoints/checkpoint-epoch-9/a.json", b"of a writer that vanished in its upload")
+    store.write_bytes("checkpoints/checkpoint-epoch-1-is-the-best/a.json", b"a copy by hand")
+    for step in range(1, 6):
+        commit(writer, tmp_path, step, keep=2)
+    assert {file.path.split("/")[1] for file in store.list("checkpoints")} == {
+        "checkpoint-epoch-4",
+        "checkpoint-epoch-5",
+        "checkpoint-epoch-1-is-the-best",
+    }
+    assert newest(store, tmp_path / "newest") == 5
+    tail = CommitLog(store).tail()
+    assert tail
+    assert tail.number == 6
+
+
+def test_retention_survives_a_failed_delete(
+    writer: Writer,
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fails(path: str) -> None:
+        raise StorageError("the store is gone for a moment")
+
+    commit(writer, tmp_path, 1, keep=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.log.store, "delete", fails)
+        commit(writer, tmp_path, 2, keep=1)
+    assert "could not be deleted, and is kept for now" in caplog.text
+    commit(writer, tmp_path, 3, keep=1)
+    assert {file.path.split("/")[1] for file in store.list("checkpoints")} == {"checkpoint-epoch-3"}
+
+
+def test_a_store_with_many_commits_is_resumed_with_a_handful_of_calls(
+    writer: Writer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in range(1, 101):
+        commit(writer, tmp_path, step)
+    writer.release()
+    calls: list[str] = []
+    for name in ("list", "info", "read_bytes", "download", "create", "write_bytes"):
+        method = getattr(type(store), name)
+
+        def counted(self: Store, *args: object, name: str = name, method: object = method) -> object:
+            calls.append(name)
+            return method(self, *args)  # type: ignore[operator]
+
+        monkeypatch.setattr(type(store), name, counted)
+    following = take_over(CommitLog(store), 60, None, {})
+    assert newest(store, tmp_path / "newest") == 100
+    following.release()
+    assert len(calls) <= 16, calls
+
+
+def test_names_in_a_record_stay_in_their_folder(writer: Writer, store: Store, tmp_path: Path) -> None:
+    commit(writer, tmp_path, 1)
+    record = CommitLog(store).read(2)
+    folder = "checkpoints/checkpoint-epoch-2"
+    for number, name in enumerate(("../stolen.json", f"{tmp_path}/stolen.json"), start=3):
+        store.write_bytes(f"{folder}/{name.lstrip('/')}" if number == 4 else f"{folder}.json", b"1")
+        evil = replace(record, folder=folder, files={name: record.files["a.json"]})
+        store.create(f"commits/00000{number}.json", replace(evil, kept=[folder, *record.kept]).content())
+        assert newest(store, tmp_path / "target" / "newest") == 1
+        assert not list(tmp_path.glob("target/stolen.json")) + list(tmp_path.glob("stolen.json"))

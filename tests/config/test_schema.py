@@ -1,0 +1,180 @@
+"""The schema: what it takes, what it refuses, and that it says so much of every field."""
+
+import json
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+from pydantic import ValidationError
+
+from sidestep.config.fields import nearest, spec_fields, spec_sections
+from sidestep.config.schema import JobSpec
+from sidestep.config.yaml12 import dump_yaml, read_yaml
+
+PLACES = {"audio_dir": "songs", "output_dir": "out"}
+
+
+def test_every_field_is_described_with_its_range() -> None:
+    unbounded = set()
+    for field in spec_fields().values():
+        assert field.info.description, field.name
+        assert field.info.description.endswith("."), field.name
+        limits = {"minimum", "exclusiveMinimum"}
+        if field.types & {"integer", "number"} and not any(
+            limits & set(kind) for kind in field.schema.get("anyOf", [field.schema])
+        ):
+            unbounded.add(field.name)
+    assert not unbounded
+    assert all(section.__doc__ for section in spec_sections().values())
+
+
+def test_the_json_schema_is_valid_and_takes_what_the_spec_takes() -> None:
+    schema = JobSpec.model_json_schema()
+    Draft202012Validator.check_schema(schema)
+    validator = Draft202012Validator(schema)
+    assert schema["title"] == "Side-Step job spec"
+    assert validator.is_valid(JobSpec(**PLACES).model_dump(mode="json"))
+    assert not validator.is_valid({"train": {"epochs": 0}})
+    assert not validator.is_valid({"trian": {}})
+    assert not validator.is_valid({"storage": {"endpoint_url": "localhost:9000"}})
+
+
+def test_round_trip_through_json_and_yaml() -> None:
+    spec = JobSpec(
+        name="0o17",
+        **PLACES,
+        train={"lr": 1e-5, "max_steps": 3, "adapter": {"rank_pattern": {"layers.0.self_attn.q_proj": 8}}},
+    )
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+    Path("job.yaml").write_bytes(dump_yaml(spec.model_dump(mode="json")))
+    assert JobSpec.model_validate(read_yaml("job.yaml")[0]) == spec
+    assert JobSpec.load("job.yaml") == spec
+    assert json.loads(spec.model_dump_json()) == spec.model_dump(mode="json")
+
+
+@pytest.mark.parametrize("words", ["q_proj v_proj", "q_proj,v_proj", ["q_proj", "v_proj"], ["q_proj,v_proj"]])
+def test_lists_as_people_write_them(words: object) -> None:
+    spec = JobSpec(**PLACES, train={"adapter": {"target_modules": words}})
+    assert spec.train.adapter.target_modules == ("q_proj", "v_proj")
+
+
+@pytest.mark.parametrize(
+    "pairs", ["q_proj=8 v_proj=16", ["q_proj=8", "v_proj=16"], {"q_proj": 8, "v_proj": 16}]
+)
+def test_mappings_as_people_write_them(pairs: object) -> None:
+    spec = JobSpec(**PLACES, train={"adapter": {"rank_pattern": pairs}})
+    assert spec.train.adapter.rank_pattern == {"q_proj": 8, "v_proj": 16}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"train": {"epochs": True}},
+        {"train": {"max_steps": True}},
+        {"train": {"lr": True}},
+        {"train": {"lr": float("nan")}},
+        {"train": {"lr": float("inf")}},
+        {"train": {"adapter": {"target_modules": []}}},
+        {"train": {"adapter": {"rank_pattern": "q_proj"}}},
+        {"train": {"adapter": {"rank_pattern": {"q_proj": 0}}}},
+        {"model_variant": "../other"},
+        {"name": "a/b"},
+        {"name": ""},
+        {"audio_dir": ""},
+        {"runtime": {"device": "gpu"}},
+        {"task": "train", "output_dir": None},
+        {"unknown": 1},
+    ],
+)
+def test_what_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        JobSpec(**{**PLACES, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("place", "fine"),
+    [
+        ("s3://KEY:SECRET@bucket/songs", False),
+        ("s3://KEY:SEC/RET@bucket/songs", False),
+        ("s3://bucket/songs", True),
+        ("s3://bucket/a:b@c", True),
+        ("abfs://container@account.dfs.core.windows.net/songs", True),
+        ("./a:b@c", True),
+        ("/songs/mix@home", True),
+        (Path("songs"), True),
+    ],
+)
+def test_places_have_no_passwords(place: str | Path, fine: bool) -> None:
+    if fine:
+        assert JobSpec(audio_dir=place, output_dir="out").audio_dir == str(place)
+        return
+    with pytest.raises(ValidationError, match="credentials come from the environment") as refused:
+        JobSpec(audio_dir=place, output_dir="out")
+    assert "RET" not in str(refused.value)
+
+
+def test_an_endpoint_may_have_a_port_and_no_password() -> None:
+    spec = JobSpec(**PLACES, storage={"endpoint_url": "http://127.0.0.1:9000"})
+    assert spec.storage.endpoint_url == "http://127.0.0.1:9000"
+    with pytest.raises(ValidationError, match="credentials come from the environment"):
+        JobSpec(**PLACES, storage={"endpoint_url": "https://me:secret@host:9000"})
+
+
+def test_the_mode_is_also_spelt_fixed() -> None:
+    assert JobSpec(**PLACES, train={"mode": "fixed"}).train.mode == "corrected"
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "message"),
+    [
+        ("preprocess", {"dataset_dir": "t"}, "audio_dir: task preprocess needs the place of the songs"),
+        ("preprocess", {"audio_dir": "a"}, "dataset_dir: task preprocess needs a place for the tensors"),
+        ("estimate", {}, "dataset_dir: task estimate needs the place of the tensors"),
+        ("train", {"dataset_dir": "t"}, "output_dir: task train needs a place for its results"),
+        ("pipeline", {}, "output_dir: task pipeline needs a place for its results"),
+        ("preprocess", {"dataset_json": "d.json", "dataset_dir": "t"}, None),
+        ("estimate", {"output_dir": "o"}, None),
+        ("train", {"output_dir": "o"}, None),
+    ],
+)
+def test_the_places_that_a_task_needs(task: str, given: dict[str, str], message: str | None) -> None:
+    if message is None:
+        assert JobSpec(task=task, **given).task == task
+        return
+    with pytest.raises(ValidationError, match="needs") as refused:
+        JobSpec(task=task, **given)
+    assert message in str(refused.value)
+
+
+def test_where_tensors_and_results_go() -> None:
+    assert JobSpec(**PLACES).tensors_place == "out/tensors"
+    assert JobSpec(**PLACES, dataset_dir="t").tensors_place == "t"
+    assert JobSpec(task="preprocess", audio_dir="a", dataset_dir="t").output_place == "t"
+    assert JobSpec(task="estimate", dataset_dir="t", name="x").output_place == "output/x"
+    assert JobSpec(**PLACES).output_place == "out"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (("lr",), ("train", "lr")),
+        (("learning_rate",), ("train", "lr")),
+        (("tensor_output",), ("dataset_dir",)),
+        (("outptu_dir",), ("output_dir",)),
+        (("train", "epohcs"), ("train", "epochs")),
+        (("train_lr",), ("train", "lr")),
+        (("train", "rank"), ("train", "adapter", "rank")),
+        (("train", "adapter", "Target-Modules"), ("train", "adapter", "target_modules")),
+        (("api_token",), None),
+    ],
+)
+def test_the_nearest_name(written: tuple[str, ...], meant: tuple[str, ...] | None) -> None:
+    assert nearest(written) == meant
+
+
+def test_vanilla_mode_takes_no_dropout_of_conditions() -> None:
+    for dropout in (0, 0.15):
+        assert JobSpec(**PLACES, train={"mode": "vanilla", "cfg_dropout": dropout})
+    with pytest.raises(ValidationError, match="is for corrected mode alone"):
+        JobSpec(**PLACES, train={"mode": "vanilla", "cfg_dropout": 0.3})
+    assert JobSpec(**PLACES, train={"mode": "fixed", "cfg_dropout": 0.3})

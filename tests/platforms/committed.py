@@ -1,0 +1,29 @@
+"""The files of jobs/ that are rendered from jobs/specs/. As a command, `make jobs`, it writes them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sidestep.config.sources import resolve
+from sidestep.platforms.image import image_reference
+from sidestep.platforms.render import PLACES, rendered_for
+from tests.platforms.rendering import ROOT
+
+
+def rendered_files() -> Iterator[tuple[Path, str]]:
+    """Path from the repository's root, and content, of each: the pipeline at every place."""
+    for place in PLACES.values():
+        for where in ("s3", "local") if place.local_paths else ("s3",):
+            suffix = "" if where == "s3" else "-local"
+            file = Path("jobs", place.name, f"pipeline{suffix}{place.suffix}")
+            config = Path("jobs", "specs", where, "pipeline.yaml")
+            spec, origins = resolve(config=ROOT / config, environ={})
+            origins = {
+                name: origin.replace(str(ROOT / config), str(config)) for name, origin in origins.items()
+            }
+            yield file, rendered_for(place, spec, origins, image_reference(None, {}), str(file)).text
+
+
+if __name__ == "__main__":
+    for file, text in rendered_files():
+        (ROOT / file).parent.mkdir(parents=True, exist_ok=True)
+        (ROOT / file).write_text(text, encoding="utf-8")

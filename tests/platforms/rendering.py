@@ -1,0 +1,26 @@
+"""How the tests of the places render: from example specs, or from values, without a command line."""
+
+from pathlib import Path
+from typing import Any
+
+from sidestep.config.sources import resolve
+from sidestep.platforms.platform import Rendered
+from sidestep.platforms.render import PLACES, rendered_for
+
+ROOT = Path(__file__).parents[2]
+SPECS = ROOT / "jobs" / "specs"
+IMAGE = "registry.example/side-step:1-cuda13"
+ON_S3 = {
+    "name": "my-lora",
+    "checkpoint_dir": "s3://models/ace-step-1.5",
+    "audio_dir": "s3://studio/songs",
+    "output_dir": "s3://studio/runs/my-lora",
+}
+
+
+def render(
+    place: str, values: dict[str, Any] | None = None, config: Path | None = None, file: str | None = None
+) -> Rendered:
+    """The file for `place` of these values, or else of the spec in `config`."""
+    spec, origins = resolve(arguments=values or {}, config=config, environ={})
+    return rendered_for(PLACES[place], spec, origins, IMAGE, file)

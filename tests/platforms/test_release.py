@@ -1,0 +1,195 @@
+"""runtime.on_exit against stand-ins of the platforms: what is called, when, and what a failure does."""
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from http.client import BadStatusLine
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from sidestep import tasks
+from sidestep.cli import main
+from sidestep.platforms import release
+from sidestep.platforms.release import PLATFORMS
+from sidestep.runtime.errors import AgainError, BadDataError, ExitCode
+
+TOKEN = "token-not-to-be-seen"
+RUNPOD = {"RUNPOD_POD_ID": "pod/1", "RUNPOD_API_KEY": TOKEN}
+VAST = {"CONTAINER_ID": "4711", "CONTAINER_API_KEY": TOKEN}
+
+
+@dataclass
+class StandIn:
+    """A platform's API on this machine: what it was asked, and what it answers."""
+
+    url: str = ""
+    answers: list[int] = field(default_factory=list)  # then 200
+    asked: list[tuple[str, str, str | None, Any]] = field(default_factory=list)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    known = StandIn()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            known.asked.append((self.command, self.path, self.headers["Authorization"], json.loads(body)))
+            self.send_response(known.answers.pop(0) if known.answers else 200)
+            self.end_headers()
+
+        do_PUT = do_DELETE = do_POST
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    known.url = f"http://127.0.0.1:{server.server_port}/api"
+    monkeypatch.setattr(release, "PLATFORMS", tuple(replace(one, api=known.url) for one in PLATFORMS))
+    monkeypatch.setattr(release, "PAUSES", (0.01, 0.01))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield known
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    environ: dict[str, str],
+    on_exit: str,
+    outcome: BaseException | None = None,
+) -> int:
+    """`sidestep run` on a rented machine, with a task that ends as `outcome`."""
+
+    def ends(spec: Any, *others: Any, **more: Any) -> None:
+        if outcome:
+            raise outcome
+
+    monkeypatch.setattr(tasks, "run", ends)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    places = ["--audio-dir", "songs", "--output-dir", "out"]
+    return main(["run", *places, "--on-exit", on_exit])
+
+
+@pytest.mark.parametrize(
+    ("environ", "on_exit", "asked"),
+    [
+        (RUNPOD, "stop", ("POST", "/api/pods/pod%2F1/action", {"action": "stop"})),
+        (RUNPOD, "terminate", ("POST", "/api/pods/pod%2F1/action", {"action": "terminate"})),
+        (VAST, "stop", ("PUT", "/api/instances/4711/", {"state": "stopped"})),
+        (VAST, "terminate", ("DELETE", "/api/instances/4711/", {})),
+    ],
+)
+def test_the_machine_is_given_back_once(
+    stand_in: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    environ: dict[str, str],
+    on_exit: str,
+    asked: tuple[str, str, Any],
+) -> None:
+    assert run(monkeypatch, environ, on_exit) == ExitCode.DONE
+    method, path, body = asked
+    assert stand_in.asked == [(method, path, f"Bearer {TOKEN}", body)]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "calls"),
+    [
+        (BadDataError("no song"), ExitCode.BAD_DATA, 1),
+        (RuntimeError("a bug"), ExitCode.BUG, 1),
+        (AgainError("notice came"), ExitCode.AGAIN, 0),
+        (KeyboardInterrupt(), ExitCode.AGAIN, 0),
+    ],
+)
+def test_for_every_code_but_75(
+    stand_in: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: BaseException,
+    code: ExitCode,
+    calls: int,
+) -> None:
+    assert run(monkeypatch, RUNPOD, "terminate", outcome) == code
+    assert len(stand_in.asked) == calls
+
+
+def test_not_where_it_is_not_wanted(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, RUNPOD, "none") == ExitCode.DONE
+    assert main(["run", "--help"]) == ExitCode.DONE
+    assert stand_in.asked == []
+
+
+def test_a_wrong_spec_gives_it_back_by_the_variable(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIDESTEP_RUNTIME__ON_EXIT", "terminate")
+    monkeypatch.setenv("SIDESTEP_TRAIN__EPOCHS", "none")
+    for name, value in RUNPOD.items():
+        monkeypatch.setenv(name, value)
+    assert main(["run"]) == ExitCode.BAD_SPEC
+    assert len(stand_in.asked) == 1
+
+
+def test_a_machine_that_nobody_takes_back_is_said_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, {}, "terminate", AssertionError("it ran")) == ExitCode.MACHINE
+    assert "not rented from RunPod (RUNPOD_POD_ID) or Vast.ai (CONTAINER_ID)" in capsys.readouterr().err
+
+
+def test_it_is_tried_again(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in.answers = [503, 429]
+    assert run(monkeypatch, VAST, "stop") == ExitCode.DONE
+    assert len(stand_in.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("environ", "answers", "said", "calls"),
+    [
+        (RUNPOD, [403], "its answer was 403 Forbidden", 1),
+        (RUNPOD, [500] * 9, "its answer was 500", 3),
+        ({"RUNPOD_POD_ID": "pod/1"}, [], "RUNPOD_API_KEY is not set", 0),
+    ],
+)
+def test_a_failure_is_loud_and_changes_no_exit_code(
+    stand_in: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    environ: dict[str, str],
+    answers: list[int],
+    said: str,
+    calls: int,
+) -> None:
+    stand_in.answers = answers
+    with caplog.at_level(logging.DEBUG):
+        assert run(monkeypatch, environ, "terminate", BadDataError("no song")) == ExitCode.BAD_DATA
+    (warning,) = (record for record in caplog.records if record.levelno == logging.WARNING)
+    assert "THIS MACHINE IS STILL RENTED" in warning.message and said in warning.message
+    assert "https://console.runpod.io/pods" in warning.message
+    assert TOKEN not in caplog.text and len(stand_in.asked) == calls
+
+
+def test_a_platform_out_of_reach(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = tuple(replace(one, api="http://127.0.0.1:1/api") for one in PLATFORMS)
+    monkeypatch.setattr(release, "PLATFORMS", away)
+    assert run(monkeypatch, RUNPOD, "stop") == ExitCode.DONE
+    assert "it was not reached" in caplog.text
+
+
+def test_an_answer_that_is_not_http(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def garbled(*request: Any, **options: Any) -> None:
+        raise BadStatusLine("SSH-2.0")
+
+    monkeypatch.setattr("urllib.request.urlopen", garbled)
+    assert run(monkeypatch, RUNPOD, "stop", BadDataError("no song")) == ExitCode.BAD_DATA
+    assert "THIS MACHINE IS STILL RENTED" in caplog.text

@@ -1,0 +1,216 @@
+"""`sidestep render`: what it writes where, what it says, and what it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidestep.cli import main
+from sidestep.config.fields import spec_fields
+from sidestep.config.sources import resolve
+from sidestep.platforms.image import REPOSITORY, image_reference
+from sidestep.platforms.job import flattened
+from sidestep.platforms.render import PLACES, default_file, said
+from sidestep.runtime.errors import BadSpecError, ExitCode, UsageError
+from tests.platforms.rendering import IMAGE, ON_S3, SPECS, render
+
+SECRETS = {"AWS_ACCESS_KEY_ID": "AKIA-not-to-be-seen", "AWS_SECRET_ACCESS_KEY": "s3cr3t-not-to-be-seen"}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_file_goes_to_standard_output_and_the_command_to_the_terminal(
+    place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(SPECS / "s3" / "pipeline.yaml")
+    assert main(["render", place, config, "--image", IMAGE, "--seed", "7"]) == ExitCode.DONE
+    shown = capsys.readouterr()
+    assert "side-step" in shown.out and "1-cuda13" in shown.out and "7" in shown.out
+    assert f"my-lora{PLACES[place].suffix}" in shown.err
+
+    assert (
+        main(["render", place, config, "--image", IMAGE, "--seed", "7", "--output", "a b"]) == ExitCode.DONE
+    )
+    again = capsys.readouterr()
+    assert again.out == "" and "'a b'" in again.err
+    assert Path("a b").read_text().replace("'a b'", f"my-lora{PLACES[place].suffix}") == shown.out
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_secrets_go_by_name_alone(
+    place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    assert main(["render", place, str(SPECS / "s3" / "pipeline.yaml")]) == ExitCode.DONE
+    shown = "".join(capsys.readouterr())
+    assert not any(value in shown for value in SECRETS.values())
+    rendered = render(place, config=SPECS / "s3" / "pipeline.yaml")
+    by_name = "sidestep-credentials" if place == "helm" else "AWS_SECRET_ACCESS_KEY"
+    assert by_name in rendered.text
+
+
+def test_a_job_without_credentials_asks_for_none() -> None:
+    public = {**ON_S3, "output_dir": "gs://studio/runs/my-lora", "storage": {"anonymous": True}}
+    azure = {**ON_S3, "output_dir": "az://container@account/runs"}
+    assert "AWS_" not in render("docker", public).text
+    assert "--env AWS_ACCESS_KEY_ID" in render("docker", azure).text
+    assert "--env AZURE_STORAGE_ACCOUNT_KEY" in render("docker", azure).text
+
+
+def test_the_image_is_the_flag_s_then_the_variable_s_then_this_version_s(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["render", "runpod", str(SPECS / "s3" / "lora.yaml")]
+    main(command)
+    assert json.loads(capsys.readouterr().out)["image"].startswith(f"{REPOSITORY}:")
+    assert image_reference(None, {}).endswith("-cuda13")
+    monkeypatch.setenv("SIDESTEP_IMAGE", "from.the/variable:1")
+    main(command)
+    assert json.loads(capsys.readouterr().out)["image"] == "from.the/variable:1"
+    main([*command, "--image", "from.the/flag:1"])
+    assert json.loads(capsys.readouterr().out)["image"] == "from.the/flag:1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["kubernets"], "'kubernets' is no place that jobs are rendered for; did you mean kubernetes?"),
+        (["moon"], "'moon' is no place that jobs are rendered for; there are docker, kubernetes"),
+        ([], "the following arguments are required: PLACE"),
+        (["vast", "--audio-dir", "my_songs"], "audio_dir = my_songs"),
+        (["vast", "--checkpoint-dir", "checkpoints"], "checkpoint_dir = checkpoints"),
+        (["vast", "--resume-from", "./old"], "train.resume_from = ./old"),
+        (["runpod", "--device", "cpu"], "it rents GPUs, and runtime.device is cpu"),
+        (["docker", "--on-exit", "stop"], "runtime.on_exit = stop is for machines of runpod and vast alone"),
+        (["docker", "--audio-dir", "/data/a:b"], "cannot mount a path with a ':' or a ','"),
+        (["vast", "--audio-dir", "s3://studio/it's"], "cannot pass on a value with a quote"),
+    ],
+)
+def test_what_does_not_go_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, *flags = arguments or [""]
+    words = [place, str(SPECS / "s3" / "pipeline.yaml"), *flags] if place else []
+    assert main(["render", *words]) == ExitCode.USAGE
+    shown = capsys.readouterr()
+    assert message in shown.err and shown.out == ""
+
+
+def test_a_name_within_the_output_is_no_local_path() -> None:
+    values = {**ON_S3, "task": "train", "train": {"resume_from": "checkpoint-epoch-50"}}
+    assert "checkpoint-epoch-50" in render("vast", values).text
+
+
+def test_skypilot_takes_the_spec_s_file_and_what_is_said_beside_it() -> None:
+    with pytest.raises(UsageError, match="--config"):
+        render("skypilot", ON_S3)
+    text = render("skypilot", {"train": {"seed": 7}}, config=SPECS / "s3" / "pipeline.yaml").text
+    assert "SIDESTEP_TRAIN__SEED=7" in text and "SIDESTEP_RUNTIME__GRACE_SECONDS=20" in text
+    assert "SIDESTEP_NAME" not in text  # it is in the file
+    Path("patient.yaml").write_text(
+        (SPECS / "s3" / "lora.yaml").read_text() + "runtime: {grace_seconds: 60}\n"
+    )
+    assert "SIDESTEP_RUNTIME__GRACE_SECONDS=20" in render("skypilot", config=Path("patient.yaml")).text
+
+
+@pytest.mark.parametrize("place", [place for place in PLACES.values() if place.grace_seconds])
+@pytest.mark.parametrize("seconds", [2, 30])
+def test_no_more_time_is_counted_on_than_the_place_leaves(place: Any, seconds: int) -> None:
+    text = render(place.name, {"runtime": {"grace_seconds": seconds}}, SPECS / "s3" / "lora.yaml").text
+    quoted = text.replace('"', "").replace(": ", "=")
+    assert f"SIDESTEP_RUNTIME__GRACE_SECONDS={min(seconds, place.grace_seconds)}" in quoted
+
+
+def test_a_place_that_can_be_told_waits_longer_than_the_job_needs() -> None:
+    values = {**ON_S3, "runtime": {"grace_seconds": 50.5}}
+    assert "--stop-timeout 61 " in render("docker", values).text
+    assert "terminationGracePeriodSeconds: 61\n" in render("kubernetes", values).text
+    assert "--signal=B:TERM@61\n" in render("slurm", values).text
+
+
+@pytest.mark.parametrize("place", [place for place in PLACES if place != "skypilot"])
+def test_the_workspace_is_the_image_s(place: str) -> None:
+    assert "/scratch/me" not in render(place, {**ON_S3, "runtime": {"workspace": "/scratch/me"}}).text
+
+
+def test_rented_machines_are_given_back_unless_the_spec_says_otherwise() -> None:
+    for place in ("runpod", "vast"):
+        assert "terminate" in render(place, ON_S3).text
+        kept = render(place, {**ON_S3, "runtime": {"on_exit": "none"}}).text
+        assert "terminate" not in kept and "SIDESTEP_RUNTIME__ON_EXIT" in kept
+
+
+def test_schemes_are_known_in_any_case_and_file_uris_are_decoded() -> None:
+    rendered = render("docker", {**ON_S3, **{name: "S3://b/x" for name in ON_S3 if name.endswith("_dir")}})
+    assert "--env AWS_ACCESS_KEY_ID" in rendered.text
+    folder = {**ON_S3, "output_dir": "FILE:///data/my%20runs"}
+    assert "--volume '/data/my runs:/data/my runs'" in render("docker", folder).text
+    with pytest.raises(UsageError, match="output_dir"):
+        render("kubernetes", folder)
+
+
+def test_the_home_of_a_user_who_is_not_there_is_refused() -> None:
+    with pytest.raises(BadSpecError, match="~nobody-of-that-name/runs"):
+        render("docker", {**ON_S3, "output_dir": "~nobody-of-that-name/runs"})
+
+
+def test_the_spec_s_own_file_is_not_written_over(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (SPECS / "s3" / "lora.yaml").read_text()
+    Path("my-lora.yaml").write_text(text)
+    assert main(["render", "kubernetes", "my-lora.yaml", "--output", "./my-lora.yaml"]) == ExitCode.USAGE
+    assert "./my-lora.yaml is the spec's own file" in capsys.readouterr().err
+    assert Path("my-lora.yaml").read_text() == text
+    spec, _ = resolve(config="my-lora.yaml", environ={})
+    assert "my-lora.yaml" not in {default_file(place, spec) for place in PLACES.values()}
+
+
+def test_an_unwritable_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").touch()
+    code = main(["render", "docker", str(SPECS / "s3" / "lora.yaml"), "--output", "file/below.sh"])
+    assert code == ExitCode.ACCESS and "file/below.sh cannot be written" in capsys.readouterr().err
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
+NAMES = st.text("abcdefghijklmnopqrstuvwxyz_.0123456789", min_size=1)
+SPECIFIC: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
+    ("name",): st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", fullmatch=True),
+    ("model_variant",): TEXT.filter(lambda text: not set("/\\") & set(text)),
+    ("runtime", "device"): st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]),
+    ("storage", "endpoint_url"): st.sampled_from([None, "http://127.0.0.1:9000"]),
+    ("train", "adapter", "target_modules"): st.lists(NAMES, min_size=1),
+}
+
+
+def values_of(path: tuple[str, ...]) -> st.SearchStrategy[Any]:
+    """Values that the field may take, and some that it may not."""
+    field = spec_fields()[path]
+    if path in SPECIFIC:
+        return SPECIFIC[path]
+    kinds = {
+        "null": st.none(),
+        "boolean": st.booleans(),
+        "integer": st.integers(0, 2**32),
+        "number": st.floats(0, 1e4) | st.sampled_from([1e-4, 1e-05]),
+        "string": st.sampled_from(field.choices) if field.choices else TEXT,
+        "object": st.dictionaries(NAMES, st.integers(1, 99)),
+    }
+    return st.one_of(*(kinds[kind] for kind in field.types))
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_any_spec_says_the_same_in_variables(data: st.DataObject) -> None:
+    nested: dict[str, Any] = {"output_dir": "s3://a/b", "audio_dir": "s3://a/c"}
+    for path in data.draw(st.lists(st.sampled_from(sorted(spec_fields())), max_size=6, unique=True)):
+        place = nested
+        for section in path[:-1]:
+            place = place.setdefault(section, {})
+        place[path[-1]] = data.draw(values_of(path))
+    try:
+        spec, origins = resolve(arguments=nested, environ={})
+    except BadSpecError:
+        return
+    assert resolve(environ=flattened(said(spec, origins)))[0] == spec

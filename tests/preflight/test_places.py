@@ -1,0 +1,148 @@
+"""Places that cannot be used, by the command: told apart, and found out before a task begins."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidestep.cli import main
+from sidestep.tasks import train as train_task
+from tests.faults import faulty_server
+from tests.s3 import S3Server, set_credentials, strict_server
+from tests.songs import MakeSpec
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Refused:
+    """Runs `sidestep train` with these settings: it must end with `code` before its task begins."""
+
+    def run(code: int, **settings: Any) -> str:
+        def begun(*_: object) -> None:
+            raise AssertionError("the task has begun")
+
+        monkeypatch.setattr(train_task, "train", begun)
+        Path("job.json").write_text(make_spec(**settings).model_dump_json())
+        assert main(["train", "--config", "job.json"]) == code
+        said = capsys.readouterr().err
+        assert "Traceback" not in said and "Pulling" not in said
+        return said
+
+    return run
+
+
+def test_a_missing_bucket(refused: Refused, s3_server: S3Server) -> None:
+    storage = {"endpoint_url": s3_server.endpoint}
+    said = refused(66, dataset_dir="s3://of-nobody/tensors", storage=storage)
+    assert said.startswith("error: dataset_dir: s3://of-nobody/tensors: there is no such bucket.")
+    said = refused(66, output_dir="s3://of-nobody/runs", storage=storage)
+    assert said.startswith("error: output_dir: s3://of-nobody/runs: there is no such bucket.")
+
+
+def test_a_missing_prefix(refused: Refused, s3_server: S3Server) -> None:
+    said = refused(66, dataset_dir=s3_server.place("nope"), storage={"endpoint_url": s3_server.endpoint})
+    assert said.startswith("error: dataset_dir: there are no tensors (.pt) in s3://studio/nope.")
+
+
+def test_wrong_credentials(refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with strict_server(tmp_path / "buckets") as server:
+        set_credentials(monkeypatch, secret="wrong-secret")
+        storage = {"endpoint_url": server.endpoint}
+        said = refused(77, dataset_dir=server.place("tensors"), storage=storage)
+        assert "dataset_dir: s3://studio/tensors: the store refuses access" in said
+        assert "refuses access" in refused(77, output_dir=server.place("runs"), storage=storage)
+        assert "wrong-secret" not in said
+
+
+def test_an_output_that_may_be_read_alone(refused: Refused, s3_server: S3Server) -> None:
+    with faulty_server(s3_server.endpoint) as server:
+        server.refuses = ("PUT", "POST")
+        storage = {"endpoint_url": server.endpoint}
+        said = refused(77, output_dir=s3_server.place("runs"), storage=storage)
+    assert "output_dir: s3://studio/runs/.sidestep-probe-" in said and "AccessDenied" in said
+
+
+def test_a_local_output_that_cannot_be_written(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    said = refused(78, output_dir=tmp_path / "file" / "run")
+    assert (
+        said
+        == f"error: output_dir: {tmp_path}/file is a file, where a folder is needed. Name another place.\n"
+    )
+    if os.geteuid():
+        (tmp_path / "locked").mkdir(mode=0o500)
+        locked = tmp_path / "locked"
+    else:
+        locked = Path("/sys")  # where even root may make no folder
+    assert "the file system refuses access" in refused(77, output_dir=locked / "side-step")
+
+
+def test_a_local_place_that_is_not_there(refused: Refused, tmp_path: Path) -> None:
+    said = refused(66, dataset_dir=tmp_path / "nowhere", checkpoint_dir=tmp_path / "no models")
+    first, second = said.splitlines()[:2]
+    assert (
+        first
+        == f"error: dataset_dir: {tmp_path}/nowhere does not exist. Check the path, and what is mounted."
+    )
+    assert second.startswith(f"checkpoint_dir: there is no folder {tmp_path}/no models")
+    assert not (tmp_path / "out").exists()  # nothing is left where the results would be
+
+
+@pytest.mark.parametrize(
+    ("adapter", "message"),
+    [
+        ({"target_modules": ["q_proj", "qproj"]}, "target_modules: qproj names no module of this model"),
+        ({"target_modules": ["layers.4.mlp.up_proj"]}, "to layers.3.mlp.down_proj."),
+        ({"rank_pattern": {"up_proj": 2}}, "rank_pattern: up_proj names none of the modules"),
+        ({"alpha_pattern": {"up_proj": 2}}, "alpha_pattern: up_proj names none of the modules"),
+    ],
+)
+def test_modules_that_the_model_lacks(refused: Refused, adapter: dict[str, Any], message: str) -> None:
+    said = refused(78, adapter=adapter)
+    assert said.startswith("error: train.adapter: ") and message in said
+
+
+def test_a_model_that_cannot_be_loaded(refused: Refused, tiny_checkpoints: Path, tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    model = shutil.copytree(tiny_checkpoints / "acestep-v15-base", checkpoints / "acestep-v15-base")
+    index = {"weight_map": {"decoder.a": "model.safetensors", "decoder.b": "model-2.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    said = refused(66, checkpoint_dir=checkpoints)
+    assert "acestep-v15-base lacks model-2.safetensors, which model.safetensors.index.json names" in said
+    (model / "model.safetensors.index.json").unlink()
+    (model / "config.json").write_text('{"hidden_size": 64')
+    said = refused(65, checkpoint_dir=checkpoints)
+    assert said.startswith(f"error: checkpoint_dir: {model}/config.json is not JSON: ")
+    assert said.count("config.json") == 1  # not once more by the check of target_modules
+    said = refused(66, checkpoint_dir=tmp_path / "nowhere")
+    assert f"checkpoint_dir: there is no folder {tmp_path}/nowhere." in said
+
+
+def test_songs_and_dataset_are_looked_for(tiny_checkpoints: Path, tmp_path: Path, capsys: Any) -> None:
+    words = ["preprocess", "--checkpoint-dir", str(tiny_checkpoints), "--tensor-output", "tensors"]
+    words += ["--audio-dir", "nowhere", "--dataset-json", str(tmp_path / "songs.json")]
+    assert main(words) == 66
+    said = capsys.readouterr().err
+    assert f"audio_dir: {tmp_path}/nowhere does not exist" in said
+    assert f"dataset_json: there is no file songs.json in {tmp_path}" in said
+    assert not Path("tensors").exists()
+
+
+def test_the_probe_leaves_nothing_and_finds_a_store_that_overwrites(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from sidestep.preflight.places import check_places
+
+    check_places(make_spec())
+    assert not (tmp_path / "out").exists()
+    assert "replaces a file" not in caplog.text
+    with strict_server(tmp_path / "buckets") as server:  # rclone ignores If-None-Match
+        set_credentials(monkeypatch)
+        check_places(make_spec(output_dir=server.place("run"), storage={"endpoint_url": server.endpoint}))
+        assert server.store("").list() == []
+    assert "s3://studio/run replaces a file where it is asked to create one" in caplog.text

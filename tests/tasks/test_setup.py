@@ -1,0 +1,162 @@
+"""Models as users bring them: fine-tunes of every base, and every way in which one can be wrong."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sidestep.cli import main
+from sidestep.config.schema import JobSpec
+from sidestep.run.identity import recipe_of
+from sidestep.runtime.errors import BadSpecError
+from sidestep.runtime.workspace import open_workspace
+from sidestep.tasks import run as train
+from sidestep.tasks.setup import prepare_setup, timestep_law
+from tests.songs import MakeSpec
+
+BASE = "acestep-v15-base"
+
+
+@pytest.fixture
+def finetune(tiny_checkpoints: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A set with `my-finetune` in it; entries of its config by keyword, None to leave one out."""
+
+    def make(**changes: Any) -> Path:
+        folder = tmp_path / "checkpoints" / "my-finetune"
+        shutil.copytree(tiny_checkpoints / BASE, folder)
+        config = json.loads((folder / "config.json").read_text()) | changes
+        config = {key: value for key, value in config.items() if value is not None}
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder.parent
+
+    return make
+
+
+def changed(spec: JobSpec, **changes: Any) -> JobSpec:
+    return JobSpec.load(None, **(spec.model_dump() | changes))
+
+
+@pytest.mark.parametrize(("base_model", "is_turbo"), [("base", False), ("turbo", True), (None, False)])
+def test_a_fine_tune_is_trained_as_its_base_is(
+    make_spec: MakeSpec,
+    finetune: Callable[..., Path],
+    caplog: pytest.LogCaptureFixture,
+    base_model: str | None,
+    is_turbo: bool,
+) -> None:
+    caplog.set_level(logging.INFO)
+    checkpoints = finetune(is_turbo=None, timestep_mu=None, timestep_sigma=None)
+    spec = make_spec(checkpoint_dir=checkpoints, model_variant="my-finetune", epochs=1)
+    assert train(changed(spec, base_model=base_model)).steps == 2
+    assert f"leaves out is_turbo, timestep_mu, timestep_sigma: as in {base_model or 'base'}" in caplog.text
+    assert ("distilled at eight timesteps" in caplog.text) == is_turbo
+
+
+def test_a_fine_tune_s_own_timestep_law_wins(make_spec: MakeSpec, finetune: Callable[..., Path]) -> None:
+    checkpoints = finetune(timestep_mu=0.5, timestep_sigma=None)
+    spec = make_spec(checkpoint_dir=checkpoints, model_variant="my-finetune")
+    law = timestep_law(spec, prepare_setup(spec, open_workspace(spec)).model.config)
+    assert (law.mu, law.sigma) == (0.5, 1.0)
+    given = make_spec(checkpoint_dir=checkpoints, model_variant="my-finetune", timestep_mu=-1)
+    assert timestep_law(given, prepare_setup(given, open_workspace(given)).model.config).mu == -1
+
+
+def test_the_encoders_are_never_in_memory(make_spec: MakeSpec, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    spec = make_spec()
+    ground = prepare_setup(spec, open_workspace(spec))
+    assert ground.model.parts.keys() == {"transformer"}
+    assert caplog.text.count("no encoder is in memory") == 1
+    with pytest.raises(BadSpecError, match="cannot be switched off: training never loads the encoders"):
+        changed(spec, runtime={"offload_encoder": False})
+
+
+def test_the_share_of_recomputed_layers_changes_no_recipe(make_spec: MakeSpec) -> None:
+    """So that a run goes on with another one, on a GPU with less memory."""
+    recipes = [recipe_of(make_spec(gradient_checkpointing_ratio=ratio)) for ratio in (0.5, 1)]
+    assert recipes[0] == recipes[1]
+
+
+def edit(edit_weights: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    """An edit of the weights file."""
+
+    def apply(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        edit_weights(weights)
+        save_file(weights, folder / "model.safetensors")
+
+    return apply
+
+
+def cut_short(folder: Path) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def lose_a_shard(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    index = {"weight_map": dict.fromkeys(weights, "model-00002-of-00002.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+WEIGHT = "decoder.layers.1.cross_attn.k_proj.weight"
+DAMAGES: dict[str, tuple[Callable[[Path], object], int, str]] = {
+    "a missing shard": (lose_a_shard, 66, "model-00002-of-00002.safetensors"),
+    "a truncated file": (cut_short, 65, "model.safetensors cannot be read as safetensors"),
+    "a key too many": (
+        edit(lambda weights: weights.update({"decoder.layers.7.surprise": torch.zeros(2)})),
+        65,
+        "not known: layers.7.surprise",
+    ),
+    "a key too few": (edit(lambda weights: weights.pop(WEIGHT)), 65, "missing: layers.1.cross_attn.k_proj"),
+    "a wrong shape": (
+        edit(lambda weights: weights.update({WEIGHT: torch.zeros(3, 3)})),
+        65,
+        "shape of layers.1.cross_attn.k_proj.weight: [3, 3], config.json wants [32, 64]",
+    ),
+    "a config of something else": (
+        lambda folder: (folder / "config.json").write_text('{"model_type": "qwen3"}'),
+        65,
+        "config.json is not an ACE-Step 1.5 model's",
+    ),
+    "no config at all": (lambda folder: (folder / "config.json").unlink(), 66, "has no config.json"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_wrong_model_is_one_clear_message(
+    make_spec: MakeSpec, finetune: Callable[..., Path], capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    spec = make_spec()
+    spoil, code, message = DAMAGES[damage]
+    checkpoints = finetune()
+    spoil(checkpoints / "my-finetune")
+    words = ["train", "--dataset-dir", spec.tensors_place, "--output-dir", "out", "--device", "cpu"]
+    assert main([*words, "--checkpoint-dir", str(checkpoints), "--model-variant", "my-finetune"]) == code
+    shown = capsys.readouterr().err
+    assert message in shown and "my-finetune" in shown
+    assert "Traceback" not in shown
+    assert not any(Path("out", name).exists() for name in ("adapter", "commits", "checkpoints", "loss.png"))
+
+
+def test_an_unknown_variant_names_those_there_are(
+    make_spec: MakeSpec, tiny_checkpoints: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--dataset-dir", make_spec().tensors_place, "--output-dir", "out"]
+    assert main([*words, "--checkpoint-dir", str(tiny_checkpoints), "--model-variant", "sft"]) == 66
+    shown = capsys.readouterr().err
+    assert "no model variant 'sft'" in shown
+    assert "base (acestep-v15-base), turbo (acestep-v15-turbo), xl-base (acestep-v15-xl-base)" in shown
+    assert "Traceback" not in shown
+
+
+def test_an_unknown_base_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--output-dir", "out", "--base-model", "bass"]) == 78
+    assert "must be one of turbo, base, sft, xl-turbo, xl-base, xl-sft" in capsys.readouterr().err

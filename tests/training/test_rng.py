@@ -1,0 +1,41 @@
+"""Draws depend on their key alone."""
+
+import random
+import subprocess
+import sys
+
+import numpy as np
+import torch
+
+from sidestep.training import rng
+
+
+def test_keys_tell_seed_purpose_and_index_apart() -> None:
+    keys = {rng.key(s, p, i) for s in range(3) for p in ("noise", "timestep") for i in range(50)}
+    assert len(keys) == 300
+
+
+def test_a_draw_is_the_same_in_every_process() -> None:
+    code = "from sidestep.training import rng; import torch; print(rng.key(7, 'noise', 3), "
+    code += "torch.randn(2, generator=rng.generator(7, 'noise', 3)).tolist())"
+    runs = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
+    here = torch.randn(2, generator=rng.generator(7, "noise", 3)).tolist()
+    assert runs == {f"{rng.key(7, 'noise', 3)} {here}\n"}
+
+
+def test_reseeding_reaches_all_global_generators() -> None:
+    found = []
+    for _ in range(2):
+        rng.reseed_globals(1, "micro-batch", 2)
+        found.append((random.random(), np.random.rand(), torch.rand(1).item()))  # noqa: NPY002
+    assert found[0] == found[1]
+
+
+def test_each_epoch_has_its_own_order() -> None:
+    orders = [rng.order(0, epoch, 20) for epoch in range(3)]
+    assert all(sorted(order) == list(range(20)) for order in orders)
+    assert orders[0] != orders[1] != orders[2]
+    assert orders[0] == rng.order(0, 0, 20)
