@@ -1,6 +1,6 @@
 """Real S3 servers on the loopback interface, for every test that needs one.
 
-A conftest takes them by `from tests.s3 import moto_endpoint, s3_server`; `s3_server` is the fixture to use.
+`s3_server` is the fixture to use.
 """
 
 import logging

@@ -1,7 +1,4 @@
-"""Songs that are quick to train on, and specs that train on them in seconds.
-
-A conftest takes the fixture by `from tests.songs import make_spec`.
-"""
+"""Songs that are quick to train on, and specs that train on them in seconds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

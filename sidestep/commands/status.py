@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from sidestep.config.schema import StorageSpec
-from sidestep.run.status import FILE, Status
+from sidestep.lifecycle.status import FILE, Status
 from sidestep.runtime.errors import MissingInputError
 from sidestep.runtime.progress import duration
 from sidestep.storage.store import Store, open_store

@@ -7,7 +7,7 @@ from sidestep.config.schema import JobSpec
 from sidestep.runtime.preemption import Preemption
 
 if TYPE_CHECKING:
-    from sidestep.run.finish import TrainResult
+    from sidestep.lifecycle.finish import TrainResult
 
 
 def run(spec: JobSpec, notice: Preemption | None = None) -> "TrainResult | None":
@@ -20,7 +20,7 @@ def run(spec: JobSpec, notice: Preemption | None = None) -> "TrainResult | None"
 
     check_places(spec)
     # Imported here: the tasks need torch, and a spec and its places are checked before that is loaded.
-    from sidestep.run.job import Attempt
+    from sidestep.lifecycle.job import Attempt
     from sidestep.tasks.limits import limits_explained
 
     with nullcontext(notice) if notice else Preemption() as notice, Attempt(spec, notice) as attempt:

@@ -184,7 +184,7 @@ def demo(folder: Path) -> None:
     Run again in the same folder it finds its work done and says so.
     """
     from sidestep.acestep.tiny import write_tiny_checkpoint
-    from sidestep.run.finish import TrainResult
+    from sidestep.lifecycle.finish import TrainResult
     from sidestep.tasks import run
 
     start = time.monotonic()

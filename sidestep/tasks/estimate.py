@@ -9,8 +9,8 @@ from typing import Any
 from sidestep.acestep.layout import ALIASES
 from sidestep.config.schema import JobSpec
 from sidestep.config.training import ATTENTION_MODULES
-from sidestep.run.output import Output
-from sidestep.run.status import Phase, no_phase
+from sidestep.lifecycle.output import Output
+from sidestep.lifecycle.status import Phase, no_phase
 from sidestep.runtime.canonical import json_bytes, png_bytes
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import open_workspace

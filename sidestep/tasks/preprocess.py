@@ -41,7 +41,7 @@ from sidestep.data.probe import sound_songs
 from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
 from sidestep.data.tensors import Sample, sample_bytes, silent_context
 from sidestep.data.unfinished import Unfinished
-from sidestep.run.status import Phase, no_phase
+from sidestep.lifecycle.status import Phase, no_phase
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace, open_workspace
 from sidestep.storage.store import FileInfo, Store, open_store

@@ -12,14 +12,14 @@ from sidestep.commitlog.writer import Writer, take_over
 from sidestep.config.schema import JobSpec
 from sidestep.config.yaml12 import dump_yaml
 from sidestep.data.preview import read_preview
-from sidestep.run.events import FOLDER as RUNS
-from sidestep.run.events import EventsToSend
-from sidestep.run.finish import TrainResult, finish, finished_before
-from sidestep.run.identity import LENGTH, recipe_of, refuse_another_run
-from sidestep.run.job import Attempt
-from sidestep.run.pending import PendingCheckpoints
-from sidestep.run.resume import Start, find_start, refuse_hopeless
-from sidestep.run.saver import CheckpointPolicy, Saver
+from sidestep.lifecycle.events import FOLDER as RUNS
+from sidestep.lifecycle.events import EventsToSend
+from sidestep.lifecycle.finish import TrainResult, finish, finished_before
+from sidestep.lifecycle.identity import LENGTH, recipe_of, refuse_another_run
+from sidestep.lifecycle.job import Attempt
+from sidestep.lifecycle.pending import PendingCheckpoints
+from sidestep.lifecycle.resume import Start, find_start, refuse_hopeless
+from sidestep.lifecycle.saver import CheckpointPolicy, Saver
 from sidestep.runtime.errors import AgainError, BadSpecError
 from sidestep.storage.store import open_store
 from sidestep.tasks.setup import TrainingSetup, prepare_setup, timestep_law

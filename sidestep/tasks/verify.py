@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sidestep.commitlog.log import Record
 from sidestep.config.schema import JobSpec
-from sidestep.run.job import Attempt
+from sidestep.lifecycle.job import Attempt
 from sidestep.runtime.errors import MachineError, SideStepError
 from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.workspace import open_workspace

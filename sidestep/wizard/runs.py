@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sidestep.config.schema import StorageSpec
-from sidestep.run.status import FILE, Status
+from sidestep.lifecycle.status import FILE, Status
 from sidestep.runtime.errors import SideStepError
 from sidestep.storage.store import open_store
 from sidestep.wizard.settings import Settings

@@ -18,8 +18,8 @@ from sidestep.commitlog.log import CommitLog
 from sidestep.commitlog.writer import take_over
 from sidestep.config.schema import StorageSpec
 from sidestep.config.training import AdapterSpec, TrainSpec
-from sidestep.run.pending import PendingCheckpoints
-from sidestep.run.saver import Saver
+from sidestep.lifecycle.pending import PendingCheckpoints
+from sidestep.lifecycle.saver import Saver
 from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.local import LocalStore

@@ -6,9 +6,6 @@ import pytest
 
 from sidestep.acestep.tiny import write_tiny_checkpoint
 from sidestep.tasks import demo
-from tests.s3 import moto_endpoint, s3_server
-
-__all__ = ["moto_endpoint", "s3_server"]
 
 
 def open_to_all(folder: Path) -> Path:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sidestep import demo as demo_module
 from sidestep.data.audio import read_audio
+from sidestep.tasks import demo as demo_module
 from sidestep.tasks.demo import TUNES, demo, write_songs
 
 

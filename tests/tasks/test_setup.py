@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from sidestep.cli import main
 from sidestep.config.schema import JobSpec
-from sidestep.run.identity import recipe_of
+from sidestep.lifecycle.identity import recipe_of
 from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.workspace import open_workspace
 from sidestep.tasks import run as train

@@ -14,9 +14,9 @@ from sidestep.commitlog.log import CommitLog, Record
 from sidestep.commitlog.writer import Writer
 from sidestep.config.schema import JobSpec
 from sidestep.config.training import CheckpointSpec, TrainSpec
-from sidestep.run import saver
-from sidestep.run.job import Attempt
-from sidestep.run.saver import CheckpointPolicy
+from sidestep.lifecycle import saver
+from sidestep.lifecycle.job import Attempt
+from sidestep.lifecycle.saver import CheckpointPolicy
 from sidestep.runtime.errors import (
     AccessError,
     AgainError,

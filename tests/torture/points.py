@@ -42,7 +42,7 @@ POINTS = {
     "first words": Point(_WRITE, after=True, only=_ends("status.json")),
     "told": Point("sidestep.tasks.train:_report", after=True, most=6),
     "snapshot": Point("sidestep.training.snapshot:Snapshot.take", most=6),
-    "outbox": Point("sidestep.run.pending:PendingCheckpoints.put", after=True, most=6),
+    "outbox": Point("sidestep.lifecycle.pending:PendingCheckpoints.put", after=True, most=6),
     "hashing": Point("sidestep.commitlog.writer:file_digest", most=20),
     "within an upload": Point("s3transfer.utils:ReadFileChunk.read", most=60),
     "between uploads": Point(_UPLOAD, after=True, only=_below("checkpoints/"), most=20),

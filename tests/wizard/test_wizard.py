@@ -13,7 +13,7 @@ import pytest
 from sidestep.config.groups import GROUPS
 from sidestep.config.presets import find_preset
 from sidestep.config.schema import JobSpec
-from sidestep.run.status import Status
+from sidestep.lifecycle.status import Status
 from sidestep.runtime.errors import ExitCode
 from sidestep.tasks import demo
 from sidestep.wizard.settings import load_settings

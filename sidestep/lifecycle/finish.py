@@ -6,16 +6,16 @@ from typing import Any
 
 from sidestep.commitlog.log import Record
 from sidestep.commitlog.writer import Writer
+from sidestep.lifecycle.events import FOLDER as RUNS
+from sidestep.lifecycle.identity import LENGTH, refuse_another_run
+from sidestep.lifecycle.job import Attempt
+from sidestep.lifecycle.publish import FOLDER as ADAPTER
+from sidestep.lifecycle.publish import publish
+from sidestep.lifecycle.receipt import FILE as RECEIPT
+from sidestep.lifecycle.receipt import write_receipt
+from sidestep.lifecycle.resume import has_gone_on
 from sidestep.report import FILE as REPORT
 from sidestep.report import write_report
-from sidestep.run.events import FOLDER as RUNS
-from sidestep.run.identity import LENGTH, refuse_another_run
-from sidestep.run.job import Attempt
-from sidestep.run.publish import FOLDER as ADAPTER
-from sidestep.run.publish import publish
-from sidestep.run.receipt import FILE as RECEIPT
-from sidestep.run.receipt import write_receipt
-from sidestep.run.resume import has_gone_on
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.training.checkpoint import NUMBERS_FILE, Progress, read_numbers
 from sidestep.training.history import FILE as HISTORY

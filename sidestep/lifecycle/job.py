@@ -14,8 +14,8 @@ from typing import Any, Self
 from sidestep.commitlog.lease import Watch
 from sidestep.commitlog.log import CommitLog, Record
 from sidestep.config.schema import JobSpec
-from sidestep.run.output import Output
-from sidestep.run.status import FILE, HEARTBEAT_SECONDS, Commit, Phase, Spent, Status, now
+from sidestep.lifecycle.output import Output
+from sidestep.lifecycle.status import FILE, HEARTBEAT_SECONDS, Commit, Phase, Spent, Status, now
 from sidestep.runtime import liveness
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import AgainError, BadDataError, ExitCode, MissingInputError, SideStepError

@@ -1,6 +1,6 @@
 """TensorBoard's files on their way to the output."""
 
-from sidestep.run.output import Output
+from sidestep.lifecycle.output import Output
 from sidestep.training.events import stale
 
 FOLDER = "runs"

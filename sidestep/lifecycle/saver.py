@@ -10,7 +10,7 @@ from pathlib import Path
 from sidestep.commitlog.log import Record
 from sidestep.commitlog.writer import Writer
 from sidestep.config.training import CheckpointSpec
-from sidestep.run.pending import PendingCheckpoints
+from sidestep.lifecycle.pending import PendingCheckpoints
 from sidestep.runtime.canonical import Parts
 from sidestep.runtime.errors import AgainError, StorageError
 from sidestep.runtime.preemption import Preemption

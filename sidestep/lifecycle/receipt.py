@@ -6,7 +6,7 @@ from typing import Any
 
 from sidestep.commitlog.log import Record
 from sidestep.config.schema import JobSpec
-from sidestep.run.job import Attempt
+from sidestep.lifecycle.job import Attempt
 from sidestep.runtime.canonical import json_bytes
 from sidestep.training.checkpoint import STATE_FILES, Progress
 

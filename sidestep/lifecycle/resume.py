@@ -10,7 +10,7 @@ from pathlib import Path
 from sidestep.commitlog.log import CommitLog, Record
 from sidestep.commitlog.writer import CHECKPOINTS
 from sidestep.config.schema import JobSpec
-from sidestep.run.pending import PendingCheckpoints, Unsent
+from sidestep.lifecycle.pending import PendingCheckpoints, Unsent
 from sidestep.runtime.errors import BadSpecError, MissingInputError, SideStepError
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import Store, open_store

@@ -11,12 +11,12 @@ import pytest
 from sidestep.cli import main
 from sidestep.commitlog.writer import take_over
 from sidestep.config.schema import JobSpec
-from sidestep.run.job import Attempt
-from sidestep.run.status import Status, now
+from sidestep.lifecycle import job as attempt_module
+from sidestep.lifecycle.job import Attempt
+from sidestep.lifecycle.status import Status, now
 from sidestep.runtime.errors import AgainError, BadDataError, StorageError
 from sidestep.runtime.preemption import Preemption
 from sidestep.storage.store import Store
-from sidestep.tasks import attempt as attempt_module
 
 MakeAttempt = Callable[[], Attempt]
 
