@@ -6,7 +6,7 @@ export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format typecheck docs music torture bench clean
-.PHONY: tools image test-image sbom chart test-chart lint-deploy cuda-check jobs test-places test-browser
+.PHONY: tools hooks image test-image sbom chart test-chart lint-deploy cuda-check jobs test-places test-browser
 
 # The engine (docker or podman), what is built (cuda, cpu or shell), helm, and a browser.
 ENGINE ?= $(firstword $(notdir $(shell command -v docker podman)) docker)
@@ -55,6 +55,9 @@ bench: setup ## speed of a training step, stall of a checkpoint, the command's s
 
 tools: setup
 	@$(RUN) pip --disable-pip-version-check install -q --no-deps -r requirements/tools.txt
+
+hooks: tools ## ruff and mypy before each commit (pre-commit)
+	@.venv/bin/pre-commit install
 
 image: ## build the image side-step:cuda with docker or podman (TARGET=cpu, TARGET=shell)
 	@$(ENGINE) build $(FORMAT) $(BUILD_FLAGS) -f docker/Dockerfile --target $(TARGET) -t $(IMAGE) \
