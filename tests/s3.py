@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from sidestep.config.schema import StorageSpec
-from sidestep.storage.store import Store, open_store
+from sidestep.storage.open import open_store
+from sidestep.storage.store import Store
 
 ACCESS_KEY, SECRET_KEY = "AKIATESTTESTTEST", "a/very+secret/key"
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from sidestep.config.schema import StorageSpec
-from sidestep.storage.store import Store, open_store
+from sidestep.storage.open import open_store
+from sidestep.storage.store import Store
 
 
 @pytest.fixture(params=["local", "file", "memory", "s3"])

@@ -52,7 +52,7 @@ def test_imports_point_one_way() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        *("sidestep", "sidestep.cli", "sidestep.config.sources", "sidestep.storage.store"),
+        *("sidestep", "sidestep.cli", "sidestep.config.sources", "sidestep.storage.open"),
         *("sidestep.preflight.places", "sidestep.commands.plan"),
     ],
 )

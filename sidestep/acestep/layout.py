@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.storage.store import FileInfo, Store, open_store
+from sidestep.storage.open import open_store
+from sidestep.storage.store import FileInfo, Store
 
 VAE_FOLDER = "vae"
 TEXT_ENCODER_FOLDER = "Qwen3-Embedding-0.6B"
@@ -96,7 +97,7 @@ def _check_shards(store: Store, part: Part) -> None:
 
 
 def _find(store: Store, folder: str, needed: tuple[str, ...]) -> Part:
-    files = [file for file in store.list(folder) if file.path.count("/") == 1]
+    files = [file for file in store.list_files(folder) if file.path.count("/") == 1]
     if not files:
         raise MissingInputError(
             f"no folder {folder}/ in {store.place}\n"
@@ -108,7 +109,7 @@ def _find(store: Store, folder: str, needed: tuple[str, ...]) -> Part:
 def _folders(store: Store) -> dict[str, list[FileInfo]]:
     """Folder name → its direct files, for every folder right below the checkpoint directory."""
     folders: dict[str, list[FileInfo]] = {}
-    for file in store.list():
+    for file in store.list_files():
         folder, slash, rest = file.path.partition("/")
         if slash and "/" not in rest:
             folders.setdefault(folder, []).append(file)

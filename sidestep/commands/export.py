@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from sidestep.config.schema import JobSpec
 from sidestep.runtime.errors import MissingInputError
-from sidestep.storage.store import open_store
+from sidestep.storage.open import open_store
 
 log = logging.getLogger(__name__)
 FORMATS = ("app", "diffusers", "comfyui")
@@ -41,7 +41,7 @@ def export(spec: JobSpec, adapter_place: str, format_: str, output: str | None, 
 
     adapter_place = adapter_place.rstrip("/")
     source = open_store(adapter_place, spec.storage)
-    found = [file.path for file in source.list() if "/" not in file.path]
+    found = [file.path for file in source.list_files() if "/" not in file.path]
     if not found:
         raise MissingInputError(f"there is no adapter at {source.place}: it is a job's <output_dir>/adapter")
     transformer = shapes_alone(config_of(spec, offline=offline))

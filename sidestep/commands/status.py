@@ -7,7 +7,8 @@ from sidestep.config.schema import StorageSpec
 from sidestep.lifecycle.status import FILE, Status
 from sidestep.runtime.errors import MissingInputError
 from sidestep.runtime.progress import duration
-from sidestep.storage.store import Store, open_store
+from sidestep.storage.open import open_store
+from sidestep.storage.store import Store
 
 WATCH_SECONDS = 5.0
 

@@ -60,9 +60,9 @@ class CommitLog:
 
         A listing may lag behind what was written, so the numbers after its last are tried, too.
         """
-        listed = [int(file.path[-11:-5]) for file in self.store.list(FOLDER) if _is_record(file.path)]
+        listed = [int(file.path[-11:-5]) for file in self.store.list_files(FOLDER) if _is_record(file.path)]
         newest = max(listed, default=0)
-        while self.store.info(record_path(newest + 1)):
+        while self.store.stat(record_path(newest + 1)):
             newest += 1
         return self._read_or_stand_in(newest) if newest else None
 

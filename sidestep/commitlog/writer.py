@@ -112,7 +112,7 @@ class Writer:
         """Whether nobody else has added to the log."""
         following = self._number + 1
         return (
-            self.log.store.info(record_path(following)) is None
+            self.log.store.stat(record_path(following)) is None
             or self.log.read(following).nonce == self._nonce
         )
 
@@ -127,7 +127,7 @@ class Writer:
         record. What fails now is deleted after the next commit."""
         store = self.log.store
         try:
-            for file in store.list(CHECKPOINTS):
+            for file in store.list_files(CHECKPOINTS):
                 folder = file.path.rpartition("/")[0]
                 if folder not in kept and _CHECKPOINT.fullmatch(folder):
                     store.delete(file.path)
@@ -179,7 +179,7 @@ def _created(log_: CommitLog, record: Record) -> Record:
 
 def _delete_old_heartbeats(log_: CommitLog, generation: int) -> None:
     try:
-        for file in log_.store.list(HEARTBEATS):
+        for file in log_.store.list_files(HEARTBEATS):
             if file.path < heartbeat_path(generation):
                 log_.store.delete(file.path)
     except SideStepError as error:

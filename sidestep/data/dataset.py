@@ -15,7 +15,8 @@ from sidestep.data.entries import Entry, Metadata, TagPosition, read_dataset, va
 from sidestep.data.places import SongFinder
 from sidestep.data.sidecar import read_sidecar, sidecar_of
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.storage.store import FileInfo, Store, open_store
+from sidestep.storage.open import open_store
+from sidestep.storage.store import FileInfo, Store
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def _songs_of_folder(folder: Store) -> list[Song]:
 
     Hidden files are left out: macOS puts `._song.mp3` beside each song.
     """
-    listed = {file.path: file for file in folder.list()}
+    listed = {file.path: file for file in folder.list_files()}
     if "dataset.json" in listed:
         log.warning("%s/dataset.json is not used: name it with --dataset-json", folder.place)
     files = [
@@ -102,7 +103,7 @@ def _songs_of_folder(folder: Store) -> list[Song]:
         sidecar = sidecar_of(file.path)
         try:
             if folder.local_root:
-                folder.info(file.path)  # refuses a link that leads out, which a listing shows as a file
+                folder.stat(file.path)  # refuses a link that leads out, which a listing shows as a file
             return read_sidecar(folder.read_bytes(sidecar), sidecar) if sidecar in listed else {}
         except BadDataError as error:
             return error

@@ -68,7 +68,7 @@ def tensors_file(key: str) -> str:
 
 def read_index(store: Store) -> Index | None:
     """The index of a place of tensors; None where there is none. Raises BadDataError for a damaged one."""
-    if not store.info(INDEX_FILE):
+    if not store.stat(INDEX_FILE):
         return None
     try:
         data = json.loads(store.read_bytes(INDEX_FILE))
@@ -87,7 +87,7 @@ def write_index(store: Store, index: Index) -> None:
     """Publish an index, if it says anything new."""
     files = {place: asdict(record) for place, record in index.files.items()}
     content = json_bytes({"files": files, "samples": index.samples})
-    if not store.info(INDEX_FILE) or store.read_bytes(INDEX_FILE) != content:
+    if not store.stat(INDEX_FILE) or store.read_bytes(INDEX_FILE) != content:
         store.write_bytes(INDEX_FILE, content)
 
 
@@ -99,7 +99,7 @@ def list_samples(store: Store) -> list[FileInfo]:
     """
     files = {
         file.path: file
-        for file in store.list()
+        for file in store.list_files()
         if file.path.endswith(TENSORS_SUFFIX) and "/" not in file.path and not file.path.startswith(".")
     }
     index = read_index(store)

@@ -17,9 +17,9 @@ from sidestep.data.dataset import Song
 from sidestep.data.index import Index
 from sidestep.data.prompts import lyrics_prompt, text_prompt
 from sidestep.runtime.canonical import json_bytes
+from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace
-from sidestep.storage.local import local_errors
 from sidestep.storage.store import FileInfo, Store
 from sidestep.storage.transfer import pull
 

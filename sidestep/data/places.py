@@ -5,7 +5,8 @@ import re
 from collections import defaultdict
 
 from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
-from sidestep.storage.store import FileInfo, Store, open_store
+from sidestep.storage.open import open_store
+from sidestep.storage.store import FileInfo, Store
 
 
 class SongFinder:
@@ -18,7 +19,7 @@ class SongFinder:
     def __init__(self, json_folder: Store, audio_dir: Store | None) -> None:
         self._json_folder = json_folder
         self._audio_dir = audio_dir
-        listed = audio_dir.list() if audio_dir else []
+        listed = audio_dir.list_files() if audio_dir else []
         self._in_audio_dir = {file.path: file for file in listed}
         self._by_name: dict[str, list[FileInfo]] = defaultdict(list)
         for file in listed:
@@ -36,7 +37,7 @@ class SongFinder:
         """
         place = _absolute(self._json_folder, path)
         beside_json = _inside(self._json_folder, place)
-        if beside_json and (file := self._json_folder.info(beside_json)):
+        if beside_json and (file := self._json_folder.stat(beside_json)):
             return self._json_folder, file
         if not self._audio_dir:
             if beside_json:
@@ -63,7 +64,7 @@ class SongFinder:
     def _from_audio_dir(self, file: FileInfo) -> tuple[Store, FileInfo]:
         assert self._audio_dir
         if self._audio_dir.local_root:
-            self._audio_dir.info(file.path)  # refuses a link that leads out, which a listing shows as a file
+            self._audio_dir.stat(file.path)  # refuses a link that leads out, which a listing shows as a file
         return self._audio_dir, file
 
 

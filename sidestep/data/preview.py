@@ -37,7 +37,7 @@ class Sound:
 
 
 def has_preview(tensors: Store) -> bool:
-    return all(tensors.info(_path(name)) for name in NAMES)
+    return all(tensors.stat(_path(name)) for name in NAMES)
 
 
 def write_preview(tensors: Store, vae: AutoencoderOobleck, waveform: Tensor, latents: Tensor) -> None:
@@ -59,7 +59,7 @@ def read_preview(tensors: Store) -> list[Sound]:
     """The sounds that lie beside the tensors; those that are none are said and left out."""
     sounds: list[Sound] = []
     for name in NAMES:
-        info = tensors.info(_path(name))
+        info = tensors.stat(_path(name))
         if info is None:
             continue
         try:

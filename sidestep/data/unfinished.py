@@ -22,8 +22,8 @@ class Unfinished:
     def __init__(self, here: Store, tensors: Store) -> None:
         """`here` is a folder on this machine, `tensors` the place where the finished ones go."""
         self._here, self._tensors = here, tensors
-        self._names_here = {file.path for file in here.list()}
-        self._names_there = {file.path.removeprefix(f"{FOLDER}/") for file in tensors.list(FOLDER)}
+        self._names_here = {file.path for file in here.list_files()}
+        self._names_there = {file.path.removeprefix(f"{FOLDER}/") for file in tensors.list_files(FOLDER)}
 
     def has(self, name: str) -> bool:
         return name in self._names_here or name in self._names_there

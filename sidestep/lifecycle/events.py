@@ -13,7 +13,7 @@ class EventsToSend:
         """Of the files from `newest`, the last committed step, on: those after `now` are void."""
         self._output = output
         store = output.store.child(FOLDER)
-        for name in stale((file.path for file in store.list()), now + 1):
+        for name in stale((file.path for file in store.list_files()), now + 1):
             store.delete(name)
         here = [file.name for file in output.path(FOLDER).iterdir()]
         self._names = [name for name in stale(here, newest + 1) if name not in stale(here, now + 1)]

@@ -86,9 +86,9 @@ def _published_again(attempt: Attempt, done: Record, recipe: dict[str, Any]) -> 
         attempt.begin("publish")
         attempt.report(step=numbers.progress.step, steps=numbers.progress.step)
     publish(attempt.commits, done, attempt.workspace)
-    if was_lost or store.info(RECEIPT) is None:
+    if was_lost or store.stat(RECEIPT) is None:
         write_receipt(attempt, done, numbers.recipe, numbers.progress)
-    if was_lost or store.info(REPORT) is None:
+    if was_lost or store.stat(REPORT) is None:
         write_report(store, spec)
     result = _result(store.place, numbers.progress)
     log.info("Already finished after %d steps. Adapter: %s", result.steps, result.adapter)

@@ -5,7 +5,7 @@ from typing import Any
 from sidestep.acestep.layout import ALIASES
 from sidestep.config.schema import JobSpec
 from sidestep.runtime.errors import BadSpecError
-from sidestep.storage.store import open_store
+from sidestep.storage.open import open_store
 from sidestep.training.checkpoint import Numbers, refuse_changed
 from sidestep.training.dataset import dataset_digest, dataset_files
 

@@ -21,7 +21,7 @@ from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import AgainError, BadDataError, ExitCode, MissingInputError, SideStepError
 from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.workspace import open_workspace
-from sidestep.storage.store import open_store
+from sidestep.storage.open import open_store
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Attempt:
     def __init__(self, spec: JobSpec, notice: Preemption) -> None:
         self.spec, self.notice = spec, notice
         self.notice.grace_seconds = spec.runtime.grace_seconds
-        self.workspace = open_workspace(spec)
+        self.workspace = open_workspace(spec.runtime.workspace)
         self.output = Output(open_store(spec.output_place, spec.storage), self.workspace)
         self.commits = CommitLog(self.output.store)
         self.tail = tail = self.commits.tail()

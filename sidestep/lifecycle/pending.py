@@ -15,9 +15,9 @@ from typing import Any
 from sidestep.commitlog.log import CommitLog, Record, file_digest
 from sidestep.runtime.atomic import replacing
 from sidestep.runtime.canonical import Parts, json_bytes
+from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.runtime.workspace import Workspace
-from sidestep.storage.local import local_errors
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from sidestep.config.schema import JobSpec
 from sidestep.lifecycle.pending import PendingCheckpoints, Unsent
 from sidestep.runtime.errors import BadSpecError, MissingInputError, SideStepError
 from sidestep.runtime.workspace import Workspace
-from sidestep.storage.store import Store, open_store
+from sidestep.storage.open import open_store
+from sidestep.storage.store import Store
 from sidestep.storage.transfer import pull
 from sidestep.training.checkpoint import NUMBERS_FILE, STATE_FILES, Numbers, read_numbers
 
@@ -116,7 +117,7 @@ def _asked_for(
             "checkpoints count no more"
         )
     log.info("Resuming from %s", store.place)
-    files = [file for file in store.list() if "/" not in file.path]
+    files = [file for file in store.list_files() if "/" not in file.path]
     return Start(pull(store, files, workspace, title="Pulling the checkpoint"), newest, _origin(store))
 
 
@@ -128,13 +129,13 @@ def _find_checkpoint(spec: JobSpec, output: Store) -> Store:
     """What --resume-from names: a path or URI, or a checkpoint under <output_dir>/checkpoints."""
     wish = str(spec.train.resume_from).rstrip("/")
     name = wish.rpartition("/")[2]
-    there = sorted({file.path.split("/")[1] for file in output.list(CHECKPOINTS)})
+    there = sorted({file.path.split("/")[1] for file in output.list_files(CHECKPOINTS)})
     same = [folder for folder in there if _is_called(name, folder)]
     # The newest generation is meant.
     same.sort(key=lambda folder: int(folder.rpartition(".g")[2]) if folder != name else 1, reverse=True)
     stores = [open_store(wish, spec.storage), *(output.child(f"{CHECKPOINTS}/{folder}") for folder in same)]
     for store in stores:
-        if all(store.info(file) for file in STATE_FILES):  # a listing might be of a whole bucket
+        if all(store.stat(file) for file in STATE_FILES):  # a listing might be of a whole bucket
             return store
     raise MissingInputError(
         f"no checkpoint at {stores[0].place} or {output.place}/{CHECKPOINTS}/{name}\n"

@@ -18,7 +18,8 @@ from sidestep.data.audio import seconds_by_header
 from sidestep.data.dataset import Song, read_songs
 from sidestep.data.tensors import list_samples, read_sample
 from sidestep.planning.figures import Basis
-from sidestep.storage.store import FileInfo, Store, open_store
+from sidestep.storage.open import open_store
+from sidestep.storage.store import FileInfo, Store
 
 TOKENS = 512
 """Condition tokens of a song with some verses of lyrics: a prompt of 100 to 256, the lyrics, and timbre."""

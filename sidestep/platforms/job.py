@@ -12,7 +12,7 @@ from typing import Any
 from sidestep.config.fields import Path as FieldPath
 from sidestep.config.fields import variable
 from sidestep.config.schema import JobSpec
-from sidestep.storage.store import local_path
+from sidestep.storage.open import local_path
 
 GPU_MEMORY_GB = 24
 """Of the GPU that is asked for: enough for every model in bf16 at the default rank."""

@@ -95,5 +95,5 @@ def _machine(spec: JobSpec) -> list[Finding]:
 
 
 def _look_at_workspace(spec: JobSpec) -> str:
-    root = open_workspace(spec).root
+    root = open_workspace(spec.runtime.workspace).root
     return f"{root}, with {decimal(shutil.disk_usage(root).free)} free"

@@ -21,7 +21,8 @@ from sidestep.config.schema import JobSpec
 from sidestep.config.targets import check_targets
 from sidestep.runtime.errors import AccessError, MissingInputError, SideStepError
 from sidestep.runtime.workspace import open_workspace
-from sidestep.storage.store import FileInfo, Store, open_store
+from sidestep.storage.open import open_store
+from sidestep.storage.store import FileInfo, Store
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def check_places(spec: JobSpec) -> None:
 
     Raises what a store raises; of several inputs the first one's kind, with the messages of all.
     """
-    open_workspace(spec)
+    open_workspace(spec.runtime.workspace)
     raise_all(findings(input_checks(spec)))
     # After the inputs: a job that cannot begin leaves nothing where its results would be.
     raise_all(findings(output_checks(spec)))
@@ -109,7 +110,7 @@ def _tensors_field(spec: JobSpec) -> str:
 
 def _look_for_files(spec: JobSpec, place: str, what: str, suffix: str) -> str:
     store = open_store(place, spec.storage)
-    if files := [file for file in store.list() if file.path.endswith(suffix)]:
+    if files := [file for file in store.list_files() if file.path.endswith(suffix)]:
         _check_readable(store, files)
         return f"{len(files)} {what}, {_size(files)}, in {store.place}"
     root = store.local_root
@@ -123,7 +124,7 @@ def _look_for_files(spec: JobSpec, place: str, what: str, suffix: str) -> str:
 def _look_for_file(spec: JobSpec, place: str) -> str:
     folder, name = posixpath.split(place)
     store = open_store(folder or ".", spec.storage)
-    file = store.info(name)
+    file = store.stat(name)
     if file is None:
         raise MissingInputError(f"there is no file {name} in {store.place}. Check the place and the name.")
     _check_readable(store, [file])
@@ -162,7 +163,7 @@ def _layers(store: Store, model: Part) -> int:
 def _check_readable(store: Store, files: Sequence[FileInfo]) -> None:
     """Listing needs another right than reading: all local files are tried, of a bucket the first one."""
     if store.local_root is None:
-        store.info(files[0].path)
+        store.stat(files[0].path)
         return
     refused = [file.path for file in files if not os.access(store.local_root / file.path, os.R_OK)]
     if refused:

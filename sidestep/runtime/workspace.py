@@ -9,23 +9,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
 
 from sidestep.runtime.errors import MachineError
 
 ADVICE = "Name another folder with runtime.workspace (--workspace, SIDESTEP_RUNTIME__WORKSPACE)."
-
-
-class _RuntimeSpec(Protocol):
-    @property
-    def workspace(self) -> str | None: ...
-
-
-class _Spec(Protocol):
-    """What is needed of a JobSpec. `sidestep.config` imports this room, so this room does not import it."""
-
-    @property
-    def runtime(self) -> _RuntimeSpec: ...
 
 
 class Workspace:
@@ -85,13 +72,13 @@ def _locked(folder: Path, wait: bool = True) -> Iterator[None]:
         os.close(descriptor)
 
 
-def open_workspace(spec: _Spec) -> Workspace:
-    """The workspace that the spec names, or `sidestep` in the user's cache folder.
+def open_workspace(path: str | None) -> Workspace:
+    """The workspace at `path`, or `sidestep` in the user's cache folder where None names it.
 
     Raises:
         MachineError: the folder cannot be made or written.
     """
-    root = Path(spec.runtime.workspace) if spec.runtime.workspace else _cache_folder() / "sidestep"
+    root = Path(path) if path else _cache_folder() / "sidestep"
     try:
         root = root.expanduser().absolute()
         root.mkdir(parents=True, exist_ok=True)

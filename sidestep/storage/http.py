@@ -15,9 +15,9 @@ from urllib.parse import quote, unquote
 import aiohttp
 
 from sidestep.runtime.atomic import replacing
+from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.errors import BadDataError, BadSpecError
 from sidestep.storage import remote, retry
-from sidestep.storage.local import local_errors
 from sidestep.storage.store import FileInfo, ProgressCallback, no_advance
 
 log = logging.getLogger(__name__)
@@ -42,14 +42,14 @@ def http_settings() -> dict[str, Any]:
 class HttpStore(remote.RemoteStore):
     """A folder on a web server. Writing to it is refused."""
 
-    def list(self, path: str = "") -> list[FileInfo]:
+    def list_files(self, path: str = "") -> list[FileInfo]:
         with self._failures(path):
             paths = sorted(set(self._paths_below(self.checked(path))))
             with ThreadPoolExecutor(self.options.connections) as threads:
                 infos = list(threads.map(self._ask_info, paths))  # an index page says no exact sizes
         return [info for info in infos if info]
 
-    def info(self, path: str) -> FileInfo | None:
+    def stat(self, path: str) -> FileInfo | None:
         with self._failures(path):
             return self._ask_info(path)
 

@@ -1,27 +1,17 @@
 """A folder on this machine as a store."""
 
-import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.atomic import TEMPORARY, create_file, replacing
-from sidestep.runtime.errors import (
-    AccessError,
-    BadDataError,
-    BadSpecError,
-    MachineError,
-    MissingInputError,
-    SideStepError,
-    StorageError,
-)
+from sidestep.runtime.diskerrors import local_errors
+from sidestep.runtime.errors import BadDataError
 from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_advance
 
 COPY_BYTES = 2**20
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LocalStore(Store):
@@ -52,12 +42,12 @@ class LocalStore(Store):
                 )
         return full
 
-    def list(self, path: str = "") -> list[FileInfo]:
+    def list_files(self, path: str = "") -> list[FileInfo]:
         with local_errors(f"{self.place}/{path}"):
             found = self._files_below(self.checked(path), frozenset())
             return sorted(found, key=lambda info: info.path)
 
-    def info(self, path: str) -> FileInfo | None:
+    def stat(self, path: str) -> FileInfo | None:
         full = self.locate(path)
         with local_errors(full):
             return _info(full, self.checked(path)) if full.is_file() else None
@@ -131,34 +121,3 @@ def _copy(source: Path, target: Path, advance: ProgressCallback) -> None:
         while block := reader.read(COPY_BYTES):
             writer.write(block)
             advance(len(block))
-
-
-@contextmanager
-def local_errors(place: Path | str) -> Iterator[None]:
-    """Failures of the local file system become one message for the user."""
-    try:
-        yield
-    except OSError as error:
-        raise explained(error, str(place)) from error
-
-
-def explained(error: OSError, place: str) -> SideStepError:
-    """What a failure of the local file system means, and what to do."""
-    if isinstance(error.filename, str | bytes) and TEMPORARY not in os.fsdecode(error.filename):
-        place = os.fsdecode(error.filename)
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return MissingInputError(
-            f"{place} does not exist. Check the path; in a container, check what is mounted."
-        )
-    if isinstance(error, FileExistsError):
-        return BadSpecError(f"{place} is a file, where a folder is needed. Name another place.")
-    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return AccessError(
-            f"{place}: the file system refuses access ({error.strerror}). Check its owner and mode."
-        )
-    if error.errno in NO_SPACE:
-        return MachineError(
-            f"{place}: no space is left on that disk. Free some, or name a place on another one; "
-            "what is saved stays whole, and the same command goes on from there."
-        )
-    return StorageError(f"{place} cannot be used: {error.strerror or error}.")

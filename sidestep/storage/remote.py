@@ -1,49 +1,19 @@
 """Stores behind fsspec: memory, the web, and the other clouds it has a package for."""
 
-import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-import fsspec
 from fsspec.callbacks import Callback
 
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.atomic import replacing
-from sidestep.runtime.errors import MachineError
+from sidestep.runtime.diskerrors import local_errors
 from sidestep.storage.clients import Clients
-from sidestep.storage.local import local_errors
-from sidestep.storage.remote_errors import explained, is_failure, no_credentials
+from sidestep.storage.remote_errors import is_failure, to_user_error
 from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_advance
-
-PACKAGES = {"gs": "gcsfs", "az": "adlfs"}  # not installed by default
-
-
-def open_remote(scheme: str, root: str, options: StorageSpec) -> "RemoteStore":
-    """The store at scheme://root. Raises MachineError when the package for it is not installed."""
-    from sidestep.storage.http import HttpStore, http_settings
-
-    try:
-        backend = fsspec.get_filesystem_class(scheme)
-    except ImportError as error:
-        package = PACKAGES[scheme]
-        raise MachineError(
-            f"{scheme}:// places need the package {package}, which is not installed: pip install {package}"
-        ) from error
-    if scheme in PACKAGES:  # what fails is said here, once and without the server's own words
-        logging.getLogger(PACKAGES[scheme]).setLevel(logging.CRITICAL)
-    settings = http_settings() if scheme in ("http", "https") else {}
-
-    def connect() -> Any:
-        try:
-            return backend(use_listings_cache=False, skip_instance_cache=True, **settings)
-        except ValueError as error:  # adlfs, where it finds no credentials
-            raise no_credentials(scheme) from error
-
-    kinds = {"memory": MemoryStore, "http": HttpStore, "https": HttpStore}
-    return kinds.get(scheme, RemoteStore)(scheme, root, options, Clients(connect))
 
 
 class RemoteStore(Store):
@@ -60,7 +30,7 @@ class RemoteStore(Store):
         root = "/".join(part for part in (self.root, self.checked(path)) if part)
         return type(self)(self.scheme, root, self.options, self.clients)
 
-    def list(self, path: str = "") -> list[FileInfo]:
+    def list_files(self, path: str = "") -> list[FileInfo]:
         below = self._key(path) + "/"
         with self._failures(path):
             found = self._fs.find(below.rstrip("/"), detail=True)
@@ -75,7 +45,7 @@ class RemoteStore(Store):
         ]
         return sorted(infos, key=lambda info: info.path)
 
-    def info(self, path: str) -> FileInfo | None:
+    def stat(self, path: str) -> FileInfo | None:
         key = self._key(path)
         with self._failures(path):
             try:
@@ -136,7 +106,7 @@ class RemoteStore(Store):
         except Exception as error:
             if not is_failure(error):
                 raise
-            raise explained(error, f"{self.place}/{path}".rstrip("/")) from error
+            raise to_user_error(error, f"{self.place}/{path}".rstrip("/")) from error
 
 
 class MemoryStore(RemoteStore):

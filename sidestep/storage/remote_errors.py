@@ -2,8 +2,8 @@
 
 import aiohttp
 
+from sidestep.runtime import diskerrors
 from sidestep.runtime.errors import AccessError, MissingInputError, SideStepError, StorageError
-from sidestep.storage import local
 
 FAILURES = (OSError, TimeoutError, aiohttp.ClientError)
 CLOUD_FAILURES = {
@@ -24,7 +24,7 @@ def is_failure(error: BaseException) -> bool:
     return isinstance(error, FAILURES) or _is_of_a_cloud(error)
 
 
-def explained(error: BaseException, where: str) -> SideStepError:
+def to_user_error(error: BaseException, where: str) -> SideStepError:
     """The user's message for a failure at `where`.
 
     The server's own words are left out: they can repeat what was sent to it. The log file has them.
@@ -47,7 +47,7 @@ def explained(error: BaseException, where: str) -> SideStepError:
         )
     is_web = isinstance(error, aiohttp.ClientError)  # its failures to connect have an errno too
     if isinstance(error, OSError) and error.errno and not is_web:
-        return local.explained(error, where)  # the other end of a copy
+        return diskerrors.to_user_error(error, where)  # the other end of a copy
     return StorageError(
         f"{where}: the store is out of reach ({type(error).__name__}), after several tries. "
         "Check the network and the place, then run the same command again."

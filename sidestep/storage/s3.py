@@ -24,10 +24,10 @@ from s3transfer.subscribers import BaseSubscriber
 
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.atomic import replacing
+from sidestep.runtime.diskerrors import local_errors
 from sidestep.storage import retry
 from sidestep.storage.clients import Clients
-from sidestep.storage.local import local_errors
-from sidestep.storage.s3_errors import FAILURES, error_code, explained
+from sidestep.storage.s3_errors import FAILURES, error_code, to_user_error
 from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_advance
 
 Found = TypeVar("Found")
@@ -122,7 +122,7 @@ class S3Store(Store):
         root = "/".join(part for part in (self.root, self.checked(path)) if part)
         return type(self)(root, self.options, self.clients)
 
-    def list(self, path: str = "") -> list[FileInfo]:
+    def list_files(self, path: str = "") -> list[FileInfo]:
         below, start = (f"{key}/" if key else "" for key in (self._key(path), self._prefix))
 
         def ask() -> list[FileInfo]:
@@ -138,7 +138,7 @@ class S3Store(Store):
         with self._failures(path):
             return sorted(_unless_misheard(ask), key=lambda info: info.path)
 
-    def info(self, path: str) -> FileInfo | None:
+    def stat(self, path: str) -> FileInfo | None:
         key = self._key(path)
         with self._failures(path):
             try:
@@ -236,7 +236,7 @@ class S3Store(Store):
         try:
             yield
         except FAILURES as error:
-            raise explained(error, f"{self.place}/{path}".rstrip("/"), self.place) from error
+            raise to_user_error(error, f"{self.place}/{path}".rstrip("/"), self.place) from error
 
 
 def _unless_misheard(ask: Callable[[], Found]) -> Found:

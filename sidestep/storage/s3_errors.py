@@ -6,8 +6,8 @@ from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
+from sidestep.runtime import diskerrors
 from sidestep.runtime.errors import AccessError, BadSpecError, MissingInputError, SideStepError, StorageError
-from sidestep.storage import local
 
 FAILURES = (
     *(boto.BotoCoreError, boto.ClientError, ResponseParserError),
@@ -42,7 +42,7 @@ def error_code(error: BaseException) -> str:
     return str(error.response["Error"].get("Code", "")) if isinstance(error, boto.ClientError) else ""
 
 
-def explained(error: BaseException, where: str, place: str) -> SideStepError:
+def to_user_error(error: BaseException, where: str, place: str) -> SideStepError:
     """The user's message for a failure at `where` in the store `place`.
 
     The server's own words are left out: they can repeat what was sent to it.
@@ -61,7 +61,7 @@ def explained(error: BaseException, where: str, place: str) -> SideStepError:
     if isinstance(error, S3DownloadFailedError):
         return StorageError(f"{where} changed while it was read. Run again when nobody writes there.")
     if isinstance(error, OSError) and error.errno:
-        return local.explained(error, where)
+        return diskerrors.to_user_error(error, where)
     return StorageError(
         f"{where}: the store{_address(error)} is out of reach ({type(error).__name__}), after several tries. "
         "Check the network and storage.endpoint_url, then run the same command again."

@@ -13,10 +13,10 @@ from typing import TypeVar
 from rich.filesize import decimal
 
 from sidestep.runtime.atomic import replacing
+from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.errors import MachineError, StorageError
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace
-from sidestep.storage.local import LocalStore, local_errors
 from sidestep.storage.store import FileInfo, Store
 
 log = logging.getLogger(__name__)
@@ -38,10 +38,10 @@ def pull(store: Store, files: Sequence[FileInfo], workspace: Workspace, title: s
         StorageError: a file changed while it was pulled, besides what a store raises.
         MachineError: the workspace's disk is too small.
     """
-    if isinstance(store, LocalStore):
+    if store.local_root is not None:
         for file in files:
-            store.locate(file.path)  # refuses links that lead out of the store
-        return store.root
+            store.stat(file.path)  # refuses links that lead out of the store
+        return store.local_root
     folder = workspace.pulled(store.place)
     with local_errors(folder):
         records = _Records(folder)
@@ -56,7 +56,7 @@ def pull(store: Store, files: Sequence[FileInfo], workspace: Workspace, title: s
 
         def pull_one(file: FileInfo) -> None:
             store.download(file.path, folder / store.checked(file.path), bar.advance)
-            if store.info(file.path) != file:
+            if store.stat(file.path) != file:
                 raise StorageError(
                     f"{store.place}/{file.path} changed while it was pulled. Run the same command again "
                     "when nobody writes there."

@@ -14,7 +14,7 @@ from sidestep.lifecycle.status import Phase, no_phase
 from sidestep.runtime.canonical import json_bytes, png_bytes
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import open_workspace
-from sidestep.storage.store import open_store
+from sidestep.storage.open import open_store
 from sidestep.tasks.setup import TrainingSetup, prepare_setup, timestep_law
 from sidestep.training import rng
 from sidestep.training.dataset import dataset_digest, dataset_files
@@ -34,7 +34,7 @@ def estimate(spec: JobSpec, begin: Callable[[Phase], None] = no_phase) -> dict[s
     was made from the same songs, model and settings is shown again, not made again. `begin` is told when
     there is something to do.
     """
-    workspace = open_workspace(spec)
+    workspace = open_workspace(spec.runtime.workspace)
     output = Output(open_store(spec.output_place, spec.storage), workspace)
     recipe = _recipe(spec)
     norms = _earlier_norms(output, recipe)
@@ -67,7 +67,7 @@ def _recipe(spec: JobSpec) -> dict[str, Any]:
 
 def _earlier_norms(output: Output, recipe: dict[str, Any]) -> dict[str, float] | None:
     """The ranking that the output already has, where it is this one."""
-    if output.store.info(REPORT) is None:
+    if output.store.stat(REPORT) is None:
         return None
     try:
         report = json.loads(output.store.read_bytes(REPORT))

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 
 from sidestep.config.schema import JobSpec
+from sidestep.runtime.diskerrors import NO_SPACE, to_user_error
 from sidestep.runtime.errors import OutOfMemoryError
-from sidestep.storage.local import NO_SPACE, explained
 
 ALLOCATION_FAILED = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # as CUDA's own libraries put it
 
@@ -36,7 +36,7 @@ def limits_explained(spec: JobSpec, task: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        raise explained(error, "a disk of this machine") from error
+        raise to_user_error(error, "a disk of this machine") from error
 
 
 def training_savings(spec: JobSpec, task: str = "train") -> list[str]:

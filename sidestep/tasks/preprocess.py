@@ -44,7 +44,8 @@ from sidestep.data.unfinished import Unfinished
 from sidestep.lifecycle.status import Phase, no_phase
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace, open_workspace
-from sidestep.storage.store import FileInfo, Store, open_store
+from sidestep.storage.open import open_store
+from sidestep.storage.store import FileInfo, Store
 from sidestep.storage.transfer import pull
 from sidestep.training.machine import choose_machine
 
@@ -120,7 +121,7 @@ def preprocess(spec: JobSpec, begin: Callable[[Phase], None] = no_phase) -> None
 def _places(spec: JobSpec) -> Places:
     """Opens all places and finds the models in them, before anything is pulled."""
     checkpoints = open_checkpoints(spec.checkpoint_dir, spec.storage)
-    workspace = open_workspace(spec)
+    workspace = open_workspace(spec.runtime.workspace)
     tensors = open_store(spec.tensors_place, spec.storage)
     here = open_store(str(workspace.scratch("preprocess")), StorageSpec())
     return Places(
@@ -179,7 +180,7 @@ def _plan(
 
 
 def _not_made(works: list[Work], tensors: Store) -> list[Work]:
-    there = {file.path for file in tensors.list()}
+    there = {file.path for file in tensors.list_files()}
     unique = {work.tensors: work for work in works}
     return [work for key, work in unique.items() if tensors_file(key) not in there]
 

@@ -15,7 +15,7 @@ from sidestep.data.index import Index
 from sidestep.data.keys import digests_of, weights_digest
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.workspace import Workspace
-from sidestep.storage.store import open_store
+from sidestep.storage.open import open_store
 from sidestep.storage.transfer import pull
 from sidestep.training.dataset import Samples
 from sidestep.training.flow import SamplingConfig

@@ -21,7 +21,7 @@ from sidestep.lifecycle.pending import PendingCheckpoints
 from sidestep.lifecycle.resume import Start, find_start, refuse_hopeless
 from sidestep.lifecycle.saver import CheckpointPolicy, Saver
 from sidestep.runtime.errors import AgainError, BadSpecError
-from sidestep.storage.store import open_store
+from sidestep.storage.open import open_store
 from sidestep.tasks.setup import TrainingSetup, prepare_setup, timestep_law
 from sidestep.training.checkpoint import (
     Numbers,

@@ -31,7 +31,7 @@ def verify_resume(spec: JobSpec, steps: int) -> None:
     The tensors must be there: `sidestep preprocess` makes them. Raises MachineError where the two differ,
     and what training raises.
     """
-    with open_workspace(spec).temporary() as folder:
+    with open_workspace(spec.runtime.workspace).temporary() as folder:
         whole, cut = (_trial(spec, steps, Path(folder, name)) for name in ("whole", "cut"))
         log.info("1 of 3: %d steps at one go", steps)
         _train(whole, expected=0)

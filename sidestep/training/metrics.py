@@ -19,7 +19,7 @@ from torch.utils.tensorboard.summary import histogram, hparams, image, scalar, t
 
 from sidestep.data.preview import Sound
 from sidestep.runtime.canonical import png_bytes
-from sidestep.storage.local import local_errors
+from sidestep.runtime.diskerrors import local_errors
 from sidestep.training.events import EventFiles
 from sidestep.training.flow import SamplingConfig
 from sidestep.training.history import running_mean

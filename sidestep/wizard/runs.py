@@ -5,7 +5,7 @@ from pathlib import Path
 from sidestep.config.schema import StorageSpec
 from sidestep.lifecycle.status import FILE, Status
 from sidestep.runtime.errors import SideStepError
-from sidestep.storage.store import open_store
+from sidestep.storage.open import open_store
 from sidestep.wizard.settings import Settings
 
 
@@ -23,7 +23,7 @@ def _short(place: str) -> str:
 
 def _found(place: str, storage: StorageSpec) -> list[str]:
     store = open_store(place, storage)
-    files = (file.path for file in store.list())
+    files = (file.path for file in store.list_files())
     return [f"{store.place}/{path.removesuffix('/' + FILE)}" for path in files if path.endswith("/" + FILE)]
 
 

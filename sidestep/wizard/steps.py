@@ -10,7 +10,7 @@ from sidestep.config.presets import all_presets
 from sidestep.config.schema import JobSpec
 from sidestep.config.sources import Given, from_text, problem_with, resolve
 from sidestep.runtime.errors import SideStepError
-from sidestep.storage.store import open_store
+from sidestep.storage.open import open_store
 from sidestep.wizard.ask import ask
 from sidestep.wizard.flow import Step, Talk
 from sidestep.wizard.settings import Settings
@@ -182,7 +182,7 @@ def _models(talk: Talk) -> dict[str, str]:
     """What can be picked: the models that are there. The released ones, and why, where none is found."""
     spec = _spec(talk)
     try:
-        files = open_checkpoints(spec.checkpoint_dir, spec.storage).list()
+        files = open_checkpoints(spec.checkpoint_dir, spec.storage).list_files()
     except SideStepError as error:
         talk.say(str(error))
         return dict.fromkeys(ALIASES, "released")
@@ -234,7 +234,7 @@ def _ask_epochs(talk: Talk) -> None:
 def _songs(talk: Talk) -> int:
     try:
         spec = _spec(talk)
-        files = open_store(spec.dataset_dir or spec.output_place, spec.storage).list()
+        files = open_store(spec.dataset_dir or spec.output_place, spec.storage).list_files()
     except SideStepError as error:
         talk.say(str(error))
         return 0

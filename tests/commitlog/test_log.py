@@ -10,7 +10,8 @@ from sidestep.commitlog.log import CommitLog
 from sidestep.commitlog.writer import Writer, take_over
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import AgainError, BadDataError, StorageError
-from sidestep.storage.store import Store, open_store
+from sidestep.storage.open import open_store
+from sidestep.storage.store import Store
 
 FENCED = r"another run has taken .* over"
 
@@ -127,9 +128,9 @@ def test_a_listing_that_lags_hides_no_record(
 ) -> None:
     for step in (1, 2, 3):
         commit(writer, tmp_path, step)
-    lagging = store.list("commits")[:2]
+    lagging = store.list_files("commits")[:2]
     log = CommitLog(store)
-    monkeypatch.setattr(log.store, "list", lambda path: lagging)
+    monkeypatch.setattr(log.store, "list_files", lambda path: lagging)
     tail = log.tail()
     assert tail
     assert tail.step == 3
@@ -144,7 +145,7 @@ def test_the_next_writer_goes_on_in_folders_of_its_own(writer: Writer, store: St
     assert second.newest.step == 1
     commit(second, tmp_path / "second", 1)  # the same step, made again
     second.release()
-    folders = {file.path.rpartition("/")[0] for file in store.list("checkpoints")}
+    folders = {file.path.rpartition("/")[0] for file in store.list_files("checkpoints")}
     assert folders == {"checkpoints/checkpoint-epoch-1", "checkpoints/checkpoint-epoch-1.g2"}
     tail = CommitLog(store).tail()
     assert tail
@@ -217,7 +218,7 @@ def test_retention_deletes_files_and_keeps_the_history(writer: Writer, store: St
     store.write_bytes("checkpoints/checkpoint-epoch-1-is-the-best/a.json", b"a copy by hand")
     for step in range(1, 6):
         commit(writer, tmp_path, step, keep=2)
-    assert {file.path.split("/")[1] for file in store.list("checkpoints")} == {
+    assert {file.path.split("/")[1] for file in store.list_files("checkpoints")} == {
         "checkpoint-epoch-4",
         "checkpoint-epoch-5",
         "checkpoint-epoch-1-is-the-best",
@@ -244,7 +245,7 @@ def test_retention_survives_a_failed_delete(
         commit(writer, tmp_path, 2, keep=1)
     assert "could not be deleted, and is kept for now" in caplog.text
     commit(writer, tmp_path, 3, keep=1)
-    assert {file.path.split("/")[1] for file in store.list("checkpoints")} == {"checkpoint-epoch-3"}
+    assert {file.path.split("/")[1] for file in store.list_files("checkpoints")} == {"checkpoint-epoch-3"}
 
 
 def test_a_store_with_many_commits_is_resumed_with_a_handful_of_calls(
@@ -254,7 +255,7 @@ def test_a_store_with_many_commits_is_resumed_with_a_handful_of_calls(
         commit(writer, tmp_path, step)
     writer.release()
     calls: list[str] = []
-    for name in ("list", "info", "read_bytes", "download", "create", "write_bytes"):
+    for name in ("list_files", "stat", "read_bytes", "download", "create", "write_bytes"):
         method = getattr(type(store), name)
 
         def counted(self: Store, *args: object, name: str = name, method: object = method) -> object:

@@ -19,7 +19,7 @@ from sidestep.data.prompts import lyrics_prompt, text_prompt
 from sidestep.data.sidecar import read_sidecar
 from sidestep.data.tensors import Sample, read_sample, sample_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.storage.store import open_store
+from sidestep.storage.open import open_store
 
 fuzz = settings(
     max_examples=150,

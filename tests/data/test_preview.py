@@ -15,7 +15,8 @@ from sidestep.acestep.loading import load_vae
 from sidestep.acestep.vae import SAMPLE_RATE, decode_latents, encode_audio
 from sidestep.config.schema import StorageSpec
 from sidestep.data.preview import read_preview, wav_bytes, write_preview
-from sidestep.storage.store import Store, open_store
+from sidestep.storage.open import open_store
+from sidestep.storage.store import Store
 from sidestep.training.mel import BANDS, mel_picture
 from sidestep.training.metrics import Metrics
 

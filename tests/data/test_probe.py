@@ -14,7 +14,7 @@ from sidestep.data.index import Index
 from sidestep.data.probe import problem_of, sound_songs
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.workspace import Workspace
-from sidestep.storage.store import open_store
+from sidestep.storage.open import open_store
 
 BAD = {
     "corrupt.mp3": "is not a sound file that can be read",
@@ -106,7 +106,7 @@ def test_a_name_with_a_line_break_takes_one_line(sound, folder):
 def test_songs_known_to_be_sound_are_not_decoded_again(sound, folder):
     store = open_store(str(folder), JobSpec.model_fields["storage"].default)
     known = Index()
-    for file in store.list():
+    for file in store.list_files():
         known.remember(store, file, "digest", probed=240)
     assert len(sound(known)) == 10
     with pytest.raises(BadDataError):  # more of each song is to be used than was looked at

@@ -6,7 +6,8 @@ import pytest
 from sidestep.config.schema import StorageSpec
 from sidestep.data.dataset import Song
 from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
-from sidestep.storage.store import FileInfo, open_store
+from sidestep.storage.open import open_store
+from sidestep.storage.store import FileInfo
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ def test_as_any_user_from_a_mounted_spec_to_a_bucket(
         assert container.wait() == 0, container.log
         assert SECRET_KEY not in container.log
     store = s3_server.store("runs/demo/adapter")
-    made = {file.path: hashlib.sha256(store.read_bytes(file.path)).hexdigest() for file in store.list()}
+    made = {file.path: hashlib.sha256(store.read_bytes(file.path)).hexdigest() for file in store.list_files()}
     assert made == digests(whole / "adapter")
 
 

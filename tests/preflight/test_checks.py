@@ -99,7 +99,7 @@ def test_nothing_heavy_is_imported(places: list[str], s3_server: S3Server) -> No
     done = subprocess.run([*command, *remote], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "for S3, from environment variables" in done.stdout
-    assert s3_server.store("").list("out") == []
+    assert s3_server.store("").list_files("out") == []
 
 
 def test_all_problems_at_once_and_the_first_one_s_code(tmp_path: Path, capsys: Any) -> None:

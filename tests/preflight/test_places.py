@@ -144,5 +144,5 @@ def test_the_probe_leaves_nothing_and_finds_a_store_that_overwrites(
     with strict_server(tmp_path / "buckets") as server:  # rclone ignores If-None-Match
         set_credentials(monkeypatch)
         check_places(make_spec(output_dir=server.place("run"), storage={"endpoint_url": server.endpoint}))
-        assert server.store("").list() == []
+        assert server.store("").list_files() == []
     assert "s3://studio/run replaces a file where it is asked to create one" in caplog.text

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sidestep.config.schema import JobSpec
-from sidestep.storage.store import Store, open_store
+from sidestep.storage.open import open_store
+from sidestep.storage.store import Store
 
 HOSTILE = (
     '<script>document.title = "taken"</script><img src=x onerror="document.title=\'taken\'">"\'&\n\u202egnos'

@@ -108,4 +108,4 @@ def test_what_cannot_be_made_is_said_and_fails_nothing(
     assert caplog.text.count("is damaged") == 2
     output.delete("history.json")
     write_report(output, spec)
-    assert output.info(FILE) is None
+    assert output.stat(FILE) is None

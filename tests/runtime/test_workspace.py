@@ -2,25 +2,20 @@ from pathlib import Path
 
 import pytest
 
-from sidestep.config.schema import JobSpec
 from sidestep.runtime.errors import MachineError
 from sidestep.runtime.workspace import Workspace, open_workspace
-
-
-def spec(workspace: str | None) -> JobSpec:
-    return JobSpec(task="train", output_dir="out", dataset_dir="in", runtime={"workspace": workspace})
 
 
 def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert open_workspace(spec(None)).root == tmp_path / "cache" / "sidestep"
+    assert open_workspace(None).root == tmp_path / "cache" / "sidestep"
     for ignored in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", ignored)
-        assert open_workspace(spec(None)).root == tmp_path / "home" / ".cache" / "sidestep"
+        assert open_workspace(None).root == tmp_path / "home" / ".cache" / "sidestep"
     monkeypatch.chdir(tmp_path)
-    assert open_workspace(spec("~/jobs")).root == tmp_path / "home" / "jobs"
-    assert open_workspace(spec("work")).root == tmp_path / "work"
+    assert open_workspace("~/jobs").root == tmp_path / "home" / "jobs"
+    assert open_workspace("work").root == tmp_path / "work"
     assert (tmp_path / "work").is_dir()
 
 
@@ -43,7 +38,7 @@ def test_scratch_stays(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(MachineError, match=r"file/below cannot be made.*--workspace"):
-        open_workspace(spec(str(tmp_path / "file" / "below")))
+        open_workspace(str(tmp_path / "file" / "below"))
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
     with pytest.raises(MachineError, match=r"not writable.*runtime.workspace"):
-        open_workspace(spec(str(tmp_path / "read-only")))
+        open_workspace(str(tmp_path / "read-only"))

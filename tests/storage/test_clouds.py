@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import AccessError, MissingInputError, SideStepError, StorageError
-from sidestep.storage.store import open_store
+from sidestep.storage.open import open_store
 
 
 def of(module: str, name: str, base: type[Exception] = Exception) -> type[Exception]:
@@ -100,7 +100,7 @@ def test_a_cloud_s_failure_is_told_apart(
     cloud(error)
     store = open_store(f"{scheme}://studio/songs", StorageSpec())
     for use in (
-        store.list,
+        store.list_files,
         lambda: store.read_bytes("a"),
         lambda: store.create("a", b""),
         lambda: store.upload(tmp_path / "a", "a"),
@@ -115,15 +115,15 @@ def test_a_cloud_s_failure_is_told_apart(
 def test_no_credentials_for_azure(cloud: Callable[..., None]) -> None:
     cloud(ValueError("Must provide either a connection_string or account_name with credentials!!"), True)
     with pytest.raises(AccessError, match=r"az://: no usable credentials were found \(AZURE_STORAGE_"):
-        open_store("az://box/songs", StorageSpec()).list()
+        open_store("az://box/songs", StorageSpec()).list_files()
 
 
 def test_a_file_has_nothing_below_it(cloud: Callable[..., None]) -> None:
     cloud()
-    assert open_store("az://box/song.mp3", StorageSpec()).list() == []
+    assert open_store("az://box/song.mp3", StorageSpec()).list_files() == []
 
 
 def test_a_bug_stays_a_bug(cloud: Callable[..., None]) -> None:
     cloud(KeyError("name"))
     with pytest.raises(KeyError):
-        open_store("gs://studio/songs", StorageSpec()).list()
+        open_store("gs://studio/songs", StorageSpec()).list_files()

@@ -23,12 +23,12 @@ from tests.s3 import S3Server
 CONTENT = b"0123456789" * 100
 LARGE = os.urandom(11 * 2**20)
 USES: dict[str, Callable[[Store, Path], Any]] = {
-    "list": lambda store, _: [info.path for info in store.list()] == ["file"],
-    "info": lambda store, _: getattr(store.info("file"), "size", None) == len(CONTENT),
+    "list": lambda store, _: [info.path for info in store.list_files()] == ["file"],
+    "stat": lambda store, _: getattr(store.stat("file"), "size", None) == len(CONTENT),
     "read": lambda store, _: store.read_bytes("file") == CONTENT,
     "write": lambda store, _: store.write_bytes("new", CONTENT) or store.read_bytes("new") == CONTENT,
     "create": lambda store, _: store.create("new", CONTENT) or store.read_bytes("new") == CONTENT,
-    "delete": lambda store, _: store.delete("file") or store.info("file") is None,
+    "delete": lambda store, _: store.delete("file") or store.stat("file") is None,
     "download": lambda store, path: store.download("file", path) or path.read_bytes() == CONTENT,
     "upload": lambda store, path: (
         path.write_bytes(CONTENT) and (store.upload(path, "new") or store.read_bytes("new") == CONTENT)
@@ -143,7 +143,7 @@ def test_an_upload_in_parts_that_was_completed_unheard(faulty: FaultyServer, fau
         faulty.faults[:] = [fault]
         store.write_bytes(f"large-{number}", data)
         assert not faulty.faults
-    assert all(info.size == len(data) for info in store.list() if info.path != "file")
+    assert all(info.size == len(data) for info in store.list_files() if info.path != "file")
     assert store.read_bytes("large-19") == data
 
 
@@ -261,7 +261,7 @@ def test_an_upload_that_nobody_reads_ends(faulty: FaultyServer, monkeypatch: pyt
     monkeypatch.setattr(retry, "READ_SECONDS", 0.5)
     monkeypatch.setattr(retry, "CONNECT_SECONDS", 0.5)
     store = S3Server(faulty.endpoint).store("songs")
-    assert store.info("file")
+    assert store.stat("file")
     faulty.up = 1
     began = time.monotonic()
     with pytest.raises(StorageError, match="is out of reach"):
@@ -290,16 +290,16 @@ def test_a_listing_that_lags_hides_no_file_from_the_other_uses(faulty: FaultySer
     for number in range(20):
         store.write_bytes(f"new-{number}", CONTENT)
         assert store.create("new-0", b"") is False
-        assert store.read_bytes(f"new-{number}") == CONTENT and store.info(f"new-{number}")
-    assert [info.path for info in store.list()] == ["file"]
+        assert store.read_bytes(f"new-{number}") == CONTENT and store.stat(f"new-{number}")
+    assert [info.path for info in store.list_files()] == ["file"]
     store.delete("file")
-    (ghost,) = store.list()
+    (ghost,) = store.list_files()
     assert (ghost.path, ghost.size) == ("file", len(CONTENT))
-    assert store.info("file") is None
+    assert store.stat("file") is None
     with pytest.raises(MissingInputError):
         store.read_bytes("file")
     faulty.listings_lag = 0
-    assert len(store.list()) == 20
+    assert len(store.list_files()) == 20
 
 
 def test_many_files_through_a_storm(faulty: FaultyServer, tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_many_files_through_a_storm(faulty: FaultyServer, tmp_path: Path) -> Non
     faulty.faults[:] = storm
     push(store, folder, list(files), "Pushing")
     faulty.faults[:] = [fault.replace("cut upload", "cut") for fault in storm]
-    pulled = pull(store, store.list(), Workspace(tmp_path / "workspace"), "Pulling")
+    pulled = pull(store, store.list_files(), Workspace(tmp_path / "workspace"), "Pulling")
     assert {name: (pulled / name).read_bytes() for name in files} == files
 
 

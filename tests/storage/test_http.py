@@ -20,7 +20,8 @@ from sidestep.runtime.errors import (
     StorageError,
 )
 from sidestep.storage import retry
-from sidestep.storage.store import Store, open_store
+from sidestep.storage.open import open_store
+from sidestep.storage.store import Store
 from tests.faults import FaultyServer, faulty_server
 
 CONTENT = b"0123456789" * 100
@@ -54,20 +55,20 @@ def web_store(website: FaultyServer, path: str = "songs/") -> Store:
 def test_a_website_is_read(website: FaultyServer, tmp_path: Path) -> None:
     store = web_store(website)
     assert store.place == f"{website.endpoint}/songs"
-    assert [(info.path, info.size) for info in store.list()] == [
+    assert [(info.path, info.size) for info in store.list_files()] == [
         ("al bum/ä 100%?#&.wav", 1),
         ("file", len(CONTENT)),
     ]
-    assert [info.path for info in store.child("al bum").list()] == ["ä 100%?#&.wav"]
+    assert [info.path for info in store.child("al bum").list_files()] == ["ä 100%?#&.wav"]
     assert store.read_bytes("al bum/ä 100%?#&.wav") == b"1"
     moved: list[int] = []
     store.download("file", tmp_path / "file", moved.append)
     assert (tmp_path / "file").read_bytes() == CONTENT and sum(moved) == len(CONTENT)
-    info = store.info("file")
+    info = store.stat("file")
     assert info is not None and info.version  # what a changed file is known by
-    assert store.info("al bum") is None and store.info("nowhere") is None
-    assert store.list("nowhere") == []
-    assert web_store(website, "songs/al%20bum").list()  # a place is a URL, quoted as those are
+    assert store.stat("al bum") is None and store.stat("nowhere") is None
+    assert store.list_files("nowhere") == []
+    assert web_store(website, "songs/al%20bum").list_files()  # a place is a URL, quoted as those are
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_passing_faults_of_a_website_are_waited_for(
     if fault != "cut":  # a HEAD has no body to cut
         website.faults[:] = [fault] * 2  # HEAD, and then GET
         pauses.clear()
-        assert store.info("file") and (len(pauses) == 1 or fault == "drop")
+        assert store.stat("file") and (len(pauses) == 1 or fault == "drop")
 
 
 @pytest.mark.parametrize(("fault", "said"), [("503", "answered with 503"), ("drop", "is out of reach")])
@@ -113,7 +114,7 @@ def test_a_website_that_stays_away(
     monkeypatch.setattr(retry, "SECONDS", 0.01)
     monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
     store = web_store(website)
-    for use in (store.list, lambda: store.info("file"), lambda: store.read_bytes("file")):
+    for use in (store.list_files, lambda: store.stat("file"), lambda: store.read_bytes("file")):
         website.faults[:] = [fault] * 100
         with pytest.raises(StorageError, match=said):
             use()
@@ -121,7 +122,7 @@ def test_a_website_that_stays_away(
 
 def test_a_website_that_refuses(website: FaultyServer, tmp_path: Path) -> None:
     store = web_store(website)
-    for use in (store.list, lambda: store.info("file"), lambda: store.read_bytes("file")):
+    for use in (store.list_files, lambda: store.stat("file"), lambda: store.read_bytes("file")):
         website.faults[:] = ["403"] * 2
         with pytest.raises(AccessError, match=r"songs.*the web server refuses access \(403\)"):
             use()
@@ -145,10 +146,10 @@ def test_what_a_listing_of_another_server_links_to_is_not_followed(
     folder = tmp_path / "site" / "songs"
     links = ["http://127.0.0.2/other", "/elsewhere", "../up", "?C=N;O=D", "./", "file", "%2e%2e/%2e%2e/x"]
     (folder / "index.html").write_text("".join(f'<a href="{link}">x</a>' for link in links[:-1]))
-    assert [info.path for info in web_store(website).list()] == ["file"]
+    assert [info.path for info in web_store(website).list_files()] == ["file"]
     (folder / "index.html").write_text(f'<a href="{links[-1]}">x</a>')
     with pytest.raises(BadDataError, match="leads out of"):
-        web_store(website).list()
+        web_store(website).list_files()
 
 
 @pytest.mark.parametrize(("place", "package"), [("gs://bucket/songs", "gcsfs"), ("az://box/songs", "adlfs")])

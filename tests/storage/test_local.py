@@ -80,7 +80,7 @@ def test_synced_before_it_has_its_name_and_the_folder_after(
 def test_unfinished_files_are_not_listed(store: LocalStore) -> None:
     store.write_bytes("folder/file", b"")
     (store.root / "folder" / f"{atomic.TEMPORARY}1234").write_bytes(b"half")
-    assert [info.path for info in store.list()] == ["folder/file"]
+    assert [info.path for info in store.list_files()] == ["folder/file"]
 
 
 def test_a_new_file_has_the_usual_mode(store: LocalStore) -> None:
@@ -96,7 +96,7 @@ def test_links_that_lead_out_are_refused(store: LocalStore, outside: Path) -> No
     for path in ("song.wav", "album/secret", "album/new"):
         for use in (
             store.read_bytes,
-            store.info,
+            store.stat,
             store.locate,
             store.delete,
             lambda path: store.write_bytes(path, b""),
@@ -106,7 +106,7 @@ def test_links_that_lead_out_are_refused(store: LocalStore, outside: Path) -> No
             with pytest.raises(BadDataError, match="symbolic link out of"):
                 use(path)
     with pytest.raises(BadDataError, match="symbolic link out of"):
-        store.list()
+        store.list_files()
     assert [path.name for path in outside.iterdir()] == ["secret"]
     assert (outside / "secret").read_text() == "secret"
 
@@ -116,7 +116,7 @@ def test_links_may_lead_out_where_that_is_said(store: LocalStore, outside: Path)
     (store.root / "snapshot" / "model").symlink_to(outside / "secret")
     (store.root / "folder").symlink_to(outside)
     trusting = LocalStore(store.root, StorageSpec(), follow_links=True)
-    assert [info.path for info in trusting.list()] == ["folder/secret", "snapshot/model"]
+    assert [info.path for info in trusting.list_files()] == ["folder/secret", "snapshot/model"]
     assert trusting.child("snapshot").read_bytes("model") == b"secret"
 
 
@@ -125,7 +125,7 @@ def test_links_inside_are_followed_and_circles_end(store: LocalStore) -> None:
     (store.root / "link").symlink_to("real")
     (store.root / "real" / "up").symlink_to("..")
     (store.root / "dangling").symlink_to("nowhere")
-    assert [info.path for info in store.list()] == ["link/file", "real/file"]
+    assert [info.path for info in store.list_files()] == ["link/file", "real/file"]
     assert store.read_bytes("link/file") == b"1"
 
 
@@ -135,7 +135,7 @@ def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "link", StorageSpec())
     store.write_bytes("file", b"1")
     assert store.place == str(tmp_path / "link")
-    assert [info.path for info in store.list()] == ["file"]
+    assert [info.path for info in store.list_files()] == ["file"]
 
 
 def test_messages_name_the_file_and_the_trouble(
@@ -215,7 +215,7 @@ def test_a_process_at_its_limit_of_file_size(tmp_path: Path) -> None:
                 assert "File too large" in str(error), error
             else:
                 raise AssertionError("it was written")
-        assert [info.path for info in store.list()] == ["file"]
+        assert [info.path for info in store.list_files()] == ["file"]
         assert len(list(store.root.iterdir())) == 1 and store.read_bytes("file") == b"old"
         assert store.create("new", b"small")
     """

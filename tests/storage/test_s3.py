@@ -25,9 +25,10 @@ from sidestep.runtime.errors import (
     StorageError,
 )
 from sidestep.storage import retry, s3
+from sidestep.storage.open import open_store
 from sidestep.storage.remote import RemoteStore
 from sidestep.storage.s3 import S3Store
-from sidestep.storage.store import Store, open_store
+from sidestep.storage.store import Store
 from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server, set_credentials, strict_server
 
 
@@ -46,8 +47,8 @@ def every_use(store: Store, tmp_path: Path) -> list[Any]:
     source = tmp_path / "source"
     source.write_bytes(b"1")
     return [
-        store.list,
-        lambda: store.info("file"),
+        store.list_files,
+        lambda: store.stat("file"),
         lambda: store.read_bytes("file"),
         lambda: store.write_bytes("file", b""),
         lambda: store.create("file", b""),
@@ -75,7 +76,7 @@ def test_wrong_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         set_credentials(monkeypatch)
         store = server.store("songs")
         store.write_bytes("file", b"1")  # a server of another maker takes what is sent
-        assert [info.path for info in store.list()] == ["file"]
+        assert [info.path for info in store.list_files()] == ["file"]
         assert store.read_bytes("file") == b"1"
 
         set_credentials(monkeypatch, secret="wrong-secret")
@@ -102,7 +103,7 @@ def test_no_credentials_at_all(s3_server: S3Server, tmp_path: Path, monkeypatch:
 def test_a_profile_that_is_not_there(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "of-nobody")
     with refusal(AccessError, "ProfileNotFound"):
-        s3_server.store("songs").list()
+        s3_server.store("songs").list_files()
 
 
 def test_an_endpoint_out_of_reach(
@@ -125,7 +126,7 @@ def test_a_server_that_says_nothing(s3_server: S3Server, monkeypatch: pytest.Mon
     with socket.create_server(("127.0.0.1", 0)) as silent:
         options = StorageSpec(endpoint_url=f"http://127.0.0.1:{silent.getsockname()[1]}")
         with refusal(StorageError, "is out of reach.*StayedSilent"):
-            open_store("s3://studio", options).list()
+            open_store("s3://studio", options).list_files()
 
 
 def test_a_full_disk_is_not_the_servers_fault(s3_server: S3Server, full_disk: Path) -> None:
@@ -157,8 +158,8 @@ def test_folder_markers_are_not_files(s3_server: S3Server) -> None:
     assert isinstance(store, S3Store)
     for key in ("songs/", "songs/album/", "songs/album/one.wav", "songs-of-another/two.wav"):
         store.clients.mine().requests.put_object(Bucket="studio", Key=key, Body=b"")
-    assert [info.path for info in store.list()] == ["album/one.wav"]
-    assert [info.path for info in s3_server.store("").list()] == [
+    assert [info.path for info in store.list_files()] == ["album/one.wav"]
+    assert [info.path for info in s3_server.store("").list_files()] == [
         "songs-of-another/two.wav",
         "songs/album/one.wav",
     ]
@@ -172,7 +173,7 @@ def test_large_files_move_in_parts(
     source.write_bytes(os.urandom(11 * 2**20))
     moved: list[int] = []
     store.upload(source, "model", moved.append)
-    info = store.info("model")
+    info = store.stat("model")
     assert info is not None and info.version.endswith("-3")  # the ETag of an upload in three parts
     assert sum(moved) == info.size == 11 * 2**20
     store.download("model", tmp_path / "target", moved.append)
@@ -203,7 +204,7 @@ def test_a_forked_process_has_its_own_client(s3_server: S3Server) -> None:
     program = """
         import os, sys
         from sidestep.config.schema import StorageSpec
-        from sidestep.storage.store import open_store
+        from sidestep.storage.open import open_store
 
         store = open_store("s3://studio/songs", StorageSpec(endpoint_url=sys.argv[1]))
         store.write_bytes("parent", b"1")
@@ -221,7 +222,7 @@ def test_a_forked_process_has_its_own_client(s3_server: S3Server) -> None:
                 os._exit(code)
         assert os.waitpid(child, 0)[1] == 0, "the child failed"
         assert store.clients.mine() is client
-        assert [info.path for info in store.list()] == ["child", "parent"]
+        assert [info.path for info in store.list_files()] == ["child", "parent"]
     """
     command = [sys.executable, "-c", textwrap.dedent(program), s3_server.endpoint]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

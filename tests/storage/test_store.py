@@ -9,7 +9,8 @@ import pytest
 
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import BadDataError, BadSpecError, MachineError, MissingInputError
-from sidestep.storage.store import FileInfo, Store, open_store
+from sidestep.storage.open import open_store
+from sidestep.storage.store import FileInfo, Store
 
 NAMES = [
     "plain.wav",
@@ -33,13 +34,13 @@ def test_any_name_comes_back_as_it_went(store: Store, tmp_path: Path) -> None:
     for number, path in enumerate(paths):
         store.write_bytes(path, b"%d" % number)
     store.write_bytes("star1.wav", b"what a wildcard would find")
-    listed = {info.path: info for info in store.list()}
+    listed = {info.path: info for info in store.list_files()}
     assert list(listed) == sorted([*paths, "star1.wav"])
 
     for number, path in enumerate(paths):
         content = b"%d" % number
         assert store.read_bytes(path) == content
-        assert store.info(path) == listed[path]
+        assert store.stat(path) == listed[path]
         target = tmp_path / "target" / path
         store.download(path, target)
         assert target.read_bytes() == content
@@ -48,40 +49,40 @@ def test_any_name_comes_back_as_it_went(store: Store, tmp_path: Path) -> None:
         assert store.create(path, b"other") is True
         store.upload(target, path)
         assert store.read_bytes(path) == content
-    assert [info.path for info in store.child(f"{NAMES[8]}.d").list()] == [f"{NAMES[8]}/{NAMES[8]}"]
-    assert [info.path for info in store.list()] == list(listed)
+    assert [info.path for info in store.child(f"{NAMES[8]}.d").list_files()] == [f"{NAMES[8]}/{NAMES[8]}"]
+    assert [info.path for info in store.list_files()] == list(listed)
 
 
 def test_list_is_deep_sorted_and_of_that_folder_alone(store: Store) -> None:
-    assert store.list() == store.list("folder") == []
+    assert store.list_files() == store.list_files("folder") == []
     for path in ("b/2.txt", "b/1.txt", "a.txt", "b/c/d/3.txt", "ba/4.txt", "b.txt"):
         store.write_bytes(path, path.encode())
-    assert [info.path for info in store.list()] == [
+    assert [info.path for info in store.list_files()] == [
         "a.txt", "b.txt", "b/1.txt", "b/2.txt", "b/c/d/3.txt", "ba/4.txt",
     ]  # fmt: skip
-    assert [info.path for info in store.list("b")] == ["b/1.txt", "b/2.txt", "b/c/d/3.txt"]
-    assert [info.path for info in store.child("b").list("c/")] == ["c/d/3.txt"]
-    assert [info.size for info in store.list("b/c")] == [11]
+    assert [info.path for info in store.list_files("b")] == ["b/1.txt", "b/2.txt", "b/c/d/3.txt"]
+    assert [info.path for info in store.child("b").list_files("c/")] == ["c/d/3.txt"]
+    assert [info.size for info in store.list_files("b/c")] == [11]
 
 
 def test_nothing_is_cached(store: Store) -> None:
     other = open_store(store.place, store.options)
-    assert other.list() == [] and other.info("new") is None
+    assert other.list_files() == [] and other.stat("new") is None
     store.write_bytes("new", b"1")
-    (before,) = other.list()
+    (before,) = other.list_files()
     store.write_bytes("new", b"22")
-    (after,) = other.list()
+    (after,) = other.list_files()
     assert (before.size, after.size) == (1, 2)
     assert before.version != after.version
-    assert other.info("new") == after
+    assert other.stat("new") == after
     store.delete("new")
-    assert other.list() == [] and other.info("new") is None
+    assert other.list_files() == [] and other.stat("new") is None
 
 
 def test_what_is_absent(store: Store, tmp_path: Path) -> None:
     store.write_bytes("folder/file", b"")
-    assert store.info("absent") is None
-    assert store.info("folder") is None
+    assert store.stat("absent") is None
+    assert store.stat("folder") is None
     store.delete("absent")
     with pytest.raises(MissingInputError, match=r"absent does not exist"):
         store.read_bytes("absent")
@@ -96,7 +97,7 @@ def test_an_empty_file_is_a_file(store: Store, tmp_path: Path) -> None:
     store.write_bytes("empty", b"")
     store.download("empty", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == store.read_bytes("empty") == b""
-    assert [info.size for info in store.list()] == [0]
+    assert [info.size for info in store.list_files()] == [0]
 
 
 def test_create_has_one_winner(store: Store) -> None:
@@ -120,9 +121,9 @@ def test_advance_counts_the_bytes(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/passwd", "a/..", "x\0y"])
 def test_no_path_leads_out(store: Store, tmp_path: Path, path: str) -> None:
     for use in (
-        store.info,
+        store.stat,
         store.read_bytes,
-        store.list,
+        store.list_files,
         store.child,
         store.delete,
         lambda path: store.write_bytes(path, b""),
@@ -138,7 +139,7 @@ def test_child_is_the_folder(store: Store) -> None:
     store.write_bytes("a b/c/file", b"1")
     for child in (store.child("a b").child("c"), store.child("./a b/c/")):
         assert child.place == f"{store.place}/a b/c"
-        assert [info.path for info in child.list()] == ["file"]
+        assert [info.path for info in child.list_files()] == ["file"]
         assert type(child) is type(store) and child.options is store.options
     assert store.child("").place == store.place
     assert (store.child("x").local_root is None) == (store.local_root is None)
@@ -192,9 +193,9 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_local_store_needs_no_client_library() -> None:
     code = (
-        "import sys; from sidestep.storage.store import open_store; "
+        "import sys; from sidestep.storage.open import open_store; "
         "from sidestep.config.schema import StorageSpec; "
-        "print(open_store('.', StorageSpec()).list()); "
+        "print(open_store('.', StorageSpec()).list_files()); "
         "sys.exit(any(name in sys.modules for name in ('fsspec', 'boto3', 'botocore', 'torch')))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
@@ -202,5 +203,5 @@ def test_a_local_store_needs_no_client_library() -> None:
 
 def test_memory_stores_are_shared() -> None:
     open_store("memory://shared-by-all", StorageSpec()).write_bytes("a", b"1")
-    (info,) = open_store("memory://shared-by-all", StorageSpec()).list()
+    (info,) = open_store("memory://shared-by-all", StorageSpec()).list_files()
     assert info == FileInfo("a", 1, info.version)

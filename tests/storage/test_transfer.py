@@ -10,7 +10,8 @@ from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import BadDataError, MachineError, MissingInputError, StorageError
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.local import LocalStore
-from sidestep.storage.store import FileInfo, Store, open_store
+from sidestep.storage.open import open_store
+from sidestep.storage.store import FileInfo, Store
 from sidestep.storage.transfer import pull, push
 from tests.s3 import S3Server
 
@@ -47,25 +48,25 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_pull_brings_what_is_asked_for(songs: Store, workspace: Workspace, downloads: list[str]) -> None:
-    folder = pull(songs, songs.list("album"), workspace, "Pulling songs")
+    folder = pull(songs, songs.list_files("album"), workspace, "Pulling songs")
     assert contents(folder) == {"album/c.wav": b"album/c.wav"}
-    assert pull(songs, songs.list(), workspace, "Pulling songs") == folder
-    assert contents(folder) == {info.path: info.path.encode() for info in songs.list()}
+    assert pull(songs, songs.list_files(), workspace, "Pulling songs") == folder
+    assert contents(folder) == {info.path: info.path.encode() for info in songs.list_files()}
     assert sorted(downloads) == ["a.wav", "album/c.wav", "b [live].wav"]
 
 
 def test_unchanged_files_are_not_pulled_again(
     songs: Store, workspace: Workspace, downloads: list[str]
 ) -> None:
-    pull(songs, songs.list(), workspace, "Pulling songs")
+    pull(songs, songs.list_files(), workspace, "Pulling songs")
     downloads.clear()
     songs.write_bytes("a.wav", b"A.WAV")  # of the same size
     songs.delete("album/c.wav")
-    folder = pull(songs, songs.list(), Workspace(workspace.root), "Pulling songs")
+    folder = pull(songs, songs.list_files(), Workspace(workspace.root), "Pulling songs")
     assert downloads == ["a.wav"]
     assert (folder / "a.wav").read_bytes() == b"A.WAV"
     downloads.clear()
-    pull(songs, songs.list(), workspace, "Pulling songs")
+    pull(songs, songs.list_files(), workspace, "Pulling songs")
     assert downloads == []
 
 
@@ -73,10 +74,10 @@ def test_unchanged_files_are_not_pulled_again(
 def test_a_damaged_copy_is_pulled_again(
     songs: Store, workspace: Workspace, downloads: list[str], damage: str
 ) -> None:
-    copy = pull(songs, songs.list(), workspace, "Pulling songs") / "a.wav"
+    copy = pull(songs, songs.list_files(), workspace, "Pulling songs") / "a.wav"
     downloads.clear()
     copy.write_bytes(b"a") if damage == "cut" else copy.unlink()
-    pull(songs, songs.list(), workspace, "Pulling songs")
+    pull(songs, songs.list_files(), workspace, "Pulling songs")
     assert downloads == ["a.wav"] and copy.read_bytes() == b"a.wav"
 
 
@@ -86,7 +87,7 @@ def test_a_stopped_pull_goes_on(
     one_by_one = songs.options.model_copy(update={"connections": 1})
     songs = open_store(songs.place, one_by_one)
     gone = FileInfo("b gone.wav", 1, "x")
-    a, b, c = songs.list()
+    a, b, c = songs.list_files()
     with pytest.raises(MissingInputError, match=r"b gone.wav does not exist"):
         pull(songs, [a, gone, b, c], workspace, "Pulling songs")
     assert downloads == ["a.wav"]  # and nothing after the failure
@@ -100,11 +101,11 @@ def test_a_stopped_pull_goes_on(
 
 
 def test_a_file_that_changes_meanwhile_is_refused(songs: Store, workspace: Workspace) -> None:
-    listed = songs.list()
+    listed = songs.list_files()
     songs.write_bytes("a.wav", b"A.WAV")
     with pytest.raises(StorageError, match=r"a.wav changed while it was pulled.*again"):
         pull(songs, listed, workspace, "Pulling songs")
-    folder = pull(songs, songs.list(), workspace, "Pulling songs")
+    folder = pull(songs, songs.list_files(), workspace, "Pulling songs")
     assert (folder / "a.wav").read_bytes() == b"A.WAV"
 
 
@@ -119,23 +120,23 @@ def test_too_small_a_disk_is_said_before(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
     with pytest.raises(MachineError, match=r"28 bytes are to be pulled .* 10 bytes are free.*--workspace"):
-        pull(songs, songs.list(), workspace, "Pulling songs")
+        pull(songs, songs.list_files(), workspace, "Pulling songs")
     assert downloads == []
 
 
 def test_a_local_folder_is_used_in_place(tmp_path: Path, workspace: Workspace) -> None:
     store = open_store(str(tmp_path / "songs"), StorageSpec())
     store.write_bytes("a.wav", b"1")
-    assert pull(store, store.list(), workspace, "Pulling songs") == tmp_path / "songs"
+    assert pull(store, store.list_files(), workspace, "Pulling songs") == tmp_path / "songs"
     assert not workspace.root.exists()
 
     (tmp_path / "secret").touch()
     (tmp_path / "songs" / "b.wav").symlink_to("../secret")
     with pytest.raises(BadDataError, match="symbolic link out of"):
-        pull(store, store.list(), workspace, "Pulling songs")
+        pull(store, store.list_files(), workspace, "Pulling songs")
     trusting = open_store(store.place, StorageSpec(), follow_links=True)
     assert isinstance(trusting, LocalStore)
-    assert pull(trusting, trusting.list(), workspace, "Pulling songs") == trusting.root
+    assert pull(trusting, trusting.list_files(), workspace, "Pulling songs") == trusting.root
 
 
 def test_push_and_pull_again(store: Store, tmp_path: Path, workspace: Workspace) -> None:
@@ -146,10 +147,10 @@ def test_push_and_pull_again(store: Store, tmp_path: Path, workspace: Workspace)
         (folder / path).write_bytes(data)
     (folder / "not this").touch()
     push(store, folder, list(files), "Pushing checkpoints")
-    assert contents(pull(store, store.list(), workspace, "Pulling checkpoints")) == files
+    assert contents(pull(store, store.list_files(), workspace, "Pulling checkpoints")) == files
 
 
 def test_push_says_what_is_missing(store: Store, tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match=r"absent does not exist"):
         push(store, tmp_path, ["absent"], "Pushing")
-    assert store.list() == []
+    assert store.list_files() == []

@@ -18,7 +18,7 @@ from sidestep.config.schema import JobSpec, StorageSpec
 from sidestep.data.audio import read_audio
 from sidestep.data.tensors import list_samples, read_sample
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.storage.store import open_store
+from sidestep.storage.open import open_store
 from sidestep.tasks import preprocess as task
 
 SECONDS = 0.1
@@ -282,7 +282,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     assert done.get("encode_text", 0) == {"encode_audio": 2, "encode_text": 1, "encode_conditions": 0}[where]
     assert done["encode_conditions"] == (1 if where == "encode_conditions" else 2)
     assert len(tensors(spec())) == 2
-    assert not store.list("unfinished")
+    assert not store.list_files("unfinished")
 
 
 def test_each_model_is_in_memory_during_its_own_work_only(spec, monkeypatch):

@@ -61,16 +61,19 @@ def test_a_fine_tune_is_trained_as_its_base_is(
 def test_a_fine_tune_s_own_timestep_law_wins(make_spec: MakeSpec, finetune: Callable[..., Path]) -> None:
     checkpoints = finetune(timestep_mu=0.5, timestep_sigma=None)
     spec = make_spec(checkpoint_dir=checkpoints, model_variant="my-finetune")
-    law = timestep_law(spec, prepare_setup(spec, open_workspace(spec)).model.config)
+    law = timestep_law(spec, prepare_setup(spec, open_workspace(spec.runtime.workspace)).model.config)
     assert (law.mu, law.sigma) == (0.5, 1.0)
     given = make_spec(checkpoint_dir=checkpoints, model_variant="my-finetune", timestep_mu=-1)
-    assert timestep_law(given, prepare_setup(given, open_workspace(given)).model.config).mu == -1
+    assert (
+        timestep_law(given, prepare_setup(given, open_workspace(given.runtime.workspace)).model.config).mu
+        == -1
+    )
 
 
 def test_the_encoders_are_never_in_memory(make_spec: MakeSpec, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     spec = make_spec()
-    ground = prepare_setup(spec, open_workspace(spec))
+    ground = prepare_setup(spec, open_workspace(spec.runtime.workspace))
     assert ground.model.parts.keys() == {"transformer"}
     assert caplog.text.count("no encoder is in memory") == 1
     with pytest.raises(BadSpecError, match="cannot be switched off: training never loads the encoders"):

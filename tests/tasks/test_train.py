@@ -20,7 +20,7 @@ from sidestep.commitlog.writer import Writer
 from sidestep.config.schema import JobSpec
 from sidestep.data.tensors import Sample, read_sample
 from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
-from sidestep.storage.store import open_store
+from sidestep.storage.open import open_store
 from sidestep.tasks import run as train
 from sidestep.training.flow import SamplingConfig, draw_batch, flow_loss
 from sidestep.training.loop import Trainer
@@ -366,7 +366,7 @@ def test_everything_from_and_to_s3(make_spec: MakeSpec, s3_server: S3Server, tmp
     output = s3_server.store("runs/one")
     for name, content in files(tmp_path / "out" / "adapter").items():
         assert output.read_bytes(f"adapter/{name}") == content
-    stored = {file.path.split("/")[0] for file in output.list()}
+    stored = {file.path.split("/")[0] for file in output.list_files()}
     folders = {"adapter", "checkpoints", "commits", "heartbeats", "logs", "runs"}
     assert stored == folders | {"job.yaml", "loss.png", "status.json"} | {
         *("history.json", "receipt.json", "report.html")

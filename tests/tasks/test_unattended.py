@@ -26,7 +26,7 @@ from sidestep.runtime.errors import (
     StorageError,
 )
 from sidestep.runtime.preemption import Preemption
-from sidestep.storage.store import open_store
+from sidestep.storage.open import open_store
 from sidestep.tasks import run as train
 from sidestep.tasks.setup import prepare_setup
 from sidestep.tasks.train import train as train_attempt

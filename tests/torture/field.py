@@ -21,7 +21,8 @@ import numpy as np
 
 from sidestep.acestep.tiny import write_tiny_checkpoint
 from sidestep.config.schema import JobSpec
-from sidestep.storage.store import Store, open_store
+from sidestep.storage.open import open_store
+from sidestep.storage.store import Store
 from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server, server_process
 from tests.songs import song, write_songs
 from tests.torture.outcome import Outcome, check_log, damage_newest, read_outcome

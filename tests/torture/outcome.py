@@ -29,8 +29,10 @@ def read_outcome(store: Store) -> Outcome:
     records = read_records(store)
     assert records[-1]["kind"] == "done"
     state = store.read_bytes(f"{records[-1]['folder']}/training_state.safetensors")
-    adapter = {info.path: store.read_bytes(f"adapter/{info.path}") for info in store.child("adapter").list()}
-    assert adapter and store.info("receipt.json")
+    adapter = {
+        info.path: store.read_bytes(f"adapter/{info.path}") for info in store.child("adapter").list_files()
+    }
+    assert adapter and store.stat("receipt.json")
     status = json.loads(store.read_bytes("status.json"))
     assert (status["state"], status["exit_code"]) == ("done", 0), status
     return Outcome(adapter, _losses(state), _curves(store))
@@ -57,7 +59,7 @@ def check_log(store: Store, *, spare_newest: bool = False) -> list[dict[str, Any
 
 def read_records(store: Store) -> list[dict[str, Any]]:
     """The commit log, in order, without a gap."""
-    names = [info.path for info in store.list("commits")]
+    names = [info.path for info in store.list_files("commits")]
     assert names == [f"commits/{number:06}.json" for number in range(1, len(names) + 1)]
     return [json.loads(store.read_bytes(name)) for name in names]
 
@@ -81,7 +83,7 @@ def _losses(state: bytes) -> bytes:
 def _curves(store: Store) -> dict[str, list[tuple[int, float]]]:
     """All points, of all files; one that is told twice stays twice."""
     curves: dict[str, list[tuple[int, float]]] = {tag: [] for tag in CURVES}
-    for info in store.list("runs"):
+    for info in store.list_files("runs"):
         for event in _events(store.read_bytes(info.path)):
             for value in event.summary.value:
                 if value.tag in CURVES or value.tag.startswith(BY_LEVEL):

@@ -12,7 +12,7 @@ from sidestep.config.schema import StorageSpec
 from sidestep.data.tensors import list_samples, read_sample
 from sidestep.runtime.errors import BadDataError, ExitCode
 from sidestep.runtime.workspace import Workspace
-from sidestep.storage.store import open_store
+from sidestep.storage.open import open_store
 from sidestep.training.dataset import Samples
 from tests.songs import song, write_songs
 

@@ -35,7 +35,7 @@ class HalfPrecisionCpu(Machine):
 
 def trainer_of(spec: JobSpec, monkeypatch: pytest.MonkeyPatch, machine: Machine) -> Trainer:
     monkeypatch.setattr(setup, "choose_machine", lambda *_: machine)
-    return build_trainer(spec, prepare_setup(spec, open_workspace(spec)))
+    return build_trainer(spec, prepare_setup(spec, open_workspace(spec.runtime.workspace)))
 
 
 def half(scale: float = 2.0**10) -> Machine:

@@ -25,7 +25,7 @@ from tests.songs import MakeSpec, absurd_song, song, write_songs
 
 
 def trainer_of(spec: JobSpec) -> Trainer:
-    return build_trainer(spec, prepare_setup(spec, open_workspace(spec)))
+    return build_trainer(spec, prepare_setup(spec, open_workspace(spec.runtime.workspace)))
 
 
 def test_accumulation_is_the_mean_over_the_group(make_spec: MakeSpec) -> None:

@@ -22,7 +22,7 @@ every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 
 
 def trainer_of(spec: JobSpec) -> Trainer:
-    return build_trainer(spec, prepare_setup(spec, open_workspace(spec)))
+    return build_trainer(spec, prepare_setup(spec, open_workspace(spec.runtime.workspace)))
 
 
 def take_steps(trainer: Trainer, start: int, end: int) -> None:

@@ -28,7 +28,7 @@ CELLS = [
 
 
 def trainer_of(spec: JobSpec) -> Trainer:
-    return build_trainer(spec, prepare_setup(spec, open_workspace(spec)))
+    return build_trainer(spec, prepare_setup(spec, open_workspace(spec.runtime.workspace)))
 
 
 def snapshot_of(trainer: Trainer, spec: JobSpec) -> Snapshot:
