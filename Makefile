@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format typecheck docs music torture bench clean
+.PHONY: help setup demo test test-slow lint format typecheck house docs music torture bench clean
 .PHONY: tools hooks image test-image sbom chart test-chart lint-deploy cuda-check jobs test-places test-browser
 
 # The engine (docker or podman), what is built (cuda, cpu or shell), helm, and a browser.
@@ -41,6 +41,9 @@ format: setup ## let ruff mend what it can
 
 typecheck: setup ## mypy
 	@$(RUN) mypy
+
+house: setup ## the rooms by floors, what they import, and each circle or arrow up
+	@$(RUN) tests.house
 
 music: setup ## real music through an S3 server, all adapters and modes (needs apt-get)
 	@$(RUN) tests.music.run
