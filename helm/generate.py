@@ -12,7 +12,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.platforms.kubernetes import pod_failure_policy
 
 HERE = Path(__file__).parent

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sidestep import acestep, adapters
-    from sidestep.config.schema import JobSpec
+    from sidestep.config.job import JobSpec
     from sidestep.tasks import run
 
 __all__ = ["JobSpec", "acestep", "adapters", "run"]
 
-_WHERE = {"JobSpec": "sidestep.config.schema", "run": "sidestep.tasks"}
+_WHERE = {"JobSpec": "sidestep.config.job", "run": "sidestep.tasks"}
 
 
 def __getattr__(name: str) -> Any:

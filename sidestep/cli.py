@@ -16,7 +16,7 @@ from sidestep.runtime.errors import ExitCode, MachineError, SideStepError, Usage
 from sidestep.runtime.logs import log_file, setup_logging
 
 if TYPE_CHECKING:
-    from sidestep.config.schema import JobSpec
+    from sidestep.config.job import JobSpec
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,8 @@ def _resolve(
     file.
     """
     from sidestep.commands.flags import misspelt_flags
-    from sidestep.config.sources import Given, resolve
+    from sidestep.config.job import resolve
+    from sidestep.config.sources import Given
 
     says = says or {}
     parser = parser_of(command)
@@ -205,7 +206,8 @@ def _status(words: list[str]) -> None:
     setup_logging()
 
     from sidestep.commands.status import show_status
-    from sidestep.config.sources import Given, resolve
+    from sidestep.config.job import resolve
+    from sidestep.config.sources import Given
 
     place = [
         Given(("task",), "estimate", parser.prog),
@@ -240,7 +242,8 @@ def _export(words: list[str]) -> None:
     setup_logging()
 
     from sidestep.commands.export import export
-    from sidestep.config.sources import Given, resolve
+    from sidestep.config.job import resolve
+    from sidestep.config.sources import Given
 
     places = [Given(("task",), "estimate", parser.prog), Given(("output_dir",), options.adapter, parser.prog)]
     spec, _ = resolve(flags=[*getattr(options, "given", []), *places])
@@ -269,7 +272,7 @@ def _schema(words: list[str]) -> None:
     parser_of("schema").parse_args(words)
     from pydantic.json_schema import GenerateJsonSchema
 
-    from sidestep.config.schema import JobSpec
+    from sidestep.config.job import JobSpec
 
     schema = {"$schema": GenerateJsonSchema.schema_dialect, **JobSpec.model_json_schema()}
     write(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")

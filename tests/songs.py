@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.data.tensors import Sample, sample_bytes
 
 MakeSpec = Callable[..., JobSpec]

@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 import sidestep
 from sidestep.cli import COMMANDS, main
 from sidestep.commands import parser_of
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.runtime.errors import AgainError, ExitCode, MissingInputError
 from sidestep.runtime.preemption import Preemption
 

@@ -13,7 +13,7 @@ import pytest
 from sidestep.acestep.config import RELEASES
 from sidestep.commands import COMMANDS, parser_of
 from sidestep.config.fields import spec_fields
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.data.entries import read_dataset
 from sidestep.tasks import demo
 from sidestep.tasks.preprocess import preprocess

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.runtime.errors import MissingInputError
 from sidestep.storage.open import open_store
 

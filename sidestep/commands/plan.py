@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.preflight.checks import check_everything, in_lines
 from sidestep.preflight.places import Finding
 

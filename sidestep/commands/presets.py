@@ -10,6 +10,7 @@ from typing import Any
 from sidestep.commands.flags import add_flags
 from sidestep.config.fields import Path as FieldPath
 from sidestep.config.fields import only, spec_fields
+from sidestep.config.job import JobSpec, resolve
 from sidestep.config.presets import (
     Preset,
     all_presets,
@@ -19,8 +20,7 @@ from sidestep.config.presets import (
     save_preset,
     write_file,
 )
-from sidestep.config.schema import JobSpec
-from sidestep.config.sources import Given, resolve
+from sidestep.config.sources import Given
 from sidestep.config.yaml12 import dump_yaml
 from sidestep.runtime.errors import SideStepError, UsageError
 

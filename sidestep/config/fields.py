@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from sidestep.config.schema import JobSpec
+from sidestep.config.schema import JobFields
 from sidestep.config.section import Section
 
 Path = tuple[str, ...]
@@ -92,13 +92,13 @@ class SpecField:
 @cache
 def spec_fields() -> dict[Path, SpecField]:
     """Every field of the spec by its path, in the schema's order."""
-    return {field.path: field for field in _walk(JobSpec, ())}
+    return {field.path: field for field in _walk(JobFields, ())}
 
 
 @cache
 def spec_sections() -> dict[Path, type[Section]]:
     """Every section of the spec by its path; the spec itself is at ()."""
-    found: dict[Path, type[Section]] = {(): JobSpec}
+    found: dict[Path, type[Section]] = {(): JobFields}
     for path in spec_fields():
         for depth in range(1, len(path)):
             section = found[path[: depth - 1]].model_fields[path[depth - 1]].annotation

@@ -1,9 +1,12 @@
 """Everything that is wrong with a spec, in one message."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
+from sidestep.config.fields import ENVIRONMENT_PREFIX, Path, nearest, spec_fields, spec_sections, variable
 from sidestep.config.section import CREDENTIALS
 
 NOT_GIVEN = object()
@@ -33,3 +36,47 @@ def report(problems: Sequence[Problem]) -> str:
     """All problems, one a line."""
     count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
     return "\n".join([f"{count} in the job spec", *(f"  {problem}" for problem in problems)])
+
+
+def unknown_key(path: Path, origin: str) -> Problem:
+    """A key that its source may not set. Its value is not shown: it may be a secret in the wrong place."""
+    name = ".".join(path)
+    if path in spec_fields():
+        return Problem(name, "is a job's own: a preset says how to train, not what or where", origin)
+    if path in spec_sections():
+        keys = ", ".join(spec_sections()[path].model_fields)
+        return Problem(name, f"is a section; its keys are {keys}", origin)
+    is_variable = origin.startswith(ENVIRONMENT_PREFIX)
+    meant = nearest(path, sections=not is_variable)
+    if meant is None:
+        message = "is not known; `sidestep schema` lists all fields"
+    elif is_variable:
+        message = f"is not known; did you mean {variable(meant)}?"
+    elif name == ".".join(meant):
+        message = f"must be nested: {': {'.join(meant)}: …" + "}" * (len(meant) - 1)
+    else:
+        message = f"is not known; did you mean {'.'.join(meant)}?"
+    return Problem(name, message, origin)
+
+
+def invalid_values(error: ValidationError, origins: Mapping[Path, str]) -> Iterator[Problem]:
+    """pydantic's errors, of a model that has the spec as a field, in our words."""
+    for detail in error.errors():
+        where = tuple(map(str, detail["loc"][1:]))
+        if not where:
+            continue
+        path = next(where[:depth] for depth in range(len(where), 0, -1) if where[:depth] in spec_fields())
+        field = spec_fields()[path]
+        if detail["type"] == "value_error":
+            message = str(detail["ctx"]["error"])
+        elif detail["type"] == "string_too_short":
+            message = "must not be empty"
+        elif detail["type"] == "string_pattern_mismatch":
+            message = f"does not fit: {field.info.description}"
+        elif len(where) > len(path):  # one of a list's or a mapping's
+            message = "must be text" if where[-1] == "[key]" else f"must be {field.allowed_inside}"
+        else:
+            message = f"must be {field.allowed}"
+        if detail["type"] == "string_type" and isinstance(detail["input"], int | float):
+            message += "; put it in quotes"
+        yield Problem(".".join(where), message, origins[path], detail.get("input", NOT_GIVEN))

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.config.yaml12 import dump_yaml
 
 _WIDEST = 60  # columns that origins are set off by; a longer value pushes its own further

@@ -6,11 +6,10 @@ imported here or anywhere below `sidestep.config`: a spec is checked before anyt
 field's name, `aliases` for the guide's other spellings of it, and `unit` where it counts something.
 """
 
-import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from sidestep.config.section import Place, Section, no_credentials, path_as_text
 from sidestep.config.training import TrainSpec
@@ -147,10 +146,8 @@ class StorageSpec(Section):
     connections: int = Field(8, ge=1, le=64, description="Files transferred at a time.")
 
 
-class JobSpec(Section):
-    """One job: what to do, with which model, from where to where."""
-
-    model_config = ConfigDict(title="Side-Step job spec")
+class JobFields(Section):
+    """Every field of a job. `config.job.JobSpec` is these and how they are loaded."""
 
     name: str = Field(
         "my-lora",
@@ -188,24 +185,6 @@ class JobSpec(Section):
     runtime: RuntimeSpec = RuntimeSpec()
     storage: StorageSpec = StorageSpec()
 
-    @staticmethod
-    def load(
-        path: str | os.PathLike[str] | None = None, *, preset: str | None = None, **overrides: Any
-    ) -> "JobSpec":
-        """The spec in the file `path`, under SIDESTEP_ variables, under `overrides`; over a preset.
-
-        Without a path the file is found as the command finds it: SIDESTEP_CONFIG, else
-        /etc/sidestep/job.yaml where there is one. `overrides` are nested as the spec is:
-
-            JobSpec.load("job.yaml", train={"epochs": 2})
-
-        Raises BadSpecError with all problems at once, MissingInputError when there is no such file.
-        """
-        from sidestep.config.sources import resolve
-
-        spec, _ = resolve(config=path, arguments=overrides, preset=preset)
-        return spec
-
     @model_validator(mode="after")
     def _has_the_places_it_needs(self) -> Self:
         missing = missing_places(self.model_dump(include={"task", *PLACES}))
@@ -234,7 +213,7 @@ def missing_places(spec: Mapping[str, Any]) -> dict[str, str]:
 
     Takes plain values, checked or not, so that this can be said beside all other problems of a spec.
     """
-    task = spec.get("task") or JobSpec.model_fields["task"].default
+    task = spec.get("task") or JobFields.model_fields["task"].default
     # An empty one is given: the schema says what is wrong with it.
     audio_dir, dataset_json, dataset_dir, output_dir = (spec.get(place) is not None for place in PLACES)
     missing = {}

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.data.audio import AUDIO_SUFFIXES
 from sidestep.data.entries import Entry, Metadata, TagPosition, read_dataset, validated
 from sidestep.data.places import SongFinder

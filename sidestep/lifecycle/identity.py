@@ -3,7 +3,7 @@
 from typing import Any
 
 from sidestep.acestep.layout import ALIASES
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.runtime.errors import BadSpecError
 from sidestep.storage.open import open_store
 from sidestep.training.checkpoint import Numbers, refuse_changed

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from sidestep.commitlog.lease import Watch
 from sidestep.commitlog.log import CommitLog, Record
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.lifecycle.output import Output
 from sidestep.lifecycle.status import FILE, HEARTBEAT_SECONDS, Commit, Phase, Spent, Status, now
 from sidestep.runtime import liveness

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.config.yaml12 import dump_yaml
 from sidestep.runtime.logs import add_log_file
 from sidestep.runtime.workspace import Workspace

@@ -5,7 +5,7 @@ from math import isfinite
 from typing import Any
 
 from sidestep.commitlog.log import Record
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Attempt
 from sidestep.runtime.canonical import json_bytes
 from sidestep.training.checkpoint import STATE_FILES, Progress

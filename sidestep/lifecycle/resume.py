@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sidestep.commitlog.log import CommitLog, Record
 from sidestep.commitlog.writer import CHECKPOINTS
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.lifecycle.pending import PendingCheckpoints, Unsent
 from sidestep.runtime.errors import BadSpecError, MissingInputError, SideStepError
 from sidestep.runtime.workspace import Workspace

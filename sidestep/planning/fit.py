@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from sidestep.acestep.config import read_config
 from sidestep.acestep.layout import ALIASES, find_variant, open_checkpoints
 from sidestep.acestep.releases import released_config
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.planning.cards import CARDS, Card
 from sidestep.planning.figures import Figure, duration, gigabytes
 from sidestep.planning.fit import Change, changes_to_fit

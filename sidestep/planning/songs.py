@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from sidestep.acestep.vae import LATENTS_PER_SECOND
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.data.audio import seconds_by_header
 from sidestep.data.dataset import Song, read_songs
 from sidestep.data.tensors import list_samples, read_sample

@@ -11,7 +11,7 @@ from typing import Any
 
 from sidestep.config.fields import Path as FieldPath
 from sidestep.config.fields import variable
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.storage.open import local_path
 
 GPU_MEMORY_GB = 24

@@ -11,7 +11,7 @@ from typing import Any
 
 from sidestep.config.fields import Path as FieldPath
 from sidestep.config.fields import spec_fields
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.config.sources import IMAGE_VARIABLE
 from sidestep.platforms import docker, dstack, helm, kubernetes, runpod, skypilot, slurm, vast
 from sidestep.platforms.image import image_reference

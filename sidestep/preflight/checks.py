@@ -11,7 +11,8 @@ from textwrap import wrap
 
 from rich.filesize import decimal
 
-from sidestep.config.schema import PLACES, JobSpec
+from sidestep.config.job import JobSpec
+from sidestep.config.schema import PLACES
 from sidestep.preflight.machine import find_gpus, look_for_device, look_for_driver, look_for_packages
 from sidestep.preflight.places import Check, Finding, findings, input_checks, output_checks
 from sidestep.runtime.errors import AccessError, MachineError

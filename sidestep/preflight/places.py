@@ -17,7 +17,7 @@ from rich.filesize import decimal
 from sidestep.acestep.config import parse_config
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant, open_checkpoints
 from sidestep.acestep.names import decoder_modules
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.config.targets import check_targets
 from sidestep.runtime.errors import AccessError, MissingInputError, SideStepError
 from sidestep.runtime.workspace import open_workspace

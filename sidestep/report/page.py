@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template, UndefinedError
 
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.report.charts import Chart, Line, chart
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.store import Store

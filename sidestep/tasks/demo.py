@@ -17,7 +17,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from sidestep.acestep.layout import ALIASES
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.config.training import ATTENTION_MODULES
 from sidestep.lifecycle.output import Output
 from sidestep.lifecycle.status import Phase, no_phase

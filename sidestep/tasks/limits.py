@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.runtime.diskerrors import NO_SPACE, to_user_error
 from sidestep.runtime.errors import OutOfMemoryError
 

@@ -30,7 +30,8 @@ from sidestep.acestep.conditioning import (
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant, open_checkpoints
 from sidestep.acestep.loading import load_model, load_text_encoder, load_vae
 from sidestep.acestep.vae import SAMPLE_RATE, encode_audio
-from sidestep.config.schema import JobSpec, PreprocessSpec, StorageSpec
+from sidestep.config.job import JobSpec
+from sidestep.config.schema import PreprocessSpec, StorageSpec
 from sidestep.data.audio import read_audio
 from sidestep.data.dataset import Song, by_store, read_songs
 from sidestep.data.index import Index, read_index, tensors_file, write_index

@@ -10,7 +10,7 @@ from torch import Tensor
 from sidestep.acestep.layout import find_variant, open_checkpoints
 from sidestep.acestep.loading import AceStepModel, load_model, load_null_condition
 from sidestep.acestep.vae import LATENTS_PER_SECOND
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.data.index import Index
 from sidestep.data.keys import digests_of, weights_digest
 from sidestep.runtime.errors import BadDataError

@@ -9,7 +9,7 @@ from typing import Any
 from sidestep import adapters
 from sidestep.acestep.recompute import recompute_layers
 from sidestep.commitlog.writer import Writer, take_over
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.config.yaml12 import dump_yaml
 from sidestep.data.preview import read_preview
 from sidestep.lifecycle.events import FOLDER as RUNS

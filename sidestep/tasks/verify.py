@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from sidestep.commitlog.log import Record
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Attempt
 from sidestep.runtime.errors import MachineError, SideStepError
 from sidestep.runtime.preemption import Preemption

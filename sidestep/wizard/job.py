@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sidestep.config.fields import spec_fields
+from sidestep.config.job import resolve
 from sidestep.config.presets import preset_fields, write_file
 from sidestep.config.resolved import as_yaml
-from sidestep.config.sources import Given, resolve
+from sidestep.config.sources import Given
 from sidestep.platforms.render import PLACES
 from sidestep.runtime.errors import ExitCode
 from sidestep.wizard.ask import Back, ask, yes

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from sidestep.acestep.layout import ALIASES, open_checkpoints
 from sidestep.config.fields import Path, SpecField, spec_fields
 from sidestep.config.groups import GROUPS
+from sidestep.config.job import JobSpec, problem_with, resolve
 from sidestep.config.presets import all_presets
-from sidestep.config.schema import JobSpec
-from sidestep.config.sources import Given, from_text, problem_with, resolve
+from sidestep.config.sources import Given, from_text
 from sidestep.runtime.errors import SideStepError
 from sidestep.storage.open import open_store
 from sidestep.wizard.ask import ask

@@ -6,8 +6,9 @@ set up here is one that a script or a cluster can do again.
 
 from collections.abc import Callable
 
+from sidestep.config.job import resolve
 from sidestep.config.presets import all_presets
-from sidestep.config.sources import Given, resolve
+from sidestep.config.sources import Given
 from sidestep.platforms.render import PLACES
 from sidestep.runtime.errors import SideStepError
 from sidestep.wizard.ask import Back, ask, check_terminal, yes

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.platforms.job import Job
 from sidestep.platforms.kubernetes import manifests
 from sidestep.runtime.errors import ExitCode

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from sidestep.cli import main
+from sidestep.config.job import JobSpec, resolve
 from sidestep.config.presets import BUILT_IN, all_presets, find_preset, user_folder
-from sidestep.config.schema import JobSpec
-from sidestep.config.sources import Given, resolve
+from sidestep.config.sources import Given
 from sidestep.runtime.errors import BadSpecError, ExitCode
 
 JOB = "audio_dir: songs\noutput_dir: out\n"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidestep.config.fields import spec_fields, variable
-from sidestep.config.sources import resolve
+from sidestep.config.job import resolve
 from sidestep.config.yaml12 import dump_yaml
 from sidestep.runtime.errors import BadSpecError, MissingInputError
 

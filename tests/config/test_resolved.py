@@ -10,9 +10,8 @@ import pytest
 
 from sidestep.cli import main
 from sidestep.commands import TASKS
+from sidestep.config.job import JobSpec, resolve
 from sidestep.config.resolved import as_yaml
-from sidestep.config.schema import JobSpec
-from sidestep.config.sources import resolve
 from sidestep.runtime.errors import ExitCode
 
 JOB = "audio_dir: songs\noutput_dir: out\ndataset_dir: tensors\ntrain:\n  seed: 3\n"

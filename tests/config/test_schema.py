@@ -8,7 +8,7 @@ from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from sidestep.config.fields import nearest, spec_fields, spec_sections
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.config.yaml12 import dump_yaml, read_yaml
 
 PLACES = {"audio_dir": "songs", "output_dir": "out"}

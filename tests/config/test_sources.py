@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from sidestep.config import sources
+from sidestep.config.job import JobSpec, resolve
 from sidestep.config.problems import Problem
-from sidestep.config.schema import JobSpec
-from sidestep.config.sources import Given, resolve
+from sidestep.config.sources import Given
 from sidestep.config.training import AdapterSpec
 from sidestep.runtime.errors import BadSpecError, MissingInputError, UsageError
 

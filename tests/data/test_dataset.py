@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.data.dataset import Song, read_songs
 from sidestep.data.prompts import prompt_caption
 from sidestep.runtime.errors import BadDataError, MissingInputError

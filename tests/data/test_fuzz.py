@@ -11,7 +11,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidestep.config.schema import JobSpec, StorageSpec
+from sidestep.config.job import JobSpec
+from sidestep.config.schema import StorageSpec
 from sidestep.data.dataset import Song, read_songs
 from sidestep.data.entries import read_dataset
 from sidestep.data.index import read_index

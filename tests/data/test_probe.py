@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidestep.config.schema import JobSpec, PreprocessSpec
+from sidestep.config.job import JobSpec
+from sidestep.config.schema import PreprocessSpec
 from sidestep.data.dataset import read_songs
 from sidestep.data.index import Index
 from sidestep.data.probe import problem_of, sound_songs

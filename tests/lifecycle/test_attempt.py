@@ -10,7 +10,7 @@ import pytest
 
 from sidestep.cli import main
 from sidestep.commitlog.writer import take_over
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.lifecycle import job as attempt_module
 from sidestep.lifecycle.job import Attempt
 from sidestep.lifecycle.status import Status, now

@@ -15,7 +15,7 @@ from sidestep.acestep.releases import released_config
 from sidestep.acestep.tiny import tiny_config
 from sidestep.cli import main
 from sidestep.commands.plan_flags import size_in_bytes
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.config.training import AdapterSpec, TrainSpec
 from sidestep.planning import plan as planning
 from sidestep.planning.cards import CARDS

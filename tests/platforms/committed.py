@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from sidestep.config.sources import resolve
+from sidestep.config.job import resolve
 from sidestep.platforms.image import image_reference
 from sidestep.platforms.render import PLACES, rendered_for
 from tests.platforms.rendering import ROOT

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from sidestep.config.sources import resolve
+from sidestep.config.job import resolve
 from sidestep.platforms.platform import Rendered
 from sidestep.platforms.render import PLACES, rendered_for
 

@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 
-from sidestep.config.sources import resolve
+from sidestep.config.job import resolve
 from sidestep.platforms.job import flattened
 from sidestep.platforms.render import PLACES
 from sidestep.platforms.yaml11 import dump

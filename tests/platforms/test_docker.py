@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sidestep.acestep.tiny import write_tiny_checkpoint
-from sidestep.config.sources import resolve
+from sidestep.config.job import resolve
 from sidestep.platforms.render import PLACES, rendered_for
 from sidestep.tasks import demo
 from tests.image.engine import IMAGE, call, engine

@@ -10,7 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 
-from sidestep.config.sources import resolve
+from sidestep.config.job import resolve
 from sidestep.platforms.render import PLACES, rendered_for
 from tests.platforms.rendering import ON_S3, ROOT, render
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sidestep.cli import main
-from sidestep.config.sources import resolve
+from sidestep.config.job import resolve
 from sidestep.platforms.job import flattened
 from sidestep.platforms.render import said
 from tests.documents import blocks, run

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from sidestep.config.sources import resolve
+from sidestep.config.job import resolve
 from sidestep.platforms.kubernetes import CONTAINER, permanent_codes, pod_failure_policy
 from sidestep.runtime.errors import ExitCode
 from tests.platforms.rendering import ON_S3, render

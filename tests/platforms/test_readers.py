@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from sidestep.config.sources import resolve
+from sidestep.config.job import resolve
 from tests.platforms.rendering import IMAGE, ON_S3, ROOT, SPECS, render
 
 pytestmark = [pytest.mark.places, pytest.mark.timeout(1200)]

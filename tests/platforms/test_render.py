@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sidestep.cli import main
 from sidestep.config.fields import spec_fields
-from sidestep.config.sources import resolve
+from sidestep.config.job import resolve
 from sidestep.platforms.image import REPOSITORY, image_reference
 from sidestep.platforms.job import flattened
 from sidestep.platforms.render import PLACES, default_file, said

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from sidestep.config.schema import JobSpec
-from sidestep.config.sources import resolve
+from sidestep.config.job import JobSpec, resolve
 from sidestep.platforms.render import PLACES
 from sidestep.runtime.errors import ExitCode
 from tests.platforms.rendering import IMAGE, ON_S3, render

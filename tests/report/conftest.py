@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
 

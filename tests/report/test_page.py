@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.report import FILE, write_report
 from sidestep.report.page import page
 from sidestep.storage.store import Store

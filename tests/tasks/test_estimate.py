@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.tasks import estimate as module
 from sidestep.tasks.estimate import estimate
 from tests.songs import MakeSpec

@@ -14,7 +14,8 @@ import torch
 from sidestep.acestep.conditioning import embed_lyrics, encode_conditions, encode_text
 from sidestep.acestep.loading import load_model, load_text_encoder, load_vae
 from sidestep.acestep.vae import encode_audio
-from sidestep.config.schema import JobSpec, StorageSpec
+from sidestep.config.job import JobSpec
+from sidestep.config.schema import StorageSpec
 from sidestep.data.audio import read_audio
 from sidestep.data.tensors import list_samples, read_sample
 from sidestep.runtime.errors import BadDataError, MissingInputError

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sidestep.cli import main
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.lifecycle.identity import recipe_of
 from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.workspace import open_workspace

@@ -17,7 +17,7 @@ from sidestep.acestep import load_model
 from sidestep.cli import main
 from sidestep.commitlog.log import CommitLog
 from sidestep.commitlog.writer import Writer
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.data.tensors import Sample, read_sample
 from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
 from sidestep.storage.open import open_store

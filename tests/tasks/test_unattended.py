@@ -12,7 +12,7 @@ import pytest
 
 from sidestep.commitlog.log import CommitLog, Record
 from sidestep.commitlog.writer import Writer
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.config.training import CheckpointSpec, TrainSpec
 from sidestep.lifecycle import saver
 from sidestep.lifecycle.job import Attempt

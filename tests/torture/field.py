@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from sidestep.acestep.tiny import write_tiny_checkpoint
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
 from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server, server_process

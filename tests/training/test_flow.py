@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.data.tensors import Sample
 from sidestep.tasks.setup import timestep_law
 from sidestep.training.flow import SamplingConfig, draw_batch

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sidestep.acestep import load_model
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.data.tensors import Sample
 from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.workspace import open_workspace

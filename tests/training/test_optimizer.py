@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sidestep.adapters.adapter import read_safetensors
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.runtime.errors import BadDataError, MachineError
 from sidestep.runtime.workspace import open_workspace
 from sidestep.tasks import run as train

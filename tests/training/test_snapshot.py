@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from sidestep.config.schema import JobSpec
+from sidestep.config.job import JobSpec
 from sidestep.runtime.canonical import Parts
 from sidestep.runtime.workspace import open_workspace
 from sidestep.tasks.setup import prepare_setup

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from sidestep.config.groups import GROUPS
+from sidestep.config.job import JobSpec
 from sidestep.config.presets import find_preset
-from sidestep.config.schema import JobSpec
 from sidestep.lifecycle.status import Status
 from sidestep.runtime.errors import ExitCode
 from sidestep.tasks import demo

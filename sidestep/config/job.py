@@ -1,0 +1,105 @@
+"""A job's spec, and how it is put together from its sources.
+
+    flags and arguments > SIDESTEP_ variables > the YAML file > a preset > defaults
+
+The fields are in `config.schema`, which flags, presets and sources read; everything else imports JobSpec.
+"""
+
+import os
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import ConfigDict, ValidationError
+from pydantic_settings import BaseSettings
+
+from sidestep.config.fields import Path, spec_fields
+from sidestep.config.presets import Preset, preset_fields
+from sidestep.config.problems import Problem, invalid_values, report
+from sidestep.config.schema import JobFields, missing_places
+from sidestep.config.sources import Given, Source, from_arguments, from_environment, from_preset, from_yaml
+from sidestep.runtime.errors import BadSpecError, UsageError
+
+
+class JobSpec(JobFields):
+    """One job: what to do, with which model, from where to where."""
+
+    model_config = ConfigDict(title="Side-Step job spec")
+
+    @staticmethod
+    def load(
+        path: str | os.PathLike[str] | None = None, *, preset: str | None = None, **overrides: Any
+    ) -> "JobSpec":
+        """The spec in the file `path`, under SIDESTEP_ variables, under `overrides`; over a preset.
+
+        Without a path the file is found as the command finds it: SIDESTEP_CONFIG, else
+        /etc/sidestep/job.yaml where there is one. `overrides` are nested as the spec is:
+
+            JobSpec.load("job.yaml", train={"epochs": 2})
+
+        Raises BadSpecError with all problems at once, MissingInputError when there is no such file.
+        """
+        spec, _ = resolve(config=path, arguments=overrides, preset=preset)
+        return spec
+
+
+def resolve(
+    flags: Iterable[Given] = (),
+    arguments: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    preset: str | Preset | None = None,
+    usage: Sequence[Problem] = (),
+) -> tuple[JobSpec, dict[str, str]]:
+    """The spec that all sources make together, and the origin of each value by its dotted name.
+
+    `flags` come from the command line, `arguments` (nested) from Python; `environ` is os.environ unless
+    given; `config` is the YAML file, else it is found through SIDESTEP_CONFIG or at
+    /etc/sidestep/job.yaml; `preset` is one or its name. A value that nobody gave has the origin "default".
+    `usage` are problems of the command line itself, to be reported with all others.
+
+    Raises BadSpecError with every problem of every source, or UsageError with them where `usage` has some;
+    MissingInputError when the file is not there; UsageError for a preset that is not known.
+    """
+    environ = os.environ if environ is None else environ
+    sources = (
+        Source(flags),
+        Source(from_arguments(arguments or {})),
+        Source(from_environment(environ)),
+        Source(from_yaml(config, environ)),
+        Source(from_preset(preset), preset_fields()),
+    )
+    given = ChainMap(*(source.given for source in sources))  # the first source that has it says it
+    origins = {path: given[path].origin if path in given else "default" for path in spec_fields()}
+    problems = [*usage, *(problem for source in sources for problem in source.problems)]
+    try:
+        spec = _Settings(_build_sources=(sources, {})).spec
+    except ValidationError as error:
+        problems += invalid_values(error, origins)
+        values = {name: given[name,].value for name in JobFields.model_fields if (name,) in given}
+        problems += [Problem(name, message, "not given") for name, message in missing_places(values).items()]
+    if problems:
+        raise (UsageError if usage else BadSpecError)(report(problems))
+    return spec, {".".join(path): origin for path, origin in origins.items()}
+
+
+def problem_with(given: Iterable[Given], path: Path) -> str | None:
+    """What is wrong with the field at `path` beside the others that are given; None where it is fine."""
+    try:
+        _Settings(_build_sources=((Source(given),), {}))
+    except ValidationError as error:
+        problems = invalid_values(error, dict.fromkeys(spec_fields(), ""))
+        name = ".".join(path) + "."
+        return next((problem.message for problem in problems if f"{problem.field}.".startswith(name)), None)
+    return None
+
+
+class _Settings(BaseSettings, hide_input_in_errors=True):
+    """The sources laid over each other and checked: pydantic-settings does both.
+
+    The sources are ours, as its own cannot say all that is wrong, and where it was written: its variables
+    skip a name that they do not know, its YAML is version 1.1 without line numbers, and no value has an
+    origin. They are handed in, as they were read already for their problems.
+    """
+
+    spec: JobSpec
