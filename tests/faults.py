@@ -111,6 +111,12 @@ class FaultyServer:
                 pause = self._free_at[way] - time.monotonic()
             time.sleep(max(pause, 0))
 
+    def set_free(self) -> None:
+        """End the pace of uploads, also for those that wait already for their turn."""
+        self.up = 0
+        with self._lock:
+            self._free_at["up"] = 0
+
     def note_change(self, path: str, before: http.client.HTTPMessage | None) -> None:
         """A file was written or deleted: a listing that lags does not know yet."""
         entry = None

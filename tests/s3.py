@@ -20,6 +20,7 @@ import pytest
 
 from sidestep.config.schema import StorageSpec
 from sidestep.storage.open import open_store
+from sidestep.storage.retry import LIMITS, Limits
 from sidestep.storage.store import Store
 
 ACCESS_KEY, SECRET_KEY = "AKIATESTTESTTEST", "a/very+secret/key"
@@ -39,8 +40,8 @@ class S3Server:
     def place(self, path: str) -> str:
         return f"s3://{self.bucket}/{path}"
 
-    def store(self, path: str) -> Store:
-        return open_store(self.place(path), self.options)
+    def store(self, path: str, limits: Limits = LIMITS) -> Store:
+        return open_store(self.place(path), self.options, limits=limits)
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,10 @@ asks once; what may pass (throttling, a server's restart, an answer that breaks 
 """
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, unquote
 
 import aiohttp
@@ -17,19 +16,22 @@ import aiohttp
 from sidestep.runtime.atomic import replacing
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.errors import BadDataError, BadSpecError
-from sidestep.storage import remote, retry
+from sidestep.storage import remote
+from sidestep.storage.retry import Limits
 from sidestep.storage.store import FileInfo, ProgressCallback, no_advance
 
 log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 PASSING = (429, 500, 502, 503, 504)
 VERSIONS = ("ETag", "Content-MD5", "Digest", "Last-Modified")
 
 
-def http_settings() -> dict[str, Any]:
+def http_settings(limits: Limits) -> dict[str, Any]:
     """As fsspec takes it. No limit on the whole: a model takes as long as it takes, silence does not."""
     timeout = aiohttp.ClientTimeout(
-        total=None, sock_connect=retry.CONNECT_SECONDS, sock_read=retry.READ_SECONDS
+        total=None, sock_connect=limits.connect_seconds, sock_read=limits.read_seconds
     )
     plain = {"Accept-Encoding": "identity"}  # else a file may come in another size than it is said to have
     return {
@@ -55,7 +57,7 @@ class HttpStore(remote.RemoteStore):
 
     def read_bytes(self, path: str) -> bytes:
         with self._failures(path):
-            return _patiently(lambda: self._fs.cat_file(self._key(path)))
+            return self._ask(lambda: self._fs.cat_file(self._key(path)))
 
     def download(self, path: str, target: Path, advance: ProgressCallback = no_advance) -> None:
         key, moved = self._key(path), 0
@@ -70,7 +72,7 @@ class HttpStore(remote.RemoteStore):
             self._fs.get_file(key, str(temporary), callback=remote.Moved(count))
 
         with local_errors(target), replacing(target) as temporary, self._failures(path):
-            _patiently(lambda: get(temporary))
+            self._ask(lambda: get(temporary))
 
     def write_bytes(self, path: str, data: bytes) -> None:
         self._refuse()
@@ -84,6 +86,14 @@ class HttpStore(remote.RemoteStore):
     def delete(self, path: str) -> None:
         self._refuse()
 
+    def _ask(self, request: Callable[[], Answer]) -> Answer:
+        """What the server answers to `request`, sent again as long as the limits allow."""
+
+        def failed(error: Exception, pause: float) -> None:
+            log.debug("%s; asked again in %.1f s", type(error.__cause__ or error).__name__, pause)
+
+        return self.limits.retry.call(request, _may_pass, failed)
+
     def _refuse(self) -> NoReturn:
         raise BadSpecError(f"{self.place} can only be read. Name a path or a bucket as the place of results.")
 
@@ -95,7 +105,7 @@ class HttpStore(remote.RemoteStore):
     def _paths_below(self, folder: str) -> Iterator[str]:
         url = self._key(folder) + "/"
         try:
-            links = _patiently(lambda: self._fs.ls(url, detail=False))
+            links = self._ask(lambda: self._fs.ls(url, detail=False))
         except FileNotFoundError:
             return
         for link in links:
@@ -116,7 +126,7 @@ class HttpStore(remote.RemoteStore):
     def _ask_info(self, path: str) -> FileInfo | None:
         failure: BaseException | None = None
         try:
-            details = _patiently(lambda: self._fs.info(self._key(path)))
+            details = self._ask(lambda: self._fs.info(self._key(path)))
         except FileNotFoundError as error:
             failure = error.__cause__ or error  # fsspec says so of any failure; what it was is the cause
         if isinstance(failure, aiohttp.ClientResponseError) and failure.status == 404:
@@ -131,23 +141,11 @@ class HttpStore(remote.RemoteStore):
         return FileInfo(self.checked(path), details["size"], str(version))
 
 
-def _patiently(ask: Callable[[], Any]) -> Any:
-    """What `ask` gives, tried again as long as `patience` says."""
-    failures, first = 0, 0.0
-    while True:
-        try:
-            return ask()
-        except (aiohttp.ClientError, TimeoutError, FileNotFoundError) as error:
-            cause = error.__cause__ if isinstance(error, FileNotFoundError) else error
-            failures, first = failures + 1, first or time.monotonic()
-            pause = retry.pause(failures, time.monotonic() - first)
-            if pause is None or not _may_pass(cause):
-                raise
-            log.debug("%s; asked again in %.1f s", type(cause).__name__, pause)
-            time.sleep(pause)
-
-
-def _may_pass(error: BaseException | None) -> bool:
-    if isinstance(error, aiohttp.ClientResponseError):
-        return error.status in PASSING
-    return isinstance(error, aiohttp.ClientError | TimeoutError) and not isinstance(error, aiohttp.InvalidURL)
+def _may_pass(failure: BaseException | None) -> bool:
+    if isinstance(failure, FileNotFoundError):  # fsspec says so of any failure; what it was is the cause
+        failure = failure.__cause__
+    if isinstance(failure, aiohttp.ClientResponseError):
+        return failure.status in PASSING
+    if isinstance(failure, aiohttp.InvalidURL):
+        return False
+    return isinstance(failure, aiohttp.ClientError | TimeoutError)

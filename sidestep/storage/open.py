@@ -12,18 +12,22 @@ from urllib.parse import unquote, urlsplit
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import BadSpecError, MachineError
 from sidestep.storage.clients import Clients
+from sidestep.storage.retry import LIMITS, Limits
 from sidestep.storage.store import Store
 
 SCHEMES = ("s3", "file", "memory", "gs", "az", "http", "https")
 PACKAGES = {"gs": "gcsfs", "az": "adlfs"}  # not installed by default
 
 
-def open_store(place: str, options: StorageSpec, *, follow_links: bool = False) -> Store:
+def open_store(
+    place: str, options: StorageSpec, *, follow_links: bool = False, limits: Limits = LIMITS
+) -> Store:
     """The store at a place: a path, or a URI with one of `SCHEMES`. Nothing is read or written yet.
 
     Args:
         follow_links: let symbolic links lead out of a local folder, such as those in a model hub's cache.
             Only for places that nobody but the user fills: elsewhere a link could show any file.
+        limits: how long a store elsewhere is waited for.
 
     Raises:
         BadSpecError: the place or the endpoint is not one.
@@ -53,11 +57,11 @@ def open_store(place: str, options: StorageSpec, *, follow_links: bool = False) 
     if scheme == "s3":
         from sidestep.storage.s3 import open_s3
 
-        return open_s3(rest, options)
-    return _open_remote(scheme, rest, options)
+        return open_s3(rest, options, limits)
+    return _open_remote(scheme, rest, options, limits)
 
 
-def _open_remote(scheme: str, root: str, options: StorageSpec) -> Store:
+def _open_remote(scheme: str, root: str, options: StorageSpec, limits: Limits) -> Store:
     """The store at scheme://root, through fsspec."""
     import fsspec
 
@@ -78,7 +82,7 @@ def _open_remote(scheme: str, root: str, options: StorageSpec) -> Store:
     if scheme in ("http", "https"):
         from sidestep.storage.http import HttpStore, http_settings
 
-        kind, settings = HttpStore, http_settings()
+        kind, settings = HttpStore, http_settings(limits)
 
     def connect() -> Any:
         try:
@@ -86,7 +90,7 @@ def _open_remote(scheme: str, root: str, options: StorageSpec) -> Store:
         except ValueError as error:  # adlfs, where it finds no credentials
             raise no_credentials(scheme) from error
 
-    return kind(scheme, root, options, Clients(connect))
+    return kind(scheme, root, options, Clients(connect), limits)
 
 
 def local_path(place: str) -> Path | None:

@@ -13,6 +13,7 @@ from sidestep.runtime.atomic import replacing
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.storage.clients import Clients
 from sidestep.storage.remote_errors import is_failure, to_user_error
+from sidestep.storage.retry import Limits
 from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_advance
 
 
@@ -22,13 +23,16 @@ class RemoteStore(Store):
     Only fsspec's calls for single files are used: those for many expand wildcards in names.
     """
 
-    def __init__(self, scheme: str, root: str, options: StorageSpec, clients: Clients[Any]) -> None:
+    def __init__(
+        self, scheme: str, root: str, options: StorageSpec, clients: Clients[Any], limits: Limits
+    ) -> None:
         self.scheme, self.root, self.options, self.clients = scheme, root, options, clients
+        self.limits = limits
         self.place = f"{scheme}://{root}"
 
     def child(self, path: str) -> Self:
         root = "/".join(part for part in (self.root, self.checked(path)) if part)
-        return type(self)(self.scheme, root, self.options, self.clients)
+        return type(self)(self.scheme, root, self.options, self.clients, self.limits)
 
     def list_files(self, path: str = "") -> list[FileInfo]:
         below = self._key(path) + "/"

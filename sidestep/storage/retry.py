@@ -1,27 +1,85 @@
-"""How long a request to a store is tried again: one law for all of them.
-
-Long enough to outlast a server's restart, and over about a minute after the first failure at the latest, so
-that whoever asked can decide what to do about a store that stays away.
-"""
+"""What fails and may pass is tried again: one rule for all of it, with limits of its own for each use."""
 
 import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
-TRIES = 3  # at least so many, however slow each was,
-SECONDS = 30.0  # and at least for so long after the first failure
-LONGEST_PAUSE = 8.0
-CONNECT_SECONDS = 10  # for a connection; also how long a server may leave 128 KiB of an upload unread
-READ_SECONDS = 20  # of silence where an answer is due; what the system still holds of an upload counts in
+Answer = TypeVar("Answer")
 
 _jitter = random.SystemRandom()  # training seeds the global generator, and uploads run beside it
 
 
-def pause(failures: int, since_first: float) -> float | None:
-    """Seconds to wait before the next try; None when it is time to give up.
+def _say_nothing(error: Exception, pause: float) -> None:
+    """For those who do not want to know."""
 
-    Args:
-        failures: of this request so far, at least one.
-        since_first: seconds since the first of them.
+
+@dataclass(frozen=True)
+class Retry:
+    """Tries again after pauses that double, until it is time to give up.
+
+    By default for a request to a store: long enough to outlast a server's restart, and over about a minute
+    after the first failure at the latest, so that whoever asked can decide what to do about a store that
+    stays away. Clock and sleep are a test's to replace.
     """
-    if failures >= TRIES and since_first >= SECONDS:
-        return None
-    return min(2.0 ** (failures - 1), LONGEST_PAUSE) * _jitter.uniform(0.5, 1)
+
+    tries: int = 3  # at least so many, however slow each was,
+    seconds: float = 30.0  # and at least for so long after the first failure
+    first_pause: float = 1.0
+    longest_pause: float = 8.0
+    jitter: float = 0.5  # up to this share of a pause is left out, so that not all come back at once
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], object] = time.sleep
+
+    def pause(self, failures: int, elapsed: float) -> float | None:
+        """Seconds to wait before the next try; None when it is time to give up.
+
+        Args:
+            failures: so far, at least one.
+            elapsed: seconds since the first of them.
+        """
+        if failures >= self.tries and elapsed >= self.seconds:
+            return None
+        pause = min(self.first_pause * 2.0 ** (failures - 1), self.longest_pause)
+        return pause * (1 - self.jitter * _jitter.random())
+
+    def call(
+        self,
+        attempt: Callable[[], Answer],
+        may_pass: Callable[[Exception], bool],
+        failed: Callable[[Exception, float], object] = _say_nothing,
+    ) -> Answer:
+        """What `attempt` returns, tried again after failures of which `may_pass` says that they may.
+
+        Args:
+            failed: told of each failure that is tried again, and of the seconds until then.
+
+        Raises:
+            Exception: what the last try raised.
+        """
+        failures, first = 0, 0.0
+        while True:
+            try:
+                return attempt()
+            except Exception as error:
+                failures += 1
+                first = self.clock() if failures == 1 else first
+                pause = self.pause(failures, self.clock() - first)
+                if pause is None or not may_pass(error):
+                    raise
+                failed(error, pause)
+            self.sleep(pause)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How a store is waited for, and in what pieces large files move."""
+
+    retry: Retry = Retry()
+    connect_seconds: float = 10  # also how long a server may leave 128 KiB of an upload unread
+    read_seconds: float = 20  # of silence where an answer is due; what the system still holds counts in
+    part_bytes: int = 8 * 2**20  # larger files move in parts of this size, where the store has such
+
+
+LIMITS = Limits()

@@ -4,13 +4,13 @@ Which failures are tried again, and for how long, is decided here and not by bot
 tries and not seconds, and stop trying at all once enough requests of a process have failed.
 """
 
+import functools
 import io
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import boto3
 import botocore.session
@@ -25,14 +25,11 @@ from s3transfer.subscribers import BaseSubscriber
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.atomic import replacing
 from sidestep.runtime.diskerrors import local_errors
-from sidestep.storage import retry
 from sidestep.storage.clients import Clients
+from sidestep.storage.retry import Limits, Retry
 from sidestep.storage.s3_errors import FAILURES, error_code, to_user_error
 from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_advance
 
-Found = TypeVar("Found")
-
-PART_BYTES = 8 * 2**20  # larger files move in parts of this size
 _descriptions = create_loader()  # of S3 and its endpoints: to read them takes a client 0.3 s, the first one
 PASSING_STATUSES = (429, 500, 502, 503, 504)
 PASSING_CODES = ("RequestTimeout", "SlowDown", "ConditionalRequestConflict", "OperationAborted")
@@ -46,17 +43,17 @@ class S3Client:
     transfers: TransferManager
 
 
-def open_s3(root: str, options: StorageSpec) -> "S3Store":
+def open_s3(root: str, options: StorageSpec, limits: Limits) -> "S3Store":
     """The store at s3://root, a bucket or bucket/prefix."""
-    return S3Store(root, options, Clients(lambda: connect(options)))
+    return S3Store(root, options, Clients(lambda: connect(options, limits)), limits)
 
 
-def connect(options: StorageSpec) -> S3Client:
+def connect(options: StorageSpec, limits: Limits) -> S3Client:
     """A client as the spec says. Credentials are left to botocore's own chain. Nothing is asked yet."""
     path_style = options.path_style if options.path_style is not None else options.endpoint_url is not None
     config = Config(
-        connect_timeout=retry.CONNECT_SECONDS,
-        read_timeout=retry.READ_SECONDS,
+        connect_timeout=limits.connect_seconds,
+        read_timeout=limits.read_seconds,
         retries={"total_max_attempts": 1, "mode": "standard"},  # see `_pause_before_retry`
         max_pool_connections=2 * options.connections,
         s3={"addressing_style": "path" if path_style else "auto"},
@@ -72,10 +69,10 @@ def connect(options: StorageSpec) -> S3Client:
     requests = boto3.session.Session(botocore_session=session).client(
         "s3", endpoint_url=options.endpoint_url, region_name=options.region, config=config
     )
-    requests.meta.events.register("needs-retry.s3", _pause_before_retry)
+    requests.meta.events.register("needs-retry.s3", functools.partial(_pause_before_retry, limits.retry))
     transfers = TransferConfig(
-        multipart_threshold=PART_BYTES,
-        multipart_chunksize=PART_BYTES,
+        multipart_threshold=limits.part_bytes,
+        multipart_chunksize=limits.part_bytes,
         max_request_concurrency=options.connections,
     )
     return S3Client(requests, TransferManager(requests, transfers))
@@ -88,6 +85,7 @@ class StayedSilentError(HTTPClientError):
 
 
 def _pause_before_retry(
+    retry: Retry,
     response: tuple[Any, dict[str, Any]] | None,
     caught_exception: Exception | None,
     attempts: int,
@@ -103,8 +101,8 @@ def _pause_before_retry(
         may_pass = code in PASSING_CODES or response[0].status_code in PASSING_STATUSES
     if not may_pass or operation.name == "AbortMultipartUpload":  # this tidies up after a failure
         return None
-    first = request_dict["context"].setdefault("first_failure", time.monotonic())
-    pause = retry.pause(attempts, time.monotonic() - first)
+    first = request_dict["context"].setdefault("first_failure", retry.clock())
+    pause = retry.pause(attempts, retry.clock() - first)
     if pause is None and isinstance(caught_exception, ReadTimeoutError):
         raise StayedSilentError(endpoint_url=caught_exception.kwargs["endpoint_url"]) from caught_exception
     return pause
@@ -113,14 +111,14 @@ def _pause_before_retry(
 class S3Store(Store):
     """A bucket, or a prefix in one. Readers see a file as a whole or not at all: so S3 is made."""
 
-    def __init__(self, root: str, options: StorageSpec, clients: Clients[S3Client]) -> None:
-        self.root, self.options, self.clients = root, options, clients
+    def __init__(self, root: str, options: StorageSpec, clients: Clients[S3Client], limits: Limits) -> None:
+        self.root, self.options, self.clients, self.limits = root, options, clients, limits
         self.place = f"s3://{root}"
         self.bucket, _, self._prefix = root.partition("/")
 
     def child(self, path: str) -> Self:
         root = "/".join(part for part in (self.root, self.checked(path)) if part)
-        return type(self)(root, self.options, self.clients)
+        return type(self)(root, self.options, self.clients, self.limits)
 
     def list_files(self, path: str = "") -> list[FileInfo]:
         below, start = (f"{key}/" if key else "" for key in (self._key(path), self._prefix))
@@ -136,7 +134,7 @@ class S3Store(Store):
             ]
 
         with self._failures(path):
-            return sorted(_unless_misheard(ask), key=lambda info: info.path)
+            return sorted(self.limits.retry.call(ask, _was_misheard), key=lambda info: info.path)
 
     def stat(self, path: str) -> FileInfo | None:
         key = self._key(path)
@@ -220,7 +218,7 @@ class S3Store(Store):
             manager.upload(source, self.bucket, key, subscribers=[Moved(count)]).result()
 
         with self._failures(path):
-            _unless_misheard(send)
+            self.limits.retry.call(send, _was_misheard)
 
     def _refuse_missing_bucket(self) -> None:
         """A missing file is told from a missing bucket by asking: the answer to HEAD has no words."""
@@ -239,23 +237,13 @@ class S3Store(Store):
             raise to_user_error(error, f"{self.place}/{path}".rstrip("/"), self.place) from error
 
 
-def _unless_misheard(ask: Callable[[], Found]) -> Found:
-    """What `ask` gives, asked again where the answer broke off within.
+def _was_misheard(error: Exception) -> bool:
+    """Whether an answer broke off within, so that what was asked is to be asked again.
 
     Either it was an answer's XML, which `_pause_before_retry` does not get to see, or the one that said that
     an upload in parts is complete: then the request sent again finds no such upload.
     """
-    first = time.monotonic()
-    failures = 0
-    while True:
-        try:
-            return ask()
-        except (ResponseParserError, ClientError) as error:
-            failures += 1
-            seconds = retry.pause(failures, time.monotonic() - first)
-            if seconds is None or (isinstance(error, ClientError) and error_code(error) != "NoSuchUpload"):
-                raise
-            time.sleep(seconds)
+    return isinstance(error, ResponseParserError) or error_code(error) == "NoSuchUpload"
 
 
 class Moved(BaseSubscriber):

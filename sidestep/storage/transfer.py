@@ -1,4 +1,4 @@
-"""Moving many files at a time between a store and the local disk."""
+"""Pulling many files at a time from a store to the local disk."""
 
 import json
 import logging
@@ -65,14 +65,6 @@ def pull(store: Store, files: Sequence[FileInfo], workspace: Workspace, title: s
 
         _each(pull_one, missing, store.options.connections)
     return folder
-
-
-def push(store: Store, folder: Path, files: Sequence[str], title: str) -> None:
-    """Uploads files of a local folder to the same paths in the store."""
-    with local_errors(folder):
-        size = sum((folder / path).stat().st_size for path in files)
-    with track(title, size, "B") as bar:
-        _each(lambda path: store.upload(folder / path, path, bar.advance), files, store.options.connections)
 
 
 def _each(move: Callable[[Item], None], items: Iterable[Item], at_a_time: int) -> None:

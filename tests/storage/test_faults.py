@@ -14,9 +14,9 @@ import pytest
 
 from sidestep.runtime.errors import AccessError, ExitCode, MissingInputError, StorageError
 from sidestep.runtime.workspace import Workspace
-from sidestep.storage import retry, s3
+from sidestep.storage.retry import Limits, Retry
 from sidestep.storage.store import Store
-from sidestep.storage.transfer import pull, push
+from sidestep.storage.transfer import pull
 from tests.faults import FaultyServer, faulty_server
 from tests.s3 import S3Server
 
@@ -36,12 +36,12 @@ USES: dict[str, Callable[[Store, Path], Any]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def fast_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same law as ever, its minute five seconds long."""
-    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
-    monkeypatch.setattr(retry, "SECONDS", 5)  # a busy machine takes its time for three failures
-    monkeypatch.setattr(retry, "READ_SECONDS", 5)
+PART = 5 * 2**20  # the smallest that S3 allows
+
+
+def limits(seconds: float = 5, silence: float = 5, part_bytes: int = PART) -> Limits:
+    """As ever, its minute five seconds long: a busy machine takes its time for three failures."""
+    return Limits(Retry(seconds=seconds, longest_pause=0.01), silence, silence, part_bytes)
 
 
 @pytest.fixture
@@ -53,35 +53,16 @@ def faulty(s3_server: S3Server) -> Iterator[FaultyServer]:
 
 @pytest.fixture
 def store(faulty: FaultyServer) -> Store:
-    return S3Server(faulty.endpoint).store("songs")
+    return open_behind(faulty, limits())
 
 
-@pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "PART_BYTES", 5 * 2**20)  # the smallest that S3 allows
-
-
-def test_requests_end_within_about_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the real clock: when all tries are refused at once, and when each meets silence."""
-    monkeypatch.undo()
-    for seconds_each in (0, retry.READ_SECONDS):
-        now, failures, first = 0.0, 0, None
-        while True:
-            now += seconds_each
-            failures, first = failures + 1, now if first is None else first
-            pause = retry.pause(failures, now - first)
-            if pause is None:
-                break
-            now += pause
-        assert 30 <= now <= 70, seconds_each
+def open_behind(faulty: FaultyServer, limits: Limits, path: str = "songs") -> Store:
+    return S3Server(faulty.endpoint).store(path, limits)
 
 
 @pytest.mark.parametrize("fault", ["503", "429", "500", "drop", "lost", "silent"])
-def test_passing_faults_are_outlasted(
-    faulty: FaultyServer, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retry, "READ_SECONDS", 0.1 if fault == "silent" else 5)
-    store = S3Server(faulty.endpoint).store("songs")
+def test_passing_faults_are_outlasted(faulty: FaultyServer, tmp_path: Path, fault: str) -> None:
+    store = open_behind(faulty, limits(silence=0.1 if fault == "silent" else 5))
     for name, use in USES.items():
         store.write_bytes("file", CONTENT)
         store.delete("new")
@@ -105,10 +86,11 @@ def test_a_connection_cut_within_a_request(faulty: FaultyServer, store: Store, t
             assert USES[name](store, tmp_path / "local"), name
 
 
-@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("fault", ["cut upload", "lost", "503", "drop"])
-def test_large_uploads_are_cut_within_their_parts(faulty: FaultyServer, tmp_path: Path, fault: str) -> None:
-    store, source, met = S3Server(faulty.endpoint).store("songs"), tmp_path / "source", 0
+def test_large_uploads_are_cut_within_their_parts(
+    faulty: FaultyServer, store: Store, tmp_path: Path, fault: str
+) -> None:
+    source, met = tmp_path / "source", 0
     source.write_bytes(LARGE)
     while met < 20:
         faulty.faults[:] = [fault, "", fault, fault, fault]
@@ -120,9 +102,9 @@ def test_large_uploads_are_cut_within_their_parts(faulty: FaultyServer, tmp_path
         assert hashlib.sha256(store.read_bytes("large")).digest() == hashlib.sha256(LARGE).digest()
 
 
-@pytest.mark.usefixtures("small_parts")
-def test_large_downloads_are_cut_within_their_parts(faulty: FaultyServer, tmp_path: Path) -> None:
-    store = S3Server(faulty.endpoint).store("songs")
+def test_large_downloads_are_cut_within_their_parts(
+    faulty: FaultyServer, store: Store, tmp_path: Path
+) -> None:
     store.write_bytes("large", LARGE)
     for _ in range(5):
         faulty.faults[:] = ["cut", "", "cut", "cut", "", "cut"]
@@ -132,13 +114,13 @@ def test_large_downloads_are_cut_within_their_parts(faulty: FaultyServer, tmp_pa
         assert (tmp_path / "target").read_bytes() == LARGE
 
 
-@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("fault", ["lost", "cut"])
-def test_an_upload_in_parts_that_was_completed_unheard(faulty: FaultyServer, fault: str) -> None:
+def test_an_upload_in_parts_that_was_completed_unheard(
+    faulty: FaultyServer, store: Store, fault: str
+) -> None:
     """The request that completes it, sent again, is answered: there is no such upload."""
-    store = S3Server(faulty.endpoint).store("songs")
     faulty.only = lambda method, path: method == "POST" and "uploadId" in path
-    data = LARGE[: 5 * 2**20 + 1]
+    data = LARGE[: PART + 1]
     for number in range(20):
         faulty.faults[:] = [fault]
         store.write_bytes(f"large-{number}", data)
@@ -176,10 +158,8 @@ def test_one_creation_wins_whatever_is_lost(faulty: FaultyServer, store: Store) 
             assert store.read_bytes(f"{number}.json") == content
 
 
-def test_throttling_that_stays_ends_in_one_message(
-    faulty: FaultyServer, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retry, "SECONDS", 1)
+def test_throttling_that_stays_ends_in_one_message(faulty: FaultyServer) -> None:
+    store = open_behind(faulty, limits(seconds=1))
     faulty.faults[:] = ["503"] * 10_000
     began = time.monotonic()
     with pytest.raises(StorageError, match=r"songs/file: the store answered with SlowDown.*who runs it"):
@@ -190,13 +170,9 @@ def test_throttling_that_stays_ends_in_one_message(
 
 
 @pytest.mark.parametrize("how", ["refused", "silent"])
-def test_a_store_that_is_gone_and_comes_back(
-    faulty: FaultyServer, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Twenty times, in all threads at once: each fails in time, and the same client goes on afterwards."""
-    monkeypatch.setattr(retry, "SECONDS", 0.1)
-    monkeypatch.setattr(retry, "READ_SECONDS", 0.1)
-    store = S3Server(faulty.endpoint).store("songs")
+def test_a_store_that_is_gone_and_comes_back(faulty: FaultyServer, tmp_path: Path, how: str) -> None:
+    """In all threads at once: each fails in time, and the same client goes on afterwards."""
+    store = open_behind(faulty, limits(seconds=0.1, silence=0.1))
 
     def fails(name: str) -> bool:
         with pytest.raises(StorageError, match="is out of reach"):
@@ -204,7 +180,7 @@ def test_a_store_that_is_gone_and_comes_back(
         return True
 
     with ThreadPoolExecutor(len(USES)) as threads:
-        for _ in range(20):
+        for _ in range(3):  # by eight uses
             began = time.monotonic()
             if how == "refused":
                 with faulty.gone():
@@ -219,11 +195,9 @@ def test_a_store_that_is_gone_and_comes_back(
     assert not {name for name in names if name.startswith("transfer")}
 
 
-@pytest.mark.usefixtures("small_parts")
 def test_a_store_that_goes_in_the_middle_of_an_upload(faulty: FaultyServer, tmp_path: Path) -> None:
     """While this thread goes on; it returns before the patience ends."""
-    retry.SECONDS = 20
-    store, source = S3Server(faulty.endpoint).store("songs"), tmp_path / "source"
+    store, source = open_behind(faulty, limits(seconds=20)), tmp_path / "source"
     source.write_bytes(LARGE)
     faulty.up = 20e6
     moved: list[int] = []
@@ -237,43 +211,38 @@ def test_a_store_that_goes_in_the_middle_of_an_upload(faulty: FaultyServer, tmp_
     assert store.read_bytes("large") == LARGE
 
 
-def test_a_slow_store_is_no_silent_one(faulty: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_store_is_no_silent_one(faulty: FaultyServer) -> None:
     """One request takes longer than any time limit on silence, in both directions."""
-    monkeypatch.setattr(s3, "PART_BYTES", len(LARGE) + 1)
-    monkeypatch.setattr(retry, "READ_SECONDS", 2)
-    monkeypatch.setattr(retry, "CONNECT_SECONDS", 2)
-    store = S3Server(faulty.endpoint).store("songs")
+    data = LARGE[: 5 * 2**20]
+    store = open_behind(faulty, limits(silence=1, part_bytes=2 * len(data)))
     for rate, move in (
-        ("up", lambda: store.write_bytes("slow", LARGE)),
+        ("up", lambda: store.write_bytes("slow", data)),
         ("down", lambda: store.read_bytes("slow")),
     ):
         setattr(faulty, rate, 3.5e6)
         faulty.requests.clear()
         began = time.monotonic()
         move()
-        assert time.monotonic() - began > 3 and len(faulty.requests) == 1
+        assert time.monotonic() - began > 1.2 and len(faulty.requests) == 1
     faulty.down = 0
-    assert store.read_bytes("slow") == LARGE
+    assert store.read_bytes("slow") == data
 
 
-def test_an_upload_that_nobody_reads_ends(faulty: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_that_nobody_reads_ends(faulty: FaultyServer) -> None:
     """The connection stays open and takes nothing: that too is silence, also while sending."""
-    monkeypatch.setattr(retry, "READ_SECONDS", 0.5)
-    monkeypatch.setattr(retry, "CONNECT_SECONDS", 0.5)
-    store = S3Server(faulty.endpoint).store("songs")
+    store = open_behind(faulty, limits(seconds=0.1, silence=0.5))
     assert store.stat("file")
     faulty.up = 1
     began = time.monotonic()
     with pytest.raises(StorageError, match="is out of reach"):
-        store.write_bytes("stuck", LARGE[: 12 * 2**20])
+        store.write_bytes("stuck", LARGE)
     assert time.monotonic() - began < 20
-    faulty.up = 0
-    faulty._free_at["up"] = 0
+    faulty.set_free()
 
 
 @pytest.mark.parametrize(("fault", "kind"), [("500", StorageError), ("403", AccessError)])
-def test_a_delete_that_fails(faulty: FaultyServer, store: Store, fault: str, kind: type[Exception]) -> None:
-    retry.SECONDS = 0.05
+def test_a_delete_that_fails(faulty: FaultyServer, fault: str, kind: type[Exception]) -> None:
+    store = open_behind(faulty, limits(seconds=0.05))
     faulty.only = lambda method, path: method == "DELETE"
     for _ in range(20):
         faulty.faults[:] = [fault] * 100
@@ -304,16 +273,14 @@ def test_a_listing_that_lags_hides_no_file_from_the_other_uses(faulty: FaultySer
 
 def test_many_files_through_a_storm(faulty: FaultyServer, tmp_path: Path) -> None:
     """All at once and mixed, with eight transfers at a time."""
-    retry.SECONDS = 20
-    store = S3Server(faulty.endpoint).store("many")
-    folder = tmp_path / "here"
+    store = open_behind(faulty, limits(seconds=20), "many")
     files = {f"{n}.bin": bytes([n]) * n * 1000 for n in range(60)}
-    folder.mkdir()
     for name, data in files.items():
-        (folder / name).write_bytes(data)
+        (tmp_path / name).write_bytes(data)
     storm = ["503", "", "lost", "429", "", "cut upload", "drop", "", "500", ""] * 20
     faulty.faults[:] = storm
-    push(store, folder, list(files), "Pushing")
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda name: store.upload(tmp_path / name, name), files))
     faulty.faults[:] = [fault.replace("cut upload", "cut") for fault in storm]
     pulled = pull(store, store.list_files(), Workspace(tmp_path / "workspace"), "Pulling")
     assert {name: (pulled / name).read_bytes() for name in files} == files

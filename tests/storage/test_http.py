@@ -19,9 +19,10 @@ from sidestep.runtime.errors import (
     MissingInputError,
     StorageError,
 )
-from sidestep.storage import retry
 from sidestep.storage.open import open_store
+from sidestep.storage.retry import LIMITS, Limits, Retry
 from sidestep.storage.store import Store
+from tests.clock import Clock
 from tests.faults import FaultyServer, faulty_server
 
 CONTENT = b"0123456789" * 100
@@ -48,8 +49,8 @@ def website(tmp_path: Path) -> Iterator[FaultyServer]:
     server.server_close()
 
 
-def web_store(website: FaultyServer, path: str = "songs/") -> Store:
-    return open_store(f"{website.endpoint}/{path}", StorageSpec())
+def web_store(website: FaultyServer, path: str = "songs/", limits: Limits = LIMITS) -> Store:
+    return open_store(f"{website.endpoint}/{path}", StorageSpec(), limits=limits)
 
 
 def test_a_website_is_read(website: FaultyServer, tmp_path: Path) -> None:
@@ -71,26 +72,13 @@ def test_a_website_is_read(website: FaultyServer, tmp_path: Path) -> None:
     assert web_store(website, "songs/al%20bum").list_files()  # a place is a URL, quoted as those are
 
 
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses between tries, which are not waited for here."""
-    made: list[float] = []
-    pause = retry.pause
-
-    def noted(failures: int, since_first: float) -> float | None:
-        seconds = pause(failures, since_first)
-        made.append(-1 if seconds is None else seconds)
-        return seconds and 0.001
-
-    monkeypatch.setattr(retry, "pause", noted)
-    return made
-
-
 @pytest.mark.parametrize("fault", ["503", "429", "drop", "cut"])
 def test_passing_faults_of_a_website_are_waited_for(
-    website: FaultyServer, tmp_path: Path, fault: str, pauses: list[float]
+    website: FaultyServer, tmp_path: Path, fault: str
 ) -> None:
-    store = web_store(website)
+    clock = Clock()
+    store = web_store(website, limits=Limits(Retry(clock=clock, sleep=clock.sleep)))
+    pauses = clock.slept
     moved: list[int] = []
     for use in (
         lambda: store.read_bytes("file") == CONTENT,
@@ -108,12 +96,8 @@ def test_passing_faults_of_a_website_are_waited_for(
 
 
 @pytest.mark.parametrize(("fault", "said"), [("503", "answered with 503"), ("drop", "is out of reach")])
-def test_a_website_that_stays_away(
-    website: FaultyServer, fault: str, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retry, "SECONDS", 0.01)
-    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
-    store = web_store(website)
+def test_a_website_that_stays_away(website: FaultyServer, fault: str, said: str) -> None:
+    store = web_store(website, limits=Limits(Retry(seconds=0.01, longest_pause=0.01)))
     for use in (store.list_files, lambda: store.stat("file"), lambda: store.read_bytes("file")):
         website.faults[:] = [fault] * 100
         with pytest.raises(StorageError, match=said):

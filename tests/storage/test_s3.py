@@ -24,12 +24,14 @@ from sidestep.runtime.errors import (
     SideStepError,
     StorageError,
 )
-from sidestep.storage import retry, s3
 from sidestep.storage.open import open_store
 from sidestep.storage.remote import RemoteStore
+from sidestep.storage.retry import Limits, Retry
 from sidestep.storage.s3 import S3Store
 from sidestep.storage.store import Store
 from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server, set_credentials, strict_server
+
+SHORT = Limits(Retry(seconds=0, longest_pause=0.01), read_seconds=0.2)
 
 
 @contextmanager
@@ -106,27 +108,22 @@ def test_a_profile_that_is_not_there(s3_server: S3Server, monkeypatch: pytest.Mo
         s3_server.store("songs").list_files()
 
 
-def test_an_endpoint_out_of_reach(
-    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retry, "SECONDS", 0)
-    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
+def test_an_endpoint_out_of_reach(s3_server: S3Server, tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # and nobody listens
         port = unused.getsockname()[1]
         options = StorageSpec(endpoint_url=f"http://127.0.0.1:{port}")
-        for use in every_use(open_store("s3://studio/songs", options), tmp_path):
+        store = open_store("s3://studio/songs", options, limits=SHORT)
+        for use in every_use(store, tmp_path):
             with refusal(StorageError, f"127.0.0.1:{port} is out of reach"):
                 use()
 
 
-def test_a_server_that_says_nothing(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"SECONDS": 0, "READ_SECONDS": 0.2, "LONGEST_PAUSE": 0.01}.items():
-        monkeypatch.setattr(retry, name, value)
+def test_a_server_that_says_nothing(s3_server: S3Server) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         options = StorageSpec(endpoint_url=f"http://127.0.0.1:{silent.getsockname()[1]}")
         with refusal(StorageError, "is out of reach.*StayedSilent"):
-            open_store("s3://studio", options).list_files()
+            open_store("s3://studio", options, limits=SHORT).list_files()
 
 
 def test_a_full_disk_is_not_the_servers_fault(s3_server: S3Server, full_disk: Path) -> None:
@@ -165,11 +162,9 @@ def test_folder_markers_are_not_files(s3_server: S3Server) -> None:
     ]
 
 
-def test_large_files_move_in_parts(
-    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(s3, "PART_BYTES", 5 * 2**20)  # the smallest that S3 allows
-    store, source = s3_server.store("models"), tmp_path / "source"
+def test_large_files_move_in_parts(s3_server: S3Server, tmp_path: Path) -> None:
+    limits = Limits(part_bytes=5 * 2**20)  # the smallest that S3 allows
+    store, source = s3_server.store("models", limits), tmp_path / "source"
     source.write_bytes(os.urandom(11 * 2**20))
     moved: list[int] = []
     store.upload(source, "model", moved.append)
