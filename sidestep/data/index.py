@@ -12,7 +12,9 @@ its content, and a song that was found sound over `probed` seconds is not decode
 `<key>.pt`. It is written before the tensors are made: a dataset that is not finished shows as such.
 """
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from sidestep.runtime.canonical import json_bytes
@@ -112,3 +114,20 @@ def list_samples(store: Store) -> list[FileInfo]:
             "  run `sidestep preprocess` with the same settings again: it makes what is missing"
         )
     return [files[path] for path in named]
+
+
+def dataset_files(store: Store) -> list[FileInfo]:
+    """The tensor files of a dataset. Raises MissingInputError where there are none."""
+    files = list_samples(store)
+    if not files:
+        raise MissingInputError(
+            f"no preprocessed songs (.pt) in {store.place}\n"
+            "  make them with `sidestep preprocess`, or set dataset_dir to where they are"
+        )
+    return files
+
+
+def dataset_digest(files: Sequence[FileInfo]) -> str:
+    """Names and sizes of the tensor files in one number: ours are named by their content."""
+    lines = sorted(f"{file.path} {file.size}" for file in files)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

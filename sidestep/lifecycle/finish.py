@@ -14,12 +14,13 @@ from sidestep.lifecycle.publish import publish
 from sidestep.lifecycle.receipt import FILE as RECEIPT
 from sidestep.lifecycle.receipt import write_receipt
 from sidestep.lifecycle.resume import has_gone_on
-from sidestep.report import FILE as REPORT
-from sidestep.report import write_report
+from sidestep.report.curve import FILE as CURVE
+from sidestep.report.curve import loss_curve
+from sidestep.report.page import FILE as REPORT
+from sidestep.report.page import write_report
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.training.checkpoint import NUMBERS_FILE, Progress, read_numbers
 from sidestep.training.history import FILE as HISTORY
-from sidestep.training.metrics import loss_curve
+from sidestep.training.numbers import NUMBERS_FILE, Progress, read_numbers
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def finish(
     attempt.begin("publish")
     output = attempt.output
     output.store.write_bytes(HISTORY, history)
-    output.store.write_bytes("loss.png", loss_curve(progress.losses, progress.evaluations, attempt.spec.name))
+    output.store.write_bytes(CURVE, loss_curve(progress.losses, progress.evaluations, attempt.spec.name))
     done = writer.finish()
     publish(attempt.commits, done, attempt.workspace)
     write_receipt(attempt, done, recipe, progress)

@@ -1,13 +1,14 @@
 """What makes two runs the same: all settings and inputs that decide an adapter's numbers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sidestep.acestep.layout import ALIASES
 from sidestep.config.job import JobSpec
+from sidestep.data.index import dataset_digest, dataset_files
 from sidestep.runtime.errors import BadSpecError
 from sidestep.storage.open import open_store
-from sidestep.training.checkpoint import Numbers, refuse_changed
-from sidestep.training.dataset import dataset_digest, dataset_files
+from sidestep.training.numbers import Numbers
 
 LENGTH = ("train.epochs", "train.max_steps")
 """What a longer run may change, where the spec says so."""
@@ -40,3 +41,28 @@ def refuse_another_run(spec: JobSpec, numbers: Numbers | None, recipe: dict[str,
             f"{where} was made in {begun_in}, and runtime.precision is {asked_for}\n"
             f"  go on with {begun_in} or auto, or start anew with another output_dir"
         )
+
+
+def refuse_changed(
+    before: dict[str, Any], now: dict[str, Any], where: str, may_change: Sequence[str] = ()
+) -> None:
+    """Raise BadSpecError naming each setting that differs between a run's start and now."""
+    before, now = _flat(before), _flat(now)
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if changed := [key for key in changed if key not in may_change]:
+        differences = [f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in changed]
+        raise BadSpecError(
+            "\n  ".join([f"{where} was made with other settings:", *differences])
+            + "\n  go on with the same settings, or start anew with another output_dir"
+        )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train.adapter": {"rank": 4}} → {"train.adapter.rank": 4}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

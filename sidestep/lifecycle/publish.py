@@ -8,7 +8,7 @@ from pathlib import Path
 from sidestep.commitlog.log import CommitLog, Record
 from sidestep.runtime.errors import MissingInputError
 from sidestep.runtime.workspace import Workspace
-from sidestep.training.checkpoint import STATE_FILES
+from sidestep.training.numbers import STATE_FILES
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from sidestep.commitlog.log import Record
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Attempt
 from sidestep.runtime.canonical import json_bytes
-from sidestep.training.checkpoint import STATE_FILES, Progress
+from sidestep.training.numbers import STATE_FILES, Progress
 
 FILE = "receipt.json"
 

@@ -16,7 +16,7 @@ from sidestep.runtime.workspace import Workspace
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
 from sidestep.storage.transfer import pull
-from sidestep.training.checkpoint import NUMBERS_FILE, STATE_FILES, Numbers, read_numbers
+from sidestep.training.numbers import NUMBERS_FILE, STATE_FILES, Numbers, read_numbers
 
 log = logging.getLogger(__name__)
 

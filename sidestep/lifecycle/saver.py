@@ -14,7 +14,7 @@ from sidestep.lifecycle.pending import PendingCheckpoints
 from sidestep.runtime.canonical import Parts
 from sidestep.runtime.errors import AgainError, StorageError
 from sidestep.runtime.preemption import Preemption
-from sidestep.training.checkpoint import Progress
+from sidestep.training.numbers import Progress
 from sidestep.training.schedule import Group, Schedule
 from sidestep.training.snapshot import Snapshot
 

@@ -1,5 +1,1 @@
-"""report.html: one page about a finished run, with nothing outside of it."""
-
-from sidestep.report.page import FILE, write_report
-
-__all__ = ["FILE", "write_report"]
+"""report.html: one page about a finished run, with nothing outside of it; and its loss curve as a picture."""

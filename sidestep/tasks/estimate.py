@@ -9,6 +9,7 @@ from typing import Any
 from sidestep.acestep.layout import ALIASES
 from sidestep.config.job import JobSpec
 from sidestep.config.training import ATTENTION_MODULES
+from sidestep.data.index import dataset_digest, dataset_files
 from sidestep.lifecycle.output import Output
 from sidestep.lifecycle.status import Phase, no_phase
 from sidestep.runtime.canonical import json_bytes, png_bytes
@@ -17,7 +18,6 @@ from sidestep.runtime.workspace import open_workspace
 from sidestep.storage.open import open_store
 from sidestep.tasks.setup import TrainingSetup, prepare_setup, timestep_law
 from sidestep.training import rng
-from sidestep.training.dataset import dataset_digest, dataset_files
 from sidestep.training.flow import Batch, draw_batch
 from sidestep.training.sensitivity import attention_weights, mean_gradient_norms
 

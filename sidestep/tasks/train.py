@@ -23,14 +23,11 @@ from sidestep.lifecycle.saver import CheckpointPolicy, Saver
 from sidestep.runtime.errors import AgainError, BadSpecError
 from sidestep.storage.open import open_store
 from sidestep.tasks.setup import TrainingSetup, prepare_setup, timestep_law
-from sidestep.training.checkpoint import (
-    Numbers,
-    Progress,
-    restore,
-)
+from sidestep.training.checkpoint import restore
 from sidestep.training.history import history_bytes
 from sidestep.training.loop import Trainer
 from sidestep.training.metrics import Metrics, Throughput
+from sidestep.training.numbers import Numbers, Progress
 from sidestep.training.optimizer import build_optimizer, check_optimizer
 from sidestep.training.schedule import Group, Schedule
 from sidestep.training.snapshot import Snapshot
@@ -141,7 +138,8 @@ def _train(
             saver.save_in_time(f"checkpoint-step-{progress.step}", progress, attempt.notice)
             raise _stopped(progress.step, schedule.total_steps, writer, saver)
         saver.finish(attempt.notice)
-    return finish(attempt, writer, progress, recipe, history_bytes(progress, schedule, ground.samples.facts))
+    rates = [schedule.learning_rate(step) for step in range(progress.step)]
+    return finish(attempt, writer, progress, recipe, history_bytes(progress, rates, ground.samples.facts))
 
 
 def build_trainer(spec: JobSpec, ground: TrainingSetup) -> Trainer:

@@ -1,27 +1,18 @@
 """The songs of a run as the loop sees them: a sequence of samples, read from disk when they are needed."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
 from sidestep.acestep.vae import LATENTS_PER_SECOND
-from sidestep.data.tensors import Sample, list_samples, read_sample
+from sidestep.data.index import dataset_files
+from sidestep.data.tensors import Sample, read_sample
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace
-from sidestep.storage.store import FileInfo, Store
+from sidestep.storage.store import Store
 from sidestep.storage.transfer import pull
-
-
-@dataclass(frozen=True)
-class SongFacts:
-    """What a person wants to know of a song. Name and caption are what its file says: anything."""
-
-    name: str
-    seconds: float
-    caption: str
+from sidestep.training.history import SongFacts
 
 
 class Samples(Sequence[Sample]):
@@ -87,20 +78,3 @@ def _facts(sample: Sample, file: str) -> SongFacts:
         seconds=round(len(sample.target_latents) / LATENTS_PER_SECOND, 2),
         caption=caption if isinstance(caption, str) else "",
     )
-
-
-def dataset_files(store: Store) -> list[FileInfo]:
-    """The tensor files of a dataset. Raises MissingInputError where there are none."""
-    files = list_samples(store)
-    if not files:
-        raise MissingInputError(
-            f"no preprocessed songs (.pt) in {store.place}\n"
-            "  make them with `sidestep preprocess`, or set dataset_dir to where they are"
-        )
-    return files
-
-
-def dataset_digest(files: Sequence[FileInfo]) -> str:
-    """Names and sizes of the tensor files in one number: ours are named by their content."""
-    lines = sorted(f"{file.path} {file.size}" for file in files)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -2,19 +2,27 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sidestep.runtime.canonical import json_bytes
-from sidestep.training.checkpoint import Progress
-from sidestep.training.dataset import SongFacts
-from sidestep.training.schedule import Schedule
+from sidestep.training.numbers import Progress
 
 FILE = "history.json"
 RUNNING_SHARE = 0.05  # of a run that the running mean looks back over
 SMOOTH_WEIGHT = 0.98  # of a loss, against the one after it: about the last fifty count
 
 
-def history_bytes(progress: Progress, schedule: Schedule, songs: Sequence[SongFacts]) -> bytes:
+@dataclass(frozen=True)
+class SongFacts:
+    """What a person wants to know of a song. Name and caption are what its file says: anything."""
+
+    name: str
+    seconds: float
+    caption: str
+
+
+def history_bytes(progress: Progress, learning_rates: Sequence[float], songs: Sequence[SongFacts]) -> bytes:
     """The content of history.json. What is not finite, as the loss of a skipped step, is null.
 
     {"losses": [by step, from the first], "running_mean": […], "learning_rates": […],
@@ -23,9 +31,9 @@ def history_bytes(progress: Progress, schedule: Schedule, songs: Sequence[SongFa
     content: dict[str, Any] = {
         "losses": [_number(loss) for loss in progress.losses],
         "running_mean": [_number(mean) for mean in running_mean(progress.losses)],
-        "learning_rates": [_number(schedule.learning_rate(step)) for step in range(progress.step)],
+        "learning_rates": [_number(rate) for rate in learning_rates],
         "evaluations": {str(step): _number(loss) for step, loss in sorted(progress.evaluations.items())},
-        "songs": [{"name": song.name, "seconds": song.seconds, "caption": song.caption} for song in songs],
+        "songs": [asdict(song) for song in songs],
     }
     return json_bytes(content)
 

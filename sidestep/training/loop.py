@@ -27,10 +27,10 @@ from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.progress import track
 from sidestep.training import rng
-from sidestep.training.checkpoint import Progress
 from sidestep.training.flow import SamplingConfig, draw_batch, flow_loss
 from sidestep.training.history import RunningLoss
 from sidestep.training.metrics import Metrics, Throughput, peak_memory
+from sidestep.training.numbers import Progress
 from sidestep.training.schedule import Group, Schedule
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""What a person watches: TensorBoard while it trains, and the loss curve as a picture."""
+"""What a person watches while it trains: TensorBoard."""
 
 import json
 import math
@@ -18,11 +18,9 @@ from torch.nn import Parameter
 from torch.utils.tensorboard.summary import histogram, hparams, image, scalar, text
 
 from sidestep.data.preview import Sound
-from sidestep.runtime.canonical import png_bytes
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.training.events import EventFiles
 from sidestep.training.flow import SamplingConfig
-from sidestep.training.history import running_mean
 from sidestep.training.mel import mel_picture
 from sidestep.training.schedule import Group
 
@@ -158,22 +156,3 @@ def layer_gradient_norms(parameters: Mapping[str, Parameter]) -> dict[str, float
         f"layers.{layer}": float(torch.nn.utils.get_total_norm(gradients[layer]))
         for layer in sorted(gradients)
     }
-
-
-def loss_curve(losses: list[float], evaluations: Mapping[int, float], title: str) -> bytes:
-    """A PNG of the loss of each step, its running mean, and the loss on fixed draws."""
-    from matplotlib.figure import Figure
-
-    steps = range(1, len(losses) + 1)
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(steps, losses, color="#9ecae1", linewidth=0.8, label="each step")
-    axes.plot(steps, running_mean(losses), color="#08519c", linewidth=1.8, label="running mean")
-    if evaluations:
-        axes.plot(
-            *zip(*sorted(evaluations.items()), strict=True), "o", color="#d94801", label="on fixed draws"
-        )
-    axes.set(title=title, xlabel="optimizer step", ylabel="flow loss")
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
-    return png_bytes(figure)

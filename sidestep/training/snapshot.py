@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from sidestep.adapters import Adapter
 from sidestep.runtime.canonical import Parts
-from sidestep.training.checkpoint import Progress, checkpoint_files
+from sidestep.training.checkpoint import checkpoint_files
+from sidestep.training.numbers import Progress
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.local import LocalStore
 from sidestep.storage.store import ProgressCallback, no_advance
-from sidestep.training.checkpoint import Progress
+from sidestep.training.numbers import Progress
 from sidestep.training.optimizer import build_optimizer
 from sidestep.training.snapshot import Snapshot
 from tests.bench.run import decoder

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from sidestep.config.job import JobSpec
-from sidestep.report import FILE, write_report
-from sidestep.report.page import page
+from sidestep.report.page import FILE, page, write_report
 from sidestep.storage.store import Store
 from tests.report.conftest import HOSTILE
 

@@ -30,7 +30,7 @@ from sidestep.storage.open import open_store
 from sidestep.tasks import run as train
 from sidestep.tasks.setup import prepare_setup
 from sidestep.tasks.train import train as train_attempt
-from sidestep.training.checkpoint import Progress
+from sidestep.training.numbers import Progress
 from sidestep.training.schedule import Schedule
 from tests.songs import MakeSpec, song, write_songs
 

@@ -13,10 +13,11 @@ from sidestep.runtime.workspace import open_workspace
 from sidestep.tasks import setup
 from sidestep.tasks.setup import prepare_setup
 from sidestep.tasks.train import build_trainer
-from sidestep.training.checkpoint import Progress, checkpoint_files, restore
+from sidestep.training.checkpoint import checkpoint_files, restore
 from sidestep.training.loop import Trainer
 from sidestep.training.machine import Machine
 from sidestep.training.metrics import Metrics
+from sidestep.training.numbers import Progress
 from tests.songs import MakeSpec
 
 TOO_HIGH = 2.0**40  # a scale with which every gradient overflows

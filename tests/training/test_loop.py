@@ -16,10 +16,10 @@ from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.workspace import open_workspace
 from sidestep.tasks.setup import prepare_setup
 from sidestep.tasks.train import build_trainer
-from sidestep.training.checkpoint import Progress
 from sidestep.training.flow import SamplingConfig, draw_batch, flow_loss
 from sidestep.training.loop import Trainer
 from sidestep.training.metrics import Metrics
+from sidestep.training.numbers import Progress
 from sidestep.training.schedule import Group
 from tests.songs import MakeSpec, absurd_song, song, write_songs
 

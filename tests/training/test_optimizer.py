@@ -13,8 +13,9 @@ from sidestep.runtime.workspace import open_workspace
 from sidestep.tasks import run as train
 from sidestep.tasks.setup import prepare_setup
 from sidestep.tasks.train import build_trainer
-from sidestep.training.checkpoint import Progress, checkpoint_files, restore
+from sidestep.training.checkpoint import checkpoint_files, restore
 from sidestep.training.loop import Trainer
+from sidestep.training.numbers import Progress
 from tests.songs import MakeSpec
 
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "prodigy")

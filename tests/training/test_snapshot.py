@@ -11,8 +11,9 @@ from sidestep.runtime.canonical import Parts
 from sidestep.runtime.workspace import open_workspace
 from sidestep.tasks.setup import prepare_setup
 from sidestep.tasks.train import build_trainer
-from sidestep.training.checkpoint import Progress, checkpoint_files, restore
+from sidestep.training.checkpoint import checkpoint_files, restore
 from sidestep.training.loop import Trainer
+from sidestep.training.numbers import Progress
 from sidestep.training.optimizer import build_optimizer
 from sidestep.training.snapshot import Snapshot
 from tests.songs import MakeSpec

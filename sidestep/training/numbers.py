@@ -1,0 +1,102 @@
+"""`training_state.json`: how far a run is, what it was begun with and on, and the optimizer's numbers.
+
+Reading it loads no torch, so that a finished run is known for one in a moment. The state's tensors are in
+`training_state.safetensors`, see `sidestep.training.checkpoint`.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from sidestep.runtime.canonical import json_bytes
+from sidestep.runtime.errors import BadDataError
+
+NUMBERS_FILE = "training_state.json"
+TENSORS_FILE = "training_state.safetensors"
+STATE_FILES = (NUMBERS_FILE, TENSORS_FILE)
+FORMAT = 1
+
+
+@dataclass
+class Progress:
+    """How far a run is. All that changes while it trains, but for weights and optimizer."""
+
+    step: int = 0
+    losses: list[float] = field(default_factory=list)  # mean loss of each optimizer step so far
+    evaluations: dict[int, float] = field(default_factory=dict)  # step → loss on fixed draws
+    skipped: int = 0  # steps so far that changed nothing, as their loss or gradient was not finite
+    skipped_in_row: int = 0  # those of them since the last one that did
+    loss_scale: dict[str, Any] = field(default_factory=dict)  # the gradient scaler's state, in fp16 alone
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What `training_state.json` says of a run, without its weights."""
+
+    recipe: dict[str, Any]  # the fingerprint that the run was begun with
+    machine: dict[str, Any]  # the kind of machine that it was begun on
+    progress: Progress  # without the losses, which are in the other file
+    tensors: list[str]  # names of all that the other file holds
+    optimizer: dict[str, Any]  # its class, and its state as far as that is no tensor
+
+
+def numbers_bytes(numbers: Numbers) -> bytes:
+    """The content of `training_state.json`. The same numbers give the same bytes."""
+    progress = numbers.progress
+    content = {
+        "format": FORMAT,
+        "step": progress.step,
+        "skipped": progress.skipped,
+        "skipped_in_row": progress.skipped_in_row,
+        "loss_scale": progress.loss_scale,
+        # JSON has no NaN.
+        "evaluations": {
+            str(step): loss if math.isfinite(loss) else None for step, loss in progress.evaluations.items()
+        },
+        "recipe": numbers.recipe,
+        "machine": numbers.machine,
+        "tensors": numbers.tensors,
+        "optimizer": numbers.optimizer,
+    }
+    return json_bytes(content)
+
+
+def read_numbers(data: bytes, where: str) -> Numbers:
+    """A checkpoint's `training_state.json`; messages name its folder, `where`.
+
+    Raises BadDataError where it is damaged or of another version.
+    """
+    try:
+        content = json.loads(data)
+        version = content["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadDataError(f"{where}/{NUMBERS_FILE} is damaged: {error}") from error
+    if version != FORMAT:
+        raise BadDataError(
+            f"{where} has checkpoint format {version}; this version of Side-Step reads {FORMAT}"
+        )
+    try:
+        evaluations = content["evaluations"].items()
+        progress = Progress(
+            content["step"],
+            evaluations={int(step): math.nan if loss is None else loss for step, loss in evaluations},
+            skipped=content["skipped"],
+            skipped_in_row=content["skipped_in_row"],
+            loss_scale=content["loss_scale"],
+        )
+        return Numbers(
+            _mapping(content["recipe"]),
+            _mapping(content["machine"]),
+            progress,
+            tensors=content["tensors"],
+            optimizer=_mapping(content["optimizer"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadDataError(f"{where}/{NUMBERS_FILE} is damaged or of another version: {error!r}") from error
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r} is no mapping")
+    return value
