@@ -151,8 +151,6 @@ def _dry_run(command: str, words: list[str]) -> None:
 
 
 def _plan(words: list[str]) -> None:
-    if "--offline" in words:  # places are not looked at then, and need not be named
-        words = ["--audio-dir", "songs", "--output-dir", "output", *words]
     options, spec, _ = _resolve("plan", words)
 
     from sidestep.commands.plan import plan
@@ -196,6 +194,7 @@ def _resolve(
         config=options.config,
         preset=options.preset,
         usage=misspelt_flags(rest, parser.flags),
+        needs_places=not getattr(options, "offline", False),  # a plan that looks at nothing
     )
     return options, spec, origins
 
@@ -209,11 +208,8 @@ def _status(words: list[str]) -> None:
     from sidestep.config.job import resolve
     from sidestep.config.sources import Given
 
-    place = [
-        Given(("task",), "estimate", parser.prog),
-        Given(("output_dir",), options.place, parser.prog),
-    ]
-    spec, _ = resolve(flags=[*getattr(options, "given", []), *place])
+    place = Given(("output_dir",), options.place, parser.prog)
+    spec, _ = resolve(flags=[*getattr(options, "given", []), place], needs_places=False)
     show_status(spec.output_place, spec.storage, as_json=options.json, watch=options.watch, write=write)
 
 
@@ -245,8 +241,8 @@ def _export(words: list[str]) -> None:
     from sidestep.config.job import resolve
     from sidestep.config.sources import Given
 
-    places = [Given(("task",), "estimate", parser.prog), Given(("output_dir",), options.adapter, parser.prog)]
-    spec, _ = resolve(flags=[*getattr(options, "given", []), *places])
+    place = Given(("output_dir",), options.adapter, parser.prog)  # so it is checked as a place is
+    spec, _ = resolve(flags=[*getattr(options, "given", []), place], needs_places=False)
     export(spec, options.adapter, options.format, options.output, offline=options.offline)
 
 

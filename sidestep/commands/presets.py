@@ -140,9 +140,8 @@ def preset_text(spec: JobSpec, paths: Collection[FieldPath], description: str = 
 
 
 def _resolve(flags: Iterable[Given] = (), **sources: Any) -> tuple[JobSpec, dict[str, str]]:
-    """The spec of a job that has nothing of its own but a preset needs none of the places."""
-    places = [Given(("task",), "estimate", "default"), Given(("output_dir",), "output", "default")]
-    return resolve(flags=[*flags, *places], **sources)
+    """The spec of a job that has nothing of its own but a preset."""
+    return resolve(flags, **sources, needs_places=False)
 
 
 _ACTIONS: dict[str, Callable[[argparse.Namespace, Write], None]] = {

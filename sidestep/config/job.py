@@ -14,9 +14,10 @@ from pydantic import ConfigDict, ValidationError
 from pydantic_settings import BaseSettings
 
 from sidestep.config.fields import Path, spec_fields
+from sidestep.config.needs import missing_places
 from sidestep.config.presets import Preset, preset_fields
 from sidestep.config.problems import Problem, invalid_values, report
-from sidestep.config.schema import JobFields, missing_places
+from sidestep.config.schema import JobFields
 from sidestep.config.sources import Given, Source, from_arguments, from_environment, from_preset, from_yaml
 from sidestep.runtime.errors import BadSpecError, UsageError
 
@@ -50,13 +51,16 @@ def resolve(
     config: str | os.PathLike[str] | None = None,
     preset: str | Preset | None = None,
     usage: Sequence[Problem] = (),
+    *,
+    needs_places: bool = True,
 ) -> tuple[JobSpec, dict[str, str]]:
     """The spec that all sources make together, and the origin of each value by its dotted name.
 
     `flags` come from the command line, `arguments` (nested) from Python; `environ` is os.environ unless
     given; `config` is the YAML file, else it is found through SIDESTEP_CONFIG or at
     /etc/sidestep/job.yaml; `preset` is one or its name. A value that nobody gave has the origin "default".
-    `usage` are problems of the command line itself, to be reported with all others.
+    `usage` are problems of the command line itself, to be reported with all others. With `needs_places` off,
+    the spec may lack places that its task needs: where the task is not run.
 
     Raises BadSpecError with every problem of every source, or UsageError with them where `usage` has some;
     MissingInputError when the file is not there; UsageError for a preset that is not known.
@@ -76,8 +80,8 @@ def resolve(
         spec = _Settings(_build_sources=(sources, {})).spec
     except ValidationError as error:
         problems += invalid_values(error, origins)
-        values = {name: given[name,].value for name in JobFields.model_fields if (name,) in given}
-        problems += [Problem(name, message, "not given") for name, message in missing_places(values).items()]
+    if needs_places:
+        problems += missing_places({path[0]: item.value for path, item in given.items() if len(path) == 1})
     if problems:
         raise (UsageError if usage else BadSpecError)(report(problems))
     return spec, {".".join(path): origin for path, origin in origins.items()}

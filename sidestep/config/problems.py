@@ -63,8 +63,6 @@ def invalid_values(error: ValidationError, origins: Mapping[Path, str]) -> Itera
     """pydantic's errors, of a model that has the spec as a field, in our words."""
     for detail in error.errors():
         where = tuple(map(str, detail["loc"][1:]))
-        if not where:
-            continue
         path = next(where[:depth] for depth in range(len(where), 0, -1) if where[:depth] in spec_fields())
         field = spec_fields()[path]
         if detail["type"] == "value_error":

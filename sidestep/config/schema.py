@@ -6,10 +6,9 @@ imported here or anywhere below `sidestep.config`: a spec is checked before anyt
 field's name, `aliases` for the guide's other spellings of it, and `unit` where it counts something.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from sidestep.config.section import Place, Section, no_credentials, path_as_text
 from sidestep.config.training import TrainSpec
@@ -185,13 +184,6 @@ class JobFields(Section):
     runtime: RuntimeSpec = RuntimeSpec()
     storage: StorageSpec = StorageSpec()
 
-    @model_validator(mode="after")
-    def _has_the_places_it_needs(self) -> Self:
-        missing = missing_places(self.model_dump(include={"task", *PLACES}))
-        if missing:
-            raise ValueError("; ".join(f"{field}: {message}" for field, message in missing.items()))
-        return self
-
     @property
     def tensors_place(self) -> str:
         """Where the tensors are: `dataset_dir`, or `tensors/` in the output."""
@@ -203,26 +195,3 @@ class JobFields(Section):
         if self.output_dir:
             return self.output_dir
         return self.tensors_place if self.task == "preprocess" else f"output/{self.name}"
-
-
-PLACES = ("audio_dir", "dataset_json", "dataset_dir", "output_dir")
-
-
-def missing_places(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Field → message for each place that the spec's task cannot do without and that is not given.
-
-    Takes plain values, checked or not, so that this can be said beside all other problems of a spec.
-    """
-    task = spec.get("task") or JobFields.model_fields["task"].default
-    # An empty one is given: the schema says what is wrong with it.
-    audio_dir, dataset_json, dataset_dir, output_dir = (spec.get(place) is not None for place in PLACES)
-    missing = {}
-    if task in ("preprocess", "pipeline") and not (audio_dir or dataset_json):
-        missing["audio_dir"] = f"task {task} needs the place of the songs (or a dataset_json that names them)"
-    if task in ("train", "pipeline") and not output_dir:
-        missing["output_dir"] = f"task {task} needs a place for its results"
-    if task == "preprocess" and not (dataset_dir or output_dir):
-        missing["dataset_dir"] = "task preprocess needs a place for the tensors (flag --tensor-output)"
-    if task == "estimate" and not (dataset_dir or output_dir):
-        missing["dataset_dir"] = "task estimate needs the place of the tensors"
-    return missing

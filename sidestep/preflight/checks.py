@@ -12,7 +12,6 @@ from textwrap import wrap
 from rich.filesize import decimal
 
 from sidestep.config.job import JobSpec
-from sidestep.config.schema import PLACES
 from sidestep.preflight.machine import find_gpus, look_for_device, look_for_driver, look_for_packages
 from sidestep.preflight.places import Check, Finding, findings, input_checks, output_checks
 from sidestep.runtime.errors import AccessError, MachineError
@@ -57,7 +56,7 @@ def in_lines(found: list[Finding]) -> str:
 
 
 def _credentials(spec: JobSpec) -> Iterator[Check]:
-    places = [spec.checkpoint_dir, *(getattr(spec, name) for name in PLACES)]
+    places = (spec.checkpoint_dir, spec.audio_dir, spec.dataset_json, spec.dataset_dir, spec.output_dir)
     if any(place and place.lower().startswith("s3://") for place in places):
         yield Check("credentials", partial(_look_for_credentials, spec))
 

@@ -4,6 +4,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from sidestep.config.job import JobSpec
+from sidestep.config.needs import check_needs
 from sidestep.runtime.preemption import Preemption
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ def run(spec: JobSpec, notice: Preemption | None = None) -> "TrainResult | None"
     """
     from sidestep.preflight.places import check_places
 
+    check_needs(spec)
     check_places(spec)
     # Imported here: the tasks need torch, and a spec and its places are checked before that is loaded.
     from sidestep.lifecycle.job import Attempt

@@ -31,7 +31,6 @@ ASKED = {  # in Basic too, or by the choice of a task
     *("train.adapter.type", "train.mode", "train.adapter.rank", "train.epochs", "train.optimizer_type"),
     *("estimate.batches", "estimate.top_k"),
 }
-_STAND_INS = {"task": "estimate", "output_dir": "-"}  # no spec is complete without; never looked at
 
 
 def preprocess_steps(settings: Settings) -> list[Step]:
@@ -243,8 +242,8 @@ def _songs(talk: Talk) -> int:
 
 def _otherwise(talk: Talk, path: Path) -> str:
     """What the field would be if nobody answered, by the other answers, the variables, the preset."""
-    if path[0] in _STAND_INS:
-        return ""
+    if path == ("output_dir",):
+        return ""  # always said, as a run is remembered by it
     value: object = _spec(talk, but=path)
     for key in path:
         value = getattr(value, key)
@@ -257,9 +256,8 @@ def _spec(talk: Talk, but: Path = ()) -> JobSpec:
     Raises BadSpecError where the environment or the preset spoils it.
     """
     known = {given.path: given for given in given_by(talk)}
-    known = {(name,): Given((name,), value, "") for name, value in _STAND_INS.items()} | known
     known.pop(but, None)
-    return resolve(flags=known.values(), preset=talk.preset_or_none)[0]
+    return resolve(flags=known.values(), preset=talk.preset_or_none, needs_places=False)[0]
 
 
 def _problem(talk: Talk, field: SpecField, text: str) -> str | None:

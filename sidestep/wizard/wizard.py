@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from sidestep.config.job import resolve
 from sidestep.config.presets import all_presets
-from sidestep.config.sources import Given
 from sidestep.platforms.render import PLACES
 from sidestep.runtime.errors import SideStepError
 from sidestep.wizard.ask import Back, ask, check_terminal, yes
@@ -107,8 +106,7 @@ def _export(run: Run, write: Write) -> None:
 def _status(run: Run, write: Write) -> None:
     """One of the known runs, or another."""
     settings = load_settings()
-    stand_ins = [Given(("task",), "estimate", ""), Given(("output_dir",), "-", "")]
-    runs = past_runs(settings, resolve(flags=stand_ins)[0].storage)
+    runs = past_runs(settings, resolve(needs_places=False)[0].storage)
     another, question = "another", "Which run?"
     talk = Talk(write, words={question: next(iter(runs), another)})
     walk(

@@ -82,7 +82,6 @@ def test_mappings_as_people_write_them(pairs: object) -> None:
         {"name": ""},
         {"audio_dir": ""},
         {"runtime": {"device": "gpu"}},
-        {"task": "train", "output_dir": None},
         {"unknown": 1},
     ],
 )
@@ -122,28 +121,6 @@ def test_an_endpoint_may_have_a_port_and_no_password() -> None:
 
 def test_the_mode_is_also_spelt_fixed() -> None:
     assert JobSpec(**PLACES, train={"mode": "fixed"}).train.mode == "corrected"
-
-
-@pytest.mark.parametrize(
-    ("task", "given", "message"),
-    [
-        ("preprocess", {"dataset_dir": "t"}, "audio_dir: task preprocess needs the place of the songs"),
-        ("preprocess", {"audio_dir": "a"}, "dataset_dir: task preprocess needs a place for the tensors"),
-        ("estimate", {}, "dataset_dir: task estimate needs the place of the tensors"),
-        ("train", {"dataset_dir": "t"}, "output_dir: task train needs a place for its results"),
-        ("pipeline", {}, "output_dir: task pipeline needs a place for its results"),
-        ("preprocess", {"dataset_json": "d.json", "dataset_dir": "t"}, None),
-        ("estimate", {"output_dir": "o"}, None),
-        ("train", {"output_dir": "o"}, None),
-    ],
-)
-def test_the_places_that_a_task_needs(task: str, given: dict[str, str], message: str | None) -> None:
-    if message is None:
-        assert JobSpec(task=task, **given).task == task
-        return
-    with pytest.raises(ValidationError, match="needs") as refused:
-        JobSpec(task=task, **given)
-    assert message in str(refused.value)
 
 
 def test_where_tensors_and_results_go() -> None:
