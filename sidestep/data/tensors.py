@@ -21,11 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sidestep.data.index import list_samples
 from sidestep.runtime.canonical import torch_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError
-
-__all__ = ["Sample", "list_samples", "read_sample", "sample_bytes", "silent_context"]
 
 LATENT_CHANNELS = 64
 CONTEXT_CHANNELS = 2 * LATENT_CHANNELS

@@ -16,7 +16,8 @@ from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.config.job import JobSpec
 from sidestep.data.audio import seconds_by_header
 from sidestep.data.dataset import Song, read_songs
-from sidestep.data.tensors import list_samples, read_sample
+from sidestep.data.index import list_samples
+from sidestep.data.tensors import read_sample
 from sidestep.planning.figures import Basis
 from sidestep.storage.open import open_store
 from sidestep.storage.store import FileInfo, Store

@@ -16,7 +16,7 @@ from sidestep.runtime.canonical import json_bytes, png_bytes
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import open_workspace
 from sidestep.storage.open import open_store
-from sidestep.tasks.setup import TrainingSetup, prepare_setup, timestep_law
+from sidestep.tasks.setup import TrainingSetup, prepare_setup, sampling_config
 from sidestep.training import rng
 from sidestep.training.flow import Batch, draw_batch
 from sidestep.training.sensitivity import attention_weights, mean_gradient_norms
@@ -89,8 +89,8 @@ def _without_fp16(spec: JobSpec) -> JobSpec:
 
 def _measure(spec: JobSpec, ground: TrainingSetup) -> dict[str, float]:
     """Gradient norms over `estimate.batches` songs, as in corrected training without dropout."""
-    law = replace(timestep_law(spec, ground.model.config), mode="corrected", cfg_dropout=0.0)
-    law = replace(law, seed=rng.key(law.seed, "estimate"))
+    sampling = replace(sampling_config(spec, ground.model.config), mode="corrected", cfg_dropout=0.0)
+    sampling = replace(sampling, seed=rng.key(sampling.seed, "estimate"))
     transformer = ground.model.transformer
     transformer.enable_gradient_checkpointing()
     module = ground.machine.fabric().setup_module(transformer)
@@ -99,9 +99,9 @@ def _measure(spec: JobSpec, ground: TrainingSetup) -> dict[str, float]:
 
         def batches() -> Any:
             for index in range(spec.estimate.batches):
-                song = rng.order(law.seed, index // songs, songs)[index % songs]
+                song = rng.order(sampling.seed, index // songs, songs)[index % songs]
                 batch: Batch = draw_batch(
-                    ground.samples[song], ground.null_condition, law, index, ground.machine.device
+                    ground.samples[song], ground.null_condition, sampling, index, ground.machine.device
                 )
                 yield batch
                 bar.advance(1)

@@ -62,7 +62,7 @@ def prepare_setup(
     return TrainingSetup(machine, samples, model, load_null_condition(folder, part.folder), digest)
 
 
-def timestep_law(spec: JobSpec, config: dict[str, Any]) -> SamplingConfig:
+def sampling_config(spec: JobSpec, config: dict[str, Any]) -> SamplingConfig:
     """How `spec` draws micro-batches; timestep parameters that it leaves out are the checkpoint's."""
     mu, sigma = spec.train.timestep_mu, spec.train.timestep_sigma
     seconds = spec.train.chunk_duration

@@ -22,15 +22,16 @@ from sidestep.lifecycle.resume import Start, find_start, refuse_hopeless
 from sidestep.lifecycle.saver import CheckpointPolicy, Saver
 from sidestep.runtime.errors import AgainError, BadSpecError
 from sidestep.storage.open import open_store
-from sidestep.tasks.setup import TrainingSetup, prepare_setup, timestep_law
+from sidestep.tasks.setup import TrainingSetup, prepare_setup, sampling_config
 from sidestep.training.checkpoint import restore
 from sidestep.training.history import history_bytes
-from sidestep.training.loop import Trainer
-from sidestep.training.metrics import Metrics, Throughput
+from sidestep.training.loop import StepResult, Trainer
+from sidestep.training.metrics import Metrics
 from sidestep.training.numbers import Numbers, Progress
 from sidestep.training.optimizer import build_optimizer, check_optimizer
-from sidestep.training.schedule import Group, Schedule
+from sidestep.training.schedule import Schedule
 from sidestep.training.snapshot import Snapshot
+from sidestep.training.throughput import Throughput
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,8 @@ def _train(
     timetable = CheckpointPolicy(spec.train.checkpoint, schedule)
     events = EventsToSend(output, newest=writer.newest.step if writer.newest else 0, now=progress.step)
 
-    with Metrics(output.path(RUNS), progress.step + 1) as metrics:
+    log_every, log_heavy_every = spec.train.log_every, spec.train.log_heavy_every
+    with Metrics(output.path(RUNS), trainer, progress, log_every, log_heavy_every) as metrics:
         if writer.newest is None:
             settings = dump_yaml(spec.model_dump(mode="json")).decode()
             metrics.describe(settings, recipe, read_preview(open_store(spec.tensors_place, spec.storage)))
@@ -122,17 +124,17 @@ def _train(
         )
         if start.unsent:
             saver.send(start.unsent.folder, start.unsent.name, start.unsent.step)
-        pace = Throughput()
+        throughput = Throughput()
 
-        def after_step(progress: Progress, group: Group) -> None:
+        def after_step(result: StepResult) -> None:
             saver.check()
-            _report(attempt, progress, group, schedule, pace)
-            if name := timetable.due(progress, group):
+            _report(attempt, result, schedule, throughput)
+            if name := timetable.due(progress, result.group):
                 events.add(metrics.rotate(progress.step + 1))
                 saver.save(name, progress, attempt.notice)
                 timetable.saved()
 
-        trainer.run(progress, metrics, spec.train.log_every, spec.train.log_heavy_every, after_step)
+        trainer.run(progress, metrics, after_step)
         if progress.step < schedule.total_steps:
             events.add(metrics.rotate(progress.step + 1))
             saver.save_in_time(f"checkpoint-step-{progress.step}", progress, attempt.notice)
@@ -157,7 +159,7 @@ def build_trainer(spec: JobSpec, ground: TrainingSetup) -> Trainer:
         optimizer=build_optimizer(adapter, train),
         samples=ground.samples,
         null_condition=ground.null_condition,
-        law=timestep_law(spec, ground.model.config),
+        sampling=sampling_config(spec, ground.model.config),
         schedule=Schedule.of(train, len(ground.samples)),
         max_grad_norm=train.max_grad_norm,
     )
@@ -206,18 +208,17 @@ def _say_what_is_trained(spec: JobSpec, ground: TrainingSetup) -> None:
         )
 
 
-def _report(attempt: Attempt, progress: Progress, group: Group, schedule: Schedule, pace: Throughput) -> None:
-    pace.add(1)
-    rate = pace.average()
-    loss = progress.losses[-1]
+def _report(attempt: Attempt, result: StepResult, schedule: Schedule, throughput: Throughput) -> None:
+    throughput.add(1)
+    rate = throughput.average()
     attempt.report(
-        step=progress.step,
+        step=result.step,
         steps=schedule.total_steps,
-        epoch=group.epoch + 1,
+        epoch=result.group.epoch + 1,
         epochs=schedule.epochs,
-        loss=loss if isfinite(loss) else None,
+        loss=result.loss if isfinite(result.loss) else None,
         steps_per_second=round(rate, 4),
-        seconds_left=round((schedule.total_steps - progress.step) / rate),
+        seconds_left=round((schedule.total_steps - result.step) / rate),
     )
 
 

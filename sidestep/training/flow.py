@@ -55,21 +55,21 @@ class SamplingConfig:
 
 
 def draw_batch(
-    sample: Sample, null_condition: Tensor, law: SamplingConfig, index: int, device: str | torch.device
+    sample: Sample, null_condition: Tensor, sampling: SamplingConfig, index: int, device: str | torch.device
 ) -> Batch:
     """The micro-batch number `index` of the run: `sample` with its chunk, noise, timestep and dropout.
 
     `null_condition` [1, 1, D] takes the place of every condition token of a dropped sample.
     """
-    chunk = law.chunk(index, len(sample.target_latents))
+    chunk = sampling.chunk(index, len(sample.target_latents))
     latents = sample.target_latents[None, chunk].float()
     conditions = sample.encoder_hidden_states[None].float()
-    noise = torch.randn(latents.shape, generator=rng.generator(law.seed, "noise", index))
-    if law.drops_conditions(index):
+    noise = torch.randn(latents.shape, generator=rng.generator(sampling.seed, "noise", index))
+    if sampling.drops_conditions(index):
         conditions = null_condition.float().expand_as(conditions)
     # The context is cut with the latents, as other trainers do: in some files it is made of the same song.
     context = sample.context_latents[None, chunk].float()
-    parts = (latents, context, conditions, law.timestep(index), noise)
+    parts = (latents, context, conditions, sampling.timestep(index), noise)
     return Batch(*(part.to(device) for part in parts))
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, nan
-from typing import NamedTuple
+from typing import Protocol
 
 import torch
 from lightning.fabric import Fabric
@@ -28,8 +28,6 @@ from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.progress import track
 from sidestep.training import rng
 from sidestep.training.flow import SamplingConfig, draw_batch, flow_loss
-from sidestep.training.history import RunningLoss
-from sidestep.training.metrics import Metrics, Throughput, peak_memory
 from sidestep.training.numbers import Progress
 from sidestep.training.schedule import Group, Schedule
 
@@ -40,16 +38,29 @@ SKIPPED_LIMIT = 10
 SECONDS_TO_SAVE = 3.0  # of the time after notice that are left for saving when a step is ended or given up
 
 
-class StepResult(NamedTuple):
-    """What a step came to."""
+@dataclass(frozen=True)
+class StepResult:
+    """What an optimizer step came to."""
 
+    step: int  # its number, from 1
+    group: Group  # what it was trained on
+    lr: float
     loss: float  # mean of the group
-    grad_norm: float  # before clipping
     losses: list[float]  # of each micro-batch
+    grad_norm: float  # before clipping
 
     @property
     def is_finite(self) -> bool:
+        """Whether weights and optimizer have taken the step."""
         return isfinite(self.loss) and isfinite(self.grad_norm)
+
+
+class StepLog(Protocol):
+    """Who is told of steps and evaluations, for people to watch."""
+
+    def log_step(self, result: StepResult) -> None: ...
+
+    def log_evaluation(self, step: int, loss: float) -> None: ...
 
 
 @dataclass
@@ -62,74 +73,45 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     samples: Sequence[Sample]
     null_condition: Tensor  # [1, 1, D]
-    law: SamplingConfig
+    sampling: SamplingConfig
     schedule: Schedule
     max_grad_norm: float
     notice: Preemption = field(default_factory=Preemption)
 
-    def run(
-        self,
-        progress: Progress,
-        metrics: Metrics,
-        log_every: int,
-        log_heavy_every: int,
-        after_step: Callable[[Progress, Group], None],
-    ) -> None:
-        """Train from `progress` to the schedule's end, or until notice comes; call `after_step` after each.
+    def run(self, progress: Progress, metrics: StepLog, after_step: Callable[[StepResult], None]) -> None:
+        """Train from `progress`, which is kept up to date, to the schedule's end, or until notice comes.
+
+        `after_step` is called after each step, when `metrics` has been told of it.
 
         Raises BadSpecError where `SKIPPED_LIMIT` steps in a row were skipped, or all of a shorter run.
         """
         total = self.schedule.total_steps
-        precision = self.fabric.strategy.precision
         if progress.loss_scale:
-            precision.load_state_dict(progress.loss_scale)
-        pace, smooth = Throughput(), RunningLoss(progress.losses)
+            self.fabric.strategy.precision.load_state_dict(progress.loss_scale)
         if progress.step == 0:
-            self.evaluate(progress, metrics)
+            self._evaluate(progress, metrics)
         with track("Training", total=total, unit="steps", done=progress.step) as bar:
             while progress.step < total and not self.notice.came.is_set():
-                group = self.schedule.group(progress.step)
-                lr = self.schedule.learning_rate(progress.step)
-                outcome = self.step(group, lr)
-                if outcome is None:
+                result = self.step(progress.step)
+                if result is None:
                     log.info("Step %d is given up: it would not end in time", progress.step + 1)
                     break
-                progress.step += 1
-                progress.losses.append(outcome.loss)
-                progress.loss_scale = precision.state_dict()
-                if not outcome.is_finite:
-                    what = "gradient" if isfinite(outcome.loss) else "loss"
-                    self._tell_skipped(progress.step, group, what)
-                _count_skipped(progress, outcome)
-                pace.add(len(group.samples))
-                smooth.add(outcome.loss)
-                if progress.step % log_every == 0:
-                    metrics.scalar("loss/train", outcome.loss, progress.step)
-                    metrics.scalar("loss/smooth", smooth.value, progress.step)
-                    metrics.losses_by_timestep(self.law, group, outcome.losses, progress.step)
-                    metrics.scalar("lr", lr, progress.step)
-                    metrics.scalar("skipped_steps", progress.skipped, progress.step)
-                if progress.step % log_heavy_every == 0 or progress.step == 1:  # short runs have one, too
-                    metrics.scalar("grad_norm/total", outcome.grad_norm, progress.step)
-                    metrics.gradient_norms(self.adapter.parameters(), progress.step)
-                if progress.step % log_heavy_every == 0:
-                    metrics.scalar("samples_per_second", pace.rate(), progress.step)
-                    metrics.scalar("memory/peak_gb", peak_memory(self.fabric.device), progress.step)
-                    metrics.timesteps(self.timesteps(group, log_heavy_every, progress.step), progress.step)
+                self._count(result, progress)
+                metrics.log_step(result)
                 _refuse_to_diverge(progress, min(SKIPPED_LIMIT, total))
                 if progress.step == total:
-                    self.evaluate(progress, metrics)
-                after_step(progress, group)
-                bar.advance(
-                    1, note=f"epoch {group.epoch + 1}/{self.schedule.epochs}, loss {outcome.loss:.4f}"
-                )
+                    self._evaluate(progress, metrics)
+                after_step(result)
+                epoch = f"epoch {result.group.epoch + 1}/{self.schedule.epochs}"
+                bar.advance(1, note=f"{epoch}, loss {result.loss:.4f}")
 
-    def step(self, group: Group, lr: float) -> StepResult | None:
-        """One optimizer step.
+    def step(self, step: int) -> StepResult | None:
+        """One optimizer step, after `step` others.
 
-        Where one of them is not finite, weights and optimizer stay as they are; so they do where the time
-        after notice is too short for the rest of the step, and then the answer is None.
+        Where its loss or gradient is not finite, weights and optimizer stay as they are. So they do where the
+        time after notice is too short for the rest of the step, and then the answer is None.
         """
+        group, lr = self.schedule.group(step), self.schedule.learning_rate(step)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         losses: list[Tensor] = []
@@ -140,8 +122,8 @@ class Trainer:
                 rest = seconds * (len(group.samples) - len(losses))
                 if self.notice.seconds_left() < rest + SECONDS_TO_SAVE:
                     return None
-            rng.reseed_globals(self.law.seed, "micro-batch", index)
-            loss = self.loss(self.samples[sample], index, self.law)
+            rng.reseed_globals(self.sampling.seed, "micro-batch", index)
+            loss = self.loss(self.samples[sample], index, self.sampling)
             # Divided by the group's own size: an epoch's short last group weighs each song the same.
             self.fabric.backward(loss / len(group.samples))
             losses.append(loss.detach())
@@ -150,8 +132,8 @@ class Trainer:
         )
         assert norm is not None
         each = torch.stack(losses)
-        outcome = StepResult(float(each.mean()), float(norm), each.tolist())
-        if outcome.is_finite:
+        result = StepResult(step + 1, group, lr, float(each.mean()), each.tolist(), float(norm))
+        if result.is_finite:
             for parameters in self.optimizer.param_groups:
                 parameters["lr"] = lr
             self.optimizer.step()
@@ -159,47 +141,47 @@ class Trainer:
         # where they are not, the scale is halved, so that the next step's may be.
         if scaler := getattr(self.fabric.strategy.precision, "scaler", None):
             scaler.update()
-        return outcome
+        return result
 
-    def loss(self, sample: Sample, index: int, law: SamplingConfig) -> Tensor:
+    def loss(self, sample: Sample, index: int, sampling: SamplingConfig) -> Tensor:
         """The flow loss of one micro-batch."""
-        return flow_loss(self.model, draw_batch(sample, self.null_condition, law, index, self.fabric.device))
-
-    def timesteps(self, group: Group, steps: int, step: int) -> Tensor:
-        """t of all micro-batches in the last `steps` steps, of which `group` was the last, number `step`."""
-        first = self.schedule.group(max(step - steps, 0)).first_index
-        return torch.cat(
-            [self.law.timestep(index) for index in range(first, group.first_index + len(group.samples))]
-        )
-
-    def _tell_skipped(self, step: int, group: Group, what: str) -> None:
-        songs = [self.samples[n].metadata.get("filename", f"number {n}") for n in group.samples]
-        log.warning("Step %d is skipped: its %s is not finite (songs: %s)", step, what, ", ".join(songs))
+        batch = draw_batch(sample, self.null_condition, sampling, index, self.fabric.device)
+        return flow_loss(self.model, batch)
 
     @torch.no_grad()
-    def evaluate(self, progress: Progress, metrics: Metrics) -> None:
+    def evaluate(self) -> float:
         """The mean loss over draws that are the same at every step, with dropout off and all conditions.
 
         The loss of single steps is ruled by the noise level that they drew; this one shows learning.
         Draws whose loss is not finite are left out; NaN where no other is left.
         """
         self.model.eval()
-        law = replace(self.law, seed=rng.key(self.law.seed, "evaluation"), cfg_dropout=0)
+        sampling = replace(self.sampling, seed=rng.key(self.sampling.seed, "evaluation"), cfg_dropout=0)
         losses = [
-            self.loss(self.samples[index % len(self.samples)], index, law)
+            self.loss(self.samples[index % len(self.samples)], index, sampling)
             for index in range(EVALUATION_DRAWS)
         ]
         finite = [loss for loss in torch.stack(losses).tolist() if isfinite(loss)]
-        progress.evaluations[progress.step] = sum(finite) / len(finite) if finite else nan
-        metrics.scalar("loss/eval", progress.evaluations[progress.step], progress.step)
+        return sum(finite) / len(finite) if finite else nan
 
+    def _evaluate(self, progress: Progress, metrics: StepLog) -> None:
+        progress.evaluations[progress.step] = self.evaluate()
+        metrics.log_evaluation(progress.step, progress.evaluations[progress.step])
 
-def _count_skipped(progress: Progress, outcome: StepResult) -> None:
-    if outcome.is_finite:
-        progress.skipped_in_row = 0
-        return
-    progress.skipped += 1
-    progress.skipped_in_row += 1
+    def _count(self, result: StepResult, progress: Progress) -> None:
+        progress.step = result.step
+        progress.losses.append(result.loss)
+        progress.loss_scale = self.fabric.strategy.precision.state_dict()
+        if result.is_finite:
+            progress.skipped_in_row = 0
+            return
+        progress.skipped += 1
+        progress.skipped_in_row += 1
+        what = "gradient" if isfinite(result.loss) else "loss"
+        songs = [self.samples[n].metadata.get("filename", f"number {n}") for n in result.group.samples]
+        log.warning(
+            "Step %d is skipped: its %s is not finite (songs: %s)", result.step, what, ", ".join(songs)
+        )
 
 
 def _refuse_to_diverge(progress: Progress, limit: int) -> None:

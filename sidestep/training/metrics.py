@@ -1,11 +1,10 @@
-"""What a person watches while it trains: TensorBoard."""
+"""What a person watches while it trains: curves, histograms, sounds and pictures in TensorBoard."""
 
 import json
 import math
 import re
 import resource
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,16 +12,18 @@ from typing import Any, Self
 import numpy as np
 import torch
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch import Tensor
 from torch.nn import Parameter
 from torch.utils.tensorboard.summary import histogram, hparams, image, scalar, text
 
 from sidestep.data.preview import Sound
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.training.events import EventFiles
-from sidestep.training.flow import SamplingConfig
+from sidestep.training.history import RunningLoss
+from sidestep.training.loop import StepResult, Trainer
 from sidestep.training.mel import mel_picture
+from sidestep.training.numbers import Progress
 from sidestep.training.schedule import Group
+from sidestep.training.throughput import Throughput
 
 TIMESTEP_BINS = np.linspace(0, 1, 41)  # of the histogram
 TIMESTEP_LEVELS = 10  # that have a loss curve each
@@ -31,11 +32,20 @@ TIMESTEP_LEVELS = 10  # that have a loss curve each
 class Metrics:
     """TensorBoard events of one attempt, below `folder`. Use it as a context manager."""
 
-    def __init__(self, folder: Path, first_step: int) -> None:
-        """Events of an earlier attempt from `first_step` on are deleted."""
-        self._folder = folder
+    def __init__(
+        self, folder: Path, trainer: Trainer, progress: Progress, log_every: int, log_heavy_every: int
+    ) -> None:
+        """`trainer` goes on from `progress`; events of an earlier attempt at the steps to come are deleted.
+
+        Args:
+            log_every: steps between curves that cost nothing: losses, the learning rate.
+            log_heavy_every: steps between those that cost time: gradient norms, histograms, memory.
+        """
+        self._folder, self._trainer, self._progress = folder, trainer, progress
+        self._log_every, self._log_heavy_every = log_every, log_heavy_every
+        self._running_loss, self._throughput = RunningLoss(progress.losses), Throughput()
         with local_errors(folder):
-            self._events = EventFiles(folder, first_step)
+            self._events = EventFiles(folder, progress.step + 1)
 
     def __enter__(self) -> Self:
         return self
@@ -49,50 +59,38 @@ class Metrics:
     def describe(self, spec: str, settings: Mapping[str, Any], sounds: Sequence[Sound]) -> None:
         """Before the first step: the spec as text (YAML), `settings` as hyperparameters, to compare runs by
         `loss/eval`, and sounds to play, `audio/<name>`, and to look at, `mel/<name>`."""
-        plain = {
-            name: value if isinstance(value, bool | int | float | str | None) else json.dumps(value)
-            for name, value in settings.items()
-        }
         with local_errors(self._folder):
-            self._events.add(text("spec", f"```yaml\n{spec}```"), step=0)
-            # The third of these summaries says that the run has ended well, which nobody knows yet.
-            for summary in hparams(plain, {"loss/eval": None})[:2]:
+            for summary in description(spec, settings, sounds):
                 self._events.add(summary, step=0)
-            for sound in sounds:
-                self._events.add(audio_summary(f"audio/{sound.name}", sound), step=0)
-                picture = mel_picture(sound.samples, sound.rate)
-                self._events.add(image(f"mel/{sound.name}", picture, dataformats="HWC"), step=0)
+        self._throughput = Throughput()  # the pictures take a moment, which is not the training's
 
-    def scalar(self, tag: str, value: float, step: int) -> None:
-        with local_errors(self._folder):
-            self._events.add(scalar(tag, value), step)
+    def log_step(self, result: StepResult) -> None:
+        """The curves of a step that was just made: its gradients are still there."""
+        step, group = result.step, result.group
+        self._running_loss.add(result.loss)
+        self._throughput.add(len(group.samples))
+        if step % self._log_every == 0:
+            self._scalar("loss/train", result.loss, step)
+            self._scalar("loss/smooth", self._running_loss.value, step)
+            for level, loss in losses_by_timestep(self._timesteps(group, group), result.losses).items():
+                self._scalar(f"loss_by_timestep/{level}", loss, step)
+            self._scalar("lr", result.lr, step)
+            self._scalar("skipped_steps", self._progress.skipped, step)
+        if step % self._log_heavy_every == 0 or step == 1:  # short runs have one, too
+            self._scalar("grad_norm/total", result.grad_norm, step)
+            for layer, norm in layer_gradient_norms(self._trainer.adapter.parameters()).items():
+                self._scalar(f"grad_norm/{layer}", norm, step)
+        if step % self._log_heavy_every == 0:
+            self._scalar("samples_per_second", self._throughput.recent(), step)
+            self._scalar("memory/peak_gb", peak_memory(self._trainer.fabric.device), step)
+            first = self._trainer.schedule.group(max(step - self._log_heavy_every, 0))
+            timesteps = np.array(self._timesteps(first, group), np.float32)
+            with local_errors(self._folder):
+                self._events.add(histogram("timesteps", timesteps, TIMESTEP_BINS), step)
 
-    def losses_by_timestep(
-        self, law: SamplingConfig, group: Group, losses: Sequence[float], step: int
-    ) -> None:
-        """`loss_by_timestep/0.3-0.4` and its like: the mean loss of the micro-batches with such a t.
-
-        The noise level rules the loss of a micro-batch, so a curve at one level falls where `loss/train`
-        only jumps. A step tells of the levels that it drew.
-        """
-        levels: dict[int, list[float]] = {}
-        for index, loss in enumerate(losses, start=group.first_index):
-            if math.isfinite(loss):
-                level = min(int(float(law.timestep(index)) * TIMESTEP_LEVELS), TIMESTEP_LEVELS - 1)
-                levels.setdefault(level, []).append(loss)
-        for level, found in sorted(levels.items()):
-            name = f"{level / TIMESTEP_LEVELS:.1f}-{(level + 1) / TIMESTEP_LEVELS:.1f}"
-            self.scalar(f"loss_by_timestep/{name}", sum(found) / len(found), step)
-
-    def timesteps(self, timesteps: Tensor, step: int) -> None:
-        """A histogram of the timesteps t that were trained on, from 0 (clean) to 1 (noise)."""
-        with local_errors(self._folder):
-            self._events.add(histogram("timesteps", timesteps.numpy(), TIMESTEP_BINS), step)
-
-    def gradient_norms(self, parameters: Mapping[str, Parameter], step: int) -> None:
-        """`grad_norm/<layer>` for each layer of the decoder, over the adapter's parameters in it."""
-        for layer, norm in layer_gradient_norms(parameters).items():
-            self.scalar(f"grad_norm/{layer}", norm, step)
+    def log_evaluation(self, step: int, loss: float) -> None:
+        """The loss on fixed draws after `step` steps."""
+        self._scalar("loss/eval", loss, step)
 
     def rotate(self, next_step: int) -> str | None:
         """Complete the event file of the steps so far, and begin that of `next_step`; its name.
@@ -102,27 +100,47 @@ class Metrics:
         with local_errors(self._folder):
             return self._events.rotate(next_step)
 
+    def _scalar(self, tag: str, value: float, step: int) -> None:
+        with local_errors(self._folder):
+            self._events.add(scalar(tag, value), step)
 
-class Throughput:
-    """How many samples a second went through since the rate was last asked for."""
+    def _timesteps(self, first: Group, last: Group) -> list[float]:
+        """t of each micro-batch from those of group `first` to those of `last`.
 
-    def __init__(self) -> None:
-        self._begun = self._since = time.monotonic()
-        self._samples = self._all = 0
+        An earlier attempt may have made the first of them: a draw is known by its number alone.
+        """
+        numbers = range(first.first_index, last.first_index + len(last.samples))
+        return [float(self._trainer.sampling.timestep(number)) for number in numbers]
 
-    def add(self, samples: int) -> None:
-        self._samples += samples
-        self._all += samples
 
-    def average(self) -> float:
-        """The rate since the beginning."""
-        return self._all / max(time.monotonic() - self._begun, 1e-9)
+def description(spec: str, settings: Mapping[str, Any], sounds: Sequence[Sound]) -> Iterator[Summary]:
+    """What TensorBoard shows of a run before its first step: see `Metrics.describe`."""
+    yield text("spec", f"```yaml\n{spec}```")
+    plain = {
+        name: value if isinstance(value, bool | int | float | str | None) else json.dumps(value)
+        for name, value in settings.items()
+    }
+    # The third of these summaries says that the run has ended well, which nobody knows yet.
+    yield from hparams(plain, {"loss/eval": None})[:2]
+    for sound in sounds:
+        yield audio_summary(f"audio/{sound.name}", sound)
+        yield image(f"mel/{sound.name}", mel_picture(sound.samples, sound.rate), dataformats="HWC")
 
-    def rate(self) -> float:
-        now = time.monotonic()
-        rate = self._samples / (now - self._since)
-        self._since, self._samples = now, 0
-        return rate
+
+def losses_by_timestep(timesteps: Sequence[float], losses: Sequence[float]) -> dict[str, float]:
+    """`0.3-0.4` and its like → the mean loss of the micro-batches with such a t, of those that are finite.
+
+    The noise level rules the loss of a micro-batch, so a curve at one level falls where `loss/train`
+    only jumps. A step tells of the levels that it drew.
+    """
+    levels: dict[int, list[float]] = {}
+    for t, loss in zip(timesteps, losses, strict=True):
+        if math.isfinite(loss):
+            levels.setdefault(min(int(t * TIMESTEP_LEVELS), TIMESTEP_LEVELS - 1), []).append(loss)
+    return {
+        f"{level / TIMESTEP_LEVELS:.1f}-{(level + 1) / TIMESTEP_LEVELS:.1f}": sum(found) / len(found)
+        for level, found in sorted(levels.items())
+    }
 
 
 def audio_summary(tag: str, sound: Sound) -> Summary:

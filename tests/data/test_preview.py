@@ -17,8 +17,9 @@ from sidestep.config.schema import StorageSpec
 from sidestep.data.preview import read_preview, wav_bytes, write_preview
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
+from sidestep.training.events import EventFiles
 from sidestep.training.mel import BANDS, mel_picture
-from sidestep.training.metrics import Metrics
+from sidestep.training.metrics import description
 
 CLIP_FRAMES = 50  # two seconds, for speed
 
@@ -64,8 +65,10 @@ def test_tensorboard_plays_and_shows_it(tiny_checkpoints: Path, tensors: Store, 
     vae = load_vae(tiny_checkpoints, "cpu", torch.float32)
     waveform = tone(1.0)
     write_preview(tensors, vae, waveform, encode_audio(vae, waveform))
-    with Metrics(tmp_path / "runs", 1) as metrics:
-        metrics.describe("name: a", {"lr": 1e-4}, read_preview(tensors))
+    written = EventFiles(tmp_path / "runs", first_step=1)
+    for summary in description("name: a", {"lr": 1e-4}, read_preview(tensors)):
+        written.add(summary, step=0)
+    written.close()
     events = EventAccumulator(str(tmp_path / "runs"))
     events.Reload()
     assert set(events.Tags()["audio"]) == {"audio/clip", "audio/reconstruction"}

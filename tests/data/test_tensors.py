@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sidestep.config.schema import StorageSpec
-from sidestep.data.index import Index, read_index, write_index
-from sidestep.data.tensors import Sample, list_samples, read_sample, sample_bytes, silent_context
+from sidestep.data.index import Index, list_samples, read_index, write_index
+from sidestep.data.tensors import Sample, read_sample, sample_bytes, silent_context
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.open import open_store
 from sidestep.storage.store import FileInfo

@@ -252,11 +252,12 @@ def loss_on_fixed_draws(model: Any, tensors: Path, mode: str) -> float:
     samples = [read_sample(file) for file in sorted(tensors.glob("*.pt"))]
     null_condition = load_null_condition(BUILD / "checkpoints", model.variant)
     mu, sigma = model.config["timestep_mu"], model.config["timestep_sigma"]
-    law = SamplingConfig(mode, mu, sigma, cfg_dropout=0, seed=rng.key(TrainSpec().seed, "evaluation"))
+    sampling = SamplingConfig(mode, mu, sigma, cfg_dropout=0, seed=rng.key(TrainSpec().seed, "evaluation"))
     model.transformer.eval()
     losses = [
         flow_loss(
-            model.transformer, draw_batch(samples[index % len(samples)], null_condition, law, index, "cpu")
+            model.transformer,
+            draw_batch(samples[index % len(samples)], null_condition, sampling, index, "cpu"),
         )
         for index in range(EVALUATION_DRAWS)
     ]

@@ -17,7 +17,8 @@ from sidestep.acestep.vae import encode_audio
 from sidestep.config.job import JobSpec
 from sidestep.config.schema import StorageSpec
 from sidestep.data.audio import read_audio
-from sidestep.data.tensors import list_samples, read_sample
+from sidestep.data.index import list_samples
+from sidestep.data.tensors import read_sample
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.open import open_store
 from sidestep.tasks import preprocess as task

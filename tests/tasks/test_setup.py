@@ -17,7 +17,7 @@ from sidestep.lifecycle.identity import recipe_of
 from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.workspace import open_workspace
 from sidestep.tasks import run as train
-from sidestep.tasks.setup import prepare_setup, timestep_law
+from sidestep.tasks.setup import prepare_setup, sampling_config
 from tests.songs import MakeSpec
 
 BASE = "acestep-v15-base"
@@ -61,11 +61,11 @@ def test_a_fine_tune_is_trained_as_its_base_is(
 def test_a_fine_tune_s_own_timestep_law_wins(make_spec: MakeSpec, finetune: Callable[..., Path]) -> None:
     checkpoints = finetune(timestep_mu=0.5, timestep_sigma=None)
     spec = make_spec(checkpoint_dir=checkpoints, model_variant="my-finetune")
-    law = timestep_law(spec, prepare_setup(spec, open_workspace(spec.runtime.workspace)).model.config)
-    assert (law.mu, law.sigma) == (0.5, 1.0)
+    sampling = sampling_config(spec, prepare_setup(spec, open_workspace(spec.runtime.workspace)).model.config)
+    assert (sampling.mu, sampling.sigma) == (0.5, 1.0)
     given = make_spec(checkpoint_dir=checkpoints, model_variant="my-finetune", timestep_mu=-1)
     assert (
-        timestep_law(given, prepare_setup(given, open_workspace(given.runtime.workspace)).model.config).mu
+        sampling_config(given, prepare_setup(given, open_workspace(given.runtime.workspace)).model.config).mu
         == -1
     )
 

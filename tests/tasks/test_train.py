@@ -217,8 +217,8 @@ def test_the_adapter_is_the_trained_function(
     result = train(spec)
     model = load_model(tiny_checkpoints, "base", parts=("transformer",))
     adapters.load(model, tmp_path / "out" / "adapter")
-    law = SamplingConfig("corrected", -0.4, 1.0, 0.0, seed=1)
-    batch = draw_batch(read_sample(tmp_path / "tensors" / "0.pt"), torch.zeros(1, 1, 64), law, 0, "cpu")
+    sampling = SamplingConfig("corrected", -0.4, 1.0, 0.0, seed=1)
+    batch = draw_batch(read_sample(tmp_path / "tensors" / "0.pt"), torch.zeros(1, 1, 64), sampling, 0, "cpu")
     with torch.no_grad():
         adapted = float(flow_loss(model.transformer, batch))
         plain = float(flow_loss(load_model(tiny_checkpoints, "base").transformer, batch))
@@ -305,9 +305,9 @@ def test_a_run_that_diverges_leaves_its_last_good_checkpoint_the_newest(
     """By the command: exit code 78, one message, no traceback; every epoch from the fourth on is lost."""
     original = Trainer.loss
 
-    def loss(self: Trainer, sample: Sample, index: int, law: SamplingConfig) -> torch.Tensor:
-        found = original(self, sample, index, law)
-        return found * math.nan if law.seed == 42 and index >= 7 else found
+    def loss(self: Trainer, sample: Sample, index: int, sampling: SamplingConfig) -> torch.Tensor:
+        found = original(self, sample, index, sampling)
+        return found * math.nan if sampling.seed == 42 and index >= 7 else found
 
     monkeypatch.setattr(Trainer, "loss", loss)
     spec = make_spec(accumulation=1, epochs=9, checkpoint={"every_epochs": 1})

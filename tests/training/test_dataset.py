@@ -9,7 +9,8 @@ import torch
 
 from sidestep.cli import main
 from sidestep.config.schema import StorageSpec
-from sidestep.data.tensors import list_samples, read_sample
+from sidestep.data.index import list_samples
+from sidestep.data.tensors import read_sample
 from sidestep.runtime.errors import BadDataError, ExitCode
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.open import open_store

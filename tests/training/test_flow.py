@@ -8,11 +8,11 @@ import torch
 
 from sidestep.config.job import JobSpec
 from sidestep.data.tensors import Sample
-from sidestep.tasks.setup import timestep_law
+from sidestep.tasks.setup import sampling_config
 from sidestep.training.flow import SamplingConfig, draw_batch
 from tests.songs import song
 
-LAW = SamplingConfig("corrected", -0.4, 1.0, cfg_dropout=0.0, seed=3, chunk_frames=8)
+SAMPLING = SamplingConfig("corrected", -0.4, 1.0, cfg_dropout=0.0, seed=3, chunk_frames=8)
 NULL = torch.zeros(1, 1, 64)
 
 
@@ -23,7 +23,7 @@ def numbered(frames: int) -> Sample:
 
 
 def test_a_chunk_is_cut_from_latents_and_context_alike() -> None:
-    batch = draw_batch(numbered(20), NULL, LAW, 5, "cpu")
+    batch = draw_batch(numbered(20), NULL, SAMPLING, 5, "cpu")
     assert batch.latents.shape == batch.noise.shape == (1, 8, 64)
     start = int(batch.latents[0, 0, 0])
     assert torch.equal(batch.latents[0, :, 0], torch.arange(start, start + 8.0))
@@ -32,27 +32,27 @@ def test_a_chunk_is_cut_from_latents_and_context_alike() -> None:
 
 def test_every_place_is_as_likely() -> None:
     """The first and the last one too: 20 frames hold 13 chunks of 8."""
-    starts = Counter(LAW.chunk(index, 20).start for index in range(13 * 200))
+    starts = Counter(SAMPLING.chunk(index, 20).start for index in range(13 * 200))
     assert set(starts) == set(range(13))
     assert all(140 < count < 260 for count in starts.values())
 
 
 def test_a_chunk_depends_on_seed_and_index_alone() -> None:
-    chunks = [LAW.chunk(index, 1000) for index in range(50)]
+    chunks = [SAMPLING.chunk(index, 1000) for index in range(50)]
     torch.rand(3)
-    assert [LAW.chunk(index, 1000) for index in reversed(range(50))] == chunks[::-1]
-    assert chunks != [replace(LAW, seed=4).chunk(index, 1000) for index in range(50)]
+    assert [SAMPLING.chunk(index, 1000) for index in reversed(range(50))] == chunks[::-1]
+    assert chunks != [replace(SAMPLING, seed=4).chunk(index, 1000) for index in range(50)]
 
 
 @pytest.mark.parametrize("frames", [1, 7, 8])
 def test_a_song_no_longer_than_a_chunk_is_seen_whole(frames: int) -> None:
-    assert LAW.chunk(0, frames) == slice(0, frames)
-    assert replace(LAW, chunk_frames=None).chunk(0, 100) == slice(0, 100)
+    assert SAMPLING.chunk(0, frames) == slice(0, frames)
+    assert replace(SAMPLING, chunk_frames=None).chunk(0, 100) == slice(0, 100)
 
 
 def test_seconds_of_the_spec_are_25_frames_each() -> None:
     config = {"timestep_mu": -0.4, "timestep_sigma": 1.0}
     spec = JobSpec(task="train", output_dir="out", train={"chunk_duration": 2.5})
-    assert timestep_law(spec, config).chunk_frames == 62
+    assert sampling_config(spec, config).chunk_frames == 62
     spec = JobSpec(task="train", output_dir="out")
-    assert timestep_law(spec, config).chunk_frames is None
+    assert sampling_config(spec, config).chunk_frames is None

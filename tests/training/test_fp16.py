@@ -9,16 +9,13 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
 
 from sidestep.config.job import JobSpec
-from sidestep.runtime.workspace import open_workspace
 from sidestep.tasks import setup
-from sidestep.tasks.setup import prepare_setup
-from sidestep.tasks.train import build_trainer
 from sidestep.training.checkpoint import checkpoint_files, restore
-from sidestep.training.loop import Trainer
+from sidestep.training.loop import StepResult, Trainer
 from sidestep.training.machine import Machine
-from sidestep.training.metrics import Metrics
 from sidestep.training.numbers import Progress
 from tests.songs import MakeSpec
+from tests.training.trainers import run, trainer_of
 
 TOO_HIGH = 2.0**40  # a scale with which every gradient overflows
 
@@ -34,9 +31,9 @@ class HalfPrecisionCpu(Machine):
         return Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu", scaler))
 
 
-def trainer_of(spec: JobSpec, monkeypatch: pytest.MonkeyPatch, machine: Machine) -> Trainer:
+def trainer_on(machine: Machine, spec: JobSpec, monkeypatch: pytest.MonkeyPatch) -> Trainer:
     monkeypatch.setattr(setup, "choose_machine", lambda *_: machine)
-    return build_trainer(spec, prepare_setup(spec, open_workspace(spec.runtime.workspace)))
+    return trainer_of(spec)
 
 
 def half(scale: float = 2.0**10) -> Machine:
@@ -47,26 +44,23 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in trainer.adapter.parameters().items()}
 
 
-def run(trainer: Trainer, progress: Progress) -> None:
-    with Metrics(Path("runs"), 1) as metrics:
-        trainer.run(progress, metrics, 1, 50, after_step=lambda *_: None)
-
-
 def test_loss_and_gradient_are_those_of_fp32(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    exact = trainer_of(make_spec(), monkeypatch, Machine(torch.device("cpu"), "fp32"))
-    rough = trainer_of(make_spec(), monkeypatch, half())
+    exact = trainer_on(Machine(torch.device("cpu"), "fp32"), make_spec(), monkeypatch)
+    rough = trainer_on(half(), make_spec(), monkeypatch)
     assert {p.dtype for n, p in rough.model.named_parameters() if "lora" not in n} == {torch.float16}
     assert {p.dtype for p in rough.adapter.parameters().values()} == {torch.float32}
-    group = exact.schedule.group(0)
-    assert rough.step(group, lr=1e-3)[:2] == pytest.approx(exact.step(group, lr=1e-3)[:2], rel=2e-2)
+    (loss, norm), wanted = (
+        (result.loss, result.grad_norm) for result in (rough.step(0), exact.step(0)) if result
+    )
+    assert (loss, norm) == pytest.approx(wanted, rel=2e-2)
 
 
 def test_a_scale_that_is_too_high_is_halved_until_it_fits(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = trainer_of(make_spec(), monkeypatch, half(TOO_HIGH))
+    trainer = trainer_on(half(TOO_HIGH), make_spec(), monkeypatch)
     before = weights(trainer)
-    trainer.step(trainer.schedule.group(0), lr=1e-2)
+    trainer.step(0)
     assert all(torch.equal(p, before[name]) for name, p in trainer.adapter.parameters().items())
     assert trainer.fabric.strategy.precision.state_dict()["scale"] == TOO_HIGH / 2
 
@@ -75,25 +69,25 @@ def test_a_resumed_run_has_the_scale_of_the_uninterrupted_one(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     spec = make_spec(epochs=4)
-    whole = trainer_of(spec, monkeypatch, half())
+    whole = trainer_on(half(), spec, monkeypatch)
     run(whole, Progress())
 
-    first = trainer_of(spec, monkeypatch, half())
+    first = trainer_on(half(), spec, monkeypatch)
     progress = Progress()
 
     class Stopped(Exception):
         pass
 
-    def stop(progress: Progress, _: object) -> None:
-        if progress.step == 5:  # the scale has grown, and is on its way to grow again
+    def stop(result: StepResult) -> None:
+        if result.step == 5:  # the scale has grown, and is on its way to grow again
             for name, data in checkpoint_files(first.adapter, first.optimizer, progress, {}, {}).items():
                 (tmp_path / name).write_bytes(b"".join(data))
             raise Stopped
 
-    with Metrics(Path("runs"), 1) as metrics, pytest.raises(Stopped):
-        first.run(progress, metrics, 1, 50, after_step=stop)
+    with pytest.raises(Stopped):
+        run(first, progress, stop)
 
-    second = trainer_of(spec, monkeypatch, half())
+    second = trainer_on(half(), spec, monkeypatch)
     restored = restore(tmp_path, second.adapter, second.optimizer)
     assert restored.loss_scale["scale"] == 2.0**11
     run(second, restored)

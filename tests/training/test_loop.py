@@ -10,40 +10,43 @@ import torch
 from torch import Tensor
 
 from sidestep.acestep import load_model
-from sidestep.config.job import JobSpec
 from sidestep.data.tensors import Sample
 from sidestep.runtime.errors import BadSpecError
-from sidestep.runtime.workspace import open_workspace
-from sidestep.tasks.setup import prepare_setup
-from sidestep.tasks.train import build_trainer
 from sidestep.training.flow import SamplingConfig, draw_batch, flow_loss
-from sidestep.training.loop import Trainer
-from sidestep.training.metrics import Metrics
+from sidestep.training.loop import StepResult, Trainer
 from sidestep.training.numbers import Progress
-from sidestep.training.schedule import Group
 from tests.songs import MakeSpec, absurd_song, song, write_songs
+from tests.training.trainers import run, trainer_of
 
 
-def trainer_of(spec: JobSpec) -> Trainer:
-    return build_trainer(spec, prepare_setup(spec, open_workspace(spec.runtime.workspace)))
+def still(trainer: Trainer) -> None:
+    """No step of it moves the weights."""
+    trainer.schedule = replace(trainer.schedule, lr=0.0)
+
+
+def made(result: StepResult | None) -> StepResult:
+    assert result is not None
+    return result
 
 
 def test_accumulation_is_the_mean_over_the_group(make_spec: MakeSpec) -> None:
     """Seven songs in groups of four: the last group's three weigh a third each."""
     folder = write_songs(Path("seven"), [song(n, frames=12 + 2 * n) for n in range(7)])
     trainer = trainer_of(make_spec(dataset_dir=folder, accumulation=4, adapter={"dropout": 0}))
+    still(trainer)
     for step in (0, 1):
         group = trainer.schedule.group(step)
         trainer.optimizer.zero_grad()
         losses = []
         for index, sample in enumerate(group.samples, start=group.first_index):
-            losses.append(trainer.loss(trainer.samples[sample], index, trainer.law))
+            losses.append(trainer.loss(trainer.samples[sample], index, trainer.sampling))
         torch.stack(losses).mean().backward()
         wanted = {n: p.grad.clone() for n, p in trainer.adapter.parameters().items() if p.grad is not None}
         norm = torch.nn.utils.get_total_norm(wanted.values())
-        loss, found_norm, _ = trainer.step(group, lr=0.0)  # lr 0: the weights stay for the next group
-        assert loss == pytest.approx(float(torch.stack(losses).mean().detach()), rel=1e-5)
-        assert found_norm == pytest.approx(float(norm), rel=1e-4)
+        result = made(trainer.step(step))
+        assert result.loss == pytest.approx(float(torch.stack(losses).mean().detach()), rel=1e-5)
+        assert result.losses == pytest.approx([float(loss.detach()) for loss in losses], rel=1e-5)
+        assert result.grad_norm == pytest.approx(float(norm), rel=1e-4)
         scale = min(1.0, trainer.max_grad_norm / float(norm))
         for name, parameter in trainer.adapter.parameters().items():
             assert parameter.grad is not None
@@ -52,34 +55,32 @@ def test_accumulation_is_the_mean_over_the_group(make_spec: MakeSpec) -> None:
 
 def test_gradients_are_clipped(make_spec: MakeSpec) -> None:
     trainer = trainer_of(make_spec(max_grad_norm=1e-3))
-    _, norm, _ = trainer.step(trainer.schedule.group(0), lr=0.0)
+    norm = made(trainer.step(0)).grad_norm
     gradients = [p.grad for p in trainer.adapter.parameters().values() if p.grad is not None]
     assert norm > 1e-3
     assert float(torch.nn.utils.get_total_norm(gradients)) == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_gradient_checkpointing_changes_no_number(make_spec: MakeSpec) -> None:
-    norms = [
-        trainer_of(make_spec(gradient_checkpointing=on)).step(
-            trainer_of(make_spec()).schedule.group(0), lr=0.0
-        )
-        for on in (True, False)
-    ]
-    for with_it, without in zip(*norms, strict=True):
-        assert with_it == pytest.approx(without, rel=1e-6)
+    with_it, without = (
+        made(trainer_of(make_spec(gradient_checkpointing=on)).step(0)) for on in (True, False)
+    )
+    assert with_it.loss == pytest.approx(without.loss, rel=1e-6)
+    assert with_it.grad_norm == pytest.approx(without.grad_norm, rel=1e-6)
 
 
 def test_dropped_conditions_become_the_null_token() -> None:
     null = torch.full((1, 1, 64), 7.0)
-    law = SamplingConfig("corrected", -0.4, 1.0, cfg_dropout=0.15, seed=3)
+    sampling = SamplingConfig("corrected", -0.4, 1.0, cfg_dropout=0.15, seed=3)
     sample = song(0)
     dropped = [
-        bool((draw_batch(sample, null, law, index, "cpu").conditions == 7).all()) for index in range(2000)
+        bool((draw_batch(sample, null, sampling, index, "cpu").conditions == 7).all())
+        for index in range(2000)
     ]
     assert sum(dropped) / 2000 == pytest.approx(0.15, abs=0.03)
-    kept = draw_batch(sample, null, law, dropped.index(False), "cpu")
+    kept = draw_batch(sample, null, sampling, dropped.index(False), "cpu")
     assert torch.equal(kept.conditions[0], sample.encoder_hidden_states)
-    vanilla = replace(law, mode="vanilla", cfg_dropout=0.99)
+    vanilla = replace(sampling, mode="vanilla", cfg_dropout=0.99)
     assert not any((draw_batch(sample, null, vanilla, i, "cpu").conditions == 7).any() for i in range(20))
 
 
@@ -97,8 +98,7 @@ def test_one_clip_is_learnt(golden: Path, make_spec: MakeSpec) -> None:
     )
     trainer = trainer_of(spec)
     progress = Progress()
-    with Metrics(Path("runs"), 1) as metrics:
-        trainer.run(progress, metrics, 1, 50, after_step=lambda *_: None)
+    assert run(trainer, progress).evaluations == progress.evaluations
     first, last = progress.evaluations[0], progress.evaluations[200]
     assert last <= first * 2 / 3, f"{first} → {last}"
     # The base stays as it was: all learning is in the adapter.
@@ -114,14 +114,14 @@ def test_a_step_does_not_depend_on_what_was_drawn_before(make_spec: MakeSpec) ->
         trainer = trainer_of(make_spec())
         torch.manual_seed(noise)
         torch.rand(noise)
-        losses.append(trainer.step(trainer.schedule.group(1), lr=1e-3))
+        losses.append(trainer.step(1))
     assert losses[0] == losses[1]
 
 
 def test_noise_is_drawn_anew_for_every_micro_batch() -> None:
-    law = SamplingConfig("corrected", -0.4, 1.0, 0.0, seed=1)
+    sampling = SamplingConfig("corrected", -0.4, 1.0, 0.0, seed=1)
     null = torch.zeros(1, 1, 64)
-    first, second = (draw_batch(song(0), null, law, index, "cpu") for index in (0, 1))
+    first, second = (draw_batch(song(0), null, sampling, index, "cpu") for index in (0, 1))
     assert not torch.equal(first.noise, second.noise)
     assert first.timesteps != second.timesteps
 
@@ -131,9 +131,8 @@ def test_evaluation_leaves_training_as_it_is(make_spec: MakeSpec) -> None:
     for evaluate in (False, True):
         trainer = trainer_of(make_spec())
         if evaluate:
-            with Metrics(Path("runs"), 1) as metrics:
-                trainer.evaluate(Progress(), metrics)
-        results.append(trainer.step(trainer.schedule.group(0), lr=1e-3))
+            trainer.evaluate()
+        results.append(trainer.step(0))
     assert results[0] == results[1]
 
 
@@ -150,18 +149,13 @@ def test_flow_loss_in_bf16_keeps_the_timestep_fine(tiny_checkpoints: Path) -> No
             assert float(flow_loss(rough, batch)) == pytest.approx(wanted, rel=0.02)
 
 
-def run(trainer: Trainer, progress: Progress, save: Any = lambda *_: None) -> None:
-    with Metrics(Path("runs"), progress.step + 1) as metrics:
-        trainer.run(progress, metrics, 1, 50, save)
-
-
 def test_a_step_that_is_not_finite_changes_nothing_and_counts(make_spec: MakeSpec) -> None:
     """One song of three is absurd: its steps are skipped, the others train on."""
     folder = write_songs(Path("songs"), [song(0), absurd_song(1), song(2)])
     trainer = trainer_of(make_spec(dataset_dir=folder, accumulation=1, epochs=2))
     states: list[dict[str, Tensor]] = []
 
-    def keep(progress: Progress, group: Group) -> None:
+    def keep(result: StepResult) -> None:
         optimizer = trainer.optimizer.state.values()
         parts = {n: p.detach().clone() for n, p in trainer.adapter.parameters().items()}
         parts |= {f"{n}.{key}": v.clone() for n, state in enumerate(optimizer) for key, v in state.items()}
@@ -186,9 +180,9 @@ def test_ten_in_a_row_end_the_run(make_spec: MakeSpec, where: str, monkeypatch: 
     original = Trainer.loss
     bad = {4, *range(7, 16), *range(17, 40)}  # one alone, nine in a row, and then without end
 
-    def loss(self: Trainer, sample: Sample, index: int, law: SamplingConfig) -> Tensor:
-        found = original(self, sample, index, law)
-        if law.seed != trainer.law.seed or index not in bad:
+    def loss(self: Trainer, sample: Sample, index: int, sampling: SamplingConfig) -> Tensor:
+        found = original(self, sample, index, sampling)
+        if sampling.seed != trainer.sampling.seed or index not in bad:
             return found
         return found * math.nan if where == "loss" else NotFiniteBackwards.apply(found)
 
@@ -215,14 +209,3 @@ def test_a_short_run_that_skips_every_step_has_not_succeeded(make_spec: MakeSpec
     with pytest.raises(BadSpecError, match="not finite in 3 steps in a row"):
         run(trainer_of(make_spec(dataset_dir=folder, epochs=3)), progress)
     assert math.isnan(progress.evaluations[0])
-
-
-def test_the_histogram_shows_the_timesteps_that_were_trained_on(make_spec: MakeSpec) -> None:
-    folder = write_songs(Path("seven"), [song(n) for n in range(7)])
-    trainer = trainer_of(make_spec(dataset_dir=folder, accumulation=4))
-    drawn = [
-        draw_batch(song(0), torch.zeros(1, 1, 64), trainer.law, index, "cpu").timesteps for index in range(21)
-    ]
-    # Steps take 4, 3, 4, 3, … songs: the last three up to number 5 begin with micro-batch 7.
-    assert torch.equal(trainer.timesteps(trainer.schedule.group(4), 3, 5), torch.cat(drawn[7:18]))
-    assert torch.equal(trainer.timesteps(trainer.schedule.group(1), 50, 2), torch.cat(drawn[:7]))

@@ -4,33 +4,88 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sidestep.training.flow import SamplingConfig
+from sidestep.training.flow import draw_batch
 from sidestep.training.history import RunningLoss, running_mean
-from sidestep.training.metrics import Metrics
-from sidestep.training.schedule import Group
+from sidestep.training.metrics import TIMESTEP_BINS, Metrics, losses_by_timestep
+from sidestep.training.numbers import Progress
+from sidestep.training.throughput import Throughput
+from tests.songs import MakeSpec, absurd_song, song, write_songs
+from tests.training.trainers import trainer_of
 
 
-def test_losses_by_timestep_are_those_that_drew_it(tmp_path: Path) -> None:
-    law = SamplingConfig("corrected", 0.0, 2.0, 0.0, seed=3)
-    losses = [float(number) for number in range(200)]
-    losses[7] = math.nan
-    group = Group(epoch=0, samples=tuple(range(200)), first_index=1000, ends_epoch=False)
-    with Metrics(tmp_path, 1) as metrics:
-        metrics.losses_by_timestep(law, group, losses, 1)
-    events = EventAccumulator(str(tmp_path))
+def test_losses_by_timestep_are_those_that_drew_it() -> None:
+    timesteps = [0.0, 0.05, 0.31, 0.39, 0.4, 0.95]
+    levels = losses_by_timestep(timesteps, [1.0, 2.0, 3.0, 5.0, 7.0, 11.0])
+    assert levels == {"0.0-0.1": 1.5, "0.3-0.4": 4.0, "0.4-0.5": 7.0, "0.9-1.0": 11.0}
+    assert losses_by_timestep([0.31, 0.32, 0.5], [3.0, math.nan, math.inf]) == {"0.3-0.4": 3.0}
+
+
+def test_pure_noise_is_in_the_last_level() -> None:
+    """Vanilla training draws t = 1, too."""
+    assert losses_by_timestep([1.0], [2.5]) == {"0.9-1.0": 2.5}
+
+
+def test_the_curves_of_a_run(make_spec: MakeSpec) -> None:
+    """Seven songs, by four and three: cheap curves every 2 steps, dear ones every 3 and at the first."""
+    folder = write_songs(Path("seven"), [song(n) for n in range(6)] + [absurd_song(6)])
+    trainer, progress = trainer_of(make_spec(dataset_dir=folder, accumulation=4, epochs=3)), Progress()
+    results, norms = [], {}
+    with Metrics(Path("runs"), trainer, progress, log_every=2, log_heavy_every=3) as metrics:
+
+        def keep(result: object) -> None:
+            gradients = {n: p.grad for n, p in trainer.adapter.parameters().items() if p.grad is not None}
+            for layer in (0, 1):
+                own = [gradient for name, gradient in gradients.items() if f"layers.{layer}." in name]
+                norms[progress.step, layer] = float(torch.nn.utils.get_total_norm(own))
+            results.append(result)
+
+        trainer.run(progress, metrics, keep)
+    events = EventAccumulator(str(Path("runs")), size_guidance={"histograms": 0})
     events.Reload()
-    expected: dict[str, list[float]] = {}
-    for index, loss in enumerate(losses, start=1000):
-        t = float(law.timestep(index))
-        low = math.floor(t * 10) / 10
-        if math.isfinite(loss):
-            expected.setdefault(f"loss_by_timestep/{low:.1f}-{low + 0.1:.1f}", []).append(loss)
-    assert len(expected) == 10
-    assert set(events.Tags()["scalars"]) == set(expected)
-    for tag, found in expected.items():
-        assert [event.value for event in events.Scalars(tag)] == [pytest.approx(sum(found) / len(found))]
+
+    def curve(tag: str) -> dict[int, float]:
+        return {event.step: event.value for event in events.Scalars(tag)}
+
+    running, smooth = RunningLoss(), {}
+    for step, loss in enumerate(progress.losses, start=1):
+        running.add(loss)
+        smooth[step] = running.value
+    even, heavy = (2, 4, 6), (1, 3, 6)
+    assert curve("loss/train") == pytest.approx({n: progress.losses[n - 1] for n in even}, nan_ok=True)
+    assert curve("loss/smooth") == pytest.approx({n: smooth[n] for n in even})
+    assert curve("lr") == pytest.approx({n: trainer.schedule.learning_rate(n - 1) for n in even})
+    bad = [6 in trainer.schedule.group(n).samples for n in range(6)]
+    assert curve("skipped_steps") == {n: sum(bad[:n]) for n in even}
+    assert curve("loss/eval") == pytest.approx(progress.evaluations)
+    assert curve("grad_norm/total").keys() == curve("grad_norm/layers.0").keys() == set(heavy)
+    for layer in (0, 1):
+        wanted = {n: norms[n, layer] for n in heavy}
+        assert curve(f"grad_norm/layers.{layer}") == pytest.approx(wanted, nan_ok=True)
+    assert curve("samples_per_second").keys() == curve("memory/peak_gb").keys() == {3, 6}
+
+    histograms = {event.step: event.histogram_value for event in events.Histograms("timesteps")}
+    nothing = torch.zeros(1, 1, 64)
+    drawn = [draw_batch(song(0), nothing, trainer.sampling, n, "cpu").timesteps.item() for n in range(21)]
+    # The first three steps take 4, 3 and 4 songs, the other three the rest.
+    for step, timesteps in {3: drawn[:11], 6: drawn[11:]}.items():
+        found = histograms[step]
+        assert (found.num, found.sum) == (len(timesteps), pytest.approx(sum(timesteps)))
+        assert set(found.bucket_limit) <= set(TIMESTEP_BINS)
+
+
+def test_an_attempt_that_goes_on_shows_the_timesteps_of_the_one_before(make_spec: MakeSpec) -> None:
+    trainer, progress = trainer_of(make_spec(accumulation=1, epochs=2)), Progress(step=5, losses=[1.0] * 5)
+    with Metrics(Path("runs"), trainer, progress, log_every=1, log_heavy_every=6) as metrics:
+        trainer.run(progress, metrics, lambda _: None)
+    events = EventAccumulator(str(Path("runs")), size_guidance={"histograms": 0})
+    events.Reload()
+    (histogram,) = events.Histograms("timesteps")
+    assert (histogram.step, histogram.histogram_value.num) == (6, 6)
+    (smooth,) = events.Scalars("loss/smooth")
+    assert smooth.value == pytest.approx(RunningLoss(progress.losses).value)
 
 
 def test_the_running_loss() -> None:
@@ -52,12 +107,12 @@ def test_the_running_mean_has_a_value_for_each_step() -> None:
     assert 1.9 < means[-1] < 2.0
 
 
-def test_pure_noise_is_in_the_last_level(tmp_path: Path) -> None:
-    """Vanilla training draws t = 1, too."""
-    law = SamplingConfig("vanilla", 0.0, 1.0, 0.0, seed=3)
-    index = next(index for index in range(1000) if float(law.timestep(index)) == 1.0)
-    with Metrics(tmp_path, 1) as metrics:
-        metrics.losses_by_timestep(law, Group(0, (0,), index, ends_epoch=False), [2.5], 1)
-    events = EventAccumulator(str(tmp_path))
-    events.Reload()
-    assert [event.value for event in events.Scalars("loss_by_timestep/0.9-1.0")] == [2.5]
+def test_throughput() -> None:
+    now = 100.0
+    throughput = Throughput(clock=lambda: now)
+    now += 2
+    throughput.add(4)
+    assert (throughput.recent(), throughput.average()) == (2.0, 2.0)
+    now += 2
+    throughput.add(2)
+    assert (throughput.recent(), throughput.average()) == (1.0, 1.5)

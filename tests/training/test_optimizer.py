@@ -7,28 +7,21 @@ import pytest
 import torch
 
 from sidestep.adapters.adapter import read_safetensors
-from sidestep.config.job import JobSpec
 from sidestep.runtime.errors import BadDataError, MachineError
-from sidestep.runtime.workspace import open_workspace
 from sidestep.tasks import run as train
-from sidestep.tasks.setup import prepare_setup
-from sidestep.tasks.train import build_trainer
 from sidestep.training.checkpoint import checkpoint_files, restore
 from sidestep.training.loop import Trainer
 from sidestep.training.numbers import Progress
 from tests.songs import MakeSpec
+from tests.training.trainers import trainer_of
 
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "prodigy")
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 
 
-def trainer_of(spec: JobSpec) -> Trainer:
-    return build_trainer(spec, prepare_setup(spec, open_workspace(spec.runtime.workspace)))
-
-
 def take_steps(trainer: Trainer, start: int, end: int) -> None:
     for step in range(start, end):
-        trainer.step(trainer.schedule.group(step), trainer.schedule.learning_rate(step))
+        trainer.step(step)
 
 
 @every_optimizer

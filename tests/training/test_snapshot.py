@@ -8,15 +8,13 @@ import torch
 
 from sidestep.config.job import JobSpec
 from sidestep.runtime.canonical import Parts
-from sidestep.runtime.workspace import open_workspace
-from sidestep.tasks.setup import prepare_setup
-from sidestep.tasks.train import build_trainer
 from sidestep.training.checkpoint import checkpoint_files, restore
 from sidestep.training.loop import Trainer
 from sidestep.training.numbers import Progress
 from sidestep.training.optimizer import build_optimizer
 from sidestep.training.snapshot import Snapshot
 from tests.songs import MakeSpec
+from tests.training.trainers import trainer_of
 
 LOKR = {"type": "lokr", "rank": 2, "factor": 8, "use_scalar": True, "weight_decompose": True}
 CELLS = [
@@ -28,20 +26,12 @@ CELLS = [
 ]
 
 
-def trainer_of(spec: JobSpec) -> Trainer:
-    return build_trainer(spec, prepare_setup(spec, open_workspace(spec.runtime.workspace)))
-
-
 def snapshot_of(trainer: Trainer, spec: JobSpec) -> Snapshot:
     return Snapshot(trainer.adapter, trainer.optimizer, lambda adapter: build_optimizer(adapter, spec.train))
 
 
 def joined(files: dict[str, Parts]) -> dict[str, bytes]:
     return {name: b"".join(parts) for name, parts in files.items()}
-
-
-def step(trainer: Trainer, number: int) -> None:
-    trainer.step(trainer.schedule.group(number), trainer.schedule.learning_rate(number))
 
 
 @pytest.mark.parametrize(("optimizer", "adapter"), CELLS)
@@ -53,10 +43,10 @@ def test_its_files_are_those_of_the_live_state(
     snapshot = snapshot_of(trainer, spec)
     progress = Progress(2, losses=[2.0, 1.0])
     for number in range(2):
-        step(trainer, number)
+        trainer.step(number)
     live = joined(checkpoint_files(trainer.adapter, trainer.optimizer, progress, {"lr": 1}, {"threads": 1}))
     snapshot.take(progress)
-    step(trainer, 2)
+    trainer.step(2)
     progress.losses.append(0.5)
     assert joined(snapshot.files({"lr": 1}, {"threads": 1})) == live
     later = joined(checkpoint_files(trainer.adapter, trainer.optimizer, progress, {}, {}))
@@ -68,10 +58,10 @@ def test_it_changes_no_number(make_spec: MakeSpec) -> None:
     plain, watched = trainer_of(spec), trainer_of(spec)
     snapshot = snapshot_of(watched, spec)
     for number in range(3):
-        step(plain, number)
+        plain.step(number)
         snapshot.take(Progress(number))
         snapshot.files({}, {})
-        step(watched, number)
+        watched.step(number)
     states = [joined(checkpoint_files(t.adapter, t.optimizer, Progress(3), {}, {})) for t in (plain, watched)]
     assert states[0] == states[1]
 
@@ -97,7 +87,7 @@ def test_everything_is_allocated_before_the_first_step(
         trainer = trainer_of(spec)
         snapshot = snapshot_of(trainer, spec)
         addresses = {id(buffer): buffer.data_ptr() for buffer in snapshot._buffers.values()}
-        step(trainer, 0)
+        trainer.step(0)
         snapshot.take(Progress(1))
         assert {id(buffer): buffer.data_ptr() for buffer in snapshot._buffers.values()} == addresses
     assert "No memory was set aside" not in caplog.text
