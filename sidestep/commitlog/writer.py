@@ -8,7 +8,7 @@ up for lost can therefore harm nothing when it comes back.
 import logging
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,11 @@ class Writer:
         generation: how many writers this output has had, with this one.
         newest: the newest commit, this writer's or an earlier one's; None before the first.
         machines: the kinds of machines that have written to this output, in their order.
-        origin: the sha256 of the state that --resume-from gave this run, "" where it did not; commits tell.
     """
 
     def __init__(self, log: CommitLog, taken: Record, newest: Record | None, lease_seconds: float) -> None:
         self.log, self.generation, self._nonce = log, taken.generation, taken.nonce
-        self.newest, self.origin = newest, newest.origin if newest else ""
-        self.machines = taken.machines
+        self.newest, self.machines = newest, taken.machines
         self._number = taken.number
         self._heartbeat = Heartbeat(log.store, self.generation, lease_seconds, self._is_last)
 
@@ -51,28 +49,34 @@ class Writer:
         if self._heartbeat.lost.is_set():
             raise self._fenced()
 
-    def commit(
-        self, folder: Path, name: str, step: int, keep: Callable[[Sequence[str]], list[str]]
-    ) -> Record:
+    def checkpoints(self, name: str) -> list[str]:
+        """The folders of the output's checkpoints, the newest first, once `name` is committed."""
+        target = f"{CHECKPOINTS}/{name}" + (f".g{self.generation}" if self.generation > 1 else "")
+        return [target, *(kept for kept in (self.newest.kept if self.newest else []) if kept != target)]
+
+    def commit(self, folder: Path, name: str, step: int, kept: Sequence[str], origin: str = "") -> Record:
         """Make the files in the local `folder` the newest checkpoint, called `name` ("checkpoint-epoch-5").
 
         Files go first, into a folder that no other generation writes to; then the record that makes them
-        count; then checkpoints that are no longer kept are deleted. `keep` chooses among their folders,
-        the newest first.
+        count; then checkpoints that are no longer kept are deleted.
+
+        Args:
+            kept: those of `checkpoints(name)` that are to stay.
+            origin: sha256 of the state that --resume-from gave this run; without one, the last commit's.
+
+        Raises AgainError where another writer has taken over, and what the store raises.
         """
         self._refuse_if_fenced()
-        target = f"{CHECKPOINTS}/{name}" + (f".g{self.generation}" if self.generation > 1 else "")
+        target = self.checkpoints(name)[0]
         files = sorted(path.name for path in folder.iterdir())
         digests = {file: file_digest(folder / file) for file in files}
         for file in files:
             self.log.store.upload(folder / file, f"{target}/{file}")
-        before = [kept for kept in (self.newest.kept if self.newest else []) if kept != target]
-        kept = keep([target, *before])
         self.newest = self._append(
             Record(
                 *("commit", self.generation, self._nonce, target, step, digests),
-                kept=kept,
-                origin=self.origin,
+                kept=list(kept),
+                origin=origin or (self.newest.origin if self.newest else ""),
                 machines=self.machines,
             )
         )

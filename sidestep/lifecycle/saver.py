@@ -83,6 +83,7 @@ class Saver:
         keep: Callable[[Sequence[str]], list[str]],
         committed: Callable[[Record], None],
         failed: Callable[[str], None],
+        origin: str = "",
     ) -> None:
         """
         Args:
@@ -91,10 +92,11 @@ class Saver:
             keep: chooses among the checkpoints' folders, see `CheckpointPolicy.keep`.
             committed: told of every record.
             failed: told why a checkpoint could not be sent, each time it is tried in vain.
+            origin: see `Writer.commit`.
         """
         self._writer, self._outbox, self._snapshot = writer, outbox, snapshot
         self._files, self._send_before, self._keep = files, send_before, keep
-        self._committed, self._failed = committed, failed
+        self._committed, self._failed, self._origin = committed, failed, origin
         self._thread: threading.Thread | None = None
         self._is_waited_for = threading.Event()  # a newer snapshot waits to be sent
         self._error: BaseException | None = None
@@ -180,7 +182,8 @@ class Saver:
         while True:
             try:
                 self._send_before()
-                record = self._writer.commit(folder, name, step, self._keep)
+                kept = self._keep(self._writer.checkpoints(name))
+                record = self._writer.commit(folder, name, step, kept, self._origin)
             except StorageError as error:
                 self._failure = error
                 self._failed(f"{name} could not be sent: {str(error).splitlines()[0]}")

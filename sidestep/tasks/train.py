@@ -99,7 +99,6 @@ def _train(
         _say_where_it_goes_on(attempt, numbers, ground, schedule)
     _say_what_is_trained(spec, ground)
     output.keep_spec(spec)
-    writer.origin = start.origin or writer.origin
     snapshot = Snapshot(
         trainer.adapter, trainer.optimizer, lambda adapter: build_optimizer(adapter, spec.train)
     )
@@ -121,6 +120,7 @@ def _train(
             keep=timetable.keep,
             committed=attempt.committed,
             failed=lambda why: attempt.report(message=why),
+            origin=start.origin,
         )
         if start.unsent:
             saver.send(start.unsent.folder, start.unsent.name, start.unsent.step)

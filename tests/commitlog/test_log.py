@@ -39,7 +39,7 @@ def commit(writer: Writer, folder: Path, step: int, keep: int = 3, epoch: bool =
     (files / "a.json").write_bytes(b"%d" % step)
     (files / "b.bin").write_bytes(b"x" * step)
     name = f"checkpoint-{'epoch' if epoch else 'step'}-{step}"
-    writer.commit(files, name, step, lambda folders: list(folders[:keep]))
+    writer.commit(files, name, step, writer.checkpoints(name)[:keep])
 
 
 def newest(store: Store, target: Path) -> int | None:
