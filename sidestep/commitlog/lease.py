@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import AgainError, MissingInputError, SideStepError
@@ -21,40 +22,47 @@ FOLDER = "heartbeats"
 BEATS_PER_LEASE = 6
 
 
+@dataclass(frozen=True)
+class Lease:
+    """How long a writer stays the writer without a sign of life. Clock and sleep are a test's to replace."""
+
+    seconds: float
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], object] = time.sleep
+
+    @property
+    def beat_seconds(self) -> float:
+        """From one sign of life to the next."""
+        return self.seconds / BEATS_PER_LEASE
+
+
 class Heartbeat:
-    """This writer's sign of life, renewed by a thread of its own until `release`."""
+    """This writer's sign of life: the first one is given at once, the others by `beat`.
+
+    Attributes:
+        lost: set when this writer finds out, after a pause, that another one has taken over.
+    """
 
     def __init__(
-        self, store: Store, generation: int, lease_seconds: float, still_writer: Callable[[], bool]
+        self, store: Store, generation: int, lease: Lease, is_still_writer: Callable[[], bool]
     ) -> None:
-        """`still_writer` is asked after a pause in which another one may have taken over."""
+        """`is_still_writer` is asked after a pause in which another one may have taken over."""
         self._store, self._path = store, heartbeat_path(generation)
-        self._lease, self._still_writer = lease_seconds, still_writer
-        self._count, self._last = 0, time.monotonic()
+        self._lease, self._is_still_writer = lease, is_still_writer
+        self._count, self._last = 0, lease.clock()
         self._stop, self.lost = threading.Event(), threading.Event()
-        self._beat()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self.beat()
+
+    def start(self) -> None:
+        """Give all further signs of life in a thread of their own, until `release`."""
         self._thread.start()
 
-    def release(self) -> None:
-        """Say that this writer has ended, so that the next one need not wait."""
-        self._stop.set()
-        self._thread.join(timeout=self._lease)
-        if not self.lost.is_set():
-            self._store.write_bytes(self._path, json_bytes({"released": True}))
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._lease / BEATS_PER_LEASE):
-            try:
-                self._beat()
-            except SideStepError as error:
-                # Nothing is lost by it: should another writer take over meanwhile, the log fences this one.
-                log.warning("The heartbeat could not be written: %s", error)
-
-    def _beat(self) -> None:
-        now = time.monotonic()
+    def beat(self) -> None:
+        """Give one sign of life, unless another writer has taken over: then `lost` is set."""
+        now = self._lease.clock()
         # A machine that was paused, or cut off from its store, may have been given up by another.
-        if self._count and now - self._last > self._lease / 2 and not self._still_writer():
+        if self._count and now - self._last > self._lease.seconds / 2 and not self._is_still_writer():
             self.lost.set()
             self._stop.set()
             return
@@ -62,24 +70,44 @@ class Heartbeat:
         self._store.write_bytes(self._path, json_bytes({"beat": self._count}))
         self._last = now
 
+    def release(self) -> None:
+        """Say that this writer has ended, so that the next one need not wait."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=self._lease.seconds)
+        if not self.lost.is_set():
+            self._store.write_bytes(self._path, json_bytes({"released": True}))
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._lease.beat_seconds):
+            try:
+                self.beat()
+            except SideStepError as error:
+                # Nothing is lost by it: should another writer take over meanwhile, the log fences this one.
+                log.warning("The heartbeat could not be written: %s", error)
+
 
 class Watch:
     """For how long the heartbeat of another writer has stood still, from this moment on."""
 
-    def __init__(self, store: Store, generation: int, lease_seconds: float) -> None:
+    def __init__(self, store: Store, generation: int, lease: Lease) -> None:
         self.generation = generation
-        self._store, self._lease = store, lease_seconds
-        self._seen, self._since = self._look(), time.monotonic()
+        self._store, self._lease = store, lease
+        self._seen, self._since = self._look(), lease.clock()
 
     def is_free(self) -> bool:
         """Whether that writer has ended, or has shown no life for as long as a lease is."""
         now = self._look()
         if now != self._seen:
-            self._seen, self._since = now, time.monotonic()
-        return now == "released" or time.monotonic() - self._since >= self._lease
+            self._seen, self._since = now, self._lease.clock()
+        return now == "released" or self._lease.clock() - self._since >= self._lease.seconds
 
-    def wait(self, pause: Callable[[float], object] = time.sleep) -> None:
-        """Wait until it is free. Raises AgainError when the other writer is seen to be alive."""
+    def wait(self) -> None:
+        """Wait until it is free.
+
+        Raises:
+            AgainError: the other writer is seen to be alive.
+        """
         before, told = self._seen, False
         while not self.is_free():
             if self._seen != before:
@@ -90,10 +118,10 @@ class Watch:
             if not told:
                 log.info(
                     "The writer before this one has not signed off: waiting up to %.0f s for a sign of life",
-                    self._lease - (time.monotonic() - self._since),
+                    self._lease.seconds - (self._lease.clock() - self._since),
                 )
                 told = True
-            pause(min(1.0, self._lease / BEATS_PER_LEASE))
+            self._lease.sleep(min(1.0, self._lease.beat_seconds))
 
     def _look(self) -> str:
         """What the heartbeat is now; "released" where its writer has ended, "" where it never began."""

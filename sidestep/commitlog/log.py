@@ -49,6 +49,9 @@ class Record:
         return json_bytes({key: value for key, value in asdict(self).items() if key != "number"})
 
 
+_RECORD = TypeAdapter(Record)
+
+
 class CommitLog:
     """The log of one output. Reading it asks the store every time: nothing is cached."""
 
@@ -76,7 +79,7 @@ class CommitLog:
         """The record of that number. Raises BadDataError for one that is none, and what the store does."""
         path = record_path(number)
         try:
-            record = TypeAdapter(Record).validate_json(self.store.read_bytes(path))
+            record = _RECORD.validate_json(self.store.read_bytes(path))
         except ValidationError as error:
             raise BadDataError(
                 f"{self.store.place}/{path} is not a commit record: {error.errors()[0]['msg']}"

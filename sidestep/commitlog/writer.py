@@ -11,10 +11,11 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from sidestep.commitlog.lease import FOLDER as HEARTBEATS
-from sidestep.commitlog.lease import Heartbeat, Watch, heartbeat_path
+from sidestep.commitlog.lease import Heartbeat, Lease, Watch, heartbeat_path
 from sidestep.commitlog.log import CommitLog, Record, file_digest, record_path
 from sidestep.runtime.errors import AgainError, SideStepError
 
@@ -27,17 +28,29 @@ _CHECKPOINT = re.compile(rf"{CHECKPOINTS}/checkpoint-(epoch|step)-(?P<number>\d+
 class Writer:
     """The right to add to a commit log, for as long as nobody else takes it.
 
+    As a context manager it gives signs of life in the background, and signs off at the end.
+
     Attributes:
         generation: how many writers this output has had, with this one.
         newest: the newest commit, this writer's or an earlier one's; None before the first.
         machines: the kinds of machines that have written to this output, in their order.
+        heartbeat: this writer's sign of life.
     """
 
-    def __init__(self, log: CommitLog, taken: Record, newest: Record | None, lease_seconds: float) -> None:
-        self.log, self.generation, self._nonce = log, taken.generation, taken.nonce
+    def __init__(self, commits: CommitLog, taken: Record, newest: Record | None, lease: Lease) -> None:
+        self.commits, self.generation, self._nonce = commits, taken.generation, taken.nonce
         self.newest, self.machines = newest, taken.machines
         self._number = taken.number
-        self._heartbeat = Heartbeat(log.store, self.generation, lease_seconds, self._is_last)
+        self.heartbeat = Heartbeat(commits.store, self.generation, lease, self._is_last)
+
+    def __enter__(self) -> Self:
+        self.heartbeat.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
 
     @property
     def position(self) -> tuple[int, str]:
@@ -45,8 +58,8 @@ class Writer:
         return self._number, self._nonce
 
     def check(self) -> None:
-        """Raise AgainError where another writer has taken over: this one must stop."""
-        if self._heartbeat.lost.is_set():
+        """Raise AgainError where the heartbeat found out that another writer has taken over."""
+        if self.heartbeat.lost.is_set():
             raise self._fenced()
 
     def checkpoints(self, name: str) -> list[str]:
@@ -64,17 +77,27 @@ class Writer:
             kept: those of `checkpoints(name)` that are to stay.
             origin: sha256 of the state that --resume-from gave this run; without one, the last commit's.
 
-        Raises AgainError where another writer has taken over, and what the store raises.
+        Returns:
+            The record. After a StorageError the same commit may be made again, or a newer one.
+
+        Raises:
+            AgainError: another writer has taken over. Nothing of this commit counts.
+            StorageError: the store is out of reach. The record may be there all the same.
         """
         self._refuse_if_fenced()
         target = self.checkpoints(name)[0]
         files = sorted(path.name for path in folder.iterdir())
         digests = {file: file_digest(folder / file) for file in files}
         for file in files:
-            self.log.store.upload(folder / file, f"{target}/{file}")
+            self.commits.store.upload(folder / file, f"{target}/{file}")
         self.newest = self._append(
             Record(
-                *("commit", self.generation, self._nonce, target, step, digests),
+                kind="commit",
+                generation=self.generation,
+                nonce=self._nonce,
+                folder=target,
+                step=step,
+                files=digests,
                 kept=list(kept),
                 origin=origin or (self.newest.origin if self.newest else ""),
                 machines=self.machines,
@@ -84,7 +107,7 @@ class Writer:
         return self.newest
 
     def finish(self) -> Record:
-        """Say that the run is done with its newest commit."""
+        """Say that the run is done with its newest commit; the record that says so. Raises as `commit`."""
         assert self.newest, "a run ends with a commit"
         record = replace(self.newest, kind="done", generation=self.generation, nonce=self._nonce)
         return self._append(replace(record, machines=self.machines))
@@ -92,7 +115,7 @@ class Writer:
     def release(self) -> None:
         """Say that this writer has ended, so that the next one need not wait for its lease."""
         try:
-            self._heartbeat.release()
+            self.heartbeat.release()
         except SideStepError as error:
             log.warning(
                 "The next run will wait for this one's lease, as its end could not be told: %s", error
@@ -100,7 +123,7 @@ class Writer:
 
     def _append(self, record: Record) -> Record:
         while True:
-            there = _created(self.log, replace(record, number=self._number + 1))
+            there = _created(self.commits, replace(record, number=self._number + 1))
             if there.nonce != self._nonce:
                 raise self._fenced()
             self._number += 1
@@ -116,20 +139,20 @@ class Writer:
         """Whether nobody else has added to the log."""
         following = self._number + 1
         return (
-            self.log.store.stat(record_path(following)) is None
-            or self.log.read(following).nonce == self._nonce
+            self.commits.store.stat(record_path(following)) is None
+            or self.commits.read(following).nonce == self._nonce
         )
 
     def _fenced(self) -> AgainError:
         return AgainError(
-            f"another run has taken {self.log.store.place} over: this one stops\n"
+            f"another run has taken {self.commits.store.place} over: this one stops\n"
             "  what it had committed is safe, and the other one has gone on from there"
         )
 
     def _delete_all_but(self, kept: Sequence[str]) -> None:
         """Delete checkpoints that no commit needs: older ones, and those whose writer was lost before its
         record. What fails now is deleted after the next commit."""
-        store = self.log.store
+        store = self.commits.store
         try:
             for file in store.list_files(CHECKPOINTS):
                 folder = file.path.rpartition("/")[0]
@@ -139,52 +162,56 @@ class Writer:
             log.warning("An older checkpoint could not be deleted, and is kept for now: %s", error)
 
 
-def take_over(
-    log_: CommitLog,
-    lease_seconds: float,
-    watch: Watch | None,
-    machine: dict[str, Any],
-) -> Writer:
+def take_over(commits: CommitLog, lease: Lease, watch: Watch | None, machine: dict[str, Any]) -> Writer:
     """Become the writer of an output, after the one before has ended or lost its lease.
 
     Args:
         watch: the watch over the writer before, begun when this run began; None where there was none.
         machine: what kind of machine this is, and its versions, for the records.
 
-    Raises AgainError where another writer is alive.
+    Returns:
+        The writer, which gives no further sign of life until it is entered as a context manager.
+
+    Raises:
+        AgainError: another writer is alive.
     """
     nonce = uuid.uuid4().hex
     while True:
-        tail = log_.tail()
+        tail = commits.tail()
         if tail and (watch is None or watch.generation != tail.generation):
-            watch = Watch(log_.store, tail.generation, lease_seconds)
+            watch = Watch(commits.store, tail.generation, lease)
         if watch:
             watch.wait()
-        newest = log_.newest_commit(tail)
-        number = tail.number + 1 if tail else 1
+        newest = commits.newest_commit(tail)
         machines = list(tail.machines) if tail else []
         machines += [machine] if machine not in machines else []
-        generation = tail.generation + 1 if tail else 1
-        taken = _created(log_, Record("take-over", generation, nonce, machines=machines, number=number))
+        wanted = Record(
+            kind="take-over",
+            generation=tail.generation + 1 if tail else 1,
+            nonce=nonce,
+            machines=machines,
+            number=tail.number + 1 if tail else 1,
+        )
+        taken = _created(commits, wanted)
         if taken.nonce == nonce:
-            _delete_old_heartbeats(log_, taken.generation)
-            return Writer(log_, taken, newest, lease_seconds)
+            _delete_old_heartbeats(commits, taken.generation)
+            return Writer(commits, taken, newest, lease)
 
 
-def _created(log_: CommitLog, record: Record) -> Record:
+def _created(commits: CommitLog, record: Record) -> Record:
     """The record of that number: this one, unless another was there before.
 
     A request that is repeated after a network failure finds its own first try there: the nonce tells.
     """
-    if log_.store.create(record_path(record.number), record.content()):
+    if commits.store.create(record_path(record.number), record.content()):
         return record
-    return log_.read(record.number)
+    return commits.read(record.number)
 
 
-def _delete_old_heartbeats(log_: CommitLog, generation: int) -> None:
+def _delete_old_heartbeats(commits: CommitLog, generation: int) -> None:
     try:
-        for file in log_.store.list_files(HEARTBEATS):
+        for file in commits.store.list_files(HEARTBEATS):
             if file.path < heartbeat_path(generation):
-                log_.store.delete(file.path)
+                commits.store.delete(file.path)
     except SideStepError as error:
         log.warning("An older heartbeat could not be deleted: %s", error)

@@ -11,7 +11,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-from sidestep.commitlog.lease import Watch
+from sidestep.commitlog.lease import Lease, Watch
 from sidestep.commitlog.log import CommitLog, Record
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.output import Output
@@ -33,6 +33,7 @@ class Attempt:
         spec, workspace, output, notice: of this job.
         commits: the output's commit log.
         tail: its newest record as this attempt began.
+        lease: how long its writer stays the writer without a sign of life.
         watch: over the last writer of the output, begun as this attempt began; None where there was none.
         status: what status.json says, or will say.
         gpus: how many GPUs this attempt has used, for the receipt.
@@ -45,7 +46,8 @@ class Attempt:
         self.output = Output(open_store(spec.output_place, spec.storage), self.workspace)
         self.commits = CommitLog(self.output.store)
         self.tail = tail = self.commits.tail()
-        self.watch = Watch(self.output.store, tail.generation, spec.runtime.lease_seconds) if tail else None
+        self.lease = Lease(spec.runtime.lease_seconds)
+        self.watch = Watch(self.output.store, tail.generation, self.lease) if tail else None
         self.status = Status(name=spec.name, task=spec.task)
         self.before = read_status(self.output) or Status(name=spec.name, task=spec.task, attempt=0)
         self.gpus = 0

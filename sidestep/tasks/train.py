@@ -64,16 +64,13 @@ def train(attempt: Attempt) -> TrainResult:
         refuse_another_run(spec, numbers, recipe, where)
         trainer = build_trainer(spec, ground)
         trainer.notice = attempt.notice
-        writer = take_over(commits, spec.runtime.lease_seconds, attempt.watch, ground.machine.kind())
-        attempt.became_writer(writer.generation)
-        try:
+        with take_over(commits, attempt.lease, attempt.watch, ground.machine.kind()) as writer:
+            attempt.became_writer(writer.generation)
             if writer.newest != start.newest:  # the writer before had still added to the log
                 start = find_start(spec, commits, commits.tail(), outbox, workspace, Path(temporary))
                 refuse_another_run(spec, start.numbers(), recipe, where)
             with attempt.notice.held():
                 result = _train(attempt, ground, trainer, writer, outbox, start, recipe)
-        finally:
-            writer.release()
     log.info("Loss on fixed draws: %.4f at the start, %.4f at the end", result.first_loss, result.last_loss)
     log.info("Adapter: %s", result.adapter)
     return result

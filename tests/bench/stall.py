@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sidestep import adapters
+from sidestep.commitlog.lease import Lease
 from sidestep.commitlog.log import CommitLog
 from sidestep.commitlog.writer import take_over
 from sidestep.config.schema import StorageSpec
@@ -85,7 +86,7 @@ def _saver(folder: Path) -> tuple[Saver, int]:
     store = SlowStore(folder / "output", StorageSpec())
     outbox = PendingCheckpoints(Workspace(folder / "workspace"), store.place)
     saver = Saver(
-        take_over(CommitLog(store), 60, None, {}),
+        take_over(CommitLog(store), Lease(60), None, {}),
         outbox,
         snapshot,
         files=lambda: snapshot.files({}, {}),

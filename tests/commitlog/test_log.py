@@ -1,17 +1,21 @@
 """The commit log: what has a record counts, what has none does not, and damage is seen."""
 
-from collections.abc import Iterator
+import json
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sidestep.commitlog.lease import Lease, Watch, heartbeat_path
 from sidestep.commitlog.log import CommitLog
 from sidestep.commitlog.writer import Writer, take_over
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import AgainError, BadDataError, StorageError
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
+from tests.clock import Clock
 
 FENCED = r"another run has taken .* over"
 
@@ -23,14 +27,22 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def writer(store: Store) -> Iterator[Writer]:
-    writer = take_over(CommitLog(store), 1, None, {"processor": "abacus"})
-    yield writer
-    writer.release()
+def clock() -> Clock:
+    return Clock()
 
 
-def begin(store: Store, machine: str = "abacus") -> Writer:
-    return take_over(CommitLog(store), 1, None, {"processor": machine})
+@pytest.fixture
+def lease(clock: Clock) -> Lease:
+    return Lease(60, clock, clock.sleep)
+
+
+@pytest.fixture
+def writer(store: Store, lease: Lease) -> Writer:
+    return begin(store, lease)
+
+
+def begin(store: Store, lease: Lease, machine: str = "abacus") -> Writer:
+    return take_over(CommitLog(store), lease, None, {"processor": machine})
 
 
 def commit(writer: Writer, folder: Path, step: int, keep: int = 3, epoch: bool = True) -> None:
@@ -98,7 +110,12 @@ def test_with_all_kept_commits_damaged_the_deleted_ones_are_not_looked_for(
 
 @pytest.mark.parametrize("content", [b"{}", b"", b'{"kind": "commit", "files": 7}', b"\xff\xfe"])
 def test_a_damaged_record_falls_back_and_is_written_after(
-    writer: Writer, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+    writer: Writer,
+    store: Store,
+    lease: Lease,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    content: bytes,
 ) -> None:
     commit(writer, tmp_path, 1)
     commit(writer, tmp_path, 2)
@@ -108,7 +125,7 @@ def test_a_damaged_record_falls_back_and_is_written_after(
         CommitLog(store).read(3)
     assert newest(store, tmp_path / "newest") == 1
     assert "A record of the commit log is lost" in caplog.text
-    following = begin(store)
+    following = begin(store, lease)
     assert following.generation > writer.generation
     commit(following, tmp_path, 3)
     following.release()
@@ -136,10 +153,12 @@ def test_a_listing_that_lags_hides_no_record(
     assert tail.step == 3
 
 
-def test_the_next_writer_goes_on_in_folders_of_its_own(writer: Writer, store: Store, tmp_path: Path) -> None:
+def test_the_next_writer_goes_on_in_folders_of_its_own(
+    writer: Writer, store: Store, lease: Lease, tmp_path: Path
+) -> None:
     commit(writer, tmp_path / "first", 1)
     writer.release()
-    second = begin(store, "slide rule")
+    second = begin(store, lease, "slide rule")
     assert second.generation == 2
     assert second.newest
     assert second.newest.step == 1
@@ -154,38 +173,86 @@ def test_the_next_writer_goes_on_in_folders_of_its_own(writer: Writer, store: St
 
 
 def test_a_writer_that_was_given_up_is_fenced(
-    writer: Writer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    writer: Writer, store: Store, lease: Lease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where it finds out as late as the record: nothing of it counts."""
+    """Before it sends anything; and where it finds out as late as the record, nothing of it counts."""
     commit(writer, tmp_path / "first", 1)
-    writer._heartbeat._stop.set()  # it is paused
-    second = begin(store)
+    second = begin(store, lease)
     with pytest.raises(AgainError, match=FENCED):
         commit(writer, tmp_path / "late", 2)
-    commit(second, tmp_path / "second", 2)
-    monkeypatch.setattr(writer, "_is_last", lambda: True)
-    with pytest.raises(AgainError, match=FENCED):
-        commit(writer, tmp_path / "later", 3)
-    second.release()
+    assert {file.path.split("/")[1] for file in store.list_files("checkpoints")} == {"checkpoint-epoch-1"}
+    upload, third = store.upload, []
+
+    def paused(*given: Any) -> None:
+        upload(*given)
+        third[:] = third or [begin(store, lease)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "upload", paused)
+        with pytest.raises(AgainError, match=FENCED):
+            commit(second, tmp_path / "later", 2)
+    assert newest(store, tmp_path / "newest") == 1
+    commit(third[0], tmp_path / "third", 2)
     assert newest(store, tmp_path / "newest") == 2
 
 
-def test_a_paused_heartbeat_finds_out_that_it_was_given_up(writer: Writer, store: Store) -> None:
-    writer._heartbeat._stop.set()
-    second = begin(store)
-    writer._heartbeat._last -= 10  # as after SIGSTOP
-    writer._heartbeat._beat()
+def test_a_paused_heartbeat_finds_out_that_it_was_given_up(
+    writer: Writer, store: Store, lease: Lease, clock: Clock
+) -> None:
+    second = begin(store, lease)
+    writer.check()
+    clock.now += lease.seconds  # as after SIGSTOP
+    writer.heartbeat.beat()
     with pytest.raises(AgainError, match=FENCED):
         writer.check()
+    second.heartbeat.beat()  # as long after the last, and nobody else came
     second.check()
-    second.release()
 
 
-def test_a_living_writer_is_not_disturbed(writer: Writer, store: Store, tmp_path: Path) -> None:
+def test_a_living_writer_is_not_disturbed(
+    writer: Writer, store: Store, lease: Lease, clock: Clock, tmp_path: Path
+) -> None:
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        if sum(clock.slept) >= lease.beat_seconds:
+            writer.heartbeat.beat()
+
     with pytest.raises(AgainError, match="it showed life a moment ago"):
-        begin(store)
+        begin(store, replace(lease, sleep=sleep))
+    assert clock.now < lease.seconds / 2
     commit(writer, tmp_path, 1)
     assert newest(store, tmp_path / "newest") == 1
+
+
+def test_a_writer_that_stands_still_is_waited_for_as_long_as_a_lease(
+    writer: Writer, store: Store, lease: Lease, clock: Clock
+) -> None:
+    watch = Watch(store, writer.generation, lease)
+    clock.now += 30
+    watch.wait()
+    assert 60 <= clock.now <= 61  # from when the watch began, not from when it is waited for
+    assert begin(store, lease).generation == 2
+    assert 120 <= clock.now <= 122
+
+
+def test_a_writer_that_has_signed_off_is_not_waited_for(
+    writer: Writer, store: Store, lease: Lease, clock: Clock
+) -> None:
+    writer.release()
+    assert begin(store, lease).generation == 2
+    assert clock.slept == []
+
+
+def test_signs_of_life_are_given_in_the_background(store: Store) -> None:
+    heartbeat = heartbeat_path(1)
+    with take_over(CommitLog(store), Lease(0.06), None, {}):
+        seen = set()
+        end = time.monotonic() + 30
+        while len(seen) < 3 and time.monotonic() < end:
+            seen.add(store.read_bytes(heartbeat))
+            time.sleep(0.002)
+        assert len(seen) == 3
+    assert json.loads(store.read_bytes(heartbeat)) == {"released": True}
 
 
 def test_an_answer_that_is_lost_does_not_fence_the_writer(
@@ -199,13 +266,13 @@ def test_an_answer_that_is_lost_does_not_fence_the_writer(
         raise StorageError("the connection was cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr(writer.log.store, "create", lossy)
+        patch.setattr(writer.commits.store, "create", lossy)
         with pytest.raises(StorageError):
             commit(writer, tmp_path / "lost", 1)
     commit(writer, tmp_path / "again", 1)  # the same again, as a retry does
     assert newest(store, tmp_path / "newest") == 1
     with monkeypatch.context() as patch:
-        patch.setattr(writer.log.store, "create", lossy)
+        patch.setattr(writer.commits.store, "create", lossy)
         with pytest.raises(StorageError):
             commit(writer, tmp_path / "lost", 2)
     commit(writer, tmp_path, 3)  # a newer one, as the one before was given up
@@ -241,7 +308,7 @@ def test_retention_survives_a_failed_delete(
 
     commit(writer, tmp_path, 1, keep=1)
     with monkeypatch.context() as patch:
-        patch.setattr(writer.log.store, "delete", fails)
+        patch.setattr(writer.commits.store, "delete", fails)
         commit(writer, tmp_path, 2, keep=1)
     assert "could not be deleted, and is kept for now" in caplog.text
     commit(writer, tmp_path, 3, keep=1)
@@ -249,9 +316,9 @@ def test_retention_survives_a_failed_delete(
 
 
 def test_a_store_with_many_commits_is_resumed_with_a_handful_of_calls(
-    writer: Writer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    writer: Writer, store: Store, lease: Lease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for step in range(1, 101):
+    for step in range(1, 41):
         commit(writer, tmp_path, step)
     writer.release()
     calls: list[str] = []
@@ -263,8 +330,8 @@ def test_a_store_with_many_commits_is_resumed_with_a_handful_of_calls(
             return method(self, *args)  # type: ignore[operator]
 
         monkeypatch.setattr(type(store), name, counted)
-    following = take_over(CommitLog(store), 60, None, {})
-    assert newest(store, tmp_path / "newest") == 100
+    following = begin(store, lease)
+    assert newest(store, tmp_path / "newest") == 40
     following.release()
     assert len(calls) <= 16, calls
 

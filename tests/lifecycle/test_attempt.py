@@ -131,7 +131,7 @@ def test_the_writer_is_not_talked_over_by_one_that_came_too_late(
 
 def test_nothing_is_told_while_another_writer_lives(make_attempt: MakeAttempt, tmp_path: Path) -> None:
     first = make_attempt()
-    writer = take_over(first.commits, 1, None, {})
+    writer = take_over(first.commits, first.lease, None, {})
     with make_attempt() as second:
         second.begin("pull")
     assert not (tmp_path / "out" / "status.json").exists()
