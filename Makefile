@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format typecheck house docs music torture bench clean
+.PHONY: help setup demo test test-slow lint format typecheck house mutants docs music torture bench clean
 .PHONY: tools hooks image test-image sbom chart test-chart lint-deploy cuda-check jobs test-places test-browser
 
 # The engine (docker or podman), what is built (cuda, cpu or shell), helm, and a browser.
@@ -41,6 +41,10 @@ format: setup ## let ruff mend what it can
 
 typecheck: setup ## mypy
 	@$(RUN) mypy
+
+mutants: setup ## small wrong changes one by one: tests must notice each (CHANGED=main: of what changed)
+	@$(RUN) tests.mutants $(if $(CHANGED),--changed $(CHANGED)) $(if $(AT_MOST),--at-most $(AT_MOST)) \
+		$(if $(ONLY),--only "$(ONLY)")
 
 house: setup ## the rooms by floors, what they import, and each circle or arrow up
 	@$(RUN) tests.house

@@ -1,19 +1,47 @@
-"""Chunks of songs: cut anywhere, out of everything that runs along the song, and always the same ones."""
+"""The objective by hand; and chunks of songs: cut anywhere, out of all that runs along the song."""
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from sidestep.config.job import JobSpec
 from sidestep.data.tensors import Sample
 from sidestep.tasks.setup import sampling_config
-from sidestep.training.flow import SamplingConfig, draw_batch
+from sidestep.training.flow import Batch, SamplingConfig, draw_batch, flow_loss
 from tests.songs import song
 
 SAMPLING = SamplingConfig("corrected", -0.4, 1.0, cfg_dropout=0.0, seed=3, chunk_frames=8)
 NULL = torch.zeros(1, 1, 64)
+
+
+class Velocity(nn.Module):
+    """A model that answers one velocity everywhere, and keeps what it was asked."""
+
+    def __init__(self, answer: float) -> None:
+        super().__init__()
+        self.answer = answer
+        self.inputs: dict[str, Any] = {}
+
+    def forward(self, **inputs: Any) -> tuple[Tensor]:
+        self.inputs = inputs
+        return (torch.full_like(inputs["hidden_states"], self.answer),)
+
+
+@pytest.mark.parametrize(("answer", "loss"), [(3.0, 0.0), (0.0, 9.0), (-3.0, 36.0), (4.0, 1.0)])
+def test_the_objective_by_hand(answer: float, loss: float) -> None:
+    """A song of twos in noise of fives: at t = 0.25 all of it is 2.75, and flows with 5 − 2 towards noise."""
+    song, noise = torch.full((1, 3, 64), 2.0), torch.full((1, 3, 64), 5.0)
+    context, conditions, t = torch.ones(1, 3, 128), torch.zeros(1, 2, 64), torch.tensor([0.25])
+    model = Velocity(answer)
+    assert float(flow_loss(model, Batch(song, context, conditions, t, noise))) == loss
+    assert torch.equal(model.inputs["hidden_states"], torch.full((1, 3, 64), 2.75))
+    assert torch.equal(model.inputs["timestep"], t) and torch.equal(model.inputs["timestep_r"], t)
+    assert model.inputs["context_latents"] is context
+    assert model.inputs["encoder_hidden_states"] is conditions
 
 
 def numbered(frames: int) -> Sample:
