@@ -2,12 +2,12 @@
 
 import json
 import logging
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sidestep.acestep.layout import ALIASES
+from sidestep.acestep.layout import ALIASES, FOLDERS
 from sidestep.runtime.errors import BadDataError
 
 log = logging.getLogger(__name__)
@@ -70,17 +70,21 @@ class _Config(BaseModel):
 
 
 def read_config(folder: Path, base_model: str | None = None) -> dict[str, Any]:
-    """A model folder's config.json, with what it leaves out taken from the release it was made from.
+    """A model folder's config.json: see `whole_config`."""
+    path = folder / "config.json"
+    return whole_config(_read(path), str(path), base_model)
+
+
+def whole_config(content: bytes, path: str, base_model: str | None = None) -> dict[str, Any]:
+    """What the `content` of the config.json at `path` says, and what it leaves out as in the model's release.
 
     That is `base_model` (an alias such as `turbo`) for a fine-tune; what its own config says wins.
     Raises BadDataError where it is not the config of an ACE-Step 1.5 model.
     """
-    path = folder / "config.json"
-    content = parse_config(_read(path), str(path))
-    config = {key: value for key, value in content.items() if value is not None}
+    config = {key: value for key, value in parse_config(content, path).items() if value is not None}
     if "rope_theta" not in config:  # transformers 5 writes it one level deeper
         config["rope_theta"] = config.get("rope_parameters", {}).get("rope_theta", 1_000_000)
-    released_as = {name: alias for alias, name in ALIASES.items()}.get(folder.name)
+    released_as = FOLDERS.get(PurePath(path).parent.name)
     base = base_model or released_as or "base"
     left_out = [key for key in RELEASES[base] if key not in config]
     if left_out:

@@ -23,6 +23,7 @@ TEXT_ENCODER_FOLDER = "Qwen3-Embedding-0.6B"
 ALIASES = {
     alias: f"acestep-v15-{alias}" for alias in ("turbo", "base", "sft", "xl-turbo", "xl-base", "xl-sft")
 }
+FOLDERS = {folder: alias for alias, folder in ALIASES.items()}
 SILENCE_FILE = "silence_latent.pt"
 INDEX_SUFFIX = ".safetensors.index.json"
 
@@ -117,9 +118,8 @@ def _folders(store: Store) -> dict[str, list[FileInfo]]:
 
 
 def _variants_in_words(folders: dict[str, list[FileInfo]]) -> str:
-    spoken = {folder: alias for alias, folder in ALIASES.items()}
     variants = [
-        f"{spoken[folder]} ({folder})" if folder in spoken else folder
+        f"{FOLDERS[folder]} ({folder})" if folder in FOLDERS else folder
         for folder, files in sorted(folders.items())
         if folder not in (VAE_FOLDER, TEXT_ENCODER_FOLDER)
         and any(file.path.endswith(f"/{SILENCE_FILE}") for file in files)

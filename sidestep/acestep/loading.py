@@ -194,7 +194,7 @@ def _only_known(module: type, config: dict[str, Any]) -> dict[str, Any]:
 def _prepend_timbre_token(encoder: AceStepConditionEncoder) -> None:
     """XL reads its timbre from a learned token before the frames; diffusers' encoder lacks it.
 
-    Without it the timbre embedding is off by more than its own size (FACTS: 3.1 to 3.9 at most).
+    Without it the timbre embedding is off by more than its own size (3.1 to 3.9 at most, on random weights).
     """
     timbre = encoder.timbre_encoder
 

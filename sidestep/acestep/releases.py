@@ -1,8 +1,14 @@
-"""The released models' configurations, built in: a plan needs no checkpoint and no network."""
+"""The configuration of a job's model: its checkpoint's, or the released models', which are built in.
+
+With these a plan needs neither a checkpoint nor the network.
+"""
 
 from typing import Any
 
-from sidestep.acestep.config import RELEASES
+from sidestep.acestep.config import RELEASES, whole_config
+from sidestep.acestep.layout import ALIASES, FOLDERS, find_variant, open_checkpoints
+from sidestep.config.job import JobSpec
+from sidestep.runtime.errors import BadSpecError
 
 _SHARED: dict[str, Any] = {
     "head_dim": 128,
@@ -34,3 +40,23 @@ _XL: dict[str, Any] = _SHARED | {
 def released_config(alias: str) -> dict[str, Any]:
     """The decoder's part of the config.json of `turbo`, `base`, `sft` or one of the `xl-` models."""
     return RELEASES[alias] | (_XL if alias.startswith("xl-") else _2B)
+
+
+def config_of(spec: JobSpec, *, offline: bool) -> dict[str, Any]:
+    """The config.json of the model of `spec`: the one in checkpoint_dir, or offline the release's.
+
+    Raises what reading it raises; BadSpecError for a model that is not built in.
+    """
+    if offline:
+        alias = FOLDERS.get(spec.model_variant, spec.model_variant)
+        if alias not in ALIASES:
+            if spec.base_model is None:
+                raise BadSpecError(
+                    f"model_variant {spec.model_variant}: --offline knows {', '.join(ALIASES)} alone. "
+                    "Say with base_model which of them it was made from."
+                )
+            alias = spec.base_model
+        return released_config(alias)
+    store = open_checkpoints(spec.checkpoint_dir, spec.storage)
+    path = f"{find_variant(store, spec.model_variant).folder}/config.json"
+    return whole_config(store.read_bytes(path), f"{store.place}/{path}", spec.base_model)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from sidestep.adapters import lokr, lora
-from sidestep.adapters.adapter import Adapter, refuse_second_adapter
+from sidestep.adapters.adapter import Adapter, check_bare, publish
 from sidestep.adapters.targets import target_paths
 from sidestep.config.training import AdapterSpec
 from sidestep.runtime.errors import BadDataError, MissingInputError
@@ -29,13 +29,8 @@ def inject(transformer: nn.Module, spec: AdapterSpec, seed: int) -> Adapter:
     initial values depend on `seed` and on each tensor's name alone. Raises BadSpecError where the spec
     names modules that the model does not have.
     """
-    refuse_second_adapter(transformer)
+    check_bare(transformer)
     return _KINDS[spec.type].inject(transformer, spec, seed)
-
-
-def publish(adapter: Adapter) -> dict[str, bytes]:
-    """The adapter's files for the ACE-Step app, ComfyUI and diffusers: {file name: canonical bytes}."""
-    return {name: b"".join(parts) for name, parts in adapter.files().items()}
 
 
 def load(model: Any, folder: str | Path) -> Adapter:
@@ -47,7 +42,7 @@ def load(model: Any, folder: str | Path) -> Adapter:
     """
     folder = Path(folder)
     transformer = getattr(model, "transformer", model)
-    refuse_second_adapter(transformer)
+    check_bare(transformer)
     found = [name for name in _READERS if (folder / name).is_file()]
     if len(found) == 1:
         return _READERS[found[0]](transformer, folder)

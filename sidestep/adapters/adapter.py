@@ -48,8 +48,13 @@ class Adapter(ABC):
         self.transformer.train(self.transformer.training)
 
 
-def refuse_second_adapter(transformer: nn.Module) -> None:
-    """Two adapters on one model would train and publish each other's effect."""
+def publish(adapter: Adapter) -> dict[str, bytes]:
+    """The adapter's files for the ACE-Step app, ComfyUI and diffusers: {file name: canonical bytes}."""
+    return {name: b"".join(parts) for name, parts in adapter.files().items()}
+
+
+def check_bare(transformer: nn.Module) -> None:
+    """Raise UsageError where an adapter is in place: two would train and publish each other's effect."""
     if hasattr(transformer, "peft_config") or hasattr(transformer, "lokr"):
         raise UsageError("this model already carries an adapter: load the model anew for another one")
 

@@ -7,11 +7,10 @@ import torch
 from safetensors.torch import load
 from torch import nn
 
-from sidestep import adapters
 from sidestep.acestep.loading import build_transformer
 from sidestep.acestep.names import diffusers_name
 from sidestep.adapters import lokr, lora
-from sidestep.adapters.adapter import Adapter
+from sidestep.adapters.adapter import Adapter, publish
 from sidestep.runtime.canonical import safetensors_bytes
 from sidestep.runtime.errors import UsageError
 
@@ -28,7 +27,7 @@ def files_for(adapter: Adapter, format_: str, name: str) -> dict[str, bytes]:
 
     Raises UsageError where the reader has no such adapter.
     """
-    files = adapters.publish(adapter)
+    files = publish(adapter)
     if format_ == "app":
         return {file: data for file, data in files.items() if file in _OF_APP}
     if format_ == "comfyui":

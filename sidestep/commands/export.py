@@ -36,8 +36,8 @@ def export(spec: JobSpec, adapter_place: str, format_: str, output: str | None, 
     no such adapter.
     """
     from sidestep import adapters
+    from sidestep.acestep.releases import config_of
     from sidestep.adapters.export import files_for, shapes_alone
-    from sidestep.planning.plan import config_of
 
     adapter_place = adapter_place.rstrip("/")
     source = open_store(adapter_place, spec.storage)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from sidestep.config.job import JobSpec
-from sidestep.preflight.checks import check_everything, in_lines
-from sidestep.preflight.places import Finding
+from sidestep.preflight import check_everything
+from sidestep.preflight.checks import Finding, in_lines
 
 Write = Callable[[str], None]
 
@@ -35,7 +35,8 @@ def plan(spec: JobSpec, options: argparse.Namespace, write: Write) -> None:
 
 def _whole_plan(spec: JobSpec, options: argparse.Namespace, write: Write) -> dict[str, Any]:
     # Imported here: it loads torch, which checks can do without.
-    from sidestep.planning.plan import config_of, make_plan
+    from sidestep.acestep.releases import config_of
+    from sidestep.planning.plan import make_plan
     from sidestep.planning.report import as_data, as_text
     from sidestep.planning.songs import assumed_songs, find_songs
 

@@ -2,13 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from sidestep.acestep.config import read_config
-from sidestep.acestep.layout import ALIASES, find_variant, open_checkpoints
-from sidestep.acestep.releases import released_config
 from sidestep.config.job import JobSpec
 from sidestep.planning.cards import CARDS, Card
 from sidestep.planning.figures import Figure, duration, gigabytes
@@ -16,7 +11,6 @@ from sidestep.planning.fit import Change, changes_to_fit
 from sidestep.planning.memory import Memory, memory_of
 from sidestep.planning.preemption import RESTART_SECONDS, Preemptions, plan_for_preemptions
 from sidestep.planning.songs import Songs
-from sidestep.runtime.errors import BadSpecError
 from sidestep.training.schedule import Schedule
 
 _TERA = 1e12
@@ -106,30 +100,6 @@ def make_plan(
         preemptions=_preemptions(preemptions) if preemptions else {},
         fit=_fit(spec, config, songs, limit) if limit else None,
     )
-
-
-def config_of(spec: JobSpec, *, offline: bool) -> dict[str, Any]:
-    """The model's config.json: the one in checkpoint_dir, or offline the release's that is built in.
-
-    Raises what reading it raises; BadSpecError for a model that is not built in.
-    """
-    if offline:
-        alias = {folder: alias for alias, folder in ALIASES.items()}.get(
-            spec.model_variant, spec.model_variant
-        )
-        if alias not in ALIASES and spec.base_model is None:
-            raise BadSpecError(
-                f"model_variant {spec.model_variant}: --offline knows {', '.join(ALIASES)} alone. "
-                "Say with base_model which of them it was made from."
-            )
-        return released_config(alias if alias in ALIASES else str(spec.base_model))
-    store = open_checkpoints(spec.checkpoint_dir, spec.storage)
-    folder = find_variant(store, spec.model_variant).folder
-    with TemporaryDirectory() as temporary:
-        local = Path(temporary, folder)
-        local.mkdir()
-        (local / "config.json").write_bytes(store.read_bytes(f"{folder}/config.json"))
-        return read_config(local, spec.base_model)
 
 
 def _memory(

@@ -1,0 +1,16 @@
+"""What can be known to be wrong before a job begins, found in a second: no torch is imported.
+
+Nothing is changed, but for an empty file that is written where the output goes and deleted again.
+"""
+
+from sidestep.config.job import JobSpec
+from sidestep.preflight.checks import Finding, run_checks
+from sidestep.preflight.machine import check_machine
+from sidestep.preflight.places import credential_checks, input_checks, output_checks
+
+
+def check_everything(spec: JobSpec, *, here: bool) -> list[Finding]:
+    """Look at credentials, places and, where the job is to run `here`, the machine: all problems at once."""
+    found = [Finding("spec", f"is complete and valid: {spec.task}, {spec.model_variant}")]
+    found += run_checks([*credential_checks(spec), *input_checks(spec), *output_checks(spec)])
+    return found + (check_machine(spec) if here else [])

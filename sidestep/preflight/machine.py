@@ -2,13 +2,19 @@
 
 import ctypes
 import re
+import shutil
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from sidestep.config.job import JobSpec
+from sidestep.preflight.checks import Check, Finding, run_checks
 from sidestep.runtime import driver
 from sidestep.runtime.errors import MachineError
+from sidestep.runtime.workspace import open_workspace
 
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE: a driver, and no GPU that this process may see
 
@@ -27,6 +33,20 @@ class Torch:
 
     version: str
     cuda: str | None  # that it is built for, such as 13.0
+
+
+def check_machine(spec: JobSpec) -> list[Finding]:
+    """Look at its disk, its GPU with the driver, and the packages that `spec` needs."""
+    checks = [Check("workspace", partial(_check_workspace, spec))]
+    try:
+        gpus = find_gpus()
+    except MachineError as error:
+        return [*run_checks(checks), Finding("device", str(error), error)]
+    checks.append(Check("device", partial(_check_device, spec, gpus)))
+    if gpus and spec.runtime.device != "cpu":
+        checks.append(Check("driver", _check_driver))
+    checks.append(Check("packages", partial(_check_packages, spec)))
+    return run_checks(checks)
 
 
 def find_gpus() -> list[Gpu]:
@@ -58,7 +78,7 @@ def find_gpus() -> list[Gpu]:
     return gpus
 
 
-def look_for_device(spec: JobSpec, gpus: list[Gpu]) -> str:
+def _check_device(spec: JobSpec, gpus: list[Gpu]) -> str:
     """Is the device there that the spec asks for, and will torch be able to use it?"""
     wish = spec.runtime.device
     index = int(wish.partition(":")[2] or 0)
@@ -80,7 +100,7 @@ def look_for_device(spec: JobSpec, gpus: list[Gpu]) -> str:
     return f"{gpus[index].name}, {gpus[index].memory / 2**30:.1f} GiB"
 
 
-def look_for_driver() -> str:
+def _check_driver() -> str:
     """Is the driver new enough for the CUDA that torch is built for?"""
     torch = installed_torch()
     if torch.cuda:
@@ -88,7 +108,7 @@ def look_for_driver() -> str:
     return f"{driver.driver_version()}, for torch {torch.version} with CUDA {torch.cuda}"
 
 
-def look_for_packages(spec: JobSpec) -> str:
+def _check_packages(spec: JobSpec) -> str:
     """Are the packages installed that this spec alone needs?"""
     wanted = {
         "bitsandbytes": spec.train.optimizer_type == "adamw8bit" and "train.optimizer_type: adamw8bit",
@@ -109,3 +129,8 @@ def installed_torch() -> Torch:
     version = re.search(r"^__version__ = '(.+)'", text, re.M)
     cuda = re.search(r"^cuda.* = '([\d.]+)'", text, re.M)
     return Torch(version[1] if version else "of unknown version", cuda[1] if cuda else None)
+
+
+def _check_workspace(spec: JobSpec) -> str:
+    root = open_workspace(spec.runtime.workspace).root
+    return f"{root}, with {decimal(shutil.disk_usage(root).free)} free"

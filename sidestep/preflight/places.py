@@ -8,8 +8,7 @@ import logging
 import os
 import posixpath
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from rich.filesize import decimal
@@ -19,6 +18,7 @@ from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_vari
 from sidestep.acestep.names import decoder_modules
 from sidestep.config.job import JobSpec
 from sidestep.config.targets import check_targets
+from sidestep.preflight.checks import Check, raise_problems, run_checks
 from sidestep.runtime.errors import AccessError, MissingInputError, SideStepError
 from sidestep.runtime.workspace import open_workspace
 from sidestep.storage.open import open_store
@@ -26,22 +26,14 @@ from sidestep.storage.store import FileInfo, Store
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Check:
-    """One question about a job. `look` says what it found, or raises a SideStepError with what is wrong."""
-
-    name: str  # the spec's field that it is about, or what else it looks at
-    look: Callable[[], str]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The answer to a check."""
-
-    name: str
-    said: str
-    error: SideStepError | None = None
+_CREDENTIALS_FROM = {  # botocore's names for where it finds them
+    "env": "environment variables",
+    "shared-credentials-file": "the AWS credentials file",
+    "config-file": "the AWS config file",
+    "assume-role-with-web-identity": "the pod's or runner's web identity",
+    "container-role": "the container's role",
+    "iam-role": "the machine's role",
+}
 
 
 def check_places(spec: JobSpec) -> None:
@@ -50,29 +42,9 @@ def check_places(spec: JobSpec) -> None:
     Raises what a store raises; of several inputs the first one's kind, with the messages of all.
     """
     open_workspace(spec.runtime.workspace)
-    raise_all(findings(input_checks(spec)))
+    raise_problems(run_checks(input_checks(spec)))
     # After the inputs: a job that cannot begin leaves nothing where its results would be.
-    raise_all(findings(output_checks(spec)))
-
-
-def findings(checks: Iterable[Check]) -> list[Finding]:
-    """Look at everything, also after something wrong was found."""
-    found = []
-    for check in checks:
-        try:
-            found.append(Finding(check.name, check.look()))
-        except SideStepError as error:
-            found.append(Finding(check.name, str(error), error))
-    return found
-
-
-def raise_all(found: Iterable[Finding]) -> None:
-    """Raise one error of the first trouble's kind with the messages of all, where there are any."""
-    troubles = [finding for finding in found if finding.error]
-    if troubles:
-        first = troubles[0].error
-        assert first is not None
-        raise type(first)("\n".join(f"{trouble.name}: {trouble.said}" for trouble in troubles)) from first
+    raise_problems(run_checks(output_checks(spec)))
 
 
 def input_checks(spec: JobSpec) -> list[Check]:
@@ -80,15 +52,15 @@ def input_checks(spec: JobSpec) -> list[Check]:
     makes_tensors = spec.task in ("preprocess", "pipeline")
     checks = []
     if makes_tensors and spec.audio_dir:
-        checks.append(Check("audio_dir", partial(_look_for_files, spec, spec.audio_dir, "files", "")))
+        checks.append(Check("audio_dir", partial(_check_files, spec, spec.audio_dir, "files", "")))
     if makes_tensors and spec.dataset_json:
-        checks.append(Check("dataset_json", partial(_look_for_file, spec, spec.dataset_json)))
+        checks.append(Check("dataset_json", partial(_check_file, spec, spec.dataset_json)))
     if not makes_tensors:
-        look = partial(_look_for_files, spec, spec.tensors_place, "tensors (.pt)", ".pt")
+        look = partial(_check_files, spec, spec.tensors_place, "tensors (.pt)", ".pt")
         checks.append(Check(_tensors_field(spec), look))
-    checks.append(Check("checkpoint_dir", partial(_look_for_models, spec, with_encoders=makes_tensors)))
+    checks.append(Check("checkpoint_dir", partial(_check_models, spec, with_encoders=makes_tensors)))
     if spec.task in ("train", "pipeline"):
-        checks.append(Check("train.adapter", partial(_look_for_targets, spec)))
+        checks.append(Check("train.adapter", partial(_check_targets, spec)))
     return checks
 
 
@@ -96,10 +68,10 @@ def output_checks(spec: JobSpec) -> list[Check]:
     """May the task write where its results go?"""
     checks = []
     if spec.task == "preprocess" or (spec.task == "pipeline" and spec.dataset_dir):
-        look = partial(_try_to_write, spec, spec.tensors_place, needs_one_writer=False)
+        look = partial(_check_writable, spec, spec.tensors_place, needs_one_writer=False)
         checks.append(Check(_tensors_field(spec), look))
     if spec.task != "preprocess":
-        look = partial(_try_to_write, spec, spec.output_place, needs_one_writer=spec.task != "estimate")
+        look = partial(_check_writable, spec, spec.output_place, needs_one_writer=spec.task != "estimate")
         checks.append(Check("output_dir", look))
     return checks
 
@@ -108,7 +80,7 @@ def _tensors_field(spec: JobSpec) -> str:
     return "dataset_dir" if spec.dataset_dir else "output_dir"
 
 
-def _look_for_files(spec: JobSpec, place: str, what: str, suffix: str) -> str:
+def _check_files(spec: JobSpec, place: str, what: str, suffix: str) -> str:
     store = open_store(place, spec.storage)
     if files := [file for file in store.list_files() if file.path.endswith(suffix)]:
         _check_readable(store, files)
@@ -121,7 +93,7 @@ def _look_for_files(spec: JobSpec, place: str, what: str, suffix: str) -> str:
     raise MissingInputError(f"there are no {what} in {store.place}. Check the place and its name.")
 
 
-def _look_for_file(spec: JobSpec, place: str) -> str:
+def _check_file(spec: JobSpec, place: str) -> str:
     folder, name = posixpath.split(place)
     store = open_store(folder or ".", spec.storage)
     file = store.stat(name)
@@ -131,7 +103,7 @@ def _look_for_file(spec: JobSpec, place: str) -> str:
     return f"{store.place}/{name}, {decimal(file.size)}"
 
 
-def _look_for_models(spec: JobSpec, with_encoders: bool) -> str:
+def _check_models(spec: JobSpec, with_encoders: bool) -> str:
     store = open_checkpoints(spec.checkpoint_dir, spec.storage)
     parts = [find_variant(store, spec.model_variant)]
     if with_encoders:
@@ -142,7 +114,7 @@ def _look_for_models(spec: JobSpec, with_encoders: bool) -> str:
     return f"{', '.join(part.folder for part in parts)}, {_size(files)}, in {store.place}"
 
 
-def _look_for_targets(spec: JobSpec) -> str:
+def _check_targets(spec: JobSpec) -> str:
     """Does the model have the modules that the adapter is for? That needs no weights."""
     store = open_checkpoints(spec.checkpoint_dir, spec.storage)
     try:
@@ -177,7 +149,7 @@ def _size(files: Sequence[FileInfo]) -> str:
     return decimal(sum(file.size for file in files))
 
 
-def _try_to_write(spec: JobSpec, place: str, needs_one_writer: bool) -> str:
+def _check_writable(spec: JobSpec, place: str, needs_one_writer: bool) -> str:
     """Create a file and delete it, and say so where the store creates it twice and that matters."""
     store = open_store(place, spec.storage)
     probe = f".sidestep-probe-{uuid.uuid4().hex}"
@@ -195,3 +167,30 @@ def _try_to_write(spec: JobSpec, place: str, needs_one_writer: bool) -> str:
             store.place,
         )
     return f"{store.place} can be written"
+
+
+def credential_checks(spec: JobSpec) -> Iterator[Check]:
+    """Is there something to prove to S3 who asks, where a place is there?"""
+    places = (spec.checkpoint_dir, spec.audio_dir, spec.dataset_json, spec.dataset_dir, spec.output_dir)
+    if any(place and place.lower().startswith("s3://") for place in places):
+        yield Check("credentials", partial(_check_credentials, spec))
+
+
+def _check_credentials(spec: JobSpec) -> str:
+    if spec.storage.anonymous:
+        return "none are sent: storage.anonymous is set"
+    # botocore takes a fifth of a second to import: only for those whose places are in S3.
+    from botocore.exceptions import BotoCoreError, NoCredentialsError
+    from botocore.session import Session
+
+    try:
+        credentials = Session().get_credentials()
+        if credentials is None:
+            raise NoCredentialsError()
+    except BotoCoreError as error:
+        raise AccessError(
+            f"none that can be used for S3: {error}. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            "AWS_PROFILE with ~/.aws, or run where a role gives them; for a bucket that anyone may read, set "
+            "storage.anonymous."
+        ) from error
+    return f"for S3, from {_CREDENTIALS_FROM.get(credentials.method, credentials.method)}"

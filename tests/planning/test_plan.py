@@ -11,13 +11,12 @@ import torch
 
 from sidestep import adapters
 from sidestep.acestep import load_model
-from sidestep.acestep.releases import released_config
+from sidestep.acestep.releases import config_of, released_config
 from sidestep.acestep.tiny import tiny_config
 from sidestep.cli import main
 from sidestep.commands.plan_flags import size_in_bytes
 from sidestep.config.job import JobSpec
 from sidestep.config.training import AdapterSpec, TrainSpec
-from sidestep.planning import plan as planning
 from sidestep.planning.cards import CARDS
 from sidestep.planning.fit import changes_to_fit
 from sidestep.planning.memory import Memory, attention_workspace, memory_of, optimizer_bytes
@@ -226,13 +225,11 @@ def test_wrong_numbers_are_refused_before_anything_else(words: str, capsys: Any)
 
 
 def test_offline_knows_the_releases_alone() -> None:
-    assert (
-        planning.config_of(spec_of(model_variant="acestep-v15-xl-sft"), offline=True)["hidden_size"] == 2560
-    )
+    assert config_of(spec_of(model_variant="acestep-v15-xl-sft"), offline=True)["hidden_size"] == 2560
     mine = spec_of(model_variant="mine", base_model="turbo")
-    assert planning.config_of(mine, offline=True)["is_turbo"]
+    assert config_of(mine, offline=True)["is_turbo"]
     with pytest.raises(BadSpecError, match="--offline knows turbo, base"):
-        planning.config_of(spec_of(model_variant="mine"), offline=True)
+        config_of(spec_of(model_variant="mine"), offline=True)
 
 
 def test_it_is_read_in_80_columns(make_spec: MakeSpec) -> None:
