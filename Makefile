@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format typecheck house mutants docs music torture bench clean
+.PHONY: help setup demo test test-slow lint format typecheck house golden mutants docs music torture bench clean
 .PHONY: tools hooks image test-image sbom chart test-chart lint-deploy cuda-check jobs test-places test-browser
 
 # The engine (docker or podman), what is built (cuda, cpu or shell), helm, and a browser.
@@ -54,6 +54,9 @@ music: setup ## real music through an S3 server, all adapters and modes (needs a
 
 torture: setup ## two hundred kills over all adapters and optimizers (under 20 minutes on two cores)
 	@$(RUN) tests.torture.run
+
+golden: setup ## record the golden runs anew, and print what moved
+	@$(RUN) tests.golden.record
 
 bench: setup ## speed of a training step, stall of a checkpoint, the command's start
 	@$(RUN) tests.bench.run
