@@ -103,7 +103,7 @@ def _setting(path: tuple[str, ...]) -> str:
 
 def _allowed(field: SpecField) -> str:
     """The kind of value with its range and unit, without the null of those that may be left open."""
-    said = "a place" if field.is_place else field.allowed.removesuffix(" or null")
+    said = "a place" if field.is_place else field.allowed_but_null
     return f"{said} ({field.unit})" if field.unit else said
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from sidestep.config.schema import JobFields
-from sidestep.config.section import Section
+from sidestep.config.section import Section, mark_of
 
 Path = tuple[str, ...]
 """A field's keys from the top, such as ("train", "adapter", "rank")."""
@@ -26,6 +26,12 @@ class SpecField:
     path: Path
     info: FieldInfo
     schema: dict[str, Any]  # its own part of the JSON schema
+
+    @property
+    def _kinds(self) -> list[dict[str, Any]]:
+        """The schemas of the values that it takes: that of a number and that of null."""
+        kinds: list[dict[str, Any]] = self.schema.get("anyOf", [self.schema])
+        return kinds
 
     @property
     def name(self) -> str:
@@ -58,7 +64,7 @@ class SpecField:
     def limits(self) -> str:
         """What a number may be: "1 to 4096", "more than 0"."""
         found = []
-        for kind in self.schema.get("anyOf", [self.schema]):
+        for kind in self._kinds:
             both = "minimum" in kind and "maximum" in kind
             found.append(f"{kind['minimum']} to {kind['maximum']}" if both else _limits(kind))
         return " or ".join(filter(None, found))
@@ -66,22 +72,32 @@ class SpecField:
     @property
     def types(self) -> set[str]:
         """The JSON types that it takes: {"integer", "null"}."""
-        return {kind["type"] for kind in self.schema.get("anyOf", [self.schema]) if "type" in kind}
+        return {kind["type"] for kind in self._kinds if "type" in kind}
 
     @property
     def is_place(self) -> bool:
-        """Whether it says where something is; of all fields these alone have examples."""
-        return "examples" in str(self.schema)
+        """Whether it says where something is: a path or a URI."""
+        return mark_of(self.info).is_place
+
+    @property
+    def adapter_type(self) -> str | None:
+        """The type of adapter that it is for; None where it is for both, or for none."""
+        return mark_of(self.info).adapter_type
 
     @property
     def choices(self) -> list[str]:
         """The words that it takes, where it takes only these."""
-        return [word for kind in self.schema.get("anyOf", [self.schema]) for word in _words(kind)]
+        return [word for kind in self._kinds for word in _words(kind)]
 
     @property
     def allowed(self) -> str:
-        """What may stand there: "a number, more than 0, at most 10"."""
-        return " or ".join(_allowed(kind) for kind in self.schema.get("anyOf", [self.schema]))
+        """What may stand there: "a number, more than 0, at most 10 or null"."""
+        return " or ".join(map(_allowed, self._kinds))
+
+    @property
+    def allowed_but_null(self) -> str:
+        """The same without the null of a field that may be left open."""
+        return " or ".join(_allowed(kind) for kind in self._kinds if kind.get("type") != "null")
 
     @property
     def allowed_inside(self) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sidestep.config.fields import ENVIRONMENT_PREFIX, Path, nearest, spec_fields, spec_sections, variable
+from sidestep.config.fields import Path, nearest, spec_fields, spec_sections, variable
 from sidestep.config.section import CREDENTIALS
 
 NOT_GIVEN = object()
@@ -46,7 +46,7 @@ def unknown_key(path: Path, origin: str) -> Problem:
     if path in spec_sections():
         keys = ", ".join(spec_sections()[path].model_fields)
         return Problem(name, f"is a section; its keys are {keys}", origin)
-    is_variable = origin.startswith(ENVIRONMENT_PREFIX)
+    is_variable = origin.upper() == variable(path)
     meant = nearest(path, sections=not is_variable)
     if meant is None:
         message = "is not known; `sidestep schema` lists all fields"

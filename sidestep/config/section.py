@@ -1,8 +1,9 @@
-"""What every part of the schema is made of: the base of sections, and places."""
+"""What every part of the schema is made of: the base of sections, places, and what a field says of itself."""
 
 import os
 import re
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -13,6 +14,26 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from pydantic.fields import FieldInfo
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a field says of itself that its JSON schema does not, as `Annotated` metadata of its type."""
+
+    is_place: bool = False
+    adapter_type: Literal["lora", "lokr"] | None = None  # the one that the field is for; None for both
+
+
+def mark_of(field: FieldInfo) -> Mark:
+    """What the field says of itself; an empty mark where it says nothing."""
+    marks = list(field.metadata)
+    for type_ in get_args(field.annotation):  # of `Place | None`
+        marks += getattr(type_, "__metadata__", ())
+    return next((mark for mark in marks if isinstance(mark, Mark)), Mark())
+
+
+LORA, LOKR = Mark(adapter_type="lora"), Mark(adapter_type="lokr")
 
 # user:password@ in a URI; host:port is something else, and so is Azure's container@account.
 CREDENTIALS = re.compile(r"(?<=://)[^/@:]+:(?!\d+(?:/|$))[^@]+@")
@@ -30,6 +51,7 @@ def no_credentials(place: str) -> str:
 
 Place = Annotated[
     str,
+    Mark(is_place=True),
     Field(min_length=1, examples=["s3://studio/songs", "./songs"]),
     BeforeValidator(path_as_text),
     AfterValidator(no_credentials),

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, Self
 
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
@@ -26,6 +26,17 @@ DEFAULT_CONFIG = FilePath("/etc/sidestep/job.yaml")
 # Kubernetes gives every pod variables for each service of its namespace. A service called `sidestep` or
 # `sidestep-tensorboard` must not stop the job.
 _SERVICE_LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$")
+
+
+class FileLine(str):
+    """The origin of what the spec's own file says, `job.yaml:3`; `file` is its name."""
+
+    file: str
+
+    def __new__(cls, file: str, line: int) -> Self:
+        origin = super().__new__(cls, f"{file}:{line}")
+        origin.file = file
+        return origin
 
 
 @dataclass(frozen=True)
@@ -99,7 +110,7 @@ def from_yaml(config: str | os.PathLike[str] | None, environ: Mapping[str, str])
         values, lines = read_yaml(config)
     except MissingInputError as error:
         raise MissingInputError(f"{error}{origin}") from None
-    yield from _flatten(values, lambda path: f"{os.fspath(config)}:{lines[path]}")
+    yield from _flatten(values, lambda path: FileLine(os.fspath(config), lines[path]))
 
 
 def from_preset(preset: str | Preset | None) -> Iterator[Given]:

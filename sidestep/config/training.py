@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from sidestep.config.section import Place, Section
+from sidestep.config.section import LOKR, LORA, Place, Section, mark_of
 
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_MODULES = ("gate_proj", "up_proj", "down_proj")
@@ -58,7 +58,9 @@ class AdapterSpec(Section):
         description="The update is scaled by alpha / rank; by default alpha is twice the rank.",
         json_schema_extra={"aliases": ["--lokr-linear-alpha"]},
     )
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout on the adapter's input (LoRA only).")
+    dropout: Annotated[float, LORA] = Field(
+        0.1, ge=0, lt=1, description="Dropout on the adapter's input (LoRA only)."
+    )
     target_modules: Annotated[tuple[str, ...], BeforeValidator(_split_words)] = Field(
         ATTENTION_MODULES,
         min_length=1,
@@ -73,12 +75,14 @@ class AdapterSpec(Section):
         json_schema_extra={"aliases": ["--attention-type"]},
     )
     rank_pattern: Annotated[
-        dict[str, Annotated[int, Field(ge=1, le=4096)]], BeforeValidator(_split_pairs)
+        dict[str, Annotated[int, Field(ge=1, le=4096)]], BeforeValidator(_split_pairs), LORA
     ] = Field(
         default_factory=dict,
         description="Other ranks for some modules (LoRA only), by path ending: v_proj=16.",
     )
-    alpha_pattern: Annotated[dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(_split_pairs)] = Field(
+    alpha_pattern: Annotated[
+        dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(_split_pairs), LORA
+    ] = Field(
         default_factory=dict,
         description="Other alphas for some modules (LoRA only), by path ending: v_proj=32.",
     )
@@ -86,28 +90,28 @@ class AdapterSpec(Section):
         "none",
         description="PEFT's option of that name: none, as the layers that get an adapter have no biases.",
     )
-    factor: int = Field(
+    factor: Annotated[int, LOKR] = Field(
         -1,
         ge=-1,
         description="LoKR: size of the first Kronecker factor; -1 splits each dimension near its root.",
         json_schema_extra={"flag": "--lokr-factor"},
     )
-    decompose_both: bool = Field(
+    decompose_both: Annotated[bool, LOKR] = Field(
         False,
         description="LoKR: make the first Kronecker factor low-rank too, where the rank is small enough.",
         json_schema_extra={"flag": "--lokr-decompose-both"},
     )
-    use_tucker: bool = Field(
+    use_tucker: Annotated[bool, LOKR] = Field(
         False,
         description="LoKR: Tucker decomposition, which convolutions alone have: no effect on this model.",
         json_schema_extra={"flag": "--lokr-use-tucker"},
     )
-    use_scalar: bool = Field(
+    use_scalar: Annotated[bool, LOKR] = Field(
         False,
         description="LoKR: scale each update by a trained number that starts at zero.",
         json_schema_extra={"flag": "--lokr-use-scalar"},
     )
-    weight_decompose: bool = Field(
+    weight_decompose: Annotated[bool, LOKR] = Field(
         False,
         description="LoKR: train the length of each weight row apart from its direction, as DoRA does.",
         json_schema_extra={"flag": "--lokr-weight-decompose"},
@@ -146,18 +150,14 @@ class AdapterSpec(Section):
             )
         return value
 
-    @field_validator(
-        *("dropout", "rank_pattern", "alpha_pattern"),
-        *("factor", "decompose_both", "use_tucker", "use_scalar", "weight_decompose"),
-    )
+    @field_validator("*")
     @classmethod
     def _has_an_effect(cls, value: Any, info: ValidationInfo) -> Any:
-        """The other kind's settings are refused where they say something: nothing is set in vain."""
-        name = str(info.field_name)
-        kind = "lora" if name in ("dropout", "rank_pattern", "alpha_pattern") else "lokr"
-        default = cls.model_fields[name].get_default(call_default_factory=True)
-        if info.data.get("type", kind) != kind and value != default:
-            raise ValueError(f"is for {kind} alone, and adapter.type is {info.data['type']}")
+        """The other type's settings are refused where they say something: nothing is set in vain."""
+        field, chosen = cls.model_fields[str(info.field_name)], info.data.get("type")
+        meant = mark_of(field).adapter_type
+        if meant and chosen not in (None, meant) and value != field.get_default(call_default_factory=True):
+            raise ValueError(f"is for {meant} alone, and adapter.type is {chosen}")
         return value
 
 

@@ -6,11 +6,12 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from sidestep.config.fields import Path as FieldPath
-from sidestep.config.fields import variable
+from sidestep.config.fields import spec_fields, variable
 from sidestep.config.job import JobSpec
 from sidestep.storage.open import local_path
 
@@ -34,11 +35,6 @@ CREDENTIALS = {
 
 TEMPORARY = {"s3": ("AWS_SESSION_TOKEN",)}
 """What a shell with temporary credentials has besides. They end within hours, so no place keeps them."""
-
-_PLACES: tuple[FieldPath, ...] = (
-    *(("checkpoint_dir",), ("audio_dir",), ("dataset_json",), ("dataset_dir",), ("output_dir",)),
-    ("train", "resume_from"),
-)
 
 
 @dataclass(frozen=True)
@@ -106,15 +102,10 @@ class Job:
 
 def places(spec: JobSpec) -> dict[FieldPath, str]:
     """Every place that the job reads or writes, those of the defaults too, by path."""
-    found: dict[FieldPath, str] = {}
-    for path in _PLACES:
-        value: Any = spec
-        for name in path:
-            value = getattr(value, name)
-        if value is not None:
-            found[path] = value
+    paths = (path for path, field in spec_fields().items() if field.is_place)
+    found: dict[FieldPath, Any] = {path: reduce(getattr, path, spec) for path in paths}
     found["output_dir",] = spec.output_place
-    return found
+    return {path: place for path, place in found.items() if place is not None}
 
 
 def local_places(spec: JobSpec) -> dict[FieldPath, Path]:

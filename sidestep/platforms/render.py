@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from typing import Any
 from sidestep.config.fields import Path as FieldPath
 from sidestep.config.fields import spec_fields
 from sidestep.config.job import JobSpec
-from sidestep.config.sources import IMAGE_VARIABLE
+from sidestep.config.sources import IMAGE_VARIABLE, FileLine
 from sidestep.platforms import docker, dstack, helm, kubernetes, runpod, skypilot, slurm, vast
 from sidestep.platforms.image import image_reference
 from sidestep.platforms.job import Job, local_places, places
@@ -147,9 +146,8 @@ def _with(spec: JobSpec, values: Mapping[FieldPath, Any]) -> JobSpec:
 
 
 def _spec_file(origins: Mapping[str, str]) -> tuple[str | None, frozenset[FieldPath]]:
-    """The spec's own file, if it has one, and what it says; `resolve` calls that file:line."""
-    found = {name: re.fullmatch(r"(.+):\d+", origin) for name, origin in origins.items()}
-    files = {tuple(name.split(".")): match[1] for name, match in found.items() if match}
+    """The spec's own file, if it has one, and what it says."""
+    files = {tuple(name.split(".")): at.file for name, at in origins.items() if isinstance(at, FileLine)}
     return next(iter(files.values()), None), frozenset(files)
 
 

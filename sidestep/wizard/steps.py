@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from functools import reduce
 
 from sidestep.acestep.layout import ALIASES, open_checkpoints
 from sidestep.config.fields import Path, SpecField, spec_fields
@@ -142,15 +143,9 @@ def _advanced(field: SpecField, title: str) -> Step:
 
     def applies(talk: Talk) -> bool:
         of = talk.answers.get(("train", "adapter", "type"), "lora")
-        return talk.is_advanced and _kind(field) in ("", of)
+        return talk.is_advanced and field.adapter_type in (None, of)
 
     return Step(lambda talk: ask_field(talk, field.name, title=title), applies)
-
-
-def _kind(field: SpecField) -> str:
-    """The kind of adapter that a field is about, or "" where it is about both."""
-    says = field.info.description or ""
-    return "lokr" if says.startswith("LoKR:") else "lora" if "(LoRA only)" in says else ""
 
 
 def _ask_type(talk: Talk) -> None:
@@ -158,7 +153,7 @@ def _ask_type(talk: Talk) -> None:
     ask_field(talk, "train.adapter.type")
     kind = talk.answers.get(("train", "adapter", "type"), "lora")
     for path in list(talk.answers):
-        if _kind(spec_fields()[path]) not in ("", kind):
+        if spec_fields()[path].adapter_type not in (None, kind):
             del talk.answers[path]
 
 
@@ -244,10 +239,7 @@ def _otherwise(talk: Talk, path: Path) -> str:
     """What the field would be if nobody answered, by the other answers, the variables, the preset."""
     if path == ("output_dir",):
         return ""  # always said, as a run is remembered by it
-    value: object = _spec(talk, but=path)
-    for key in path:
-        value = getattr(value, key)
-    return as_text(value)
+    return as_text(reduce(getattr, path, _spec(talk, but=path)))
 
 
 def _spec(talk: Talk, but: Path = ()) -> JobSpec:

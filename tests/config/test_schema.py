@@ -155,3 +155,33 @@ def test_vanilla_mode_takes_no_dropout_of_conditions() -> None:
     with pytest.raises(ValidationError, match="is for corrected mode alone"):
         JobSpec(**PLACES, train={"mode": "vanilla", "cfg_dropout": 0.3})
     assert JobSpec(**PLACES, train={"mode": "fixed", "cfg_dropout": 0.3})
+
+
+def test_a_field_says_of_itself_what_it_is() -> None:
+    """Beside its schema, which `sidestep schema` prints and others read."""
+    fields = spec_fields().values()
+    assert [field.name for field in fields if field.is_place] == [
+        *("checkpoint_dir", "audio_dir", "dataset_json", "dataset_dir", "output_dir", "train.resume_from"),
+    ]
+    assert {field.path[-1] for field in fields if field.adapter_type == "lora"} == {
+        *("dropout", "rank_pattern", "alpha_pattern"),
+    }
+    assert {field.path[-1] for field in fields if field.adapter_type == "lokr"} == {
+        *("factor", "decompose_both", "use_tucker", "use_scalar", "weight_decompose"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("type_", "others"),
+    [
+        ("lokr", {"dropout": 0.2}),
+        ("lokr", {"alpha_pattern": "v_proj=3"}),
+        ("lora", {"factor": 4}),
+        ("lora", {"use_scalar": True}),
+    ],
+)
+def test_the_other_type_s_settings_are_refused(type_: str, others: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=f"adapter.type is {type_}"):
+        JobSpec(**PLACES, train={"adapter": {"type": type_, **others}})
+    other = "lora" if type_ == "lokr" else "lokr"
+    assert JobSpec(**PLACES, train={"adapter": {"type": other, **others}})

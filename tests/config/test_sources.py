@@ -10,7 +10,7 @@ import pytest
 from sidestep.config import sources
 from sidestep.config.job import JobSpec, resolve
 from sidestep.config.problems import Problem
-from sidestep.config.sources import Given
+from sidestep.config.sources import FileLine, Given
 from sidestep.config.training import AdapterSpec
 from sidestep.runtime.errors import BadSpecError, MissingInputError, UsageError
 
@@ -239,3 +239,11 @@ def test_a_spec_is_checked_without_torch() -> None:
 @pytest.mark.parametrize(("given", "alpha"), [({}, 128), ({"rank": 16}, 32), ({"rank": "16", "alpha": 4}, 4)])
 def test_alpha_is_twice_the_rank_where_nobody_says_it(given: dict[str, Any], alpha: float) -> None:
     assert AdapterSpec(**given).alpha == alpha
+
+
+def test_an_origin_in_the_spec_s_file_knows_the_file() -> None:
+    config = job(BASE, "odd:7:name.yaml")
+    _, origins = resolve(environ={"SIDESTEP_NAME": "x"}, config=config, preset="quick-test")
+    files = {name: origin.file for name, origin in origins.items() if isinstance(origin, FileLine)}
+    assert files == {"audio_dir": config, "output_dir": config}
+    assert origins["output_dir"] == "odd:7:name.yaml:2"

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sidestep.config.job import resolve
+from sidestep.config.sources import FileLine
 from sidestep.platforms.image import image_reference
 from sidestep.platforms.render import PLACES, rendered_for
 from tests.platforms.rendering import ROOT
@@ -18,7 +19,8 @@ def rendered_files() -> Iterator[tuple[Path, str]]:
             config = Path("jobs", "specs", where, "pipeline.yaml")
             spec, origins = resolve(config=ROOT / config, environ={})
             origins = {
-                name: origin.replace(str(ROOT / config), str(config)) for name, origin in origins.items()
+                name: FileLine(str(config), line=1) if isinstance(origin, FileLine) else origin
+                for name, origin in origins.items()
             }
             yield file, rendered_for(place, spec, origins, image_reference(None, {}), str(file)).text
 
