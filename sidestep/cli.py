@@ -125,7 +125,7 @@ def _run_task(command: str, words: list[str]) -> None:
     from sidestep.platforms.release import RentedMachine
     from sidestep.runtime.preemption import Preemption
 
-    with Preemption() as notice, RentedMachine() as machine:
+    with Preemption() as preemption, RentedMachine() as machine:
         options, spec, _ = _resolve(command, words, dict(TASKS[command]))
         if options.json and spec.task != "estimate":
             raise UsageError(
@@ -135,7 +135,7 @@ def _run_task(command: str, words: list[str]) -> None:
 
         from sidestep import tasks
 
-        tasks.run(spec, notice)
+        tasks.run(spec, preemption)
         if options.json:
             from sidestep.tasks.estimate import report
 

@@ -73,7 +73,7 @@ class Tasks(ModuleType):
         self.specs: list[JobSpec] = []
         self.failure: BaseException | None = None
 
-    def run(self, spec: JobSpec, notice: Preemption | None = None) -> None:
+    def run(self, spec: JobSpec, preemption: Preemption | None = None) -> None:
         self.specs.append(spec)
         if self.failure:
             raise self.failure

@@ -30,7 +30,7 @@ class Attempt:
     """What every task of a job works with. Use it as a context manager.
 
     Attributes:
-        spec, workspace, output, notice: of this job.
+        spec, workspace, output, preemption: of this job.
         commits: the output's commit log.
         tail: its newest record as this attempt began.
         lease: how long its writer stays the writer without a sign of life.
@@ -39,9 +39,9 @@ class Attempt:
         gpus: how many GPUs this attempt has used, for the receipt.
     """
 
-    def __init__(self, spec: JobSpec, notice: Preemption) -> None:
-        self.spec, self.notice = spec, notice
-        self.notice.grace_seconds = spec.runtime.grace_seconds
+    def __init__(self, spec: JobSpec, preemption: Preemption) -> None:
+        self.spec, self.preemption = spec, preemption
+        preemption.set_grace(spec.runtime.grace_seconds)
         self.workspace = open_workspace(spec.runtime.workspace)
         self.output = Output(open_store(spec.output_place, spec.storage), self.workspace)
         self.commits = CommitLog(self.output.store)
@@ -68,7 +68,7 @@ class Attempt:
         self._end.set()
         if not self._is_told:
             return
-        self._thread.join(timeout=self.notice.seconds_left() if self.notice.came.is_set() else None)
+        self._thread.join(timeout=self.preemption.seconds_left() if self.preemption.requested else None)
         self._close_phase()
         self.status.state, self.status.exit_code = _ending(error)
         if error is not None:

@@ -104,16 +104,16 @@ class Saver:
         self._taken_step = -1  # of the newest snapshot
         self.saved_step = -1  # of the newest snapshot that is whole on this machine's disk
 
-    def save(self, name: str, progress: Progress, notice: Preemption) -> None:
+    def save(self, name: str, progress: Progress, preemption: Preemption) -> None:
         """Take a snapshot now, and commit it as checkpoint `name` in the background.
 
         Where notice comes while the snapshot before is on its way, this one does not wait for that to end.
         """
         self._is_waited_for.set()
-        while not (self._is_idle() or notice.came.is_set()):
+        while not (self._is_idle() or preemption.requested):
             time.sleep(0.02)
         if not self._is_idle():
-            self.save_in_time(name, progress, notice)
+            self.save_in_time(name, progress, preemption)
             return
         self._is_waited_for.clear()
         self.check()
@@ -125,29 +125,29 @@ class Saver:
         self._taken_step = self.saved_step = step
         self._start(lambda: self._send(folder, name, step))
 
-    def save_in_time(self, name: str, progress: Progress, notice: Preemption) -> None:
+    def save_in_time(self, name: str, progress: Progress, preemption: Preemption) -> None:
         """After notice: keep the state on this machine's disk first, then send as much as there is time for.
 
         A snapshot that is on its way goes first. A row of skipped steps is not saved: see `CheckpointPolicy`.
         """
         if progress.step > self._taken_step and progress.step > 0 and not progress.skipped_in_row:
             # The copy is in use until the snapshot before is on the disk.
-            if not _until(lambda: self._error is not None or self.saved_step == self._taken_step, notice):
+            if not _until(lambda: self._error is not None or self.saved_step == self._taken_step, preemption):
                 return
             self._take(progress)
             folder = self._put(name, progress.step)
-            if not _until(self._is_idle, notice):
+            if not _until(self._is_idle, preemption):
                 return
             self._start(lambda: self._send(folder, name, progress.step))
-        _until(self._is_idle, notice)
+        _until(self._is_idle, preemption)
         self.check()
 
-    def finish(self, notice: Preemption) -> None:
+    def finish(self, preemption: Preemption) -> None:
         """Wait until the last snapshot is committed.
 
         Raises StorageError where it could not be sent, AgainError where notice came first.
         """
-        if not _until(self._is_idle, notice):
+        if not _until(self._is_idle, preemption):
             raise AgainError(
                 "stopped while the last checkpoint was sent: it waits in the workspace of this machine\n"
                 "  the same command sends it, or makes its steps again on another machine"
@@ -214,10 +214,10 @@ class Saver:
         return self._thread is None or not self._thread.is_alive()
 
 
-def _until(is_so: Callable[[], bool], notice: Preemption) -> bool:
+def _until(is_so: Callable[[], bool], preemption: Preemption) -> bool:
     """Wait until something is so; False where the time after notice ends before."""
     while not is_so():
-        if notice.seconds_left() < SHARE_TO_END * notice.grace_seconds:
+        if preemption.seconds_left() < SHARE_TO_END * preemption.grace_seconds:
             return False
         time.sleep(0.02)
     return True

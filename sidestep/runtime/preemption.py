@@ -1,7 +1,7 @@
 """Notice that this machine is about to be taken away: SIGTERM, and Ctrl-C's SIGINT.
 
-The first signal leaves `grace_seconds` to save and to end. Where nothing would be lost, it ends the work at
-once, as KeyboardInterrupt; inside `held()` it only sets a flag, for a loop that ends its step and saves
+The first signal leaves the grace to save and to end. Where nothing would be lost, it ends the work at once,
+as KeyboardInterrupt; while it is `deferred()`, it is only noted, for a loop that ends its step and saves
 first. A second signal, or the end of the time, ends the process there and then, whatever it is doing, be it
 a long step, a slow upload or a library that waits: commits are safe at any moment.
 
@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -29,10 +29,15 @@ RESERVE = 1.0  # seconds of the grace that are left to be gone
 class Preemption:
     """Whether notice came, and how long is left. Use it as a context manager in the main thread."""
 
-    def __init__(self, grace_seconds: float = 30) -> None:
-        self.grace_seconds = grace_seconds
-        self.came = threading.Event()
-        self._deadline, self._is_held = 0.0, False
+    def __init__(
+        self,
+        grace_seconds: float = 30,
+        clock: Callable[[], float] = time.monotonic,
+        end_process: Callable[[int], object] = os._exit,
+    ) -> None:
+        self._grace_seconds, self._clock, self._end_process = grace_seconds, clock, end_process
+        self._deadline: float | None = None
+        self._is_deferred = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -43,37 +48,55 @@ class Preemption:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.came.is_set():  # else a second signal still ends the process at once
+        if not self.requested:  # else a second signal still ends the process at once
             for number, handler in self._before.items():
                 signal.signal(number, handler)
 
+    @property
+    def requested(self) -> bool:
+        """Whether notice came."""
+        return self._deadline is not None
+
+    @property
+    def grace_seconds(self) -> float:
+        """How long the machine stays after notice."""
+        return self._grace_seconds
+
+    def set_grace(self, seconds: float) -> None:
+        """How long the machine stays after notice: its spec says it, which is read after the first signal
+        may come."""
+        self._grace_seconds = seconds
+
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Inside, the first signal raises nothing: whoever holds it looks at `came`, saves, and ends."""
-        before, self._is_held = self._is_held, True
+    def deferred(self) -> Iterator[None]:
+        """Inside, the first signal raises nothing: whoever defers it asks `requested`, saves, and ends."""
+        before, self._is_deferred = self._is_deferred, True
         try:
             yield
         finally:
-            self._is_held = before
+            self._is_deferred = before
 
     def seconds_left(self) -> float:
         """Until the process ends by itself; infinity where no notice came."""
-        return self._deadline - time.monotonic() if self.came.is_set() else float("inf")
+        return float("inf") if self._deadline is None else self._deadline - self._clock()
+
+    def request(self, why: str = "notice") -> None:
+        """Notice came: from now on the time runs, at whose end the process ends."""
+        self._deadline = self._clock() + max(self._grace_seconds - RESERVE, 0)
+        end = threading.Timer(self.seconds_left(), self._end_process, [ExitCode.AGAIN])
+        end.daemon = True
+        end.start()
+        threading.Thread(target=self._log, args=[why], daemon=True).start()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         """Nothing here takes a lock or a buffer, as the signal may have come while they were in use."""
-        if self.came.is_set():
-            os._exit(ExitCode.AGAIN)
-        self._deadline = time.monotonic() + max(self.grace_seconds - RESERVE, 0)
-        self.came.set()
-        end = threading.Timer(self.seconds_left(), os._exit, [ExitCode.AGAIN])
-        end.daemon = True
-        end.start()
-        threading.Thread(target=self._tell, args=[signal.Signals(number).name], daemon=True).start()
-        if not self._is_held:
+        if self.requested:
+            self._end_process(ExitCode.AGAIN)
+        self.request(signal.Signals(number).name)
+        if not self._is_deferred:
             raise KeyboardInterrupt
 
-    def _tell(self, name: str) -> None:
-        log.info("%s came: saving and ending within %g s", name, self.grace_seconds)
+    def _log(self, why: str) -> None:
+        log.info("%s came: saving and ending within %g s", why, self._grace_seconds)
         time.sleep(max(self.seconds_left() - 0.5, 0))
         log.warning("The time is over: ending with what is saved")

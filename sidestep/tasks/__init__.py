@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sidestep.lifecycle.finish import TrainResult
 
 
-def run(spec: JobSpec, notice: Preemption | None = None) -> "TrainResult | None":
+def run(spec: JobSpec, preemption: Preemption | None = None) -> "TrainResult | None":
     """Do what `spec.task` says. Training returns what it made, the other tasks return nothing.
 
     SIGTERM and Ctrl-C are taken as notice that the machine will go (see `Preemption`), unless the caller has
@@ -25,7 +25,7 @@ def run(spec: JobSpec, notice: Preemption | None = None) -> "TrainResult | None"
     from sidestep.lifecycle.job import Attempt
     from sidestep.tasks.limits import limits_explained
 
-    with nullcontext(notice) if notice else Preemption() as notice, Attempt(spec, notice) as attempt:
+    with nullcontext(preemption) if preemption else Preemption() as notice, Attempt(spec, notice) as attempt:
         if spec.task in ("preprocess", "pipeline"):
             from sidestep.tasks.preprocess import preprocess
 

@@ -21,6 +21,7 @@ from sidestep.lifecycle.pending import PendingCheckpoints
 from sidestep.lifecycle.resume import Start, find_start, refuse_hopeless
 from sidestep.lifecycle.saver import CheckpointPolicy, Saver
 from sidestep.runtime.errors import AgainError, BadSpecError
+from sidestep.runtime.preemption import Preemption
 from sidestep.storage.open import open_store
 from sidestep.tasks.setup import TrainingSetup, prepare_setup, sampling_config
 from sidestep.training.checkpoint import restore
@@ -62,14 +63,13 @@ def train(attempt: Attempt) -> TrainResult:
         ground = prepare_setup(spec, workspace, numbers.machine if numbers else None)
         recipe["weights"] = ground.weights
         refuse_another_run(spec, numbers, recipe, where)
-        trainer = build_trainer(spec, ground)
-        trainer.notice = attempt.notice
+        trainer = build_trainer(spec, ground, attempt.preemption)
         with take_over(commits, attempt.lease, attempt.watch, ground.machine.kind()) as writer:
             attempt.became_writer(writer.generation)
             if writer.newest != start.newest:  # the writer before had still added to the log
                 start = find_start(spec, commits, commits.tail(), outbox, workspace, Path(temporary))
                 refuse_another_run(spec, start.numbers(), recipe, where)
-            with attempt.notice.held():
+            with attempt.preemption.deferred():
                 result = _train(attempt, ground, trainer, writer, outbox, start, recipe)
     log.info("Loss on fixed draws: %.4f at the start, %.4f at the end", result.first_loss, result.last_loss)
     log.info("Adapter: %s", result.adapter)
@@ -123,25 +123,24 @@ def _train(
             saver.send(start.unsent.folder, start.unsent.name, start.unsent.step)
         throughput = Throughput()
 
-        def after_step(result: StepResult) -> None:
+        for result in trainer.steps(progress):
+            metrics.log_step(result)
             saver.check()
             _report(attempt, result, schedule, throughput)
             if name := timetable.due(progress, result.group):
                 events.add(metrics.rotate(progress.step + 1))
-                saver.save(name, progress, attempt.notice)
+                saver.save(name, progress, attempt.preemption)
                 timetable.saved()
-
-        trainer.run(progress, metrics, after_step)
         if progress.step < schedule.total_steps:
             events.add(metrics.rotate(progress.step + 1))
-            saver.save_in_time(f"checkpoint-step-{progress.step}", progress, attempt.notice)
+            saver.save_in_time(f"checkpoint-step-{progress.step}", progress, attempt.preemption)
             raise _stopped(progress.step, schedule.total_steps, writer, saver)
-        saver.finish(attempt.notice)
+        saver.finish(attempt.preemption)
     rates = [schedule.learning_rate(step) for step in range(progress.step)]
     return finish(attempt, writer, progress, recipe, history_bytes(progress, rates, ground.samples.facts))
 
 
-def build_trainer(spec: JobSpec, ground: TrainingSetup) -> Trainer:
+def build_trainer(spec: JobSpec, ground: TrainingSetup, preemption: Preemption | None = None) -> Trainer:
     """Put the adapter into the decoder and set both up to be trained. Everything is keyed by the seed."""
     train, transformer = spec.train, ground.model.transformer
     adapter = adapters.inject(transformer, train.adapter, train.seed)
@@ -159,6 +158,7 @@ def build_trainer(spec: JobSpec, ground: TrainingSetup) -> Trainer:
         sampling=sampling_config(spec, ground.model.config),
         schedule=Schedule.of(train, len(ground.samples)),
         max_grad_norm=train.max_grad_norm,
+        preemption=preemption or Preemption(),
     )
 
 

@@ -114,8 +114,8 @@ def _main(file: str, *vanish: str) -> None:
     setup_logging()
     try:
         with (
-            Preemption() as notice,
-            (_Vanishing if vanish else Attempt)(JobSpec.load(file), notice) as attempt,
+            Preemption() as preemption,
+            (_Vanishing if vanish else Attempt)(JobSpec.load(file), preemption) as attempt,
         ):
             train(attempt)
     except SideStepError as error:

@@ -12,10 +12,9 @@ for that: its gradients are dropped, and another attempt makes it anew.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, nan
-from typing import Protocol
 
 import torch
 from lightning.fabric import Fabric
@@ -55,14 +54,6 @@ class StepResult:
         return isfinite(self.loss) and isfinite(self.grad_norm)
 
 
-class StepLog(Protocol):
-    """Who is told of steps and evaluations, for people to watch."""
-
-    def log_step(self, result: StepResult) -> None: ...
-
-    def log_evaluation(self, step: int, loss: float) -> None: ...
-
-
 @dataclass
 class Trainer:
     """What a step needs. `model` is the transformer as Fabric has set it up, with its adapter in place."""
@@ -76,12 +67,12 @@ class Trainer:
     sampling: SamplingConfig
     schedule: Schedule
     max_grad_norm: float
-    notice: Preemption = field(default_factory=Preemption)
+    preemption: Preemption = field(default_factory=Preemption)
 
-    def run(self, progress: Progress, metrics: StepLog, after_step: Callable[[StepResult], None]) -> None:
-        """Train from `progress`, which is kept up to date, to the schedule's end, or until notice comes.
+    def steps(self, progress: Progress) -> Iterator[StepResult]:
+        """Make the steps that follow `progress`, kept up to date, until the schedule ends or notice comes.
 
-        `after_step` is called after each step, when `metrics` has been told of it.
+        Before the first step and after the last one, the loss on fixed draws is taken.
 
         Raises BadSpecError where `SKIPPED_LIMIT` steps in a row were skipped, or all of a shorter run.
         """
@@ -89,19 +80,18 @@ class Trainer:
         if progress.loss_scale:
             self.fabric.strategy.precision.load_state_dict(progress.loss_scale)
         if progress.step == 0:
-            self._evaluate(progress, metrics)
+            progress.evaluations[0] = self.evaluate()
         with track("Training", total=total, unit="steps", done=progress.step) as bar:
-            while progress.step < total and not self.notice.came.is_set():
+            while progress.step < total and not self.preemption.requested:
                 result = self.step(progress.step)
                 if result is None:
                     log.info("Step %d is given up: it would not end in time", progress.step + 1)
                     break
                 self._count(result, progress)
-                metrics.log_step(result)
-                _refuse_to_diverge(progress, min(SKIPPED_LIMIT, total))
+                _check_convergence(progress, min(SKIPPED_LIMIT, total))
                 if progress.step == total:
-                    self._evaluate(progress, metrics)
-                after_step(result)
+                    progress.evaluations[total] = self.evaluate()
+                yield result
                 epoch = f"epoch {result.group.epoch + 1}/{self.schedule.epochs}"
                 bar.advance(1, note=f"{epoch}, loss {result.loss:.4f}")
 
@@ -117,10 +107,10 @@ class Trainer:
         losses: list[Tensor] = []
         started = time.monotonic()
         for index, sample in enumerate(group.samples, start=group.first_index):
-            if self.notice.came.is_set() and losses:
+            if self.preemption.requested and losses:
                 seconds = (time.monotonic() - started) / len(losses)
                 rest = seconds * (len(group.samples) - len(losses))
-                if self.notice.seconds_left() < rest + SECONDS_TO_SAVE:
+                if self.preemption.seconds_left() < rest + SECONDS_TO_SAVE:
                     return None
             rng.reseed_globals(self.sampling.seed, "micro-batch", index)
             loss = self.loss(self.samples[sample], index, self.sampling)
@@ -164,10 +154,6 @@ class Trainer:
         finite = [loss for loss in torch.stack(losses).tolist() if isfinite(loss)]
         return sum(finite) / len(finite) if finite else nan
 
-    def _evaluate(self, progress: Progress, metrics: StepLog) -> None:
-        progress.evaluations[progress.step] = self.evaluate()
-        metrics.log_evaluation(progress.step, progress.evaluations[progress.step])
-
     def _count(self, result: StepResult, progress: Progress) -> None:
         progress.step = result.step
         progress.losses.append(result.loss)
@@ -184,7 +170,7 @@ class Trainer:
         )
 
 
-def _refuse_to_diverge(progress: Progress, limit: int) -> None:
+def _check_convergence(progress: Progress, limit: int) -> None:
     if progress.skipped_in_row < limit:
         return
     raise BadSpecError(

@@ -44,6 +44,7 @@ class Metrics:
         self._folder, self._trainer, self._progress = folder, trainer, progress
         self._log_every, self._log_heavy_every = log_every, log_heavy_every
         self._running_loss, self._throughput = RunningLoss(progress.losses), Throughput()
+        self._evaluations = set(progress.evaluations)  # that have their point
         with local_errors(folder):
             self._events = EventFiles(folder, progress.step + 1)
 
@@ -67,6 +68,10 @@ class Metrics:
     def log_step(self, result: StepResult) -> None:
         """The curves of a step that was just made: its gradients are still there."""
         step, group = result.step, result.group
+        for evaluated, loss in self._progress.evaluations.items():
+            if evaluated not in self._evaluations:
+                self._scalar("loss/eval", loss, evaluated)
+                self._evaluations.add(evaluated)
         self._running_loss.add(result.loss)
         self._throughput.add(len(group.samples))
         if step % self._log_every == 0:
@@ -87,10 +92,6 @@ class Metrics:
             timesteps = np.array(self._timesteps(first, group), np.float32)
             with local_errors(self._folder):
                 self._events.add(histogram("timesteps", timesteps, TIMESTEP_BINS), step)
-
-    def log_evaluation(self, step: int, loss: float) -> None:
-        """The loss on fixed draws after `step` steps."""
-        self._scalar("loss/eval", loss, step)
 
     def rotate(self, next_step: int) -> str | None:
         """Complete the event file of the steps so far, and begin that of `next_step`; its name.

@@ -47,13 +47,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         saver, size = _saver(Path(folder))
         plain = _steps(lambda: None)
-        notice = Preemption()
-        background = _steps(lambda: saver.save("checkpoint-step-10", Progress(10), notice)) - plain
-        saver.finish(notice)
+        preemption = Preemption()
+        background = _steps(lambda: saver.save("checkpoint-step-10", Progress(10), preemption)) - plain
+        saver.finish(preemption)
 
         def save_and_wait() -> None:
-            saver.save("checkpoint-step-20", Progress(20), notice)
-            saver.finish(notice)
+            saver.save("checkpoint-step-20", Progress(20), preemption)
+            saver.finish(preemption)
 
         waited_for = _steps(save_and_wait) - plain
     table = Table("checkpoint", "holds up", title=f"A checkpoint of {size / 1e6:.0f} MB at 100 MB/s")

@@ -42,9 +42,9 @@ def test_where_nothing_is_lost_the_work_ends_at_once(number: signal.Signals) -> 
 
 def test_held_it_is_a_flag_and_the_time_that_is_left() -> None:
     process = start(
-        "with Preemption(30) as notice, notice.held():\n"
+        "with Preemption(30) as notice, notice.deferred():\n"
         "    print('ready', flush=True)\n"
-        "    while not notice.came.is_set(): time.sleep(0.01)\n"
+        "    while not notice.requested: time.sleep(0.01)\n"
         "    sys.exit(34 if 25 < notice.seconds_left() <= 29 else 1)\n"
     )
     process.send_signal(signal.SIGTERM)
@@ -61,7 +61,7 @@ def test_held_it_is_a_flag_and_the_time_that_is_left() -> None:
 )
 def test_the_process_ends_within_the_grace_whatever_it_is_in(stuck: str) -> None:
     process = start(
-        f"with Preemption(3) as notice, notice.held():\n    print('ready', flush=True)\n    {stuck}\n"
+        f"with Preemption(3) as notice, notice.deferred():\n    print('ready', flush=True)\n    {stuck}\n"
     )
     process.send_signal(signal.SIGTERM)
     assert ended(process, within=4) == 75
@@ -69,7 +69,7 @@ def test_the_process_ends_within_the_grace_whatever_it_is_in(stuck: str) -> None
 
 def test_a_second_signal_ends_it_there_and_then() -> None:
     process = start(
-        "with Preemption(60) as notice, notice.held():\n"
+        "with Preemption(60) as notice, notice.deferred():\n"
         "    print('ready', flush=True)\n"
         "    while True: time.sleep(0.01)\n"
     )

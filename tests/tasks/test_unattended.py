@@ -64,11 +64,10 @@ def train_with_notice_after(spec: JobSpec, step: int) -> None:
         def report(self, **changes: Any) -> None:
             super().report(**changes)
             if changes.get("step") == step:
-                self.notice.came.set()
-                self.notice._deadline = time.monotonic() + 30
+                self.preemption.request()
 
     def run() -> None:
-        with Noticed(spec, Preemption()) as attempt:
+        with Noticed(spec, Preemption(end_process=lambda code: None)) as attempt:
             train_attempt(attempt)
 
     with pytest.raises(AgainError, match=f"stopped after step {step} of"):
@@ -114,7 +113,7 @@ def test_notice_does_not_wait_for_the_checkpoint_before(
 
     with monkeypatch.context() as patch:
         patch.setattr(Writer, "commit", commit)
-        patch.setattr(saver, "SHARE_TO_END", 28 / 30)
+        patch.setattr(saver, "SHARE_TO_END", 27 / 30)
         train_with_notice_after(cut, 3)
         is_over.set()
         while newest(cut).step < 2:

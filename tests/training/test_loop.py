@@ -98,7 +98,7 @@ def test_one_clip_is_learnt(golden: Path, make_spec: MakeSpec) -> None:
     )
     trainer = trainer_of(spec)
     progress = Progress()
-    assert run(trainer, progress).evaluations == progress.evaluations
+    run(trainer, progress)
     first, last = progress.evaluations[0], progress.evaluations[200]
     assert last <= first * 2 / 3, f"{first} → {last}"
     # The base stays as it was: all learning is in the adapter.
@@ -154,15 +154,12 @@ def test_a_step_that_is_not_finite_changes_nothing_and_counts(make_spec: MakeSpe
     folder = write_songs(Path("songs"), [song(0), absurd_song(1), song(2)])
     trainer = trainer_of(make_spec(dataset_dir=folder, accumulation=1, epochs=2))
     states: list[dict[str, Tensor]] = []
-
-    def keep(result: StepResult) -> None:
+    progress = Progress()
+    for _ in trainer.steps(progress):
         optimizer = trainer.optimizer.state.values()
         parts = {n: p.detach().clone() for n, p in trainer.adapter.parameters().items()}
         parts |= {f"{n}.{key}": v.clone() for n, state in enumerate(optimizer) for key, v in state.items()}
         states.append(parts)
-
-    progress = Progress()
-    run(trainer, progress, keep)
     absurd = [step for step in range(6) if trainer.schedule.group(step).samples == (1,)]
     assert [step for step, loss in enumerate(progress.losses) if not math.isfinite(loss)] == absurd
     assert (progress.step, progress.skipped) == (6, 2)

@@ -32,17 +32,14 @@ def test_the_curves_of_a_run(make_spec: MakeSpec) -> None:
     """Seven songs, by four and three: cheap curves every 2 steps, dear ones every 3 and at the first."""
     folder = write_songs(Path("seven"), [song(n) for n in range(6)] + [absurd_song(6)])
     trainer, progress = trainer_of(make_spec(dataset_dir=folder, accumulation=4, epochs=3)), Progress()
-    results, norms = [], {}
+    norms = {}
     with Metrics(Path("runs"), trainer, progress, log_every=2, log_heavy_every=3) as metrics:
-
-        def keep(result: object) -> None:
+        for result in trainer.steps(progress):
             gradients = {n: p.grad for n, p in trainer.adapter.parameters().items() if p.grad is not None}
             for layer in (0, 1):
                 own = [gradient for name, gradient in gradients.items() if f"layers.{layer}." in name]
                 norms[progress.step, layer] = float(torch.nn.utils.get_total_norm(own))
-            results.append(result)
-
-        trainer.run(progress, metrics, keep)
+            metrics.log_step(result)
     events = EventAccumulator(str(Path("runs")), size_guidance={"histograms": 0})
     events.Reload()
 
@@ -79,7 +76,8 @@ def test_the_curves_of_a_run(make_spec: MakeSpec) -> None:
 def test_an_attempt_that_goes_on_shows_the_timesteps_of_the_one_before(make_spec: MakeSpec) -> None:
     trainer, progress = trainer_of(make_spec(accumulation=1, epochs=2)), Progress(step=5, losses=[1.0] * 5)
     with Metrics(Path("runs"), trainer, progress, log_every=1, log_heavy_every=6) as metrics:
-        trainer.run(progress, metrics, lambda _: None)
+        for result in trainer.steps(progress):
+            metrics.log_step(result)
     events = EventAccumulator(str(Path("runs")), size_guidance={"histograms": 0})
     events.Reload()
     (histogram,) = events.Histograms("timesteps")

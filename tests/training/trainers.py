@@ -1,7 +1,4 @@
-"""Trainers of small jobs, and who listens to them."""
-
-from collections.abc import Callable
-from dataclasses import dataclass, field
+"""Trainers of small jobs."""
 
 from sidestep.config.job import JobSpec
 from sidestep.runtime.workspace import open_workspace
@@ -15,24 +12,6 @@ def trainer_of(spec: JobSpec) -> Trainer:
     return build_trainer(spec, prepare_setup(spec, open_workspace(spec.runtime.workspace)))
 
 
-@dataclass
-class Recorder:
-    """Keeps what a trainer tells."""
-
-    results: list[StepResult] = field(default_factory=list)
-    evaluations: dict[int, float] = field(default_factory=dict)
-
-    def log_step(self, result: StepResult) -> None:
-        self.results.append(result)
-
-    def log_evaluation(self, step: int, loss: float) -> None:
-        self.evaluations[step] = loss
-
-
-def run(
-    trainer: Trainer, progress: Progress, after_step: Callable[[StepResult], None] = lambda _: None
-) -> Recorder:
-    """Train to the end; what was told."""
-    told = Recorder()
-    trainer.run(progress, told, after_step)
-    return told
+def run(trainer: Trainer, progress: Progress) -> list[StepResult]:
+    """Train to the end; what each step came to."""
+    return list(trainer.steps(progress))
