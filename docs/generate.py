@@ -8,8 +8,8 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from sidestep.commands import COMMANDS, parser_of
-from sidestep.commands import GROUPS as COMMAND_GROUPS
+from sidestep.commands import COMMANDS
+from sidestep.commands.command import Command
 from sidestep.commands.flags import Give, metavar
 from sidestep.config.fields import SpecField, spec_fields, variable
 from sidestep.config.groups import GROUPS
@@ -48,7 +48,7 @@ several words after a flag, and one text with spaces in a variable. A place is a
 
 def reference() -> str:
     """The whole page."""
-    commands = (_command(name) for group in COMMAND_GROUPS.values() for name in group)
+    commands = map(_command, COMMANDS.values())
     settings = (
         "\n".join([f"### {group.title[0].upper()}{group.title[1:]}\n", *(map(_setting, group.paths))])
         for group in GROUPS
@@ -56,10 +56,8 @@ def reference() -> str:
     return "\n".join([INTRODUCTION, *commands, SETTINGS, *settings])
 
 
-def _command(name: str) -> str:
-    parser = parser_of(name)
-    says = f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}."
-    lines = [f"### sidestep {name}\n", _wrapped(says), *_own_flags(parser)]
+def _command(command: Command) -> str:
+    lines = [f"### sidestep {command.name}\n", _wrapped(command.description), *_own_flags(command.parser())]
     return "\n".join(lines) + "\n"
 
 

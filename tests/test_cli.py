@@ -14,8 +14,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import sidestep
-from sidestep.cli import COMMANDS, main
-from sidestep.commands import parser_of
+from sidestep.cli import main
+from sidestep.commands import COMMANDS
 from sidestep.config.job import JobSpec
 from sidestep.runtime.errors import AgainError, ExitCode, MissingInputError
 from sidestep.runtime.preemption import Preemption
@@ -149,7 +149,7 @@ def test_help_fits_a_terminal(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    for flag in ("--help", "--help-all")[: 2 if "--help-all" in parser_of(command).flags else 1]:
+    for flag in ("--help", "--help-all")[: 2 if "--help-all" in COMMANDS[command].parser().flags else 1]:
         assert main([command, flag]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert max(map(len, lines)) <= 80

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sidestep.acestep.config import RELEASES
-from sidestep.commands import COMMANDS, parser_of
+from sidestep.commands import COMMANDS
 from sidestep.config.fields import spec_fields
 from sidestep.config.job import JobSpec
 from sidestep.data.entries import read_dataset
@@ -111,7 +111,7 @@ def all_flags(parser: argparse.ArgumentParser) -> Iterator[str]:
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)
 def test_flags_exist(page: Path) -> None:
     """Also those that stand in a sentence or a table."""
-    known = {flag for command in COMMANDS for flag in all_flags(parser_of(command))}
+    known = {flag for command in COMMANDS for flag in all_flags(COMMANDS[command].parser())}
     others = {
         "--version",
         "--help",

@@ -1,42 +1,47 @@
-"""The command `sidestep completion`: a script that completes commands, flags and values in a shell.
+"""`sidestep completion`: a script that completes commands, flags and values in a shell.
 
 shtab writes it from the parsers, so that the shell answers by itself: pressing Tab starts no Python.
 """
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 import shtab
 
-from sidestep.commands import COMMANDS, fill
+from sidestep.commands.command import Call, Command
 from sidestep.commands.flags import Give
 from sidestep.commands.parser import Parser
 from sidestep.config.fields import SpecField
-from sidestep.config.presets import all_presets
-from sidestep.platforms.render import PLACES
+from sidestep.runtime.console import write
 
 _FILES = {"config", "file", "output"}  # by argparse's names; all other places are folders
 _FOLDERS = {"folder", "place", "adapter"}
 
 
-def completion(shell: str) -> str:
-    """The script for `shell`, bash or zsh. Presets are those that there are now."""
-    return shtab.complete(_root(), shell)
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("shell", choices=["bash", "zsh"], help="the shell to complete in")
 
 
-def _root() -> Parser:
+def run(call: Call) -> None:
+    """Print the script. The presets in it are those that there are now."""
+    options = call.options()
+    write(shtab.complete(_root(call.commands), options.shell))
+
+
+def _root(commands: Mapping[str, Command]) -> Parser:
     """All commands as one parser. It is never asked to parse: its choices are hints."""
     root = Parser(prog="sidestep", description="Trains LoRA and LoKR adapters for ACE-Step 1.5.")
     root.add_argument("--version", action="store_true", help="show the version")
-    commands = root.add_subparsers(metavar="COMMAND")
-    for name, says in COMMANDS.items():
-        parser = commands.add_parser(name, help=says)
-        fill(parser, name)
+    parsers = root.add_subparsers(metavar="COMMAND")
+    for command in commands.values():
+        parser = parsers.add_parser(command.name, help=command.help)
+        command.add_arguments(parser)
         _add_hints(parser)
     return root
 
 
-def _add_hints(parser: argparse.ArgumentParser) -> None:
+def _add_hints(parser: Parser) -> None:
     actions: list[Any] = parser._actions  # with what shtab reads of them beside argparse's own
     for action in actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -44,10 +49,8 @@ def _add_hints(parser: argparse.ArgumentParser) -> None:
                 _add_hints(inner)
         elif isinstance(action, Give):
             _hint_at_values(action, action.field)
-        elif action.dest == "preset" or (action.dest == "name" and "presets" in parser.prog):
-            action.choices = list(all_presets())
-        elif action.dest == "place" and "render" in parser.prog:
-            action.choices = list(PLACES)
+        elif action in parser.offers:
+            action.choices = list(parser.offers[action]())
         elif action.dest in _FILES:
             action.complete = shtab.FILE
         elif action.dest in _FOLDERS:

@@ -1,20 +1,28 @@
-"""The command `sidestep export`: an adapter of any known format, written for one reader."""
+"""`sidestep export`: an adapter of any known format, written for one reader."""
 
-import argparse
 import logging
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from sidestep.config.job import JobSpec
+from sidestep.commands.command import Call
+from sidestep.commands.flags import add_flags
+from sidestep.commands.parser import Parser
+from sidestep.config.fields import spec_fields
+from sidestep.config.job import JobSpec, resolve
+from sidestep.config.sources import Given
 from sidestep.runtime.errors import MissingInputError
+from sidestep.runtime.logs import setup_logging
 from sidestep.storage.open import open_store
 
 log = logging.getLogger(__name__)
+
 FORMATS = ("app", "diffusers", "comfyui")
+READ = {"checkpoint_dir", "model_variant", "base_model", "storage"}
+"""The parts of the spec that the command reads: which model it is, and how s3:// is reached."""
 
 
-def add_export_flags(parser: argparse.ArgumentParser) -> None:
-    """Give the parser what the command takes beside the model and the storage."""
+def add_arguments(parser: Parser) -> None:
+    parser.usage = f"{parser.prog} ADAPTER --format FORMAT [flags]"
     parser.add_argument("adapter", metavar="ADAPTER", help="place of the adapter: <output_dir>/adapter")
     parser.add_argument("--format", required=True, choices=FORMATS, help="who is to read it")
     parser.add_argument(
@@ -25,12 +33,21 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="look at no checkpoint: the released models' configurations are built in",
     )
+    add_flags(parser, leave_out=[path for path in spec_fields() if path[0] not in READ])
+
+
+def run(call: Call) -> None:
+    options = call.options()
+    setup_logging()
+    place = Given(("output_dir",), options.adapter, call.parser.prog)  # it is checked as a place is
+    spec, _ = resolve(flags=[*getattr(options, "given", []), place], needs_places=False)
+    export(spec, options.adapter, options.format, options.output, offline=options.offline)
 
 
 def export(spec: JobSpec, adapter_place: str, format_: str, output: str | None, *, offline: bool) -> None:
     """Write the adapter at `adapter_place` for the reader `format_`, to `output` or beside it.
 
-    Of the model, `spec` names the configuration alone is read, for the shapes of its layers.
+    Of the model that `spec` names, only the configuration is read, for the shapes of its layers.
 
     Raises MissingInputError and BadDataError as reading the adapter does, UsageError where the reader has
     no such adapter.

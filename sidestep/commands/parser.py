@@ -2,7 +2,7 @@
 
 import argparse
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from sidestep.runtime.console import write
@@ -30,12 +30,17 @@ class Parser(argparse.ArgumentParser):
     """No guessing at shortened flags; and with `add_help_all`, `--help` shows the basic flags alone.
 
     An action whose attribute `is_advanced` is true is left out of the short help.
+
+    Attributes:
+        offers: words that completion in a shell offers for an action. Unlike its choices they are no rule,
+            and nobody looks for them before they are asked for.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
             **{"formatter_class": Formatter, **options, "allow_abbrev": False, "add_help": False}
         )
+        self.offers: dict[argparse.Action, Callable[[], Iterable[str]]] = {}
         self.add_argument("-h", "--help", action="help", help="show this help")
 
     def add_help_all(self) -> None:
@@ -53,6 +58,11 @@ class Parser(argparse.ArgumentParser):
     def format_help_all(self) -> str:
         """The help with the advanced flags."""
         return self._format(everything=True)
+
+    @property
+    def command(self) -> str:
+        """The command's name: the second word of `prog`."""
+        return self.prog.split()[1]
 
     @property
     def flags(self) -> list[str]:

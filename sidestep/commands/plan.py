@@ -1,39 +1,88 @@
-"""The command `sidestep plan`: what it prints, and how it ends."""
+"""`sidestep plan`: check a job, and say what memory, time and money it takes, before a GPU is rented."""
 
 import argparse
 import json
-from collections.abc import Callable
+import re
 from typing import Any
 
+from sidestep.commands.command import Call
+from sidestep.commands.job import add_job_flags, read_job
+from sidestep.commands.parser import Parser
 from sidestep.config.job import JobSpec
-from sidestep.preflight import check_everything
-from sidestep.preflight.checks import Finding, in_lines
-
-Write = Callable[[str], None]
+from sidestep.runtime.console import write
 
 
-def plan(spec: JobSpec, options: argparse.Namespace, write: Write) -> None:
-    """Check `spec` and, unless that is all that is asked for, plan it; print what was found.
+def add_arguments(parser: Parser) -> None:
+    group = parser.add_argument_group("plan")
+    group.add_argument("--check-only", action="store_true", help="check, and stop there")
+    group.add_argument(
+        "--elsewhere",
+        action="store_true",
+        help="the job is to run on another machine: leave this one's GPU, driver and disk out",
+    )
+    group.add_argument(
+        "--offline",
+        action="store_true",
+        help="look at nothing: the released models' configurations are built in, the songs are assumed",
+    )
+    group.add_argument(
+        "--songs", type=_count, default=20, metavar="N", help="with --offline: songs (default: 20)"
+    )
+    group.add_argument(
+        "--song-seconds",
+        type=_positive,
+        default=180.0,
+        metavar="X",
+        help="with --offline: seconds of each song (default: 180)",
+    )
+    group.add_argument(
+        "--fit",
+        type=size_in_bytes,
+        metavar="SIZE",
+        help="say the cheapest changes with which the job fits a GPU: 12GB, 11.5GiB",
+    )
+    group.add_argument(
+        "--hours-between-preemptions",
+        type=_positive,
+        metavar="X",
+        help="how long a machine is kept on the average, where it may be taken away",
+    )
+    group.add_argument("--json", action="store_true", help="print JSON, for scripts")
+    add_job_flags(parser, "[JOB.YAML] [flags]")
+
+
+def run(call: Call) -> None:
+    """Check the job and, unless that is all that is asked for, plan it; print what was found.
 
     Raises an error of the first trouble's kind where a check fails: there is no plan then.
     """
+    options, spec, _ = read_job(call, needs_places="--offline" not in call.words)
+
+    from sidestep.preflight import check_everything
+    from sidestep.preflight.checks import in_lines
+
     found = [] if options.offline else check_everything(spec, here=not options.elsewhere)
-    data: dict[str, Any] = {"checks": _as_data(found)}
-    troubles = [finding for finding in found if finding.error]
+    troubles = {finding.name: finding.error for finding in found if finding.error}
+    checks = [
+        {"name": finding.name, "ok": finding.error is None, "said": finding.said}
+        | ({"exit_code": int(finding.error.exit_code)} if finding.error else {})
+        for finding in found
+    ]
+    data: dict[str, Any] = {"checks": checks}
     if found and not options.json:
         write(in_lines(found) + ("" if troubles or options.check_only else "\n"))
     if not troubles and not options.check_only:
-        data["plan"] = _whole_plan(spec, options, write)
+        data["plan"] = _whole_plan(spec, options)
     if options.json:
         write(json.dumps(data, indent=2) + "\n")
     if troubles:
-        first = troubles[0].error
-        assert first is not None
-        names = ", ".join(trouble.name for trouble in troubles)
+        first = next(iter(troubles.values()))
+        names = ", ".join(troubles)
         raise type(first)(f"{len(troubles)} of {len(found)} checks failed: {names}") from first
 
 
-def _whole_plan(spec: JobSpec, options: argparse.Namespace, write: Write) -> dict[str, Any]:
+def _whole_plan(spec: JobSpec, options: argparse.Namespace) -> dict[str, Any]:
+    """Make the plan, print it as text unless JSON is wanted, and return it as data."""
     # Imported here: it loads torch, which checks can do without.
     from sidestep.acestep.releases import config_of
     from sidestep.planning.plan import make_plan
@@ -54,9 +103,21 @@ def _whole_plan(spec: JobSpec, options: argparse.Namespace, write: Write) -> dic
     return as_data(made)
 
 
-def _as_data(found: list[Finding]) -> list[dict[str, Any]]:
-    return [
-        {"name": finding.name, "ok": finding.error is None, "said": finding.said}
-        | ({"exit_code": int(finding.error.exit_code)} if finding.error else {})
-        for finding in found
-    ]
+def size_in_bytes(text: str) -> float:
+    """12GB, 12 G or 11.5GiB as bytes. Raises ArgumentTypeError for what is no size."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(GiB|GB|G)", text.strip(), re.IGNORECASE)
+    if found is None or float(found[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 12GB or 11.5GiB")
+    return float(found[1]) * (2**30 if found[2].lower() == "gib" else 1e9)
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"\d{1,6}", text) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 999999")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    if not re.fullmatch(r"\d{1,6}(\.\d+)?", text) or float(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0, such as 2.5")
+    return float(text)

@@ -1,4 +1,4 @@
-"""The command `sidestep presets`."""
+"""`sidestep presets`: list, show, save, delete, import and export named settings."""
 
 import argparse
 import json
@@ -7,7 +7,9 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+from sidestep.commands.command import Call
 from sidestep.commands.flags import add_flags
+from sidestep.commands.parser import Parser
 from sidestep.config.fields import Path as FieldPath
 from sidestep.config.fields import only, spec_fields
 from sidestep.config.job import JobSpec, resolve
@@ -22,59 +24,61 @@ from sidestep.config.presets import (
 )
 from sidestep.config.sources import Given
 from sidestep.config.yaml12 import dump_yaml
+from sidestep.runtime.console import write
 from sidestep.runtime.errors import SideStepError, UsageError
-
-Write = Callable[[str], None]
+from sidestep.runtime.logs import setup_logging
 
 DESCRIPTION_WIDTH = 120
 
 
-def add_preset_actions(parser: argparse.ArgumentParser) -> None:
-    """Give the parser list, show, save, delete, import and export."""
+def add_arguments(parser: Parser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, title="actions")
 
-    def add(name: str, says: str) -> argparse.ArgumentParser:
-        return actions.add_parser(name, help=says, description=says.capitalize() + ".", allow_abbrev=False)
+    def add(name: str, says: str, act: Callable[[argparse.Namespace], None]) -> Parser:
+        action = actions.add_parser(name, help=says, description=says.capitalize() + ".")
+        action.set_defaults(act=act)
+        return action
 
-    def takes_name(action: argparse.ArgumentParser) -> None:
-        action.add_argument("name", metavar="NAME", help="name of the preset")
+    def takes_name(action: Parser, *, flag: str = "name", says: str = "name of the preset") -> None:
+        action.offers[action.add_argument(flag, metavar="NAME", help=says)] = all_presets
 
-    def may_replace(action: argparse.ArgumentParser) -> None:
+    def may_replace(action: Parser) -> None:
         action.add_argument("--force", action="store_true", help="replace what is there under that name")
 
-    listing = add("list", "all presets, with what they are for")
+    listing = add("list", "all presets, with what they are for", _list)
     listing.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
-    takes_name(add("show", "a preset's settings, as YAML"))
+    takes_name(add("show", "a preset's settings, as YAML", _show))
 
-    save = add("save", "keep settings from flags, variables or a job's file as a preset of your own")
+    save = add("save", "keep settings from flags, variables or a job's file as a preset of your own", _save)
     save.usage = f"{save.prog} NAME [JOB.YAML] [flags]"
     takes_name(save)
     save.add_argument("config", nargs="?", metavar="JOB.YAML", help="the job spec to take settings from")
-    save.add_argument("--preset", metavar="NAME", help="a preset to begin with")
+    takes_name(save, flag="--preset", says="a preset to begin with")
     save.add_argument("--description", default="", metavar="TEXT", help="what `presets list` says of it")
     may_replace(save)
     add_flags(save, leave_out=spec_fields().keys() - preset_fields())
 
-    takes_name(add("delete", "delete one of your own presets"))
+    takes_name(add("delete", "delete one of your own presets", _delete))
 
-    take = add("import", "take a preset from a file among your own")
+    take = add("import", "take a preset from a file among your own", _import)
     take.add_argument("file", metavar="FILE", help="the YAML file")
-    take.add_argument("--name", metavar="NAME", help="its name here (default: the file's)")
+    takes_name(take, flag="--name", says="its name here (default: the file's)")
     may_replace(take)
 
-    give = add("export", "write a preset to a file, for somebody else")
+    give = add("export", "write a preset to a file, for somebody else", _export)
     takes_name(give)
     give.add_argument("file", nargs="?", metavar="FILE", help="the file (default: NAME.yaml)")
     may_replace(give)
 
 
-def run_preset_action(options: argparse.Namespace, write: Write) -> None:
-    """Do what the command line says; what it says on the screen goes through `write`."""
-    _ACTIONS[options.action](options, write)
+def run(call: Call) -> None:
+    options = call.options()
+    setup_logging()
+    options.act(options)
 
 
-def _list(options: argparse.Namespace, write: Write) -> None:
+def _list(options: argparse.Namespace) -> None:
     presets = all_presets().values()
     if options.json:
         rows = [
@@ -97,11 +101,11 @@ def _says(preset: Preset) -> str:
     return textwrap.shorten(preset.description, DESCRIPTION_WIDTH, placeholder=" …")
 
 
-def _show(options: argparse.Namespace, write: Write) -> None:
+def _show(options: argparse.Namespace) -> None:
     write(find_preset(options.name).text)
 
 
-def _save(options: argparse.Namespace, write: Write) -> None:
+def _save(options: argparse.Namespace) -> None:
     spec, origins = _resolve(getattr(options, "given", []), config=options.config, preset=options.preset)
     kept = {path for path in preset_fields() if origins[".".join(path)] != "default"}
     if not kept:
@@ -113,12 +117,12 @@ def _save(options: argparse.Namespace, write: Write) -> None:
     write(f"Saved {file}\n")
 
 
-def _delete(options: argparse.Namespace, write: Write) -> None:
+def _delete(options: argparse.Namespace) -> None:
     delete_preset(options.name)
     write(f"Deleted {options.name}\n")
 
 
-def _import(options: argparse.Namespace, write: Write) -> None:
+def _import(options: argparse.Namespace) -> None:
     file = Path(options.file)
     preset = Preset(options.name or file.stem, file, is_built_in=False)
     _resolve(preset=preset)
@@ -127,7 +131,7 @@ def _import(options: argparse.Namespace, write: Write) -> None:
     write(f"Saved {save_preset(preset.name, preset.text, replace=options.force)}\n")
 
 
-def _export(options: argparse.Namespace, write: Write) -> None:
+def _export(options: argparse.Namespace) -> None:
     file = Path(options.file or f"{options.name}.yaml")
     write_file(file, find_preset(options.name).text, replace=options.force)
     write(f"Wrote {file}\n")
@@ -142,13 +146,3 @@ def preset_text(spec: JobSpec, paths: Collection[FieldPath], description: str = 
 def _resolve(flags: Iterable[Given] = (), **sources: Any) -> tuple[JobSpec, dict[str, str]]:
     """The spec of a job that has nothing of its own but a preset."""
     return resolve(flags, **sources, needs_places=False)
-
-
-_ACTIONS: dict[str, Callable[[argparse.Namespace, Write], None]] = {
-    "list": _list,
-    "show": _show,
-    "save": _save,
-    "delete": _delete,
-    "import": _import,
-    "export": _export,
-}

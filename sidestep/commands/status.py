@@ -3,9 +3,16 @@
 import time
 from collections.abc import Callable
 
-from sidestep.config.schema import StorageSpec
+from sidestep.commands.command import Call
+from sidestep.commands.flags import add_flags
+from sidestep.commands.parser import Parser
+from sidestep.config.fields import spec_fields
+from sidestep.config.job import resolve
+from sidestep.config.sources import Given
 from sidestep.lifecycle.status import FILE, Status
+from sidestep.runtime.console import write
 from sidestep.runtime.errors import MissingInputError
+from sidestep.runtime.logs import setup_logging
 from sidestep.runtime.progress import duration
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
@@ -13,20 +20,36 @@ from sidestep.storage.store import Store
 WATCH_SECONDS = 5.0
 
 
+def add_arguments(parser: Parser) -> None:
+    parser.usage = f"{parser.prog} PLACE [flags]"
+    parser.add_argument("place", metavar="PLACE", help="the job's output_dir")
+    parser.add_argument("--json", action="store_true", help="as it is stored, for programs")
+    parser.add_argument("--watch", action="store_true", help="again every few seconds, until the job ends")
+    add_flags(parser, leave_out=[path for path in spec_fields() if path[0] != "storage"])
+
+
+def run(call: Call) -> None:
+    options = call.options()
+    setup_logging()
+    place = Given(("output_dir",), options.place, call.parser.prog)
+    spec, _ = resolve(flags=[*getattr(options, "given", []), place], needs_places=False)
+    store = open_store(spec.output_place, spec.storage)
+    show_status(store, as_json=options.json, watch=options.watch)
+
+
 def show_status(
-    place: str, options: StorageSpec, *, as_json: bool, watch: bool, write: Callable[[str], object]
+    store: Store, *, as_json: bool, watch: bool, sleep: Callable[[float], object] = time.sleep
 ) -> None:
-    """Show the status of the job whose output is at `place`; with `watch` again and again, until it ends.
+    """Print the status of the job whose output is in `store`; with `watch` again and again, until it ends.
 
     Raises MissingInputError where there is none, and what the store raises.
     """
-    store = open_store(place, options)
     while True:
         status = _read(store)
         write(status.model_dump_json(indent=2) + "\n" if as_json else _for_people(status))
         if not watch or status.state != "running":
             return
-        time.sleep(WATCH_SECONDS)
+        sleep(WATCH_SECONDS)
 
 
 def _read(store: Store) -> Status:

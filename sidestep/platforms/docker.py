@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterable
 
 from sidestep.platforms.job import WORKSPACE, Job, local_places
-from sidestep.platforms.platform import Place, Rendered
+from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import commented
 from sidestep.runtime.errors import UsageError
 
@@ -68,7 +68,7 @@ def render(job: Job) -> Rendered:
     return Rendered(f"#!/bin/sh\n{commented(comment)}set -eu\n{makes}exec {command}\n", submit)
 
 
-PLACE = Place(
+PLATFORM = Platform(
     name="docker",
     suffix=".sh",
     reclaim="nothing by itself; `docker stop` and a shutdown: SIGTERM, later SIGKILL",

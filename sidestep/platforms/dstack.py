@@ -6,7 +6,7 @@ https://dstack.ai/docs/reference/dstack.yml/task/
 from typing import Any
 
 from sidestep.platforms.job import DISK_GB, GPU_MEMORY_GB, Job
-from sidestep.platforms.platform import Place, Rendered
+from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import dump
 
 RETRY_DURATION = "24h"
@@ -47,7 +47,7 @@ def render(job: Job) -> Rendered:
     return Rendered(dump(task(job), comment=comment), command)
 
 
-PLACE = Place(
+PLATFORM = Platform(
     name="dstack",
     suffix=".dstack.yml",
     reclaim="a spot machine is gone; a run that is stopped: SIGINT, later SIGKILL",

@@ -4,7 +4,7 @@ from typing import Any
 
 from sidestep.platforms import kubernetes
 from sidestep.platforms.job import Job
-from sidestep.platforms.platform import Place, Rendered
+from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import dump
 
 CHART = "helm/side-step"
@@ -32,7 +32,7 @@ def render(job: Job) -> Rendered:
     return Rendered(dump(values(job), comment=comment), command)
 
 
-PLACE = Place(
+PLATFORM = Platform(
     name="helm",
     suffix=".values.yaml",
     reclaim="as kubernetes: the chart makes the same Job",

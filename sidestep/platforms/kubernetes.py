@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from sidestep.platforms.job import DISK_GB, WORKSPACE, Job, digest
-from sidestep.platforms.platform import Place, Rendered
+from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import dump
 from sidestep.runtime.errors import ExitCode
 
@@ -148,7 +148,7 @@ def render(job: Job) -> Rendered:
     return Rendered(dump(*manifests(job), comment=comment), command)
 
 
-PLACE = Place(
+PLATFORM = Platform(
     name="kubernetes",
     suffix=".k8s.yaml",
     reclaim="drains, evicts or preempts the pod: SIGTERM, later SIGKILL",

@@ -1,6 +1,6 @@
-"""Giving a rented machine back when the job has ended: `runtime.on_exit`, by the API of its platform.
+"""Giving a rented machine back when the job has ended: `runtime.on_exit`, by the API of its provider.
 
-A platform is known by the variables that it sets in every container of its own:
+A provider is known by the variables that it sets in every container of its own:
 https://docs.runpod.io/pods/templates/environment-variables
 https://docs.vast.ai/documentation/instances/templates/docker-environment
 """
@@ -29,7 +29,7 @@ ON_EXIT = ("runtime", "on_exit")
 
 @dataclass(frozen=True)
 class Call:
-    """One HTTP request of a platform's API; `path` is relative, and {id} in it is the machine's."""
+    """One HTTP request of a provider's API; `path` is relative, and {id} in it is the machine's."""
 
     method: str
     path: str
@@ -37,8 +37,8 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Platform:
-    """A place that rents machines out, and the calls that give one back."""
+class Provider:
+    """One that rents machines out, and the calls that give one back."""
 
     name: str
     api: str
@@ -48,8 +48,8 @@ class Platform:
     console: str  # where a person does the same
 
 
-PLATFORMS = (
-    Platform(
+PROVIDERS = (
+    Provider(
         name="RunPod",
         api="https://api.runpod.io/v2",
         id_variable="RUNPOD_POD_ID",
@@ -60,7 +60,7 @@ PLATFORMS = (
         },
         console="https://console.runpod.io/pods",
     ),
-    Platform(
+    Provider(
         name="Vast.ai",
         api="https://console.vast.ai/api/v0",
         id_variable="CONTAINER_ID",
@@ -83,16 +83,16 @@ class RentedMachine:
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         environ = os.environ if environ is None else environ
-        self._platform = next((one for one in PLATFORMS if environ.get(one.id_variable)), None)
+        self._provider = next((one for one in PROVIDERS if environ.get(one.id_variable)), None)
         self._on_exit = environ.get(variable(ON_EXIT), "none")
-        self._id = environ.get(self._platform.id_variable, "") if self._platform else ""
-        self._token = environ.get(self._platform.token_variable, "") if self._platform else ""
+        self._id = environ.get(self._provider.id_variable, "") if self._provider else ""
+        self._token = environ.get(self._provider.token_variable, "") if self._provider else ""
 
     def keep_or_release(self, on_exit: str) -> None:
         """Say what becomes of the machine. Raises MachineError where nothing can: better now than unseen."""
         self._on_exit = on_exit
-        if on_exit != "none" and self._platform is None:
-            known = " or ".join(f"{one.name} ({one.id_variable})" for one in PLATFORMS)
+        if on_exit != "none" and self._provider is None:
+            known = " or ".join(f"{one.name} ({one.id_variable})" for one in PROVIDERS)
             raise MachineError(
                 f"runtime.on_exit is {on_exit}, and this machine is not rented from {known}. "
                 "Here it must be none; SkyPilot, dstack and Kubernetes give their machines back themselves."
@@ -110,26 +110,26 @@ class RentedMachine:
             self._release()
 
     def _release(self) -> None:
-        platform = self._platform
-        call = platform.calls.get(self._on_exit) if platform else None
-        if platform is None or call is None:
+        provider = self._provider
+        call = provider.calls.get(self._on_exit) if provider else None
+        if provider is None or call is None:
             return
         log.info(
-            "The job has ended: %s is told to %s this machine (%s)", platform.name, self._on_exit, self._id
+            "The job has ended: %s is told to %s this machine (%s)", provider.name, self._on_exit, self._id
         )
-        trouble = self._told(platform, call)
+        trouble = self._told(provider, call)
         if trouble:
             log.warning(
                 "THIS MACHINE IS STILL RENTED, AND PAID FOR: %s was to %s %s, and %s. Do it by hand: %s",
-                *(platform.name, self._on_exit, self._id, trouble, platform.console),
+                *(provider.name, self._on_exit, self._id, trouble, provider.console),
             )
 
-    def _told(self, platform: Platform, call: Call) -> str:
+    def _told(self, provider: Provider, call: Call) -> str:
         """Make the call; what went wrong in the end, or an empty text."""
         if not self._token:
-            return f"{platform.token_variable} is not set"
-        request = urllib.request.Request(  # noqa: S310 - the address is the platform's, by https
-            f"{platform.api}/{call.path.format(id=quote(self._id, safe=''))}",
+            return f"{provider.token_variable} is not set"
+        request = urllib.request.Request(  # noqa: S310 - the address is the provider's, by https
+            f"{provider.api}/{call.path.format(id=quote(self._id, safe=''))}",
             method=call.method,
             data=None if call.body is None else json.dumps(call.body).encode(),
             headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from sidestep.platforms.job import DISK_GB, Job
-from sidestep.platforms.platform import Place, Rendered
+from sidestep.platforms.platform import Platform, Rendered
 
 API = "https://api.runpod.io/v2"
 GPU = "NVIDIA GeForce RTX 4090"  # 24 GB; GET /v2/catalog/gpus lists the others
@@ -38,7 +38,7 @@ def render(job: Job) -> Rendered:
     return Rendered(json.dumps(body(job), indent=2, ensure_ascii=False) + "\n", command)
 
 
-PLACE = Place(
+PLATFORM = Platform(
     name="runpod",
     suffix=".json",
     reclaim="an on-demand pod is not reclaimed; a pod that is stopped, and a spot pod (which this API cannot "

@@ -10,7 +10,7 @@ from typing import Any
 from sidestep.platforms.docker import docker_run
 from sidestep.platforms.job import DISK_GB, Job, flattened
 from sidestep.platforms.kubernetes import BACKOFF_LIMIT
-from sidestep.platforms.platform import Place, Rendered
+from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import dump
 from sidestep.runtime.errors import ExitCode, UsageError
 
@@ -69,7 +69,7 @@ def render(job: Job) -> Rendered:
     return Rendered(dump(task(job), comment=comment), command)
 
 
-PLACE = Place(
+PLATFORM = Platform(
     name="skypilot",
     suffix=".sky.yaml",
     reclaim="the cloud shuts the spot machine down, and Docker stops the container: SIGTERM, later SIGKILL",

@@ -7,7 +7,7 @@ import shlex
 
 from sidestep.platforms.docker import mounts
 from sidestep.platforms.job import WORKSPACE, Job
-from sidestep.platforms.platform import Place, Rendered
+from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import commented
 from sidestep.runtime.errors import ExitCode
 
@@ -84,7 +84,7 @@ exit "$code"
 """
 
 
-PLACE = Place(
+PLATFORM = Platform(
     name="slurm",
     suffix=".sbatch",
     reclaim="at the time limit, and at a preemption where the cluster has "

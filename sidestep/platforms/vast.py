@@ -6,7 +6,7 @@ https://docs.vast.ai/cli/reference/search-offers, https://docs.vast.ai/cli/refer
 import shlex
 
 from sidestep.platforms.job import DISK_GB, GPU_MEMORY_GB, Job
-from sidestep.platforms.platform import Place, Rendered
+from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import commented
 from sidestep.runtime.errors import UsageError
 
@@ -74,7 +74,7 @@ exec vastai create instance "$id" --bid_price "$bid" --disk {DISK_GB} --label {s
 """
 
 
-PLACE = Place(
+PLATFORM = Platform(
     name="vast",
     suffix=".vast.sh",
     reclaim="stops the container when it is outbid",

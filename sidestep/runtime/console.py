@@ -1,7 +1,12 @@
-"""Standard output, for what a command was asked to print. Everything else is logged."""
+"""The terminal: standard output, for what a command was asked to print. Everything else is logged."""
 
 import os
 import sys
+
+
+def is_interactive() -> bool:
+    """Whether somebody can read what is printed, and answer."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
 
 
 def write(text: str) -> None:

@@ -9,7 +9,7 @@ from sidestep.config.job import resolve
 from sidestep.config.presets import preset_fields, write_file
 from sidestep.config.resolved import as_yaml
 from sidestep.config.sources import Given
-from sidestep.platforms.render import PLACES
+from sidestep.platforms.render import PLATFORMS
 from sidestep.runtime.errors import ExitCode
 from sidestep.wizard.ask import Back, ask, yes
 from sidestep.wizard.flow import Step, Talk, walk, word
@@ -66,7 +66,7 @@ def _remember(talk: Talk) -> None:
 
 
 def _render(command: str, talk: Talk, run: Run) -> None:
-    place = word("The place.", load_settings().place, lambda talk: dict.fromkeys(PLACES, ""))
+    place = word("The place.", load_settings().place, lambda talk: dict.fromkeys(PLATFORMS, ""))
     walk([place, Step(_ask_target)], talk)
     target = talk.words["The file to write."]
     run(["render", talk.words["The place."], "--task", command, *_flags(command, talk), "--output", target])
@@ -74,7 +74,7 @@ def _render(command: str, talk: Talk, run: Run) -> None:
 
 def _ask_target(talk: Talk) -> None:
     talk.words["The file to write."] = ask(
-        "The file to write.", f"my-lora{PLACES[talk.words['The place.']].suffix}"
+        "The file to write.", f"my-lora{PLATFORMS[talk.words['The place.']].suffix}"
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from sidestep.config.job import resolve
 from sidestep.config.presets import all_presets
-from sidestep.platforms.render import PLACES
+from sidestep.platforms.render import PLATFORMS
 from sidestep.runtime.errors import SideStepError
 from sidestep.wizard.ask import Back, ask, check_terminal, yes
 from sidestep.wizard.flow import Answers, Step, Talk, walk, word
@@ -80,7 +80,7 @@ def _plan(run: Run, write: Write) -> None:
 
 
 def _render(run: Run, write: Write) -> None:
-    place = word("The place.", load_settings().place, lambda talk: dict.fromkeys(PLACES, ""))
+    place = word("The place.", load_settings().place, lambda talk: dict.fromkeys(PLATFORMS, ""))
     file, place_name = _said(write, word("The job's file.", "job.yaml"), place)
     run(["render", place_name, file])
 
@@ -170,7 +170,7 @@ def _settings(run: Run, write: Write) -> None:
         word("The checkpoint folder, or bucket.", old.checkpoint_dir),
         word("The folder, or bucket, for tensors.", old.dataset_dir),
         word("The folder, or bucket, for results.", old.output_dir),
-        word("The place that jobs are rendered for.", old.place, lambda talk: dict.fromkeys(PLACES, "")),
+        word("The place that jobs are rendered for.", old.place, lambda talk: dict.fromkeys(PLATFORMS, "")),
         word("Offer vanilla mode?", "yes" if old.vanilla else "no", lambda talk: {"yes": "", "no": ""}),
     )
     changed = {

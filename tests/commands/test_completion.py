@@ -8,7 +8,7 @@ import pytest
 from sidestep.cli import main
 from sidestep.commands import COMMANDS
 from sidestep.config.presets import BUILT_IN
-from sidestep.platforms.render import PLACES
+from sidestep.platforms.render import PLATFORMS
 
 # What bash does on Tab: the words so far, the last of them to be completed.
 ASK = """
@@ -52,7 +52,7 @@ def test_commands() -> None:
         ("sidestep run --preset ''", set(BUILT_IN)),
         ("sidestep presets show q", {"quick-test"}),
         ("sidestep presets ''", {"list", "show", "save", "delete", "import", "export"}),
-        ("sidestep render ''", set(PLACES)),
+        ("sidestep render ''", set(PLATFORMS)),
         ("sidestep run --config jo", {"job.yaml"}),
         ("sidestep run --audio-dir so", {"songs"}),
         ("sidestep train --mode ''", {"corrected", "vanilla"}),

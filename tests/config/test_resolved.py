@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sidestep.cli import main
-from sidestep.commands import TASKS
+from sidestep.commands.run import SAYS
 from sidestep.config.job import JobSpec, resolve
 from sidestep.config.resolved import as_yaml
 from sidestep.runtime.errors import ExitCode
@@ -45,7 +45,7 @@ def test_every_value_is_shown_with_its_origin(
     } <= lines
 
 
-@pytest.mark.parametrize("command", TASKS)
+@pytest.mark.parametrize("command", SAYS)
 def test_what_is_shown_is_a_spec_that_does_the_same(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("job.yaml").write_text(JOB)
     Path("again.yaml").write_text(dry_run(f"{command} job.yaml --rank-pattern v_proj=3 --dry-run", capsys))

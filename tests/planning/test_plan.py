@@ -14,7 +14,7 @@ from sidestep.acestep import load_model
 from sidestep.acestep.releases import config_of, released_config
 from sidestep.acestep.tiny import tiny_config
 from sidestep.cli import main
-from sidestep.commands.plan_flags import size_in_bytes
+from sidestep.commands.plan import size_in_bytes
 from sidestep.config.job import JobSpec
 from sidestep.config.training import AdapterSpec, TrainSpec
 from sidestep.planning.cards import CARDS

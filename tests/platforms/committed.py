@@ -6,13 +6,13 @@ from pathlib import Path
 from sidestep.config.job import resolve
 from sidestep.config.sources import FileLine
 from sidestep.platforms.image import image_reference
-from sidestep.platforms.render import PLACES, rendered_for
+from sidestep.platforms.render import PLATFORMS, rendered_for
 from tests.platforms.rendering import ROOT
 
 
 def rendered_files() -> Iterator[tuple[Path, str]]:
     """Path from the repository's root, and content, of each: the pipeline at every place."""
-    for place in PLACES.values():
+    for place in PLATFORMS.values():
         for where in ("s3", "local") if place.local_paths else ("s3",):
             suffix = "" if where == "s3" else "-local"
             file = Path("jobs", place.name, f"pipeline{suffix}{place.suffix}")

@@ -5,7 +5,7 @@ from typing import Any
 
 from sidestep.config.job import resolve
 from sidestep.platforms.platform import Rendered
-from sidestep.platforms.render import PLACES, rendered_for
+from sidestep.platforms.render import PLATFORMS, rendered_for
 
 ROOT = Path(__file__).parents[2]
 SPECS = ROOT / "jobs" / "specs"
@@ -23,4 +23,4 @@ def render(
 ) -> Rendered:
     """The file for `place` of these values, or else of the spec in `config`."""
     spec, origins = resolve(arguments=values or {}, config=config, environ={})
-    return rendered_for(PLACES[place], spec, origins, IMAGE, file)
+    return rendered_for(PLATFORMS[place], spec, origins, IMAGE, file)

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from sidestep.config.job import resolve
 from sidestep.platforms.job import flattened
-from sidestep.platforms.render import PLACES
+from sidestep.platforms.render import PLATFORMS
 from sidestep.platforms.yaml11 import dump
 from tests.platforms.rendering import ON_S3, ROOT, render
 
@@ -136,7 +136,7 @@ def test_an_empty_mapping_is_left_to_its_default() -> None:
 
 def test_the_page_s_table_says_what_is_rendered() -> None:
     page = (ROOT / "docs" / "places.md").read_text(encoding="utf-8")
-    for place in PLACES.values():
+    for place in PLATFORMS.values():
         grace = f"{place.grace_seconds} s" if place.grace_seconds else "the spec's"
         row = f"| {place.name} | {place.reclaim} | {place.notice} | {grace} | {place.next_attempt} |"
         assert row in page, row

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 
 from sidestep.config.job import resolve
-from sidestep.platforms.render import PLACES, rendered_for
+from sidestep.platforms.render import PLATFORMS, rendered_for
 from tests.platforms.rendering import ON_S3, ROOT, render
 
 CHART = ROOT / "helm" / "side-step"
@@ -45,7 +45,7 @@ def test_the_values_fit_the_chart_s_schema_and_are_the_spec(job: dict[str, Any])
 )
 def test_the_image_in_its_two_parts(image: str, repository: str, tag: str) -> None:
     spec, origins = resolve(arguments=ON_S3, environ={})
-    text = rendered_for(PLACES["helm"], spec, origins, image).text
+    text = rendered_for(PLATFORMS["helm"], spec, origins, image).text
     assert YAML(typ="safe", pure=True).load(text)["image"] == {"repository": repository, "tag": tag}
 
 

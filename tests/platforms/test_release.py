@@ -14,7 +14,7 @@ import pytest
 from sidestep import tasks
 from sidestep.cli import main
 from sidestep.platforms import release
-from sidestep.platforms.release import PLATFORMS
+from sidestep.platforms.release import PROVIDERS
 from sidestep.runtime.errors import AgainError, BadDataError, ExitCode
 
 TOKEN = "token-not-to-be-seen"
@@ -49,7 +49,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     known.url = f"http://127.0.0.1:{server.server_port}/api"
-    monkeypatch.setattr(release, "PLATFORMS", tuple(replace(one, api=known.url) for one in PLATFORMS))
+    monkeypatch.setattr(release, "PROVIDERS", tuple(replace(one, api=known.url) for one in PROVIDERS))
     monkeypatch.setattr(release, "PAUSES", (0.01, 0.01))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -178,8 +178,8 @@ def test_a_failure_is_loud_and_changes_no_exit_code(
 def test_a_platform_out_of_reach(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    away = tuple(replace(one, api="http://127.0.0.1:1/api") for one in PLATFORMS)
-    monkeypatch.setattr(release, "PLATFORMS", away)
+    away = tuple(replace(one, api="http://127.0.0.1:1/api") for one in PROVIDERS)
+    monkeypatch.setattr(release, "PROVIDERS", away)
     assert run(monkeypatch, RUNPOD, "stop") == ExitCode.DONE
     assert "it was not reached" in caplog.text
 

@@ -13,14 +13,14 @@ from sidestep.config.fields import spec_fields
 from sidestep.config.job import resolve
 from sidestep.platforms.image import REPOSITORY, image_reference
 from sidestep.platforms.job import flattened
-from sidestep.platforms.render import PLACES, default_file, said
+from sidestep.platforms.render import PLATFORMS, default_file, said
 from sidestep.runtime.errors import BadSpecError, ExitCode, UsageError
 from tests.platforms.rendering import IMAGE, ON_S3, SPECS, render
 
 SECRETS = {"AWS_ACCESS_KEY_ID": "AKIA-not-to-be-seen", "AWS_SECRET_ACCESS_KEY": "s3cr3t-not-to-be-seen"}
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", PLATFORMS)
 def test_the_file_goes_to_standard_output_and_the_command_to_the_terminal(
     place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -28,17 +28,17 @@ def test_the_file_goes_to_standard_output_and_the_command_to_the_terminal(
     assert main(["render", place, config, "--image", IMAGE, "--seed", "7"]) == ExitCode.DONE
     shown = capsys.readouterr()
     assert "side-step" in shown.out and "1-cuda13" in shown.out and "7" in shown.out
-    assert f"my-lora{PLACES[place].suffix}" in shown.err
+    assert f"my-lora{PLATFORMS[place].suffix}" in shown.err
 
     assert (
         main(["render", place, config, "--image", IMAGE, "--seed", "7", "--output", "a b"]) == ExitCode.DONE
     )
     again = capsys.readouterr()
     assert again.out == "" and "'a b'" in again.err
-    assert Path("a b").read_text().replace("'a b'", f"my-lora{PLACES[place].suffix}") == shown.out
+    assert Path("a b").read_text().replace("'a b'", f"my-lora{PLATFORMS[place].suffix}") == shown.out
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", PLATFORMS)
 def test_secrets_go_by_name_alone(
     place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,7 +116,7 @@ def test_skypilot_takes_the_spec_s_file_and_what_is_said_beside_it() -> None:
     assert "SIDESTEP_RUNTIME__GRACE_SECONDS=20" in render("skypilot", config=Path("patient.yaml")).text
 
 
-@pytest.mark.parametrize("place", [place for place in PLACES.values() if place.grace_seconds])
+@pytest.mark.parametrize("place", [place for place in PLATFORMS.values() if place.grace_seconds])
 @pytest.mark.parametrize("seconds", [2, 30])
 def test_no_more_time_is_counted_on_than_the_place_leaves(place: Any, seconds: int) -> None:
     text = render(place.name, {"runtime": {"grace_seconds": seconds}}, SPECS / "s3" / "lora.yaml").text
@@ -131,7 +131,7 @@ def test_a_place_that_can_be_told_waits_longer_than_the_job_needs() -> None:
     assert "--signal=B:TERM@61\n" in render("slurm", values).text
 
 
-@pytest.mark.parametrize("place", [place for place in PLACES if place != "skypilot"])
+@pytest.mark.parametrize("place", [place for place in PLATFORMS if place != "skypilot"])
 def test_the_workspace_is_the_image_s(place: str) -> None:
     assert "/scratch/me" not in render(place, {**ON_S3, "runtime": {"workspace": "/scratch/me"}}).text
 
@@ -164,7 +164,7 @@ def test_the_spec_s_own_file_is_not_written_over(capsys: pytest.CaptureFixture[s
     assert "./my-lora.yaml is the spec's own file" in capsys.readouterr().err
     assert Path("my-lora.yaml").read_text() == text
     spec, _ = resolve(config="my-lora.yaml", environ={})
-    assert "my-lora.yaml" not in {default_file(place, spec) for place in PLACES.values()}
+    assert "my-lora.yaml" not in {default_file(place, spec) for place in PLATFORMS.values()}
 
 
 def test_an_unwritable_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sidestep.config.job import JobSpec, resolve
-from sidestep.platforms.render import PLACES
+from sidestep.platforms.render import PLATFORMS
 from sidestep.runtime.errors import ExitCode
 from tests.platforms.rendering import IMAGE, ON_S3, render
 
@@ -83,7 +83,7 @@ def options(words: list[str], name: str) -> list[str]:
 @pytest.mark.parametrize("values", [ON_S3, ON_DISK], ids=["s3", "local"])
 @pytest.mark.parametrize("place", ["docker", "slurm", "vast"])
 def test_shellcheck_finds_nothing(place: str, values: dict[str, Any]) -> None:
-    if values is ON_DISK and not PLACES[place].local_paths:
+    if values is ON_DISK and not PLATFORMS[place].local_paths:
         values = {**ON_S3, "name": "Another.one", "dataset_json": "s3://studio/my songs.json"}
     Path("script.sh").write_text(render(place, values, file="script.sh").text)
     shellcheck = Path(sys.executable).with_name("shellcheck")

@@ -1,0 +1,67 @@
+"""What the commands that read a job's spec share: their flags, and the spec that all sources make."""
+
+import argparse
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from sidestep.commands.command import Call
+from sidestep.commands.flags import add_flags, misspelt_flags
+from sidestep.commands.parser import Parser
+from sidestep.config.fields import Path
+from sidestep.config.groups import TASKS
+from sidestep.config.job import JobSpec, resolve
+from sidestep.config.presets import all_presets
+from sidestep.config.sources import Given
+from sidestep.runtime.logs import setup_logging
+
+
+def add_job_flags(
+    parser: Parser, usage: str, says: Collection[Path] = (), about: Collection[str] = TASKS
+) -> None:
+    """Give the parser the job's file, a preset, and a flag for each field but those in `says`.
+
+    Args:
+        usage: what stands behind the command in the help's first line.
+        says: the fields that the command itself decides.
+        about: the tasks whose basic flags the short help shows.
+    """
+    parser.usage = f"{parser.prog} {usage}"
+    parser.add_help_all()
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="the job spec, a YAML file; else SIDESTEP_CONFIG names it, else /etc/sidestep/job.yaml",
+    )
+    preset = parser.add_argument(
+        "--preset", metavar="NAME", help="settings for what nothing else says (`sidestep presets list`)"
+    )
+    parser.offers[preset] = all_presets
+    parser.add_argument("--verbose", action="store_true", help="show on the screen what the log file gets")
+    add_flags(parser, leave_out=says, about=about)
+
+
+def read_job(
+    call: Call, says: Mapping[Path, Any] | None = None, *, needs_places: bool = True
+) -> tuple[argparse.Namespace, JobSpec, dict[str, str]]:
+    """The command's options, the job's spec from all sources, and the origin of each value by its name.
+
+    `says` is what the command itself says of the spec, by path. A single word without a flag is the spec's
+    file. `needs_places` is off where no task is run and none is looked at.
+
+    Raises what `resolve` raises.
+    """
+    options, rest = call.parser.parse_known_args(call.words)
+    setup_logging(options.verbose)
+    if options.config is None and len(rest) == 1 and not rest[0].startswith("-"):
+        options.config = rest.pop()
+    spec, origins = resolve(
+        flags=[
+            *getattr(options, "given", []),
+            *(Given(path, value, call.parser.prog) for path, value in (says or {}).items()),
+        ],
+        config=options.config,
+        preset=options.preset,
+        usage=misspelt_flags(rest, call.parser.flags),
+        needs_places=needs_places,
+    )
+    return options, spec, origins

@@ -1,0 +1,74 @@
+"""`sidestep run`, and the commands that run one of its tasks: preprocess, estimate, train, fixed, vanilla."""
+
+from sidestep.commands.command import Call
+from sidestep.commands.job import add_job_flags, read_job
+from sidestep.commands.parser import Parser
+from sidestep.config.fields import Path
+from sidestep.config.groups import TASKS
+from sidestep.runtime.console import write
+from sidestep.runtime.errors import UsageError
+
+# What each of these commands says of the spec; `run` leaves everything to it.
+SAYS: dict[str, dict[Path, str]] = {
+    "run": {},
+    "preprocess": {("task",): "preprocess"},
+    "estimate": {("task",): "estimate"},
+    "train": {("task",): "train"},
+    "fixed": {("task",): "train", ("train", "mode"): "corrected"},
+    "vanilla": {("task",): "train", ("train", "mode"): "vanilla"},
+}
+
+
+def add_arguments(parser: Parser) -> None:
+    says = SAYS[parser.command]
+    tasks = [task for path, task in says.items() if path == ("task",)]
+    if ("train", "mode") in says:
+        tasks.insert(0, "preprocess")
+    add_job_flags(parser, "[flags]", says, about=tasks or TASKS)
+    if ("train", "mode") in says:
+        parser.add_argument("--preprocess", action="store_true", help="make the tensors instead of training")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only print the resolved spec, each value with its origin"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON, for scripts: the spec of --dry-run, or an estimate"
+    )
+
+
+def run(call: Call) -> None:
+    """Run the task, or with --dry-run print the spec that it would be run with.
+
+    On a rented machine everything is within `RentedMachine`: also a wrong flag or spec gives it back.
+    """
+    says = SAYS[call.parser.command]
+    if "--preprocess" in call.words:
+        says = {**says, ("task",): "preprocess"}
+    if "--dry-run" in call.words:
+        _dry_run(call, says)
+        return
+
+    from sidestep.platforms.release import RentedMachine
+    from sidestep.runtime.preemption import Preemption
+
+    with Preemption() as preemption, RentedMachine() as machine:
+        options, spec, _ = read_job(call, says)
+        if options.json and spec.task != "estimate":
+            raise UsageError(
+                "--json goes with --dry-run and with estimate; `sidestep status --json` tells of a run"
+            )
+        machine.keep_or_release(spec.runtime.on_exit)
+
+        from sidestep import tasks  # loads torch
+
+        tasks.run(spec, preemption)
+        if options.json:
+            from sidestep.tasks.estimate import report
+
+            write(report(spec))
+
+
+def _dry_run(call: Call, says: dict[Path, str]) -> None:
+    from sidestep.config.resolved import as_json, as_yaml
+
+    options, spec, origins = read_job(call, says)
+    write(as_json(spec, origins) if options.json else as_yaml(spec, origins))

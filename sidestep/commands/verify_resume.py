@@ -1,0 +1,24 @@
+"""`sidestep verify-resume`: are interrupted runs exact on this machine?"""
+
+from sidestep.commands.command import Call
+from sidestep.commands.job import add_job_flags, read_job
+from sidestep.commands.parser import Parser
+from sidestep.config.fields import Path
+from sidestep.runtime.errors import UsageError
+
+SAYS: dict[Path, str] = {("task",): "train"}
+
+
+def add_arguments(parser: Parser) -> None:
+    add_job_flags(parser, "[JOB.YAML] [flags]", SAYS, about=("train",))
+    parser.add_argument("--steps", type=int, default=6, metavar="N", help="steps to make (default: 6)")
+
+
+def run(call: Call) -> None:
+    options, spec, _ = read_job(call, SAYS)
+    if options.steps < 2:
+        raise UsageError(f"--steps is {options.steps}; there is no middle in less than 2")
+
+    from sidestep.tasks.verify import verify_resume
+
+    verify_resume(spec, options.steps)

@@ -1,0 +1,86 @@
+"""`sidestep status`: what people and programs are told of a job, and when watching ends."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from sidestep.cli import main
+from sidestep.commands.status import show_status
+from sidestep.config.schema import StorageSpec
+from sidestep.lifecycle.status import Status, now
+from sidestep.storage.local import LocalStore
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Status:
+    return Status(
+        name="my-lora",
+        task="train",
+        phase="train",
+        step=120,
+        steps=1000,
+        epoch=3,
+        epochs=25,
+        loss=0.8125,
+        steps_per_second=0.5,
+        seconds_left=1760,
+        last_commit={"folder": "checkpoints/checkpoint-step-100", "step": 100, "at": now()},
+        spent={"attempts": 2, "preemptions": 1, "seconds": {"pull": 60, "train": 240}},
+        attempt=2,
+    )
+
+
+def write(status: Status, tmp_path: Path) -> str:
+    (tmp_path / "status.json").write_text(status.model_dump_json())
+    return str(tmp_path)
+
+
+def test_the_command_for_people(running: Status, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", write(running, tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[:5] == [
+        "my-lora: running (train)",
+        "  step 120 of 1000 (12%), epoch 3 of 25, loss 0.8125",
+        "  0.5 steps/s, 29 min 20 s left",
+        "  newest checkpoint: checkpoints/checkpoint-step-100, after step 100",
+        "  attempt 2, 1 of them preempted, 5 min 00 s in all",
+    ]
+
+
+def test_a_stale_heartbeat_is_said(
+    running: Status, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running.heartbeat = now() - timedelta(hours=2)
+    assert main(["status", write(running, tmp_path)]) == 0
+    assert "no sign of life for 2 h 00 min: its machine is gone" in capsys.readouterr().out
+
+
+def test_the_command_for_programs(
+    running: Status, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", write(running, tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["last_commit"]["step"] == 100
+
+
+def test_watching_ends_with_the_job(
+    running: Status, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(running, tmp_path)
+
+    def ends(seconds: float) -> None:
+        write(running.model_copy(update={"state": "done"}), tmp_path)
+
+    show_status(LocalStore(tmp_path, StorageSpec()), as_json=False, watch=True, sleep=ends)
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("my-lora")]
+    assert shown == ["my-lora: running (train)", "my-lora: done"]
+
+
+@pytest.mark.parametrize("content", [None, "{}", "no JSON"])
+def test_no_status(tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    if content:
+        (tmp_path / "status.json").write_text(content)
+    assert main(["status", str(tmp_path)]) == (65 if content else 66)
+    said = capsys.readouterr().err
+    assert "status.json" in said
+    assert "Traceback" not in said
