@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from sidestep.config.optimizers import OPTIMIZERS, OptimizerName, Scheduler
 from sidestep.config.section import LOKR, LORA, Place, Section, mark_of
 
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -32,9 +33,6 @@ def _split_pairs(value: Any) -> Any:
 
 def _fixed_means_corrected(value: Any) -> Any:
     return "corrected" if value == "fixed" else value
-
-
-Scheduler = Literal["cosine", "cosine_restarts", "linear", "constant", "constant_with_warmup"]
 
 
 class AdapterSpec(Section):
@@ -209,10 +207,9 @@ class TrainSpec(Section):
         description="Optimizer steps after which training ends early.",
         json_schema_extra={"unit": "steps"},
     )
-    optimizer_type: Literal["adamw", "adamw8bit", "adafactor", "prodigy"] = Field(
+    optimizer_type: OptimizerName = Field(
         "adamw",
-        description="adamw; adamw8bit (a quarter of its memory; needs bitsandbytes); adafactor (next to no "
-        "memory); prodigy (finds the learning rate itself).",
+        description=f"{'; '.join(f'{name} {row.says}'.strip() for name, row in OPTIMIZERS.items())}.",
         json_schema_extra={"aliases": ["--optimizer"]},
     )
     lr: float | None = Field(
@@ -316,7 +313,6 @@ class TrainSpec(Section):
     def _what_suits_the_optimizer(cls, value: Any, info: ValidationInfo) -> Any:
         """Stands in the resolved spec, so that job.yaml and a run's log say what is used."""
         if value is None:
-            prodigy = info.data.get("optimizer_type") == "prodigy"
-            suits = {"lr": 1.0, "scheduler": "constant"} if prodigy else {"lr": 1e-4, "scheduler": "cosine"}
-            return suits[str(info.field_name)]
+            # Where the optimizer is refused, what suits it matters no more.
+            return getattr(OPTIMIZERS[info.data.get("optimizer_type", "adamw")], str(info.field_name))
         return value

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sidestep.config.job import JobSpec
+from sidestep.config.optimizers import OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,19 @@ def _changed(spec: JobSpec, changes: list[Change]) -> JobSpec:
 def _ladder(spec: JobSpec, longest: float) -> Iterator[Change]:
     """What `spec` leaves to change, the cheapest first: time, then precision, then what is learnt."""
     train = spec.train
+    settings: dict[str, Any]
     if not train.gradient_checkpointing or train.gradient_checkpointing_ratio < 1:
         settings = {"train.gradient_checkpointing": True, "train.gradient_checkpointing_ratio": 1.0}
         yield Change(settings, "the same numbers, 10 to 30 % slower")
     if spec.runtime.precision == "fp32":
         yield Change({"runtime.precision": "bf16"}, "the usual precision of training, and faster")
-    if train.optimizer_type in ("adamw", "prodigy"):
-        price = "nearly the same numbers" if train.optimizer_type == "adamw" else "choose a learning rate"
-        rate = {} if train.optimizer_type == "adamw" else {"train.lr": 1e-4, "train.scheduler": "cosine"}
-        yield Change({"train.optimizer_type": "adamw8bit", **rate}, price)
+    optimizer = OPTIMIZERS[train.optimizer_type]
+    if optimizer.lighter:
+        lighter = OPTIMIZERS[optimizer.lighter]
+        settings = {"train.optimizer_type": optimizer.lighter}
+        if lighter.lr != optimizer.lr:
+            settings |= {"train.lr": lighter.lr, "train.scheduler": lighter.scheduler}
+        yield Change(settings, optimizer.price)
     for seconds in (120.0, 60.0, 30.0):
         if seconds < min(longest, train.chunk_duration or longest):
             yield Change({"train.chunk_duration": seconds}, f"each step sees {seconds:g} s of a song")

@@ -1,11 +1,10 @@
 """What a training step takes of a GPU's memory, part by part."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 from sidestep.config.job import JobSpec
+from sidestep.config.optimizers import OPTIMIZERS
 from sidestep.planning.trace import Trace, trace_step
 
 CONTEXT = 1.0e9
@@ -13,9 +12,6 @@ CONTEXT = 1.0e9
 
 MULTIPROCESSORS = 132
 """Assumed of the GPU: an H100's; smaller cards have fewer."""
-
-_BLOCK = 256  # of bitsandbytes: values that share a scale
-_SMALL = 4096  # tensors with fewer values keep 32 bits
 
 
 @dataclass(frozen=True)
@@ -58,37 +54,12 @@ def memory_of(spec: JobSpec, config: dict[str, Any], precision: str, frames: int
         weights=trace.weights,
         adapter=4 * trace.adapter_parameters,
         gradients=4 * trace.adapter_parameters,
-        optimizer=optimizer_bytes(train.optimizer_type, trace.shapes),
+        optimizer=sum(map(OPTIMIZERS[train.optimizer_type].state_bytes, trace.shapes)),
         activations=trace.peak,
         attention=attention_workspace(config, precision, frames, tokens, spec.runtime.deterministic),
         context=CONTEXT,
         trace=trace,
     )
-
-
-def optimizer_bytes(optimizer: str, shapes: Iterable[tuple[int, ...]]) -> int:
-    """What an optimizer keeps for parameters of these shapes, in fp32 unless it says otherwise.
-
-    adamw: two moments. adamw8bit: two bytes per value, and a scale for each block of 256 and moment; tensors
-    below 4096 values keep two moments in fp32. adafactor: for a matrix one value per row and column.
-    prodigy: two moments and a running sum, and the initial values of what does not start at zero: of LoRA's
-    two factors one, so half is counted.
-    """
-    return sum(_optimizer_bytes(optimizer, shape) for shape in shapes)
-
-
-def _optimizer_bytes(optimizer: str, shape: tuple[int, ...]) -> int:
-    size = prod(shape)
-    match optimizer:
-        case "adamw":
-            return 8 * size
-        case "adamw8bit":
-            return 2 * size + 8 * -(-size // _BLOCK) if size >= _SMALL else 8 * size
-        case "adafactor":
-            return 4 * (shape[-1] + shape[-2]) * prod(shape[:-2]) if len(shape) > 1 else 4 * size
-        case "prodigy":
-            return 14 * size
-    raise AssertionError(optimizer)
 
 
 def attention_workspace(

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from sidestep.config.job import JobSpec
+from sidestep.config.optimizers import OPTIMIZERS
 from sidestep.preflight.checks import Check, Finding, run_checks
 from sidestep.runtime import driver
 from sidestep.runtime.errors import MachineError
@@ -110,14 +111,13 @@ def _check_driver() -> str:
 
 def _check_packages(spec: JobSpec) -> str:
     """Are the packages installed that this spec alone needs?"""
-    wanted = {
-        "bitsandbytes": spec.train.optimizer_type == "adamw8bit" and "train.optimizer_type: adamw8bit",
-        "flash_attn": spec.runtime.attention == "flash" and "runtime.attention: flash",
-    }
-    missing = [f"{name} (for {why})" for name, why in wanted.items() if why and find_spec(name) is None]
+    wanted = {"flash_attn": "runtime.attention: flash"} if spec.runtime.attention == "flash" else {}
+    if package := OPTIMIZERS[spec.train.optimizer_type].package:
+        wanted = {package: f"train.optimizer_type: {spec.train.optimizer_type}", **wanted}
+    missing = [f"{name} (for {why})" for name, why in wanted.items() if find_spec(name) is None]
     if missing:
         raise MachineError(f"not installed: {', '.join(missing)}. Install it, or choose something else.")
-    return f"torch {installed_torch().version}" + "".join(f", {name}" for name, why in wanted.items() if why)
+    return f"torch {installed_torch().version}" + "".join(f", {name}" for name in wanted)
 
 
 def installed_torch() -> Torch:

@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from sidestep.config.training import Scheduler, TrainSpec
+from sidestep.config.optimizers import Scheduler
+from sidestep.config.training import TrainSpec
 from sidestep.training import rng
 
 FINAL_LR_SHARE = 0.01

@@ -8,6 +8,7 @@ from sidestep.acestep.layout import ALIASES, open_checkpoints
 from sidestep.config.fields import Path, SpecField, spec_fields
 from sidestep.config.groups import GROUPS
 from sidestep.config.job import JobSpec, problem_with, resolve
+from sidestep.config.optimizers import OPTIMIZERS
 from sidestep.config.presets import all_presets
 from sidestep.config.sources import Given, from_text
 from sidestep.runtime.errors import SideStepError
@@ -19,11 +20,10 @@ from sidestep.wizard.settings import Settings
 # The guide's table: datasets of up to so many songs, what is recommended, and its range.
 EPOCHS = ((10, 300, "200 to 500"), (50, 150, "100 to 200"), (sys.maxsize, 75, "50 to 100"))
 
-NOTICES = {
+NOTICES: dict[tuple[str, str], str] = {
     ("train.adapter.type", "lokr"): "LoKR is experimental: if it disappoints, take LoRA.",
     ("train.mode", "vanilla"): "Vanilla mode is for reproducing old results: corrected mode is recommended.",
-    ("train.optimizer_type", "prodigy"): "Prodigy finds the rate itself: lr is 1.0, the scheduler constant.",
-    ("train.optimizer_type", "adamw8bit"): "adamw8bit needs the package bitsandbytes.",
+    **{("train.optimizer_type", name): row.notice for name, row in OPTIMIZERS.items() if row.notice},
     ("train.gradient_checkpointing", "false"): "A song takes many times the memory like this.",
 }
 NOTHING = "-"  # typed to take an answer back
