@@ -54,7 +54,8 @@ class WindowedAttnProcessor:
             )
         window = None if is_cross else attn.sliding_window
         mixed = self._attention(query, key, value, attn.scaling, window)
-        return attn.to_out[1](attn.to_out[0](mixed.flatten(2).to(query.dtype)))
+        output: Tensor = attn.to_out[1](attn.to_out[0](mixed.flatten(2).to(query.dtype)))
+        return output
 
 
 def why_no_flash() -> str | None:
@@ -74,7 +75,7 @@ def flash_attention(
     from flash_attn import flash_attn_func  # type: ignore[import-not-found]
 
     # Norms and rotation may have left query and key in fp32; the kernel takes one half precision for all.
-    return flash_attn_func(
+    mixed: Tensor = flash_attn_func(
         query.to(value.dtype),
         key.to(value.dtype),
         value,
@@ -82,6 +83,7 @@ def flash_attention(
         window_size=(-1, -1) if window is None else (window, window),
         deterministic=torch.are_deterministic_algorithms_enabled(),
     )
+    return mixed
 
 
 def banded_attention(
@@ -123,7 +125,8 @@ def _banded(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int
         attn_mask=_band(length, window, blocks, query.device).repeat(batch, 1, 1, 1),
         scale=scale,
     )
-    return mixed.unflatten(0, (batch, blocks)).transpose(1, 2).flatten(2, 3)[:, :, :length]
+    by_block: Tensor = mixed.unflatten(0, (batch, blocks))
+    return by_block.transpose(1, 2).flatten(2, 3)[:, :, :length]
 
 
 def _band(length: int, window: int, blocks: int, device: torch.device) -> Tensor:

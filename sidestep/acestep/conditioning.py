@@ -18,14 +18,16 @@ Timbre = Literal["silence", "zero"]
 def encode_text(text_encoder: TextEncoder, prompt: str) -> Tensor:
     """The prompt's last hidden states [L, D] (fp32, on the CPU), L ≤ 256."""
     ids = _token_ids(text_encoder, prompt, PROMPT_TOKENS)
-    return text_encoder.model(input_ids=ids).last_hidden_state[0].float().cpu()
+    states: Tensor = text_encoder.model(input_ids=ids).last_hidden_state[0]
+    return states.float().cpu()
 
 
 @torch.inference_mode()
 def embed_lyrics(text_encoder: TextEncoder, lyrics: str, limit: int = LYRICS_TOKENS) -> Tensor:
     """The lyrics' token embeddings [L, D] (fp32, on the CPU), L ≤ limit; the original runs no transformer."""
     ids = _token_ids(text_encoder, lyrics, limit)
-    return text_encoder.model.get_input_embeddings()(ids)[0].float().cpu()
+    embeddings: Tensor = text_encoder.model.get_input_embeddings()(ids)[0]
+    return embeddings.float().cpu()
 
 
 @torch.inference_mode()
@@ -52,9 +54,11 @@ def encode_conditions(
         refer_audio_acoustic_hidden_states_packed=reference,
         refer_audio_order_mask=torch.zeros(1, dtype=torch.long, device=device),
     )
-    return conditions[0][mask[0].bool()].float().cpu()
+    valid: Tensor = conditions[0][mask[0].bool()]
+    return valid.float().cpu()
 
 
 def _token_ids(text_encoder: TextEncoder, text: str, limit: int) -> Tensor:
     tokens = text_encoder.tokenizer(text, truncation=True, max_length=limit, return_tensors="pt")
-    return tokens["input_ids"].to(text_encoder.model.device)
+    ids: Tensor = tokens["input_ids"]
+    return ids.to(text_encoder.model.device)

@@ -152,7 +152,7 @@ def _load_transformer(
     folder: Path, config: dict[str, Any], device: str | torch.device, dtype: torch.dtype
 ) -> nn.Module:
     with torch.device("meta"):
-        transformer = build_transformer(config)
+        transformer: nn.Module = build_transformer(config)
     weights = _renamed(read_weights(folder, ("decoder.",)), "decoder.")
     load_exactly(transformer, weights, device, dtype, source=f"{folder} (decoder)")
     return transformer.requires_grad_(False)
@@ -162,7 +162,7 @@ def _load_condition_encoder(
     folder: Path, config: dict[str, Any], device: str | torch.device, dtype: torch.dtype
 ) -> nn.Module:
     with torch.device("meta"):
-        encoder = build_condition_encoder(config)
+        encoder: nn.Module = build_condition_encoder(config)
     weights = _renamed(read_weights(folder, ("encoder.", "null_condition_emb")), "encoder.")
     silence = [("silence_latent", read_silence(folder / SILENCE_FILE))]
     load_exactly(encoder, chain(weights, silence), device, dtype, source=f"{folder} (condition encoder)")

@@ -17,7 +17,10 @@ def recompute_layers(transformer: AceStepTransformer1DModel, ratio: float) -> No
 
     def call(layer: nn.Module, *inputs: Any) -> Tensor:
         # The random state is kept by default, so that dropout draws the same again.
-        return checkpoint(layer, *inputs, use_reentrant=False) if layer in recomputed else layer(*inputs)
+        output: Tensor = (
+            checkpoint(layer, *inputs, use_reentrant=False) if layer in recomputed else layer(*inputs)
+        )
+        return output
 
     if recomputed:
         transformer.enable_gradient_checkpointing(call)

@@ -5,6 +5,7 @@
 >>> adapters.load(other_model, "runs/my-lora/adapter")
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from sidestep.runtime.errors import BadDataError, MissingInputError
 
 __all__ = ["Adapter", "inject", "load", "publish", "target_paths"]
 
-_KINDS = {"lora": lora, "lokr": lokr}
+_INJECT: dict[str, Callable[[nn.Module, AdapterSpec, int], Adapter]] = {
+    "lora": lora.inject,
+    "lokr": lokr.inject,
+}
 _READERS = {lora.APP_FILE: lora.load_app, lora.DIFFUSERS_FILE: lora.load_diffusers, lokr.APP_FILE: lokr.load}
 
 
@@ -30,7 +34,7 @@ def inject(transformer: nn.Module, spec: AdapterSpec, seed: int) -> Adapter:
     names modules that the model does not have.
     """
     check_bare(transformer)
-    return _KINDS[spec.type].inject(transformer, spec, seed)
+    return _INJECT[spec.type](transformer, spec, seed)
 
 
 def load(model: Any, folder: str | Path) -> Adapter:

@@ -46,7 +46,7 @@ def files_for(adapter: Adapter, format_: str, name: str) -> dict[str, bytes]:
 def shapes_alone(config: dict[str, Any]) -> nn.Module:
     """The decoder of an original config.json, its weights not set: enough to read an adapter's files."""
     with torch.device("meta"):
-        transformer = build_transformer(config)
+        transformer: nn.Module = build_transformer(config)
     return transformer.to_empty(device="cpu")  # memory that nothing writes to is never really taken
 
 

@@ -210,14 +210,15 @@ def load(transformer: nn.Module, folder: Path) -> LokrAdapter:
     return _attach(transformer, spec, config, layers)
 
 
-class _Lokr(LokrModule):
+class _Lokr(LokrModule):  # type: ignore[misc]  # LyCORIS has no types
     """LyCORIS' module, with W + update added up in float32 where weight decomposition needs the sum.
 
     It would be added up in the base's dtype, where bfloat16 swallows the small update of early training.
     """
 
     def _current_weight(self) -> Tensor:
-        return super()._current_weight().float()
+        weight: Tensor = super()._current_weight()
+        return weight.float()
 
 
 def _read_config(header: dict[str, str], path: Path) -> LokrConfig:
@@ -285,13 +286,13 @@ def _fill(layer: LokrModule, tensors: dict[str, Tensor], path: Path) -> None:
 
 def _folded(layer: LokrModule) -> dict[str, Tensor]:
     """The module's tensors for a file: its scale and its scalar in the first factor, alpha = rank."""
-    weights = layer.state_dict()
+    weights: dict[str, Tensor] = layer.state_dict()
     first = "lokr_w1" if "lokr_w1" in weights else "lokr_w1_a"
     return weights | {first: weights[first] * layer.scale, "alpha": torch.tensor(float(layer.lora_dim))}
 
 
 def _is_full(layer: LokrModule) -> bool:
-    return layer.use_w1 and layer.use_w2
+    return bool(layer.use_w1 and layer.use_w2)
 
 
 def _flat(path: str) -> str:

@@ -76,8 +76,9 @@ def attention_workspace(
     Source: dq_accum, dk_accum, dv_accum, softmax_d and nsplits of flash-attention 2; gQ_accum, gK_accum and
     gV_accum of xformers' memory-efficient kernels. torch carries both.
     """
-    patches = -(-frames // config.get("patch_size", 2))
-    heads, size = config["num_attention_heads"], config["head_dim"]
+    patches: int = -(-frames // config.get("patch_size", 2))
+    heads: int = config["num_attention_heads"]
+    size: int = config["head_dim"]
     statistics = 8 * heads * patches
     if precision == "fp32":
         return statistics

@@ -177,9 +177,10 @@ def _measure_step(
             noise=torch.empty(1, frames, 64),
         )
         # The batch itself, some megabytes, is not counted.
-        with _Meter(
+        meter = _Meter(
             [*transformer.parameters(), *transformer.buffers(), *vars(batch).values()], interrupted
-        ) as meter:
+        )
+        with meter:
             for parameter in transformer.parameters():
                 if parameter.requires_grad:
                     parameter.register_post_accumulate_grad_hook(meter.leave_out)
@@ -210,7 +211,7 @@ class _Meter(TorchDispatchMode):
     """Counts FLOPs and the bytes of live storages by the layer that is at work. Gradients are left out."""
 
     def __init__(self, ignored: Iterable[Tensor], interrupted: threading.Event) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._interrupted = interrupted
         self.layer = -1  # what comes before the first
         self.flops: Counter[int] = Counter()

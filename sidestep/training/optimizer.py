@@ -2,57 +2,75 @@
 
 from collections.abc import Callable
 
-import torch
+from torch.nn import Parameter
+from torch.optim import AdamW, Optimizer
 
 from sidestep.adapters import Adapter
 from sidestep.config.training import TrainSpec
 from sidestep.runtime.errors import MachineError
 
 
-def build_optimizer(adapter: Adapter, train: TrainSpec) -> torch.optim.Optimizer:
+def build_optimizer(adapter: Adapter, train: TrainSpec) -> Optimizer:
     """The optimizer of `train`; the schedule sets its rate before each step."""
-    parameters = list(adapter.parameters().values())
-    rate, decay = train.lr, train.weight_decay
-    assert rate is not None, "resolved by the schema"
-    match train.optimizer_type:
-        case "adamw":
-            return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
-        case "adamw8bit":
-            # State in 8 bits for tensors of 4096 elements or more; smaller ones keep 32 (its default).
-            return _adamw8bit()(parameters, lr=rate, weight_decay=decay)
-        case "adafactor":
-            # torch.optim.Adafactor scales each step by the parameter's size: lora_B starts at zero and stays.
-            from transformers import Adafactor
-
-            return Adafactor(
-                parameters,
-                lr=rate,
-                weight_decay=decay,
-                scale_parameter=False,
-                relative_step=False,
-                warmup_init=False,
-            )
-        case "prodigy":
-            from prodigyopt import Prodigy  # type: ignore[import-untyped]
-
-            # Without bias correction, which takes a hundred steps more to find the rate. The decay goes in
-            # with the group: as an argument, it makes Prodigy print a line.
-            groups = [{"params": parameters, "weight_decay": decay}]
-            return Prodigy(groups, lr=rate, safeguard_warmup=True)
+    assert train.lr is not None, "resolved by the schema"
+    return BUILD[train.optimizer_type](list(adapter.parameters().values()), train.lr, train.weight_decay)
 
 
 def check_optimizer(train: TrainSpec) -> None:
     """Raise MachineError where the optimizer's package is not installed: asked before a model is pulled."""
     if train.optimizer_type == "adamw8bit":
-        _adamw8bit()
+        _adamw8bit_class()
 
 
-def _adamw8bit() -> Callable[..., torch.optim.Optimizer]:
+def _adamw(parameters: list[Parameter], lr: float, weight_decay: float) -> Optimizer:
+    return AdamW(parameters, lr=lr, weight_decay=weight_decay)
+
+
+def _adamw8bit(parameters: list[Parameter], lr: float, weight_decay: float) -> Optimizer:
+    """State in 8 bits for tensors of 4096 elements or more; smaller ones keep 32 (bitsandbytes' default)."""
+    return _adamw8bit_class()(parameters, lr=lr, weight_decay=weight_decay)
+
+
+def _adamw8bit_class() -> Callable[..., Optimizer]:
     try:
-        from bitsandbytes.optim import AdamW8bit
+        from bitsandbytes.optim import AdamW8bit  # type: ignore[attr-defined]  # exported, and not said so
     except ImportError as error:
         raise MachineError(
             f"train.optimizer_type is adamw8bit, and bitsandbytes cannot be imported: {error}\n"
             "  pip install bitsandbytes, or choose adamw or adafactor"
         ) from error
     return AdamW8bit
+
+
+def _adafactor(parameters: list[Parameter], lr: float, weight_decay: float) -> Optimizer:
+    """transformers' own: torch's scales each step by the parameter's size, and lora_B starts at zero."""
+    from transformers import Adafactor
+
+    optimizer: Optimizer = Adafactor(
+        parameters,
+        lr=lr,
+        weight_decay=weight_decay,
+        scale_parameter=False,
+        relative_step=False,
+        warmup_init=False,
+    )
+    return optimizer
+
+
+def _prodigy(parameters: list[Parameter], lr: float, weight_decay: float) -> Optimizer:
+    """Without bias correction, which takes a hundred steps more to find the rate."""
+    from prodigyopt import Prodigy  # type: ignore[import-untyped]  # published without types
+
+    # The decay goes in with the group: as an argument, it makes Prodigy print a line.
+    groups = [{"params": parameters, "weight_decay": weight_decay}]
+    optimizer: Optimizer = Prodigy(groups, lr=lr, safeguard_warmup=True)
+    return optimizer
+
+
+BUILD: dict[str, Callable[[list[Parameter], float, float], Optimizer]] = {
+    "adamw": _adamw,
+    "adamw8bit": _adamw8bit,
+    "adafactor": _adafactor,
+    "prodigy": _prodigy,
+}
+"""By the spec's names: (parameters, learning rate, weight decay) → the optimizer."""

@@ -88,12 +88,13 @@ def test_flash_is_the_same_function(tiny_checkpoints: Path, flash_calls: list[di
 
 def test_flash_repeats_itself_where_that_is_asked_for(flash_calls: list[dict[str, Any]]) -> None:
     query = torch.randn(1, 3, 2, 8)
-    flash_attention(query, query, query.double(), SCALE)  # the value's precision is everyone's
-    torch.use_deterministic_algorithms(True)
+    before = torch.are_deterministic_algorithms_enabled()  # a training in this process may have left it on
     try:
-        flash_attention(query, query, query, SCALE)
+        for deterministic in (False, True):
+            torch.use_deterministic_algorithms(deterministic)
+            flash_attention(query, query, query.double(), SCALE)  # the value's precision is everyone's
     finally:
-        torch.use_deterministic_algorithms(False)
+        torch.use_deterministic_algorithms(before)
     assert [call["deterministic"] for call in flash_calls] == [False, True]
 
 
