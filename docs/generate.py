@@ -13,6 +13,7 @@ from sidestep.commands.command import Command
 from sidestep.commands.flags import Give, metavar
 from sidestep.config.fields import SpecField, spec_fields, variable
 from sidestep.config.groups import GROUPS
+from sidestep.runtime.errors import ExitCode
 
 PAGE = Path(__file__).parent / "cli-reference.md"
 WIDTH = 118
@@ -29,6 +30,16 @@ the basic flags of a command, `--help-all` all of them.
 Commands that read a job take every setting below as a flag, and with them `--config FILE` (the job's YAML
 file), `--preset NAME` ([Presets](presets.md)) and `--verbose`. Of the settings, `export` takes those of the
 model and of S3, `status` those of S3, and `presets save` those that a preset may hold.
+"""
+
+EXIT_CODES = """\
+## Exit codes
+
+They follow sysexits.h; 137 and 143 (killed by a signal) are never a job's own. [render](places.md) and the
+[chart](kubernetes.md) tell schedulers after which of them to run a job again.
+
+| code | why | the same command again |
+|---|---|---|
 """
 
 SETTINGS = """\
@@ -49,11 +60,12 @@ several words after a flag, and one text with spaces in a variable. A place is a
 def reference() -> str:
     """The whole page."""
     commands = map(_command, COMMANDS.values())
+    rows = "".join(f"| {code} | {code.meaning} | {code.retry.value} |\n" for code in ExitCode)
     settings = (
         "\n".join([f"### {group.title[0].upper()}{group.title[1:]}\n", *(map(_setting, group.paths))])
         for group in GROUPS
     )
-    return "\n".join([INTRODUCTION, *commands, SETTINGS, *settings])
+    return "\n".join([INTRODUCTION, *commands, EXIT_CODES + rows, SETTINGS, *settings])
 
 
 def _command(command: Command) -> str:

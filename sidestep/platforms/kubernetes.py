@@ -9,22 +9,14 @@ from typing import Any
 from sidestep.platforms.job import DISK_GB, WORKSPACE, Job, digest
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import dump
-from sidestep.runtime.errors import ExitCode
+from sidestep.runtime.errors import Retry, codes
 
 CONTAINER = "sidestep"
 SECRET = "sidestep-credentials"  # noqa: S105 - the name of one
-BACKOFF_LIMIT = 3  # for what another try, or another node, may mend: codes 69 and 72, 137, and unknown ones
+BACKOFF_LIMIT = 3  # for what another try, or another node, may mend: also 137 and unknown codes
 TTL_SECONDS = 7 * 24 * 3600
 HUNG_MINUTES = 30
 USER = 10001
-
-RETRIED = frozenset({ExitCode.STORAGE, ExitCode.MACHINE})
-"""What another try or another node may mend: these count against the backoff limit."""
-
-
-def permanent_codes() -> list[int]:
-    """The exit codes after which every further try would end alike."""
-    return sorted(set(map(int, ExitCode)) - RETRIED - {ExitCode.DONE, ExitCode.AGAIN})
 
 
 def pod_failure_policy(container: str = CONTAINER) -> dict[str, Any]:
@@ -34,15 +26,15 @@ def pod_failure_policy(container: str = CONTAINER) -> dict[str, Any]:
     permanent failure ends the Job. Code 75, a notice that came some other way, does not count either.
     """
 
-    def on_codes(action: str, codes: list[int]) -> dict[str, Any]:
-        exit_codes = {"containerName": container, "operator": "In", "values": codes}
+    def on_codes(action: str, values: list[int]) -> dict[str, Any]:
+        exit_codes = {"containerName": container, "operator": "In", "values": values}
         return {"action": action, "onExitCodes": exit_codes}
 
     return {
         "rules": [
             {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-            on_codes("FailJob", permanent_codes()),
-            on_codes("Ignore", [int(ExitCode.AGAIN)]),
+            on_codes("FailJob", codes(Retry.NEVER)),
+            on_codes("Ignore", codes(Retry.ALWAYS)),
         ]
     }
 
@@ -154,6 +146,7 @@ PLATFORM = Platform(
     reclaim="drains, evicts or preempts the pod: SIGTERM, later SIGKILL",
     notice="terminationGracePeriodSeconds, made from `grace_seconds`; on a spot node at most what its cloud "
     "leaves (GKE 15 s, AKS 30 s, EKS 120 s: set `grace_seconds` below that)",
-    next_attempt="the Job's controller, without limit; after codes 69, 72, 137 and unknown ones three times",
+    next_attempt="the Job's controller, without limit; after codes "
+    f"{', '.join(map(str, codes(Retry.LIMITED)))}, 137 and unknown ones three times",
     render=render,
 )

@@ -7,7 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from sidestep.config.job import resolve
-from sidestep.platforms.kubernetes import CONTAINER, permanent_codes, pod_failure_policy
+from sidestep.platforms.kubernetes import CONTAINER, pod_failure_policy
 from sidestep.runtime.errors import ExitCode
 from tests.platforms.rendering import ON_S3, render
 
@@ -36,7 +36,7 @@ def test_every_code_has_its_outcome() -> None:
     assert outcome(137) == outcome(143) == outcome(1) == "Count"
 
 
-@pytest.mark.parametrize("code", [*permanent_codes(), 69, 75, 137])
+@pytest.mark.parametrize("code", [*ExitCode, 137])
 def test_a_pod_that_had_to_go_never_counts(code: int) -> None:
     assert outcome(code, disrupted=True) == "Ignore"
 
