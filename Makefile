@@ -6,7 +6,7 @@ export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format typecheck house golden mutants docs music torture bench clean
-.PHONY: tools hooks image test-image sbom chart test-chart lint-deploy cuda-check jobs test-places test-browser
+.PHONY: tools hooks image test-image sbom chart test-chart lint-deploy cuda-check jobs test-platforms test-places test-browser
 
 # The engine (docker or podman), what is built (cuda, cpu or shell), helm, and a browser.
 ENGINE ?= $(firstword $(notdir $(shell command -v docker podman)) docker)
@@ -18,7 +18,7 @@ CHROMIUM ?= chromium
 FORMAT = $(if $(findstring podman,$(shell $(ENGINE) --version)),--format docker)
 
 help: ## list these targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 setup: ## make .venv, or bring it up to date
 	@command -v $(PYTHON) >/dev/null || { echo "Set-up: Side-Step needs Python 3.11 or newer, and there is no $(PYTHON) on PATH."; exit 1; }
@@ -101,8 +101,10 @@ test-browser: tools ## report.html in headless Chromium (needs chromium)
 jobs: setup ## render the files of jobs/ anew from jobs/specs/
 	@$(RUN) tests.platforms.committed
 
-test-places: setup ## what SkyPilot's, dstack's and Vast's own packages make of what is rendered for them
-	@$(RUN) pytest -m places
+test-platforms: setup ## what SkyPilot's, dstack's and Vast's own packages make of what is rendered for them
+	@$(RUN) pytest -m platforms
+
+test-places: test-platforms # its name of old
 
 cuda-check: setup ## install the CUDA pins in a throw-away environment and import them (3 GB to download, no GPU)
 	@.venv/bin/python requirements/check_cuda.py

@@ -1,6 +1,6 @@
-"""What the places' own packages make of what is rendered: SkyPilot's and dstack's parsers, Vast's client.
+"""What the platforms' own packages make of what is rendered: SkyPilot's and dstack's parsers, Vast's client.
 
-Each is installed into an environment of its own, below build/places. They may let misspelt keys pass, so it
+Each is installed into an environment of its own, below build/platforms. They may let misspelt keys pass, so it
 is the values they end up with that are compared.
 """
 
@@ -21,17 +21,17 @@ import pytest
 from sidestep.config.job import resolve
 from tests.platforms.rendering import IMAGE, ON_S3, ROOT, SPECS, render
 
-pytestmark = [pytest.mark.places, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.platforms, pytest.mark.timeout(1200)]
 READERS = Path(__file__).with_name("readers")
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
 def environment_of(package: str) -> Path:
-    """The bin folder of an environment with `package` alone, at the version of requirements/places.txt."""
-    pins = (ROOT / "requirements" / "places.txt").read_text()
+    """The bin folder of an environment with `package` alone, at the version of requirements/platforms.txt."""
+    pins = (ROOT / "requirements" / "platforms.txt").read_text()
     found = re.search(rf"^{package}==\S+", pins, re.M)
     assert found is not None
-    folder = ROOT / "build" / "places" / f"{package}-{hashlib.sha256(found[0].encode()).hexdigest()[:8]}"
+    folder = ROOT / "build" / "platforms" / f"{package}-{hashlib.sha256(found[0].encode()).hexdigest()[:8]}"
     if not (folder / "ready").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "-q", found[0]], check=True)
