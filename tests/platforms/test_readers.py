@@ -1,7 +1,7 @@
 """What the platforms' own packages make of what is rendered: SkyPilot's and dstack's parsers, Vast's client.
 
-Each is installed into an environment of its own, below build/platforms. They may let misspelt keys pass, so it
-is the values they end up with that are compared.
+Each is installed into an environment of its own, below build/platforms. They may let misspelt keys pass, so
+it is the values they end up with that are compared.
 """
 
 import hashlib
