@@ -149,6 +149,11 @@ def moved(name: str, old: GoldenRun, new: GoldenRun) -> Iterator[Difference]:
     yield from _moved(old.adapter, new.adapter, largest)
 
 
+def largest_difference(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> float:
+    """How far off tensors are, by the largest value of each; infinity where one is missing."""
+    return max((difference.relative for difference in _moved(old, new)), default=0.0)
+
+
 def moved_files(old: GoldenRun, new: GoldenRun) -> list[str]:
     """The files whose digests are other ones than they were."""
     files = sorted(old.digests.keys() | new.digests.keys())

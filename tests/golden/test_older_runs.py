@@ -1,0 +1,93 @@
+"""Runs begun by an older version, and interrupted, go on under this one as if nothing had happened.
+
+`older/README.md` says how they were begun. The output of a killed run was a folder; that of a run with a
+pending checkpoint was s3://studio/older-<run>, and stays so here: the name of the workspace's folder that
+holds the checkpoint, `outbox-…`, is a digest of the output's place.
+"""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load
+
+import sidestep
+from sidestep.config.schema import StorageSpec
+from sidestep.storage.open import open_store
+from sidestep.storage.store import Store
+from tests.golden.machine import machine_kind
+from tests.golden.trainings import largest_difference
+from tests.s3 import S3Server
+from tests.torture.outcome import check_log, read_outcome, read_records
+
+OLDER = Path(__file__).parent / "older"
+RUNS = ("lora-adamw", "lora-prodigy", "lokr-adamw", "lokr-prodigy")
+STEPS = 40
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_killed_run_goes_on(run: str, golden: Path, tmp_path: Path) -> None:
+    unpack(f"killed-{run}", tmp_path)
+    store = open_store(str(tmp_path / "output"), StorageSpec())
+    committed = read_records(store)[-1]["step"]
+    go_on(tmp_path, golden, store)
+    assert first_step_after(store) > committed
+    check_end(run, store)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_pending_checkpoint_goes_on(run: str, golden: Path, tmp_path: Path, s3_server: S3Server) -> None:
+    unpack(f"pending-{run}", tmp_path)
+    store = s3_server.store(f"older-{run}")
+    for file in (tmp_path / "output").rglob("*"):
+        if file.is_file():
+            store.write_bytes(file.relative_to(tmp_path / "output").as_posix(), file.read_bytes())
+    [note] = (tmp_path / "workspace").glob("scratch/outbox-*/newest.json")
+    pending = json.loads(note.read_bytes())["step"]
+    assert pending > read_records(store)[-1]["step"]
+    go_on(tmp_path, golden, store)
+    assert first_step_after(store) == pending
+    check_end(run, store)
+
+
+def unpack(name: str, folder: Path) -> None:
+    with tarfile.open(OLDER / f"{name}.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+
+
+def go_on(folder: Path, golden: Path, output: Store) -> None:
+    """Run the job again by the job.yaml in its output; only the places are other ones."""
+    spec = sidestep.JobSpec.load(
+        folder / "output" / "job.yaml",
+        checkpoint_dir=str(golden / "checkpoints"),
+        dataset_dir=str(OLDER / "tensors"),
+        output_dir=output.place,
+        runtime={"workspace": str(folder / "workspace")},
+        storage={"endpoint_url": output.options.endpoint_url},
+    )
+    sidestep.run(spec)
+
+
+def first_step_after(store: Store) -> int:
+    """The first step that was committed under this version."""
+    return next(
+        int(record["step"])
+        for record in read_records(store)
+        if record["generation"] == 2 and record["kind"] == "commit"
+    )
+
+
+def check_end(run: str, store: Store) -> None:
+    """The adapter is that of the uninterrupted run, and no step is missing or told twice."""
+    check_log(store)
+    outcome = read_outcome(store)
+    assert [step for step, _ in outcome.curves["loss/train"]] == list(range(1, STEPS + 1))
+    expected = {file.name: file.read_bytes() for file in (OLDER / "expected" / run).iterdir()}
+    if machine_kind() == json.loads((OLDER / "machine.json").read_text()):
+        assert outcome.adapter == expected
+        assert json.loads(store.read_bytes("receipt.json"))["bit_equality"] == "claimed"
+    assert outcome.adapter.keys() == expected.keys()
+    for name in expected:
+        if name.endswith(".safetensors"):
+            assert largest_difference(load(expected[name]), load(outcome.adapter[name])) <= 1e-5
