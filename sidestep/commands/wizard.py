@@ -2,7 +2,7 @@
 
 from sidestep.commands.command import Call
 from sidestep.commands.parser import Parser
-from sidestep.runtime.console import is_interactive, write
+from sidestep.runtime.console import is_interactive
 from sidestep.runtime.errors import UsageError
 
 
@@ -16,6 +16,6 @@ def run(call: Call) -> None:
     if not is_interactive():
         raise UsageError("the wizard asks its questions on a terminal, and this is none")
 
-    from sidestep.wizard.wizard import wizard
+    from sidestep.wizard.menu import wizard
 
-    wizard(call.main, write)
+    wizard(call.main)

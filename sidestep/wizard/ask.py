@@ -15,12 +15,11 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.validation import ValidationError, Validator
 
+from sidestep.runtime.console import write
 from sidestep.runtime.errors import UsageError
 
 GO_BACK = "b"
 HINT = "Enter: what is in brackets · Esc or b: back · Ctrl-C: leave"
-
-
 COLUMNS, LINES = 60, 16  # a description, a question, some of its choices, and the hints
 
 
@@ -101,6 +100,11 @@ def ask(
     if text.strip() == GO_BACK:
         raise Back
     return meant(text)
+
+
+def say(text: str) -> None:
+    """Something about what was answered."""
+    write(f"  {text}\n")
 
 
 def yes(question: str, default: bool = True) -> bool:

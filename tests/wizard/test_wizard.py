@@ -16,8 +16,8 @@ from sidestep.config.presets import find_preset
 from sidestep.lifecycle.status import Status
 from sidestep.runtime.errors import ExitCode
 from sidestep.tasks import demo
+from sidestep.wizard.questions import ASKED
 from sidestep.wizard.settings import load_settings
-from sidestep.wizard.steps import ASKED
 from tests.s3 import S3Server
 
 from .terminal import CONTROL_C, ESCAPE, Terminal
@@ -260,7 +260,7 @@ def test_a_terminal_that_cannot_show_it_is_told(how: dict[str, Any], says: str) 
 
 
 def test_the_wizard_loads_no_torch() -> None:
-    says = "import sys, sidestep.wizard.wizard; print({'torch', 'transformers', 's3fs'} & set(sys.modules))"
+    says = "import sys, sidestep.wizard.menu; print({'torch', 'transformers', 's3fs'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", says], text=True) == "set()\n"
 
 
