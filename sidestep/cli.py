@@ -1,6 +1,5 @@
 """The command `sidestep`: from what was typed to an exit code. What a command needs is imported on use."""
 
-import difflib
 import logging
 import os
 import sys
@@ -14,6 +13,7 @@ from sidestep.commands.command import Call
 from sidestep.runtime.console import is_interactive, write
 from sidestep.runtime.errors import ExitCode, MachineError, SideStepError, UsageError
 from sidestep.runtime.logs import log_file, setup_logging
+from sidestep.runtime.words import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +100,7 @@ def _dispatch(words: list[str]) -> int:
         return ExitCode.DONE
     command = COMMANDS.get(name)
     if command is None:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean `sidestep {close[0]}`?" if close else f"there are {', '.join(COMMANDS)}"
+        hint = did_you_mean(name, COMMANDS, spelt="`sidestep {}`")
         raise UsageError(f"there is no command {name!r}; {hint}")
     command.run(Call(command.parser(), rest, COMMANDS, main))
     return ExitCode.DONE

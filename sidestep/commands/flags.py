@@ -1,7 +1,6 @@
 """The command line's flags, made from the schema: one flag per field, in the groups of `groups.py`."""
 
 import argparse
-import difflib
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from sidestep.config.fields import CLOSE_ENOUGH, Path, SpecField, nearest, spec_
 from sidestep.config.groups import GROUPS, TASKS
 from sidestep.config.problems import Problem
 from sidestep.config.sources import Given, from_text
+from sidestep.runtime.words import nearest_word
 
 
 def add_flags(
@@ -102,10 +102,10 @@ def _did_you_mean(flag: str, known: Sequence[str]) -> str:
     elsewhere = [field for field in spec_fields().values() if flag in flags_of(field)]
     if elsewhere:
         return f"cannot be set here: this command decides {elsewhere[0].name} (`sidestep run` takes the flag)"
-    close = difflib.get_close_matches(flag.replace("_", "-").lower(), known, n=1, cutoff=CLOSE_ENOUGH)
+    close = nearest_word(flag.replace("_", "-"), known, CLOSE_ENOUGH)
     if not close and (meant := nearest(tuple(flag.lstrip("-").replace("-", "_").split(".")))):
-        close = spec_fields()[meant].flags
-    return f"is not known; did you mean {close[0]}?" if close else "is not known; --help lists all flags"
+        close = spec_fields()[meant].flags[0]
+    return f"is not known; did you mean {close}?" if close else "is not known; --help lists all flags"
 
 
 def metavar(field: SpecField) -> str:

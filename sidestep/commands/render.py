@@ -1,6 +1,5 @@
 """`sidestep render`: the file that runs a job on a platform, and the command that submits it."""
 
-import difflib
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from sidestep.platforms.platform import Platform
 from sidestep.platforms.render import PLATFORMS, default_file, rendered_for, spec_file
 from sidestep.runtime.console import write
 from sidestep.runtime.errors import UsageError
+from sidestep.runtime.words import did_you_mean
 
 
 def add_arguments(parser: Parser) -> None:
@@ -55,6 +55,4 @@ def run(call: Call) -> None:
 def _platform(name: str) -> Platform:
     if name in PLATFORMS:
         return PLATFORMS[name]
-    close = difflib.get_close_matches(name.lower(), PLATFORMS, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(PLATFORMS)}"
-    raise UsageError(f"{name!r} is no place that jobs are rendered for; {hint}")
+    raise UsageError(f"{name!r} is no place that jobs are rendered for; {did_you_mean(name, PLATFORMS)}")

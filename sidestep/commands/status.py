@@ -13,7 +13,7 @@ from sidestep.lifecycle.status import FILE, Status
 from sidestep.runtime.console import write
 from sidestep.runtime.errors import MissingInputError
 from sidestep.runtime.logs import setup_logging
-from sidestep.runtime.progress import duration
+from sidestep.runtime.words import duration
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
 

@@ -2,7 +2,6 @@
 and what it allows, in words. Flags, sources and the error report all read this one list.
 """
 
-import difflib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from sidestep.config.schema import JobFields
 from sidestep.config.section import Section, mark_of
+from sidestep.runtime.words import nearest_word
 
 Path = tuple[str, ...]
 """A field's keys from the top, such as ("train", "adapter", "rank")."""
@@ -141,7 +141,7 @@ def only(values: Mapping[str, Any], paths: Collection[Path], above: Path = ()) -
     return kept
 
 
-CLOSE_ENOUGH = 0.7  # below this, difflib finds a likeness where nobody would
+CLOSE_ENOUGH = 0.7  # below this, `nearest_word` finds a likeness where nobody would
 
 
 def nearest(path: Path, sections: bool = False) -> Path | None:
@@ -150,7 +150,7 @@ def nearest(path: Path, sections: bool = False) -> Path | None:
     A known name at another depth (`lr` at the top, `tensor_output`) comes first. Then the likeliest
     misspelling: of a name in the same section, of a whole path (`train_lr`), of any name.
     """
-    known = [*spec_fields(), *(filter(None, spec_sections()) if sections else ())]
+    known: list[Path] = [*spec_fields(), *(filter(None, spec_sections()) if sections else ())]
     spelt = [(place[-1], place) for place in known]
     for field in spec_fields().values():
         spelt += [(flag.removeprefix("--").replace("-", "_"), field.path) for flag in field.flags]
@@ -163,7 +163,7 @@ def nearest(path: Path, sections: bool = False) -> Path | None:
     paths = {} if is_nested else {"_".join(place): place for place in spec_fields()}
     written = "_".join(path).lower().replace("-", "_").replace(".", "_")
     for word, candidates in ((name, siblings), (written, paths), (name, dict(spelt))):
-        for match in difflib.get_close_matches(word, candidates, n=1, cutoff=CLOSE_ENOUGH):
+        if match := nearest_word(word, candidates, CLOSE_ENOUGH):
             return candidates[match]
     return None
 

@@ -20,6 +20,7 @@ from sidestep.config.problems import Problem, invalid_values, report
 from sidestep.config.schema import JobFields
 from sidestep.config.sources import Given, Source, from_arguments, from_environment, from_preset, from_yaml
 from sidestep.runtime.errors import BadSpecError, UsageError
+from sidestep.runtime.words import set_at
 
 
 class JobSpec(JobFields):
@@ -42,6 +43,13 @@ class JobSpec(JobFields):
         """
         spec, _ = resolve(config=path, arguments=overrides, preset=preset)
         return spec
+
+    def changed(self, values: Mapping[str, Any]) -> "JobSpec":
+        """The same job with other `values`, by dotted names. Raises a ValidationError where one is wrong."""
+        plain = self.model_dump()
+        for name, value in values.items():
+            set_at(plain, name.split("."), value)
+        return JobSpec.model_validate(plain)
 
 
 def resolve(

@@ -18,6 +18,7 @@ from sidestep.config.presets import Preset, find_preset
 from sidestep.config.problems import Problem, unknown_key
 from sidestep.config.yaml12 import read_yaml
 from sidestep.runtime.errors import MissingInputError
+from sidestep.runtime.words import nested
 
 CONFIG_VARIABLE = "SIDESTEP_CONFIG"
 IMAGE_VARIABLE = "SIDESTEP_IMAGE"  # for `sidestep render`: what runs a job is no part of its spec
@@ -66,13 +67,7 @@ class Source(PydanticBaseSettingsSource):
                 self.problems.append(unknown_key(item.path, item.origin))
 
     def __call__(self) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for (*sections, name), item in self.given.items():
-            inside = values
-            for section in sections:
-                inside = inside.setdefault(section, {})
-            inside[name] = item.value
-        return {"spec": values}
+        return {"spec": nested({path: item.value for path, item in self.given.items()})}
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         raise NotImplementedError("`__call__` gives all fields at once")

@@ -20,15 +20,3 @@ class Figure:
 def gigabytes(size: float) -> str:
     """Bytes as people compare them with a card: 10⁹."""
     return f"{size / 1e9:.2f} GB"
-
-
-def duration(seconds: float) -> str:
-    """12 s, 34 min, 5.6 h, 7.8 days."""
-    for limit, size, unit, digits in (
-        (90, 1, "s", 0),
-        (90 * 60, 60, "min", 0),
-        (48 * 3600, 3600, "h", 1),
-    ):
-        if seconds < limit:
-            return f"{seconds / size:.{digits}f} {unit}"
-    return f"{seconds / 86400:.1f} days"

@@ -16,14 +16,7 @@ class Change:
     price: str
 
     def apply(self, spec: JobSpec) -> JobSpec:
-        data = spec.model_dump()
-        for name, value in self.settings.items():
-            *sections, field = name.split(".")
-            place = data
-            for section in sections:
-                place = place[section]
-            place[field] = value
-        return JobSpec.model_validate(data)
+        return spec.changed(self.settings)
 
 
 def changes_to_fit(

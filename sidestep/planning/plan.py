@@ -6,11 +6,12 @@ from typing import Any
 
 from sidestep.config.job import JobSpec
 from sidestep.planning.cards import CARDS, Card
-from sidestep.planning.figures import Figure, duration, gigabytes
+from sidestep.planning.figures import Figure, gigabytes
 from sidestep.planning.fit import Change, changes_to_fit
 from sidestep.planning.memory import Memory, memory_of
 from sidestep.planning.preemption import RESTART_SECONDS, Preemptions, plan_for_preemptions
 from sidestep.planning.songs import Songs
+from sidestep.runtime.words import duration
 from sidestep.training.schedule import Schedule
 
 _TERA = 1e12

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sidestep.planning.figures import Figure, duration, gigabytes
+from sidestep.planning.figures import Figure, gigabytes
 from sidestep.planning.plan import Fit, OnCard, Plan
 from sidestep.preflight.checks import WIDTH
+from sidestep.runtime.words import duration
 
 _BASIS_WIDTH = 10
 
@@ -69,7 +70,7 @@ def _cards(rows: list[OnCard]) -> str:
     lines = [
         "Cards: the time of training alone, computed from its FLOPs, the peak of the data",
         "sheet, and the share of it that is assumed to be reached",
-        f"  {'':12}{'memory':>8}{'needs':>11}{'share':>20}{'time':>11}{cost:>10}".rstrip(),
+        f"  {'':12}{'memory':>8}{'needs':>11}{'share':>20}{'time':>12}{cost:>10}".rstrip(),
     ]
     for row in rows:
         verdict = "fits" if row.fits else "too small"
@@ -77,7 +78,7 @@ def _cards(rows: list[OnCard]) -> str:
         lines.append(
             f"  {row.card.name:12}{row.card.gib:>4} GiB{gigabytes(row.memory):>11} {verdict:9}"
             f" {row.precision if row.precision != 'bf16' else '':4}"
-            f"{row.card.efficiency:>6.0%} {duration(row.seconds):>10}{cost}"
+            f"{row.card.efficiency:>6.0%} {duration(row.seconds):>11}{cost}"
         )
     return "\n".join(lines) + "\n"
 

@@ -13,6 +13,7 @@ from typing import Any
 from sidestep.config.fields import Path as FieldPath
 from sidestep.config.fields import spec_fields, variable
 from sidestep.config.job import JobSpec
+from sidestep.runtime.words import nested
 from sidestep.storage.open import local_path
 
 GPU_MEMORY_GB = 24
@@ -115,17 +116,6 @@ def local_places(spec: JobSpec) -> dict[FieldPath, Path]:
         for path, place in places(spec).items()
         if not (path[-1] == "resume_from" and "/" not in place) and (folder := local_path(place)) is not None
     }
-
-
-def nested(given: Mapping[FieldPath, Any]) -> dict[str, Any]:
-    """{("train", "lr"): 1e-4} as {"train": {"lr": 1e-4}}."""
-    values: dict[str, Any] = {}
-    for (*sections, name), value in given.items():
-        place = values
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[name] = value
-    return values
 
 
 def flattened(given: Mapping[FieldPath, Any]) -> dict[str, str]:

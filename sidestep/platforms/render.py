@@ -45,7 +45,7 @@ def rendered_for(
         added[ON_EXIT] = "terminate"
     config, from_config = spec_file(origins)
     job = Job(
-        _with(spec, added),
+        spec.changed({".".join(path): value for path, value in added.items()}),
         {**given, **added},
         image,
         shlex.quote(file or default_file(platform, spec)),
@@ -88,16 +88,6 @@ def _check_suits(platform: Platform, job: Job) -> None:
         raise UsageError(
             "\n".join([f"the spec does not suit {platform.name}", *(f"  {one}" for one in problems)])
         )
-
-
-def _with(spec: JobSpec, values: Mapping[FieldPath, Any]) -> JobSpec:
-    plain = spec.model_dump(mode="json")
-    for (*sections, name), value in values.items():
-        section = plain
-        for key in sections:
-            section = section[key]
-        section[name] = value
-    return JobSpec.model_validate(plain)
 
 
 def spec_file(origins: Mapping[str, str]) -> tuple[str | None, frozenset[FieldPath]]:

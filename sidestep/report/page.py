@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template, Undefi
 from sidestep.config.job import JobSpec
 from sidestep.report.charts import Chart, Line, chart
 from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.words import duration
 from sidestep.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -117,15 +118,6 @@ def _text(value: Any) -> str:
             return str(value)
 
 
-def _duration(seconds: float) -> str:
-    """`3:20`, or `1:05:00` from an hour on, and `0.2 s` below a second."""
-    if 0 < seconds < 1:
-        return f"{seconds:.1g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 @cache
 def _template() -> Template:
     environment = Environment(
@@ -135,6 +127,6 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["duration"] = _duration
+    environment.filters["duration"] = duration
     environment.filters["words"] = lambda key: re.sub(r"[_.]", " ", key)
     return environment.get_template("report.html.jinja")

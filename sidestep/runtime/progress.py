@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.filesize import decimal
 
 from sidestep.runtime.liveness import sign_of_life
+from sidestep.runtime.words import duration
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -129,13 +130,3 @@ def _shown(bar: Bar) -> "Live":
         return table
 
     return Live(get_renderable=row, console=Console(stderr=True), refresh_per_second=4)
-
-
-def duration(seconds: float) -> str:
-    """`8 s`, `3 min 20 s`, `2 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -84,7 +84,7 @@ def _without_fp16(spec: JobSpec) -> JobSpec:
     if spec.runtime.precision != "fp16":
         return spec
     log.info("Estimating in fp32: fp16 is for training")
-    return spec.model_copy(update={"runtime": spec.runtime.model_copy(update={"precision": "fp32"})})
+    return spec.changed({"runtime.precision": "fp32"})
 
 
 def _measure(spec: JobSpec, ground: TrainingSetup) -> dict[str, float]:

@@ -54,22 +54,19 @@ def verify_resume(spec: JobSpec, steps: int) -> None:
 
 def _trial(spec: JobSpec, steps: int, output: Path) -> JobSpec:
     """The job in small: so many steps, with a checkpoint in the middle, and no waiting for a dead writer."""
-    checkpoint = spec.train.checkpoint.model_copy(
-        update={
-            "every_epochs": 10**6,
-            "keep_every_epochs": None,
-            "every_minutes": None,
-            "every_steps": steps // 2,
-        }
-    )
-    train = {"max_steps": steps, "checkpoint": checkpoint, "resume_from": None, "extend": False}
-    return spec.model_copy(
-        update={
+    return spec.changed(
+        {
             "task": "train",
             "dataset_dir": spec.tensors_place,
             "output_dir": str(output),
-            "train": spec.train.model_copy(update=train),
-            "runtime": spec.runtime.model_copy(update={"lease_seconds": 1.0}),
+            "train.max_steps": steps,
+            "train.checkpoint.every_epochs": 10**6,
+            "train.checkpoint.keep_every_epochs": None,
+            "train.checkpoint.every_minutes": None,
+            "train.checkpoint.every_steps": steps // 2,
+            "train.resume_from": None,
+            "train.extend": False,
+            "runtime.lease_seconds": 1.0,
         }
     )
 

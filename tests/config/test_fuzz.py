@@ -12,6 +12,7 @@ from sidestep.config.fields import spec_fields, variable
 from sidestep.config.job import resolve
 from sidestep.config.yaml12 import dump_yaml
 from sidestep.runtime.errors import BadSpecError, MissingInputError
+from sidestep.runtime.words import nested
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12)
 VALUES = st.recursive(
@@ -46,13 +47,7 @@ def test_any_file(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None
 @QUICK
 @given(values=st.dictionaries(st.sampled_from(PATHS), VALUES, max_size=5))
 def test_any_value_of_any_field(values: dict[tuple[str, ...], Any]) -> None:
-    nested: dict[str, Any] = {"output_dir": "out", "audio_dir": "songs"}
-    for path, value in values.items():
-        place = nested
-        for section in path[:-1]:
-            place = place.setdefault(section, {})
-        place[path[-1]] = value
-    resolved(arguments=nested)
+    resolved(arguments=nested({("output_dir",): "out", ("audio_dir",): "songs", **values}))
 
 
 @QUICK

@@ -185,3 +185,15 @@ def test_the_other_type_s_settings_are_refused(type_: str, others: dict[str, obj
         JobSpec(**PLACES, train={"adapter": {"type": type_, **others}})
     other = "lora" if type_ == "lokr" else "lokr"
     assert JobSpec(**PLACES, train={"adapter": {"type": other, **others}})
+
+
+def test_a_job_with_other_values_is_checked_anew() -> None:
+    spec = JobSpec(**PLACES, train={"adapter": {"rank": 16, "rank_pattern": {"v_proj": 8}}})
+    other = spec.changed({"task": "train", "train.adapter.alpha": 8, "runtime.precision": "bf16"})
+    assert (other.task, other.train.adapter.alpha, other.runtime.precision) == ("train", 8, "bf16")
+    assert other.train.adapter.rank_pattern == {"v_proj": 8} and spec.task == "pipeline"
+    assert spec.changed({}) == spec
+    with pytest.raises(ValidationError, match="epochs"):
+        spec.changed({"train.epochs": 0})
+    with pytest.raises(ValidationError, match="epohcs"):
+        spec.changed({"train.epohcs": 1})

@@ -262,7 +262,7 @@ def test_offline_needs_nothing_at_all(capsys: Any) -> None:
     assert main(["plan", "--offline", "--songs", "3", "--song-seconds", "30", "--price-per-hour", "1"]) == 0
     text = capsys.readouterr().out
     assert "LoRA, 44,040,192 parameters in 384 tensors" in text
-    assert "3, 90 s of sound" in text or "3, 2 min of sound" in text
+    assert "3, 1 min 30 s of sound" in text
     assert not list(Path().glob("out*"))
 
 

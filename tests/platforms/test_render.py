@@ -15,6 +15,7 @@ from sidestep.platforms.image import REPOSITORY, image_reference
 from sidestep.platforms.job import flattened
 from sidestep.platforms.render import PLATFORMS, default_file, said
 from sidestep.runtime.errors import BadSpecError, ExitCode, UsageError
+from sidestep.runtime.words import nested
 from tests.platforms.rendering import IMAGE, ON_S3, SPECS, render
 
 SECRETS = {"AWS_ACCESS_KEY_ID": "AKIA-not-to-be-seen", "AWS_SECRET_ACCESS_KEY": "s3cr3t-not-to-be-seen"}
@@ -203,14 +204,11 @@ def values_of(path: tuple[str, ...]) -> st.SearchStrategy[Any]:
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_any_spec_says_the_same_in_variables(data: st.DataObject) -> None:
-    nested: dict[str, Any] = {"output_dir": "s3://a/b", "audio_dir": "s3://a/c"}
+    values: dict[tuple[str, ...], Any] = {("output_dir",): "s3://a/b", ("audio_dir",): "s3://a/c"}
     for path in data.draw(st.lists(st.sampled_from(sorted(spec_fields())), max_size=6, unique=True)):
-        place = nested
-        for section in path[:-1]:
-            place = place.setdefault(section, {})
-        place[path[-1]] = data.draw(values_of(path))
+        values[path] = data.draw(values_of(path))
     try:
-        spec, origins = resolve(arguments=nested, environ={})
+        spec, origins = resolve(arguments=nested(values), environ={})
     except BadSpecError:
         return
     assert resolve(environ=flattened(said(spec, origins)))[0] == spec

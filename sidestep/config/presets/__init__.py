@@ -6,7 +6,6 @@ from somebody else must not send one's songs elsewhere. Some are built in, and t
 platform's folder for settings, each `<name>.yaml`.
 """
 
-import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from sidestep.config.fields import spec_fields
 from sidestep.config.yaml12 import read_yaml
 from sidestep.runtime.atomic import create_file, replacing
 from sidestep.runtime.errors import AccessError, UsageError
+from sidestep.runtime.words import did_you_mean
 
 BUILT_IN = ("recommended", "quick-test", "high-quality", "8gb", "12gb", "16gb", "24gb")
 
@@ -83,9 +83,7 @@ def find_preset(name: str) -> Preset:
     presets = all_presets()
     if name in presets:
         return presets[name]
-    close = difflib.get_close_matches(name.lower(), presets, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(presets)}"
-    raise UsageError(f"there is no preset {name!r}; {hint}")
+    raise UsageError(f"there is no preset {name!r}; {did_you_mean(name, presets)}")
 
 
 def save_preset(name: str, text: str, *, replace: bool = False) -> Path:

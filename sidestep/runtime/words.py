@@ -1,0 +1,53 @@
+"""What many parts say or name alike: a duration, the word that somebody meant, a value by its path."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def duration(seconds: float) -> str:
+    """`0.2 s`, `8 s`, `3 min 20 s`, `2 h 05 min`, and `7.8 days` from two days on."""
+    whole = round(seconds)
+    if 0.05 <= seconds < 0.95:
+        return f"{seconds:.1f} s"
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{seconds / 86400:.1f} days"
+
+
+def nearest_word(word: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """The one of `known` that `word` is most like, in whatever case; None where none is like it.
+
+    `likeness` is difflib's ratio, from 0 to 1, that it has at least.
+    """
+    return next(iter(difflib.get_close_matches(word.lower(), known, n=1, cutoff=likeness)), None)
+
+
+def did_you_mean(word: str, known: Iterable[str], spelt: str = "{}") -> str:
+    """The hint behind an unknown word: `did you mean base?`, or else all that are known.
+
+    `spelt` is how a command line or a file would have it, with {} for the word.
+    """
+    known = list(known)
+    nearest = nearest_word(word, known)
+    return f"did you mean {spelt.format(nearest)}?" if nearest else f"there are {', '.join(known)}"
+
+
+def set_at(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set `value` in the nested `values`, making the dicts on the way there that are missing."""
+    *above, name = path
+    for key in above:
+        values = values.setdefault(key, {})
+    values[name] = value
+
+
+def nested(values: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    """Values by their paths as dicts within dicts: {("train", "lr"): 1e-4} as {"train": {"lr": 1e-4}}."""
+    made: dict[str, Any] = {}
+    for path, value in values.items():
+        set_at(made, path, value)
+    return made
