@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+import sidestep
 from sidestep.acestep.config import RELEASES
 from sidestep.commands import COMMANDS
 from sidestep.config.fields import spec_fields
 from sidestep.config.job import JobSpec
 from sidestep.data.entries import read_dataset
 from sidestep.tasks import demo
-from sidestep.tasks.preprocess import preprocess
 from tests.documents import GUIDE, QUICK, ROOT, Block, blocks, run
 
 ALL_PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -44,7 +44,7 @@ def workshop(tiny_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -
         patch.setattr(demo, "TUNES", demo.TUNES[:2])
         demo.write_songs(folder / "my_songs")
     places = {"audio_dir": folder / "my_songs", "dataset_dir": folder / "my_tensors"}
-    preprocess(JobSpec.load(None, task="preprocess", checkpoint_dir=folder / "checkpoints", **places))
+    sidestep.run(JobSpec.load(None, task="preprocess", checkpoint_dir=folder / "checkpoints", **places))
     return folder
 
 

@@ -9,13 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
-from sidestep.config.job import JobSpec
 from sidestep.data.audio import AUDIO_SUFFIXES
 from sidestep.data.entries import Entry, Metadata, TagPosition, read_dataset, validated
 from sidestep.data.places import SongFinder
 from sidestep.data.sidecar import read_sidecar, sidecar_of
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.storage.open import open_store
 from sidestep.storage.store import FileInfo, Store
 
 log = logging.getLogger(__name__)
@@ -53,17 +51,18 @@ class Song:
         return f"{self.store.place}/{self.path}"
 
 
-def read_songs(spec: JobSpec) -> list[Song]:
-    """The songs of `spec.dataset_json` in its order; without one, all songs in `spec.audio_dir`, sorted.
+def read_songs(audio_dir: Store | None, dataset_json: tuple[Store, str] | None) -> list[Song]:
+    """The songs of a dataset JSON in its order; without one, all songs in `audio_dir`, sorted.
+
+    Args:
+        dataset_json: the folder that it is in, and its name there.
 
     Raises BadDataError, or MissingInputError where files are missing and nothing else is wrong, with every
     problem of the dataset at once.
     """
-    audio_dir = open_store(spec.audio_dir, spec.storage) if spec.audio_dir else None
-    if spec.dataset_json:
-        folder = open_store(posixpath.dirname(spec.dataset_json) or ".", spec.storage)
-        return _songs_of_json(folder, posixpath.basename(spec.dataset_json), audio_dir)
-    assert audio_dir, "the spec's own check asks for audio_dir or dataset_json"
+    if dataset_json:
+        return _songs_of_json(*dataset_json, audio_dir)
+    assert audio_dir, "what a task needs is asked before"
     return _songs_of_folder(audio_dir)
 
 

@@ -1,21 +1,20 @@
 """TensorBoard's files on their way to the output."""
 
-from sidestep.lifecycle.output import Output
+from sidestep.lifecycle.output import LOGS, RUNS, Output
 from sidestep.training.events import stale
-
-FOLDER = "runs"
 
 
 class EventsToSend:
-    """Complete files go up before the record of their last step."""
+    """Complete files go up before the record of their last step: they are added by the thread that trains,
+    and sent by the one that saves."""
 
     def __init__(self, output: Output, newest: int, now: int) -> None:
         """Of the files from `newest`, the last committed step, on: those after `now` are void."""
         self._output = output
-        store = output.store.child(FOLDER)
+        store = output.store.child(RUNS)
         for name in stale((file.path for file in store.list_files()), now + 1):
             store.delete(name)
-        here = [file.name for file in output.path(FOLDER).iterdir()]
+        here = [file.name for file in output.path(RUNS).iterdir()]
         self._names = [name for name in stale(here, newest + 1) if name not in stale(here, now + 1)]
 
     def add(self, name: str | None) -> None:
@@ -24,7 +23,9 @@ class EventsToSend:
             self._names.append(name)
 
     def send(self) -> None:
+        """Bring them to the output, and the log so far."""
         names = list(self._names)
-        self._output.send(FOLDER, names)
-        self._output.send("logs")
-        self._names = [name for name in self._names if name not in names]
+        self._output.send(RUNS, names)
+        self._output.send(LOGS)
+        for name in names:  # others may have been added meanwhile
+            self._names.remove(name)

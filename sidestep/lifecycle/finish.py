@@ -1,18 +1,20 @@
 """The end of a run: the last record, and what is published after it; again, where that was cut off."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sidestep.commitlog.log import Record
 from sidestep.commitlog.writer import Writer
-from sidestep.lifecycle.events import FOLDER as RUNS
-from sidestep.lifecycle.identity import LENGTH, refuse_another_run
-from sidestep.lifecycle.job import Attempt
+from sidestep.lifecycle.identity import check_same_run, length_before, settings_of
+from sidestep.lifecycle.job import Job
+from sidestep.lifecycle.output import RUNS
 from sidestep.lifecycle.publish import FOLDER as ADAPTER
 from sidestep.lifecycle.publish import publish
 from sidestep.lifecycle.receipt import FILE as RECEIPT
-from sidestep.lifecycle.receipt import write_receipt
+from sidestep.lifecycle.receipt import receipt_bytes
+from sidestep.lifecycle.reporter import Reporter
 from sidestep.lifecycle.resume import has_gone_on
 from sidestep.report.curve import FILE as CURVE
 from sidestep.report.curve import loss_curve
@@ -37,69 +39,82 @@ class TrainResult:
 
 
 def finish(
-    attempt: Attempt, writer: Writer, progress: Progress, recipe: dict[str, Any], history: bytes
+    job: Job,
+    reporter: Reporter,
+    writer: Writer,
+    fingerprint: Mapping[str, Any],
+    progress: Progress,
+    history: bytes,
 ) -> TrainResult:
     """All steps are made and the last one is committed: say so, and publish. `history` is of history.json."""
-    attempt.begin("publish")
-    output = attempt.output
-    output.store.write_bytes(HISTORY, history)
-    output.store.write_bytes(CURVE, loss_curve(progress.losses, progress.evaluations, attempt.spec.name))
+    reporter.begin("publish")
+    store = job.output.store
+    store.write_bytes(HISTORY, history)
+    store.write_bytes(CURVE, loss_curve(progress.losses, progress.evaluations, job.spec.name))
     done = writer.finish()
-    publish(attempt.commits, done, attempt.workspace)
-    write_receipt(attempt, done, recipe, progress)
-    write_report(output.store, attempt.spec)
+    publish(job.commits, done, job.workspace)
+    store.write_bytes(RECEIPT, receipt_bytes(job.spec, done, fingerprint, progress, reporter.spent()))
+    write_report(store, job.spec)
     if progress.skipped:
         log.warning(
             "%d of %d steps were skipped: see above, and skipped_steps", progress.skipped, progress.step
         )
-    return _result(output.store.place, progress)
+    return _result(job, progress)
 
 
-def finished_before(attempt: Attempt, done: Record, recipe: dict[str, Any]) -> TrainResult | None:
-    """A run that is finished: make sure that it is this one, and that its adapter is there.
+def finished_before(job: Job, reporter: Reporter) -> TrainResult | None:
+    """What a finished run has made, once it is sure that it is this run, and that its adapter is there.
 
-    None where there is more to do: the spec asks for more epochs or goes back to an older checkpoint, or
-    the adapter is not there and the last checkpoint, which has it, is damaged.
+    None where there is more to do: it is not finished, the spec asks for more epochs or goes back to an older
+    checkpoint, or the adapter is not there and the last checkpoint, which has it, is damaged.
+
+    Raises BadSpecError where it was made with other settings.
     """
+    done = job.commits.tail()
+    if done is None or done.kind != "done":
+        return None
+    settings = settings_of(job)
     try:
-        return _published_again(attempt, done, recipe)
+        return _published_again(job, reporter, done, settings)
     except (BadDataError, MissingInputError) as error:
         log.warning("The run is finished, but its last checkpoint %s is damaged: %s", done.folder, error)
         return None
 
 
-def _published_again(attempt: Attempt, done: Record, recipe: dict[str, Any]) -> TrainResult | None:
-    spec, store = attempt.spec, attempt.output.store
+def _published_again(
+    job: Job, reporter: Reporter, done: Record, settings: Mapping[str, Any]
+) -> TrainResult | None:
+    spec, store = job.spec, job.output.store
     numbers = read_numbers(store.read_bytes(f"{done.folder}/{NUMBERS_FILE}"), done.folder)
-    if spec.train.new_attempt and spec.train.resume_from and not has_gone_on(spec, attempt.commits, done):
+    if spec.train.new_attempt and spec.train.resume_from and not has_gone_on(spec, job.commits, done):
         return None
-    refuse_another_run(spec, numbers, recipe, store.place)
-    if any(numbers.recipe.get(key) != recipe[key] for key in LENGTH):
+    check_same_run(spec, numbers, settings, store.place)
+    if length_before(numbers.recipe, settings):
         return None
     if spec.train.resume_from:
         log.warning(
             "This run is finished, so --resume-from plays no part: --extend goes on beyond its end, "
             "--new-attempt goes back to an older checkpoint"
         )
-    was_lost = attempt.before.state != "done"  # its writer, after the last record
+    progress = numbers.progress
+    was_lost = reporter.before.state != "done"  # its writer, after the last record
     if was_lost:
-        attempt.speak()
-        attempt.begin("publish")
-        attempt.report(step=numbers.progress.step, steps=numbers.progress.step)
-    publish(attempt.commits, done, attempt.workspace)
+        reporter.speak()
+        reporter.begin("publish")
+        reporter.update(step=progress.step, steps=progress.step)
+    publish(job.commits, done, job.workspace)
     if was_lost or store.stat(RECEIPT) is None:
-        write_receipt(attempt, done, numbers.recipe, numbers.progress)
+        store.write_bytes(RECEIPT, receipt_bytes(spec, done, numbers.recipe, progress, reporter.spent()))
     if was_lost or store.stat(REPORT) is None:
         write_report(store, spec)
-    result = _result(store.place, numbers.progress)
-    log.info("Already finished after %d steps. Adapter: %s", result.steps, result.adapter)
-    return result
+    log.info("Already finished after %d steps. Adapter: %s/%s", progress.step, store.place, ADAPTER)
+    return _result(job, progress)
 
 
-def _result(place: str, progress: Progress) -> TrainResult:
+def _result(job: Job, progress: Progress) -> TrainResult:
     return TrainResult(
-        adapter=f"{place}/{ADAPTER}",
-        runs=f"{place}/{RUNS}",
+        adapter=f"{job.output.place}/{ADAPTER}",
+        runs=f"{job.output.place}/{RUNS}",
         steps=progress.step,
         first_loss=progress.evaluations[min(progress.evaluations)],
         last_loss=progress.evaluations[max(progress.evaluations)],

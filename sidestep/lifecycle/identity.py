@@ -1,68 +1,159 @@
-"""What makes two runs the same: all settings and inputs that decide an adapter's numbers."""
+"""What makes two runs the same: the run's fingerprint, and the kind of machine that makes its numbers.
 
-from collections.abc import Sequence
+A run goes on under the same fingerprint alone. On a machine of another kind it goes on too, but the same bits
+are not promised then. A checkpoint of an older version says nothing of what did not exist yet: see `NEUTRAL`.
+"""
+
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sidestep.acestep.layout import ALIASES
 from sidestep.config.job import JobSpec
 from sidestep.data.index import dataset_digest, dataset_files
+from sidestep.lifecycle.job import Job
 from sidestep.runtime.errors import BadSpecError
-from sidestep.storage.open import open_store
 from sidestep.training.numbers import Numbers
 
 LENGTH = ("train.epochs", "train.max_steps")
 """What a longer run may change, where the spec says so."""
 
+CHANGES_NOTHING = {
+    *("resume_from", "new_attempt", "extend", "log_every", "log_heavy_every", "checkpoint"),
+    *("gradient_checkpointing", "gradient_checkpointing_ratio"),
+}
+"""Fields of `train` that do not touch the adapter's numbers; all others make the fingerprint."""
 
-def recipe_of(spec: JobSpec) -> dict[str, Any]:
-    """All settings that decide the adapter's numbers. A run goes on only with the same ones."""
-    changes_nothing = {"resume_from", "new_attempt", "extend", "log_every", "log_heavy_every", "checkpoint"}
-    changes_nothing |= {"gradient_checkpointing", "gradient_checkpointing_ratio"}
-    train = spec.train.model_dump(mode="json", exclude=changes_nothing)
-    tensors = dataset_files(open_store(spec.tensors_place, spec.storage))
+NEUTRAL: dict[str, Any] = {
+    "model_variant": "acestep-v15-base",
+    "train.mode": "corrected",
+    "train.adapter.type": "lora",
+    "train.adapter.rank": 64,
+    "train.adapter.alpha": 128,
+    "train.adapter.dropout": 0.1,
+    "train.adapter.target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
+    "train.adapter.attention": "both",
+    "train.adapter.rank_pattern": {},
+    "train.adapter.alpha_pattern": {},
+    "train.adapter.bias": "none",
+    "train.adapter.factor": -1,
+    "train.adapter.decompose_both": False,
+    "train.adapter.use_tucker": False,
+    "train.adapter.use_scalar": False,
+    "train.adapter.weight_decompose": False,
+    "train.epochs": 100,
+    "train.max_steps": None,
+    "train.optimizer_type": "adamw",
+    "train.lr": 1e-4,
+    "train.scheduler": "cosine",
+    "train.warmup_steps": 100,
+    "train.weight_decay": 0.01,
+    "train.accumulation": 4,
+    "train.max_grad_norm": 1.0,
+    "train.cfg_dropout": 0.15,
+    "train.timestep_mu": None,
+    "train.timestep_sigma": None,
+    "train.chunk_duration": None,
+    "train.seed": 42,
+    # of a machine's kind
+    "deterministic": True,
+    "numerics.fp32": 1,
+    "numerics.bf16": 1,
+    "numerics.fp16": 1,
+}
+"""What a run had that says nothing of a field: the value that does what was done before there was the field.
+
+So a new field refuses no run that was begun without it. An entry never changes, even where the default of its
+field does. The digests of the songs and the weights have none: a state without them is damaged.
+"""
+
+LEFT_OUT = {"versions.side-step"}
+"""What older versions had in a machine's kind; see `training.numbers.NUMERICS`, which stands for it."""
+
+
+def settings_of(job: Job) -> dict[str, Any]:
+    """The fingerprint as far as it is known before the weights are here: the settings, and the songs' digest.
+
+    Raises MissingInputError where there are no tensors.
+    """
+    spec = job.spec
+    train = spec.train.model_dump(mode="json", exclude=CHANGES_NOTHING)
     return {
         "model_variant": ALIASES.get(spec.model_variant, spec.model_variant),
-        "dataset": dataset_digest(tensors),
+        "dataset": dataset_digest(dataset_files(job.tensors)),
         **{f"train.{key}": value for key, value in train.items()},
     }
 
 
-def refuse_another_run(spec: JobSpec, numbers: Numbers | None, recipe: dict[str, Any], where: str) -> None:
-    """Refuse to go on from a checkpoint of other settings, but for a longer run where the spec says so."""
+def fingerprint_of(settings: Mapping[str, Any], weights: str) -> dict[str, Any]:
+    """The run's fingerprint: all that decides the adapter's numbers. `weights` is their digest."""
+    return {**settings, "weights": weights}
+
+
+def check_same_run(
+    spec: JobSpec, numbers: Numbers | None, fingerprint: Mapping[str, Any], place: str
+) -> None:
+    """Refuse to go on from a checkpoint of other settings, but for a longer run where the spec says so.
+
+    Args:
+        numbers: of the checkpoint in `place`; None: there is none, and nothing is refused.
+        fingerprint: of this run, or its settings alone while the weights are not here.
+
+    Raises BadSpecError with every setting that differs.
+    """
     if numbers is None:
         return
-    may_change = [*LENGTH] if spec.train.extend else []
-    if "weights" not in recipe:  # not known before they are pulled
-        may_change.append("weights")
-    refuse_changed(numbers.recipe, recipe, where, may_change)
+    changed = differences(numbers.recipe, fingerprint)
+    for key in [*(LENGTH if spec.train.extend else ()), *({"weights"} - fingerprint.keys())]:
+        changed.pop(key, None)
+    if changed:
+        lines = [f"{key}: {then!r} then, {now!r} now" for key, (then, now) in changed.items()]
+        raise BadSpecError(
+            "\n  ".join([f"{place} was made with other settings:", *lines])
+            + "\n  go on with the same settings, or start anew with another output_dir"
+        )
     begun_in, asked_for = numbers.machine.get("precision"), spec.runtime.precision
     if asked_for not in ("auto", begun_in):
         raise BadSpecError(
-            f"{where} was made in {begun_in}, and runtime.precision is {asked_for}\n"
+            f"{place} was made in {begun_in}, and runtime.precision is {asked_for}\n"
             f"  go on with {begun_in} or auto, or start anew with another output_dir"
         )
 
 
-def refuse_changed(
-    before: dict[str, Any], now: dict[str, Any], where: str, may_change: Sequence[str] = ()
-) -> None:
-    """Raise BadSpecError naming each setting that differs between a run's start and now."""
-    before, now = _flat(before), _flat(now)
-    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    if changed := [key for key in changed if key not in may_change]:
-        differences = [f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in changed]
-        raise BadSpecError(
-            "\n  ".join([f"{where} was made with other settings:", *differences])
-            + "\n  go on with the same settings, or start anew with another output_dir"
-        )
+def length_before(before: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> dict[str, int | None]:
+    """Of `epochs` and `max_steps`, what the run was begun with, where it is to be another one now."""
+    changed = differences(before, fingerprint)
+    return {key.removeprefix("train."): changed[key][0] for key in LENGTH if key in changed}
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"train.adapter": {"rank": 4}} → {"train.adapter.rank": 4}."""
+def distinct_kinds(machines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of kinds of machines, one of each that give the same bits."""
+    distinct: list[Mapping[str, Any]] = []
+    for machine in machines:
+        if all(differences(other, machine) for other in distinct):
+            distinct.append(machine)
+    return distinct
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs between two fingerprints, or two kinds of machines: key → the value then, and now.
+
+    Keys are as the settings are called, as in `train.adapter.rank`.
+    """
+    then, today = _flat(before), _flat(now)
+    pairs = {
+        key: tuple(side.get(key, NEUTRAL.get(key)) for side in (then, today))
+        for key in sorted(then.keys() | today.keys())
+    }
+    return {key: (old, new) for key, (old, new) in pairs.items() if old != new}
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train.adapter": {"rank": 4}} → {"train.adapter.rank": 4}; a setting that is a mapping stays one."""
     flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and name not in NEUTRAL:
+            flat |= _flat(value, f"{name}.")
+        elif name not in LEFT_OUT:
+            flat[name] = value
     return flat

@@ -9,6 +9,8 @@ from sidestep.runtime.logs import add_log_file
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import Store
 
+LOGS, RUNS = "logs", "runs"  # folders of the attempts' logs, and of TensorBoard's files
+
 
 class Output:
     """`store` is the output's place; `folder` is the same on a disk, else a copy in the workspace."""
@@ -17,9 +19,14 @@ class Output:
         self.store = store
         self.folder = store.local_root or workspace.pulled(store.place)
 
+    @property
+    def place(self) -> str:
+        """The output's path or URI."""
+        return self.store.place
+
     def begin_log(self, attempt: int) -> None:
         """Write this attempt's log into the output from now on."""
-        add_log_file(self.path("logs") / f"sidestep-{attempt}.log")
+        add_log_file(self.path(LOGS) / f"sidestep-{attempt}.log")
 
     def keep_spec(self, spec: JobSpec) -> None:
         """Write the resolved spec as `job.yaml`, once it is clear that this output is made by it."""

@@ -16,7 +16,10 @@ FOLDER = "adapter"
 
 
 def publish(commits: CommitLog, done: Record, workspace: Workspace) -> None:
-    """Make adapter/ what the last commit has. Files that are so already are not written."""
+    """Make adapter/ what the last commit has. Files that are so already are not written.
+
+    Raises BadDataError or MissingInputError where the commit's files are not what they were.
+    """
     store = commits.store
     files = {name: entry for name, entry in done.files.items() if name not in STATE_FILES}
     if all(_is_there(commits, f"{FOLDER}/{name}", entry["sha256"]) for name, entry in files.items()):

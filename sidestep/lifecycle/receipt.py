@@ -1,27 +1,32 @@
 """receipt.json: what a finished job made, from what, and what it cost."""
 
 import hashlib
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
 from sidestep.commitlog.log import Record
 from sidestep.config.job import JobSpec
-from sidestep.lifecycle.job import Attempt
+from sidestep.lifecycle.identity import distinct_kinds
+from sidestep.lifecycle.status import Spent
 from sidestep.runtime.canonical import json_bytes
 from sidestep.training.numbers import STATE_FILES, Progress
 
 FILE = "receipt.json"
 
 
-def write_receipt(attempt: Attempt, done: Record, recipe: dict[str, Any], progress: Progress) -> None:
-    """Write the receipt of the run that `done` ends."""
-    spent, price = attempt.spent(), attempt.spec.runtime.price_per_hour
+def receipt_bytes(
+    spec: JobSpec, done: Record, fingerprint: Mapping[str, Any], progress: Progress, spent: Spent
+) -> bytes:
+    """The receipt of the run that `done` ends."""
+    price = spec.runtime.price_per_hour
     hours = sum(spent.seconds.values()) / 3600
     losses = [loss if isfinite(loss) else None for _, loss in sorted(progress.evaluations.items())]
+    machines = distinct_kinds(done.machines)
     content = {
-        "name": attempt.spec.name,
-        "spec_sha256": spec_digest(attempt.spec),
-        "inputs": {key: recipe[key] for key in ("model_variant", "weights", "dataset")},
+        "name": spec.name,
+        "spec_sha256": spec_digest(spec),
+        "inputs": {key: fingerprint[key] for key in ("model_variant", "weights", "dataset")},
         "adapter": {name: entry for name, entry in done.files.items() if name not in STATE_FILES},
         "steps": progress.step,
         "steps_skipped": progress.skipped,
@@ -32,11 +37,11 @@ def write_receipt(attempt: Attempt, done: Record, recipe: dict[str, Any], progre
         "seconds": spent.seconds,
         "gpu_seconds": spent.gpu_seconds,
         "cost": None if price is None else round(hours * price, 4),
-        "machines": done.machines,
+        "machines": machines,
         # The same numbers are promised on machines of one kind alone.
-        "bit_equality": "claimed" if len(done.machines) <= 1 else "not claimed: machines of several kinds",
+        "bit_equality": "claimed" if len(machines) <= 1 else "not claimed: machines of several kinds",
     }
-    attempt.output.store.write_bytes(FILE, json_bytes(content))
+    return json_bytes(content)
 
 
 def spec_digest(spec: JobSpec) -> str:

@@ -1,4 +1,4 @@
-"""Where a run goes on: from the newest commit, from what waits in the outbox, or from --resume-from."""
+"""Where a run goes on: from the newest commit, from what waits to be sent, or from --resume-from."""
 
 import hashlib
 import logging
@@ -10,9 +10,9 @@ from pathlib import Path
 from sidestep.commitlog.log import CommitLog, Record
 from sidestep.commitlog.writer import CHECKPOINTS
 from sidestep.config.job import JobSpec
-from sidestep.lifecycle.pending import PendingCheckpoints, Unsent
+from sidestep.lifecycle.job import Job
+from sidestep.lifecycle.pending import Unsent
 from sidestep.runtime.errors import BadSpecError, MissingInputError, SideStepError
-from sidestep.runtime.workspace import Workspace
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
 from sidestep.storage.transfer import pull
@@ -24,50 +24,47 @@ HOPELESS = 5  # attempts
 
 
 @dataclass(frozen=True)
-class Start:
-    """Where training begins."""
+class ResumePoint:
+    """Where training begins.
 
-    folder: Path | None = None  # of the checkpoint, on this machine; None: at the beginning
-    newest: Record | None = None  # the newest commit when this was found
-    origin: str = ""  # sha256 of the state that --resume-from gave
-    unsent: Unsent | None = None  # where it is from the outbox, and still to be committed
+    Attributes:
+        place: of the run that it goes on with, for messages.
+        newest: the newest commit when this was found.
+        folder: of the checkpoint, on this machine; None: it begins at the beginning.
+        numbers: what the checkpoint says of itself; None where there is none.
+        origin: sha256 of the state that --resume-from gave, "" where it did not.
+        unsent: the checkpoint, where it waited on this machine and is still to be committed.
+    """
 
-    def numbers(self) -> Numbers | None:
-        """What the checkpoint says of itself."""
-        if self.folder is None:
-            return None
-        missing = [name for name in STATE_FILES if not (self.folder / name).is_file()]
-        if missing:
-            raise MissingInputError(
-                f"{self.folder} is not a checkpoint to go on from: it has no {', '.join(missing)}"
-            )
-        return read_numbers((self.folder / NUMBERS_FILE).read_bytes(), str(self.folder))
+    place: str
+    newest: Record | None
+    folder: Path | None = None
+    numbers: Numbers | None = None
+    origin: str = ""
+    unsent: Unsent | None = None
 
 
-def find_start(
-    spec: JobSpec,
-    commits: CommitLog,
-    tail: Record | None,
-    outbox: PendingCheckpoints,
-    workspace: Workspace,
-    folder: Path,
-) -> Start:
-    """Where the run goes on, after the log's newest record `tail`.
+def find_resume_point(job: Job, folder: Path) -> ResumePoint:
+    """Where the run goes on, by the newest record of the log.
 
     A commit is downloaded into `folder`, which is emptied for it.
 
     Raises MissingInputError where --resume-from names no checkpoint, BadSpecError where it would go back
     behind the newest commit and the spec does not say so.
     """
+    commits, place = job.commits, job.output.place
+    tail = commits.tail()
     newest = commits.newest_commit(tail)
-    if spec.train.resume_from and (start := _asked_for(spec, commits, newest, workspace)):
-        return start
-    if unsent := outbox.unsent(commits, newest):
+    if job.spec.train.resume_from and (point := _asked_for(job, newest)):
+        return point
+    if unsent := job.pending.unsent(commits, newest):
         log.info("Going on from %s, which waited on this machine to be sent", unsent.name)
-        return Start(unsent.folder, newest, unsent=unsent)
+        return ResumePoint(place, newest, unsent.folder, _read(unsent.folder), unsent=unsent)
     for file in folder.iterdir():
         file.unlink()
-    return Start(folder if commits.fetch_newest(folder, tail) else None, newest)
+    if commits.fetch_newest(folder, tail):
+        return ResumePoint(place, newest, folder, _read(folder))
+    return ResumePoint(place, newest)
 
 
 def has_gone_on(spec: JobSpec, commits: CommitLog, newest: Record) -> bool:
@@ -87,27 +84,25 @@ def has_gone_on(spec: JobSpec, commits: CommitLog, newest: Record) -> bool:
         )
 
 
-def refuse_hopeless(commits: CommitLog, tail: Record | None, new_attempt: bool) -> None:
+def check_hope(job: Job) -> None:
     """Raise SideStepError (70) where many attempts in a row have ended before their first checkpoint."""
-    last = islice(commits.back_from(tail), HOPELESS)
+    last = islice(job.commits.back_from(job.commits.tail()), HOPELESS)
     row = sum(1 for _ in takewhile(lambda record: record.kind == "take-over", last))
-    if row == HOPELESS and not new_attempt:
+    if row == HOPELESS and not job.spec.train.new_attempt:
         raise SideStepError(
-            f"{HOPELESS} attempts in a row ended before their first checkpoint, in {commits.store.place}\n"
+            f"{HOPELESS} attempts in a row ended before their first checkpoint, in {job.output.place}\n"
             "  its logs/ may say why; on machines that are soon taken away, a smaller "
             "train.checkpoint.every_minutes helps\n"
             "  with --new-attempt, it is tried again"
         )
 
 
-def _asked_for(
-    spec: JobSpec, commits: CommitLog, newest: Record | None, workspace: Workspace
-) -> Start | None:
+def _asked_for(job: Job, newest: Record | None) -> ResumePoint | None:
     """What --resume-from names; None where this output has gone on from there already."""
-    if newest and has_gone_on(spec, commits, newest):
+    spec, output = job.spec, job.output.store
+    if newest and has_gone_on(spec, job.commits, newest):
         log.info("Going on from the newest checkpoint, which came from %s", spec.train.resume_from)
         return None
-    output = commits.store
     store = _find_checkpoint(spec, output)
     if newest and not spec.train.new_attempt:
         raise BadSpecError(
@@ -118,7 +113,15 @@ def _asked_for(
         )
     log.info("Resuming from %s", store.place)
     files = [file for file in store.list_files() if "/" not in file.path]
-    return Start(pull(store, files, workspace, title="Pulling the checkpoint"), newest, _origin(store))
+    folder = pull(store, files, job.workspace, title="Pulling the checkpoint")
+    return ResumePoint(str(spec.train.resume_from), newest, folder, _read(folder), _origin(store))
+
+
+def _read(folder: Path) -> Numbers:
+    missing = [name for name in STATE_FILES if not (folder / name).is_file()]
+    if missing:
+        raise MissingInputError(f"{folder} is not a checkpoint to go on from: it has no {', '.join(missing)}")
+    return read_numbers((folder / NUMBERS_FILE).read_bytes(), str(folder))
 
 
 def _origin(store: Store) -> str:

@@ -82,10 +82,6 @@ class Status(BaseModel):
         return self.state == "running" and self.silence() > 12 * self.heartbeat_seconds
 
 
-def no_phase(phase: Phase) -> None:
-    """For those who do not want to know that a phase begins."""
-
-
 def now() -> datetime:
     """This moment, to the second."""
     return datetime.now(UTC).replace(microsecond=0)

@@ -18,8 +18,8 @@ from sidestep.data.audio import seconds_by_header
 from sidestep.data.dataset import Song, read_songs
 from sidestep.data.index import list_samples
 from sidestep.data.tensors import read_sample
+from sidestep.lifecycle.job import Job
 from sidestep.planning.figures import Basis
-from sidestep.storage.open import open_store
 from sidestep.storage.store import FileInfo, Store
 
 TOKENS = 512
@@ -64,9 +64,10 @@ def find_songs(spec: JobSpec) -> Songs:
 
     Raises what reading the dataset raises: MissingInputError, BadDataError.
     """
+    job = Job(spec)
     if spec.task in ("train", "estimate"):
-        return _of_tensors(open_store(spec.tensors_place, spec.storage))
-    return _of_sound(read_songs(spec), spec.preprocess.max_duration)
+        return _of_tensors(job.tensors)
+    return _of_sound(read_songs(job.songs, job.dataset_json), spec.preprocess.max_duration)
 
 
 def _of_tensors(store: Store) -> Songs:

@@ -6,7 +6,6 @@ output that cannot be written are found out in seconds, before torch is imported
 
 import logging
 import os
-import posixpath
 import uuid
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -14,14 +13,13 @@ from functools import partial
 from rich.filesize import decimal
 
 from sidestep.acestep.config import parse_config
-from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant, open_checkpoints
+from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
 from sidestep.acestep.names import decoder_modules
 from sidestep.config.job import JobSpec
 from sidestep.config.targets import check_targets
+from sidestep.lifecycle.job import Job
 from sidestep.preflight.checks import Check, raise_problems, run_checks
 from sidestep.runtime.errors import AccessError, MissingInputError, SideStepError
-from sidestep.runtime.workspace import open_workspace
-from sidestep.storage.open import open_store
 from sidestep.storage.store import FileInfo, Store
 
 log = logging.getLogger(__name__)
@@ -36,43 +34,42 @@ _CREDENTIALS_FROM = {  # botocore's names for where it finds them
 }
 
 
-def check_places(spec: JobSpec) -> None:
+def check_places(job: Job) -> None:
     """Make sure that the task's inputs are there and readable, and that its output can be written.
 
     Raises what a store raises; of several inputs the first one's kind, with the messages of all.
     """
-    open_workspace(spec.runtime.workspace)
-    raise_problems(run_checks(input_checks(spec)))
+    assert job.workspace  # asked first: it raises where the folder cannot be made
+    raise_problems(run_checks(input_checks(job)))
     # After the inputs: a job that cannot begin leaves nothing where its results would be.
-    raise_problems(run_checks(output_checks(spec)))
+    raise_problems(run_checks(output_checks(job)))
 
 
-def input_checks(spec: JobSpec) -> list[Check]:
+def input_checks(job: Job) -> list[Check]:
     """Is all that the task reads there, and may it be read?"""
+    spec = job.spec
     makes_tensors = spec.task in ("preprocess", "pipeline")
     checks = []
     if makes_tensors and spec.audio_dir:
-        checks.append(Check("audio_dir", partial(_check_files, spec, spec.audio_dir, "files", "")))
+        checks.append(Check("audio_dir", partial(_check_songs, job)))
     if makes_tensors and spec.dataset_json:
-        checks.append(Check("dataset_json", partial(_check_file, spec, spec.dataset_json)))
+        checks.append(Check("dataset_json", partial(_check_dataset_json, job)))
     if not makes_tensors:
-        look = partial(_check_files, spec, spec.tensors_place, "tensors (.pt)", ".pt")
-        checks.append(Check(_tensors_field(spec), look))
-    checks.append(Check("checkpoint_dir", partial(_check_models, spec, with_encoders=makes_tensors)))
+        checks.append(Check(_tensors_field(spec), partial(_check_tensors, job)))
+    checks.append(Check("checkpoint_dir", partial(_check_models, job, with_encoders=makes_tensors)))
     if spec.task in ("train", "pipeline"):
-        checks.append(Check("train.adapter", partial(_check_targets, spec)))
+        checks.append(Check("train.adapter", partial(_check_targets, job)))
     return checks
 
 
-def output_checks(spec: JobSpec) -> list[Check]:
+def output_checks(job: Job) -> list[Check]:
     """May the task write where its results go?"""
-    checks = []
+    spec, checks = job.spec, []
     if spec.task == "preprocess" or (spec.task == "pipeline" and spec.dataset_dir):
-        look = partial(_check_writable, spec, spec.tensors_place, needs_one_writer=False)
-        checks.append(Check(_tensors_field(spec), look))
+        checks.append(Check(_tensors_field(spec), lambda: _check_writable(job.tensors, is_shared=True)))
     if spec.task != "preprocess":
-        look = partial(_check_writable, spec, spec.output_place, needs_one_writer=spec.task != "estimate")
-        checks.append(Check("output_dir", look))
+        is_shared = spec.task == "estimate"
+        checks.append(Check("output_dir", lambda: _check_writable(job.output_store, is_shared)))
     return checks
 
 
@@ -80,8 +77,16 @@ def _tensors_field(spec: JobSpec) -> str:
     return "dataset_dir" if spec.dataset_dir else "output_dir"
 
 
-def _check_files(spec: JobSpec, place: str, what: str, suffix: str) -> str:
-    store = open_store(place, spec.storage)
+def _check_songs(job: Job) -> str:
+    assert job.songs, "asked for where the spec names them"
+    return _check_files(job.songs, "files", "")
+
+
+def _check_tensors(job: Job) -> str:
+    return _check_files(job.tensors, "tensors (.pt)", ".pt")
+
+
+def _check_files(store: Store, what: str, suffix: str) -> str:
     if files := [file for file in store.list_files() if file.path.endswith(suffix)]:
         _check_readable(store, files)
         return f"{len(files)} {what}, {_size(files)}, in {store.place}"
@@ -93,9 +98,9 @@ def _check_files(spec: JobSpec, place: str, what: str, suffix: str) -> str:
     raise MissingInputError(f"there are no {what} in {store.place}. Check the place and its name.")
 
 
-def _check_file(spec: JobSpec, place: str) -> str:
-    folder, name = posixpath.split(place)
-    store = open_store(folder or ".", spec.storage)
+def _check_dataset_json(job: Job) -> str:
+    assert job.dataset_json, "asked for where the spec names it"
+    store, name = job.dataset_json
     file = store.stat(name)
     if file is None:
         raise MissingInputError(f"there is no file {name} in {store.place}. Check the place and the name.")
@@ -103,9 +108,9 @@ def _check_file(spec: JobSpec, place: str) -> str:
     return f"{store.place}/{name}, {decimal(file.size)}"
 
 
-def _check_models(spec: JobSpec, with_encoders: bool) -> str:
-    store = open_checkpoints(spec.checkpoint_dir, spec.storage)
-    parts = [find_variant(store, spec.model_variant)]
+def _check_models(job: Job, with_encoders: bool) -> str:
+    store = job.checkpoints
+    parts = [find_variant(store, job.spec.model_variant)]
     if with_encoders:
         parts += [find_vae(store), find_text_encoder(store)]
     files = [file for part in parts for file in part.files]
@@ -114,15 +119,14 @@ def _check_models(spec: JobSpec, with_encoders: bool) -> str:
     return f"{', '.join(part.folder for part in parts)}, {_size(files)}, in {store.place}"
 
 
-def _check_targets(spec: JobSpec) -> str:
+def _check_targets(job: Job) -> str:
     """Does the model have the modules that the adapter is for? That needs no weights."""
-    store = open_checkpoints(spec.checkpoint_dir, spec.storage)
     try:
-        layers = _layers(store, find_variant(store, spec.model_variant))
+        layers = _layers(job.checkpoints, find_variant(job.checkpoints, job.spec.model_variant))
     except SideStepError:
         return "not looked at, as there is no model"  # what is wrong with it is said at checkpoint_dir
-    modules = check_targets(spec.train.adapter, decoder_modules(layers))
-    return f"{spec.train.adapter.type} on {len(modules)} modules"
+    adapter = job.spec.train.adapter
+    return f"{adapter.type} on {len(check_targets(adapter, decoder_modules(layers)))} modules"
 
 
 def _layers(store: Store, model: Part) -> int:
@@ -149,9 +153,8 @@ def _size(files: Sequence[FileInfo]) -> str:
     return decimal(sum(file.size for file in files))
 
 
-def _check_writable(spec: JobSpec, place: str, needs_one_writer: bool) -> str:
-    """Create a file and delete it, and say so where the store creates it twice and that matters."""
-    store = open_store(place, spec.storage)
+def _check_writable(store: Store, is_shared: bool) -> str:
+    """Create a file and delete it; where there is to be one writer, say so if the store creates it twice."""
     probe = f".sidestep-probe-{uuid.uuid4().hex}"
     root = store.local_root
     made = [folder for folder in (root, *root.parents) if not folder.exists()] if root else []
@@ -160,7 +163,7 @@ def _check_writable(spec: JobSpec, place: str, needs_one_writer: bool) -> str:
     store.delete(probe)
     for folder in made:  # the task makes them again when it has something to put there
         folder.rmdir()
-    if needs_one_writer and not refuses:
+    if not is_shared and not refuses:
         log.warning(
             "%s replaces a file where it is asked to create one (it ignores If-None-Match). Two runs that "
             "write there would not notice each other: make sure that there is only one.",

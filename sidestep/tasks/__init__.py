@@ -9,6 +9,7 @@ from sidestep.runtime.preemption import Preemption
 
 if TYPE_CHECKING:
     from sidestep.lifecycle.finish import TrainResult
+    from sidestep.lifecycle.job import Job
 
 
 def run(spec: JobSpec, preemption: Preemption | None = None) -> "TrainResult | None":
@@ -17,28 +18,40 @@ def run(spec: JobSpec, preemption: Preemption | None = None) -> "TrainResult | N
     SIGTERM and Ctrl-C are taken as notice that the machine will go (see `Preemption`), unless the caller has
     taken them already. Raises a SideStepError with a message for the user where something is wrong.
     """
-    from sidestep.preflight.places import check_places
+    from sidestep.lifecycle.job import Job
 
     check_needs(spec)
-    check_places(spec)
-    # Imported here: the tasks need torch, and a spec and its places are checked before that is loaded.
-    from sidestep.lifecycle.job import Attempt
+    with nullcontext(preemption) if preemption else Preemption() as noted:
+        noted.set_grace(spec.runtime.grace_seconds)
+        return _run(Job(spec, noted))
+
+
+def _run(job: "Job") -> "TrainResult | None":
+    """Each task is imported where its turn comes: a spec and its places are checked, and a run is known to be
+    finished, before torch is loaded."""
+    from sidestep.lifecycle.finish import finished_before
+    from sidestep.lifecycle.reporter import Reporter
+    from sidestep.preflight.places import check_places
     from sidestep.tasks.limits import limits_explained
 
-    with nullcontext(preemption) if preemption else Preemption() as notice, Attempt(spec, notice) as attempt:
+    spec = job.spec
+    check_places(job)
+    with Reporter(job) as reporter:
         if spec.task in ("preprocess", "pipeline"):
             from sidestep.tasks.preprocess import preprocess
 
             with limits_explained(spec, "preprocess"):
-                preprocess(spec, attempt.begin)
+                preprocess(job, reporter)
         if spec.task in ("estimate", "pipeline"):
             from sidestep.tasks.estimate import estimate
 
             with limits_explained(spec, "estimate"):
-                estimate(spec, attempt.begin)
+                estimate(job, reporter)
         if spec.task in ("train", "pipeline"):
-            from sidestep.tasks.train import train
-
             with limits_explained(spec, "train"):
-                return train(attempt)
+                if result := finished_before(job, reporter):
+                    return result
+                from sidestep.tasks.train import train
+
+                return train(job, reporter)
     return None

@@ -2,24 +2,23 @@
 
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from sidestep.acestep.layout import ALIASES
 from sidestep.config.job import JobSpec
+from sidestep.config.schema import RuntimeSpec
 from sidestep.config.training import ATTENTION_MODULES
 from sidestep.data.index import dataset_digest, dataset_files
+from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.output import Output
-from sidestep.lifecycle.status import Phase, no_phase
+from sidestep.lifecycle.reporter import Reporter
 from sidestep.runtime.canonical import json_bytes, png_bytes
-from sidestep.runtime.progress import track
-from sidestep.runtime.workspace import open_workspace
 from sidestep.storage.open import open_store
-from sidestep.tasks.setup import TrainingSetup, prepare_setup, sampling_config
+from sidestep.tasks.setup import prepare_setup, sampling_config
 from sidestep.training import rng
-from sidestep.training.flow import Batch, draw_batch
-from sidestep.training.sensitivity import attention_weights, mean_gradient_norms
+from sidestep.training.machine import choose_machine
+from sidestep.training.sensitivity import attention_weights, draw_batches, mean_gradient_norms
 
 log = logging.getLogger(__name__)
 
@@ -27,24 +26,22 @@ REPORT = "estimate/report.json"
 PICTURE = "estimate/report.png"
 
 
-def estimate(spec: JobSpec, begin: Callable[[Phase], None] = no_phase) -> dict[str, float]:
+def estimate(job: Job, reporter: Reporter) -> dict[str, float]:
     """Write `estimate/report.json` and `report.png`, show the table; the mean gradient norm by module.
 
     Modules are named as --target-modules takes them, most sensitive first. A report that is there and
-    was made from the same songs, model and settings is shown again, not made again. `begin` is told when
-    there is something to do.
+    was made from the same songs, model and settings is shown again, not made again.
     """
-    workspace = open_workspace(spec.runtime.workspace)
-    output = Output(open_store(spec.output_place, spec.storage), workspace)
-    recipe = _recipe(spec)
+    spec, output = job.spec, job.output
+    recipe = _recipe(job)
     norms = _earlier_norms(output, recipe)
     if norms is None:
-        begin("estimate")
-        norms = _measure(spec, prepare_setup(_without_fp16(spec), workspace))
+        reporter.begin("estimate")
+        norms = _measure(job)
         modules = [{"module": module, "norm": norm} for module, norm in norms.items()]
         output.store.write_bytes(PICTURE, png_bytes(_picture(norms, spec)))
         output.store.write_bytes(REPORT, json_bytes({"recipe": recipe, "modules": modules}))
-    _show(norms, spec, output.store.place)
+    _show(norms, spec, output.place)
     return norms
 
 
@@ -53,12 +50,12 @@ def report(spec: JobSpec) -> str:
     return open_store(spec.output_place, spec.storage).read_bytes(REPORT).decode()
 
 
-def _recipe(spec: JobSpec) -> dict[str, Any]:
+def _recipe(job: Job) -> dict[str, Any]:
     """All that decides the ranking."""
+    spec = job.spec
     train = spec.train.model_dump(include={"seed", "timestep_mu", "timestep_sigma", "chunk_duration"})
-    tensors = dataset_files(open_store(spec.tensors_place, spec.storage))
     return {
-        "dataset": dataset_digest(tensors),
+        "dataset": dataset_digest(dataset_files(job.tensors)),
         "model_variant": ALIASES.get(spec.model_variant, spec.model_variant),
         "batches": spec.estimate.batches,
         **train,
@@ -79,36 +76,29 @@ def _earlier_norms(output: Output, recipe: dict[str, Any]) -> dict[str, float] |
     return None
 
 
-def _without_fp16(spec: JobSpec) -> JobSpec:
-    """fp16 takes a scaler whose scale is found while training; norms of unscaled gradients would be wrong."""
-    if spec.runtime.precision != "fp16":
-        return spec
-    log.info("Estimating in fp32: fp16 is for training")
-    return spec.changed({"runtime.precision": "fp32"})
-
-
-def _measure(spec: JobSpec, ground: TrainingSetup) -> dict[str, float]:
+def _measure(job: Job) -> dict[str, float]:
     """Gradient norms over `estimate.batches` songs, as in corrected training without dropout."""
-    sampling = replace(sampling_config(spec, ground.model.config), mode="corrected", cfg_dropout=0.0)
+    spec = job.spec
+    setup = prepare_setup(job, choose_machine(_without_fp16(spec.runtime)))
+    sampling = replace(sampling_config(spec, setup.model.config), mode="corrected", cfg_dropout=0.0)
     sampling = replace(sampling, seed=rng.key(sampling.seed, "estimate"))
-    transformer = ground.model.transformer
+    transformer = setup.model.transformer
     transformer.enable_gradient_checkpointing()
-    module = ground.machine.fabric().setup_module(transformer)
-    songs = len(ground.samples)
-    with track("Estimating", total=spec.estimate.batches, unit="batches") as bar:
-
-        def batches() -> Any:
-            for index in range(spec.estimate.batches):
-                song = rng.order(sampling.seed, index // songs, songs)[index % songs]
-                batch: Batch = draw_batch(
-                    ground.samples[song], ground.null_condition, sampling, index, ground.machine.device
-                )
-                yield batch
-                bar.advance(1)
-
-        norms = mean_gradient_norms(module, attention_weights(transformer), batches())
+    module = setup.machine.fabric().setup_module(transformer)
+    batches = draw_batches(
+        setup.samples, setup.null_condition, sampling, spec.estimate.batches, setup.machine.device
+    )
+    norms = mean_gradient_norms(module, attention_weights(transformer), batches)
     # Equal norms keep the model's own order.
     return dict(sorted(norms.items(), key=lambda item: -item[1]))
+
+
+def _without_fp16(runtime: RuntimeSpec) -> RuntimeSpec:
+    """fp16 takes a scaler whose scale is found while training; norms of unscaled gradients would be wrong."""
+    if runtime.precision != "fp16":
+        return runtime
+    log.info("Estimating in fp32: fp16 is for training")
+    return runtime.model_copy(update={"precision": "fp32"})
 
 
 def _show(norms: dict[str, float], spec: JobSpec, place: str) -> None:

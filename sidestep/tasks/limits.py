@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from sidestep.config.job import JobSpec
 from sidestep.runtime.diskerrors import NO_SPACE, to_user_error
 from sidestep.runtime.errors import OutOfMemoryError
@@ -21,6 +19,8 @@ def limits_explained(spec: JobSpec, task: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        import torch  # here, as a task that has nothing to do needs none
+
         text = str(error)
         if not isinstance(error, torch.OutOfMemoryError) and not any(
             sign in text for sign in ALLOCATION_FAILED

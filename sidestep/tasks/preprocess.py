@@ -14,7 +14,7 @@ import gc
 import logging
 import posixpath
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +27,9 @@ from sidestep.acestep.conditioning import (
     encode_conditions,
     encode_text,
 )
-from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant, open_checkpoints
+from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
 from sidestep.acestep.loading import load_model, load_text_encoder, load_vae
 from sidestep.acestep.vae import SAMPLE_RATE, encode_audio
-from sidestep.config.job import JobSpec
 from sidestep.config.schema import PreprocessSpec, StorageSpec
 from sidestep.data.audio import read_audio
 from sidestep.data.dataset import Song, by_store, read_songs
@@ -42,9 +41,9 @@ from sidestep.data.probe import sound_songs
 from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
 from sidestep.data.tensors import Sample, sample_bytes, silent_context
 from sidestep.data.unfinished import Unfinished
-from sidestep.lifecycle.status import Phase, no_phase
+from sidestep.lifecycle.job import Job
+from sidestep.lifecycle.reporter import Reporter
 from sidestep.runtime.progress import track
-from sidestep.runtime.workspace import Workspace, open_workspace
 from sidestep.storage.open import open_store
 from sidestep.storage.store import FileInfo, Store
 from sidestep.storage.transfer import pull
@@ -56,17 +55,12 @@ TOKENS_OF_LYRICS = {"inference": LYRICS_TOKENS, "raw": RAW_LYRICS_TOKENS}
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where a run finds its models, and where it puts what it makes."""
+class Models:
+    """The parts of the checkpoint set that songs go through."""
 
-    checkpoints: Store
     vae: Part
     text_encoder: Part
     model: Part
-    base_model: str | None  # what the model was made from, where it is a fine-tune
-    workspace: Workspace
-    unfinished: Unfinished  # latents and texts on their way
-    tensors: Store
 
 
 @dataclass(frozen=True)
@@ -86,70 +80,51 @@ class Work:
         return f"texts-{self.tensors}.safetensors"
 
 
-def preprocess(spec: JobSpec, begin: Callable[[Phase], None] = no_phase) -> None:
-    """Make the tensors of all songs of a spec, in `spec.tensors_place`.
-
-    `begin` is told when there is something to do.
+def preprocess(job: Job, reporter: Reporter) -> None:
+    """Make the tensors of all songs of a job.
 
     Raises SideStepErrors of what it reads: the dataset, songs, checkpoints and places.
     """
-    settings = spec.preprocess
-    songs = read_songs(spec)
-    places = _places(spec)
-    known = read_index(places.tensors) or Index()
-    songs = sound_songs(songs, settings, known, places.workspace)
-    works, index = _plan(songs, settings, known, places)
-    write_index(places.tensors, index)
-    missing = _not_made(works, places.tensors)
+    tensors, store = job.tensors, job.checkpoints
+    songs = read_songs(job.songs, job.dataset_json)
+    # All models are found before any of them is pulled.
+    models = Models(find_vae(store), find_text_encoder(store), find_variant(store, job.spec.model_variant))
+    scratch = open_store(str(job.workspace.scratch("preprocess")), StorageSpec())
+    unfinished = Unfinished(scratch, tensors)
+    known = read_index(tensors) or Index()
+    songs = sound_songs(songs, job.spec.preprocess, known, job.workspace)
+    works, index = _plan(job, models, songs, known)
+    write_index(tensors, index)
+    missing = _not_made(works, tensors)
     if not missing:
-        places.unfinished.clear()
-        log.info("All %d songs are preprocessed already, in %s", len(songs), places.tensors.place)
+        unfinished.clear()
+        log.info("All %d songs are preprocessed already, in %s", len(songs), tensors.place)
         return
 
-    begin("preprocess")
-    device = choose_machine(spec.runtime).device
+    reporter.begin("preprocess")
+    device = choose_machine(job.spec.runtime).device
     log.info("Preprocessing %d of %d songs, in fp32 on %s", len(missing), len(songs), device)
-    _encode_songs(missing, settings, places, device, shown=works[0].latents)
+    _encode_songs(job, models.vae, missing, unfinished, device, shown=works[0].latents)
     _free_memory()
-    _encode_texts(missing, settings, places, device)
+    _encode_texts(job, models.text_encoder, missing, unfinished, device)
     _free_memory()
-    _encode_conditions(missing, settings, places, device)
+    _encode_conditions(job, models.model, missing, unfinished, device)
     _free_memory()
-    places.unfinished.clear()
-    log.info("All %d songs are preprocessed, in %s", len(songs), places.tensors.place)
+    unfinished.clear()
+    log.info("All %d songs are preprocessed, in %s", len(songs), tensors.place)
 
 
-def _places(spec: JobSpec) -> Places:
-    """Opens all places and finds the models in them, before anything is pulled."""
-    checkpoints = open_checkpoints(spec.checkpoint_dir, spec.storage)
-    workspace = open_workspace(spec.runtime.workspace)
-    tensors = open_store(spec.tensors_place, spec.storage)
-    here = open_store(str(workspace.scratch("preprocess")), StorageSpec())
-    return Places(
-        checkpoints,
-        vae=find_vae(checkpoints),
-        text_encoder=find_text_encoder(checkpoints),
-        model=find_variant(checkpoints, spec.model_variant),
-        base_model=spec.base_model,
-        workspace=workspace,
-        unfinished=Unfinished(here, tensors),
-        tensors=tensors,
-    )
-
-
-def _plan(
-    songs: list[Song], settings: PreprocessSpec, known: Index, places: Places
-) -> tuple[list[Work], Index]:
+def _plan(job: Job, models: Models, songs: list[Song], known: Index) -> tuple[list[Work], Index]:
     """What is to be made of each song, and the index that says so.
 
     Songs and weights are read for this only where the last run's index does not know them.
     """
-    index = Index()
+    settings, index = job.spec.preprocess, Index()
 
     def digests(
         store: Store, files: Sequence[FileInfo], what: str, probed: float | None = None
     ) -> dict[str, str]:
-        found = digests_of(store, files, known, places.workspace, what)
+        found = digests_of(store, files, known, job.workspace, what)
         for file in files:
             index.remember(store, file, found[file.path], probed)
         return found
@@ -158,8 +133,8 @@ def _plan(
     for store, files in by_store(songs):
         found = digests(store, files, "songs", probed=settings.max_duration)
         audio |= {f"{store.place}/{path}": digest for path, digest in found.items()}
-    parts = (places.vae, places.text_encoder, places.model)
-    weights = digests(places.checkpoints, [file for part in parts for file in part.files], "the model")
+    parts = (models.vae, models.text_encoder, models.model)
+    weights = digests(job.checkpoints, [file for part in parts for file in part.files], "the model")
     vae, text_encoder, model = (weights_digest(part, weights) for part in parts)
     recipe = Recipe(
         max_duration=settings.max_duration,
@@ -187,25 +162,26 @@ def _not_made(works: list[Work], tensors: Store) -> list[Work]:
 
 
 def _encode_songs(
-    works: list[Work], settings: PreprocessSpec, places: Places, device: torch.device, shown: str
+    job: Job, part: Part, works: list[Work], unfinished: Unfinished, device: torch.device, shown: str
 ) -> None:
     """Pass 1, first half: each song's latents. A new caption finds them there.
 
     `shown` are those of the song that a preview is made of.
     """
-    unheard = "" if has_preview(places.tensors) else shown
+    settings = job.spec.preprocess
+    unheard = "" if has_preview(job.tensors) else shown
     unique = {
         work.latents: work
         for work in works
-        if work.latents == unheard or not places.unfinished.has(work.latents_file)
+        if work.latents == unheard or not unfinished.has(work.latents_file)
     }
     if not unique:
         return
     folders = {
-        store.place: pull(store, files, places.workspace, "Pulling songs")
+        store.place: pull(store, files, job.workspace, "Pulling songs")
         for store, files in by_store([work.song for work in unique.values()])
     }
-    checkpoints = pull(places.checkpoints, places.vae.files, places.workspace, "Pulling the VAE")
+    checkpoints = pull(job.checkpoints, part.files, job.workspace, "Pulling the VAE")
     vae = load_vae(checkpoints, device, torch.float32)
     seconds, started = 0.0, time.monotonic()
     with track("Pass 1, songs", len(unique), "songs") as bar:
@@ -214,54 +190,57 @@ def _encode_songs(
             waveform = normalized(waveform, levels(settings), work.song.path)
             made = {"latents": encode_audio(vae, waveform), "samples": torch.tensor(waveform.shape[1])}
             if work.latents == shown:
-                write_preview(places.tensors, vae, waveform, made["latents"])
-            places.unfinished.write(work.latents_file, made)
+                write_preview(job.tensors, vae, waveform, made["latents"])
+            unfinished.write(work.latents_file, made)
             seconds += waveform.shape[1] / SAMPLE_RATE
             bar.advance(1, note=f"{seconds / (time.monotonic() - started):.1f} s of sound per second")
 
 
-def _encode_texts(works: list[Work], settings: PreprocessSpec, places: Places, device: torch.device) -> None:
+def _encode_texts(
+    job: Job, part: Part, works: list[Work], unfinished: Unfinished, device: torch.device
+) -> None:
     """Pass 1, second half: the hidden states of prompts and the embeddings of lyrics."""
-    works = [work for work in works if not places.unfinished.has(work.texts_file)]
+    works = [work for work in works if not unfinished.has(work.texts_file)]
     if not works:
         return
-    files = places.text_encoder.files
-    checkpoints = pull(places.checkpoints, files, places.workspace, "Pulling the text encoder")
+    checkpoints = pull(job.checkpoints, part.files, job.workspace, "Pulling the text encoder")
     text_encoder = load_text_encoder(checkpoints, device, torch.float32)
-    lyrics_format, limit = settings.lyrics_format, TOKENS_OF_LYRICS[settings.lyrics_format]
+    lyrics_format = job.spec.preprocess.lyrics_format
+    limit = TOKENS_OF_LYRICS[lyrics_format]
     with track("Pass 1, texts", len(works), "songs") as bar:
         for work in works:
-            samples = places.unfinished.read(work.latents_file)["samples"]
+            samples = unfinished.read(work.latents_file)["samples"]
             prompt = text_prompt(work.song, duration=int(samples) / SAMPLE_RATE)
             made = {
                 "prompt": encode_text(text_encoder, prompt),
                 "lyrics": embed_lyrics(text_encoder, lyrics_prompt(work.song, lyrics_format), limit),
             }
-            places.unfinished.write(work.texts_file, made)
+            unfinished.write(work.texts_file, made)
             bar.advance(1)
 
 
 def _encode_conditions(
-    works: list[Work], settings: PreprocessSpec, places: Places, device: torch.device
+    job: Job, part: Part, works: list[Work], unfinished: Unfinished, device: torch.device
 ) -> None:
     """Pass 2: conditions of texts, and with them the finished tensors."""
-    checkpoints = pull(places.checkpoints, places.model.files, places.workspace, "Pulling the model")
+    settings = job.spec.preprocess
+    checkpoints = pull(job.checkpoints, part.files, job.workspace, "Pulling the model")
     model = load_model(
-        *(checkpoints, places.model.folder, device, torch.float32),
+        *(checkpoints, part.folder, device, torch.float32),
         parts=("condition_encoder",),
-        base_model=places.base_model,
+        base_model=job.spec.base_model,
     )
     with track("Pass 2", len(works), "songs") as bar:
         for work in works:
-            song = places.unfinished.read(work.latents_file)
-            texts = places.unfinished.read(work.texts_file)
+            song = unfinished.read(work.latents_file)
+            texts = unfinished.read(work.texts_file)
             sample = Sample(
                 song["latents"],
                 encode_conditions(model, texts["prompt"], texts["lyrics"], settings.timbre),
                 silent_context(model.condition_encoder.silence_latent, len(song["latents"])),
                 _metadata(work.song, settings, int(song["samples"]) / SAMPLE_RATE),
             )
-            places.tensors.write_bytes(tensors_file(work.tensors), sample_bytes(sample))
+            job.tensors.write_bytes(tensors_file(work.tensors), sample_bytes(sample))
             bar.advance(1)
 
 

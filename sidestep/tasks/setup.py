@@ -1,25 +1,23 @@
 """What estimate and train share: the decoder on this machine, the songs, and the timestep law."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from sidestep.acestep.layout import find_variant, open_checkpoints
+from sidestep.acestep.layout import find_variant
 from sidestep.acestep.loading import AceStepModel, load_model, load_null_condition
 from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.config.job import JobSpec
 from sidestep.data.index import Index
 from sidestep.data.keys import digests_of, weights_digest
+from sidestep.lifecycle.job import Job
 from sidestep.runtime.errors import BadDataError
-from sidestep.runtime.workspace import Workspace
-from sidestep.storage.open import open_store
 from sidestep.storage.transfer import pull
 from sidestep.training.dataset import Samples
 from sidestep.training.flow import SamplingConfig
-from sidestep.training.machine import Machine, choose_machine
+from sidestep.training.machine import Machine
 
 log = logging.getLogger(__name__)
 
@@ -35,22 +33,16 @@ class TrainingSetup:
     weights: str  # digest of the files of the model's folder
 
 
-def prepare_setup(
-    spec: JobSpec, workspace: Workspace, chosen: Mapping[str, Any] | None = None
-) -> TrainingSetup:
-    """Pull the tensors and the variant's weights and load the decoder.
+def prepare_setup(job: Job, machine: Machine) -> TrainingSetup:
+    """Pull the tensors and the variant's weights and load the decoder onto `machine`.
 
-    `chosen` is what the run's first attempt made of the spec's `auto`s (`Machine.chosen`).
-
-    Raises MissingInputError for what is not there, BadDataError for what does not fit together,
-    MachineError where this machine lacks the device asked for.
+    Raises MissingInputError for what is not there, BadDataError for what does not fit together.
     """
-    machine = choose_machine(spec.runtime, chosen)
-    samples = Samples.pull(open_store(spec.tensors_place, spec.storage), workspace)
-    store = open_checkpoints(spec.checkpoint_dir, spec.storage)
-    part = find_variant(store, spec.model_variant)
-    folder = pull(store, part.files, workspace, title=f"Pulling {part.folder}")
-    digest = weights_digest(part, digests_of(store, part.files, Index(), workspace, part.folder))
+    spec, workspace = job.spec, job.workspace
+    samples = Samples.pull(job.tensors, workspace)
+    part = find_variant(job.checkpoints, spec.model_variant)
+    folder = pull(job.checkpoints, part.files, workspace, title=f"Pulling {part.folder}")
+    digests = digests_of(job.checkpoints, part.files, Index(), workspace, part.folder)
     model = load_model(
         *(folder, part.folder, machine.device, machine.dtype),
         parts=("transformer",),
@@ -59,7 +51,8 @@ def prepare_setup(
     )
     log.info("Loaded the decoder of %s alone: no encoder is in memory while it is trained", model.variant)
     _check_fit(samples, model)
-    return TrainingSetup(machine, samples, model, load_null_condition(folder, part.folder), digest)
+    null_condition = load_null_condition(folder, part.folder)
+    return TrainingSetup(machine, samples, model, null_condition, weights_digest(part, digests))
 
 
 def sampling_config(spec: JobSpec, config: dict[str, Any]) -> SamplingConfig:

@@ -1,32 +1,40 @@
 """The train task: tensors and a base model in, an adapter out."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from sidestep import adapters
 from sidestep.acestep.recompute import recompute_layers
+from sidestep.adapters import inject
 from sidestep.commitlog.writer import Writer, take_over
 from sidestep.config.job import JobSpec
 from sidestep.config.yaml12 import dump_yaml
 from sidestep.data.preview import read_preview
-from sidestep.lifecycle.events import FOLDER as RUNS
 from sidestep.lifecycle.events import EventsToSend
-from sidestep.lifecycle.finish import TrainResult, finish, finished_before
-from sidestep.lifecycle.identity import LENGTH, recipe_of, refuse_another_run
-from sidestep.lifecycle.job import Attempt
-from sidestep.lifecycle.pending import PendingCheckpoints
-from sidestep.lifecycle.resume import Start, find_start, refuse_hopeless
-from sidestep.lifecycle.saver import CheckpointPolicy, Saver
+from sidestep.lifecycle.finish import TrainResult, finish
+from sidestep.lifecycle.identity import (
+    check_same_run,
+    differences,
+    fingerprint_of,
+    length_before,
+    settings_of,
+)
+from sidestep.lifecycle.job import Job
+from sidestep.lifecycle.output import RUNS
+from sidestep.lifecycle.policy import CheckpointPolicy
+from sidestep.lifecycle.reporter import Reporter
+from sidestep.lifecycle.resume import ResumePoint, check_hope, find_resume_point
+from sidestep.lifecycle.saver import RETRY, Saver
 from sidestep.runtime.errors import AgainError, BadSpecError
 from sidestep.runtime.preemption import Preemption
-from sidestep.storage.open import open_store
 from sidestep.tasks.setup import TrainingSetup, prepare_setup, sampling_config
 from sidestep.training.checkpoint import restore
 from sidestep.training.history import history_bytes
 from sidestep.training.loop import StepResult, Trainer
+from sidestep.training.machine import choose_machine
 from sidestep.training.metrics import Metrics
 from sidestep.training.numbers import Numbers, Progress
 from sidestep.training.optimizer import build_optimizer, check_optimizer
@@ -37,178 +45,165 @@ from sidestep.training.throughput import Throughput
 log = logging.getLogger(__name__)
 
 
-def train(attempt: Attempt) -> TrainResult:
+def train(job: Job, reporter: Reporter) -> TrainResult:
     """Train an adapter as the spec says, or go on where an earlier attempt stopped, and publish it.
+
+    That the run is not finished has been asked before, see `lifecycle.finish.finished_before`.
 
     Raises MissingInputError or BadDataError for tensors or weights that are not there or not sound,
     BadSpecError where the output was begun with other settings, MachineError for a missing GPU or package,
     AgainError where notice came or another run has taken over, StorageError where the last checkpoint could
     not be sent.
     """
-    spec, commits, workspace = attempt.spec, attempt.commits, attempt.workspace
-    recipe = recipe_of(spec)
-    tail = attempt.tail
-    if tail and tail.kind == "done" and (result := finished_before(attempt, tail, recipe)):
-        return result
-
-    refuse_hopeless(commits, tail, spec.train.new_attempt)
+    spec = job.spec
+    check_hope(job)
     check_optimizer(spec.train)
-    outbox = PendingCheckpoints(workspace, attempt.output.store.place)
-    with workspace.temporary() as temporary:
-        start = find_start(spec, commits, tail, outbox, workspace, Path(temporary))
-        numbers = start.numbers()
-        where = str(spec.train.resume_from) if start.origin else attempt.output.store.place
-        refuse_another_run(spec, numbers, recipe, where)
-        attempt.begin("pull")
-        ground = prepare_setup(spec, workspace, numbers.machine if numbers else None)
-        recipe["weights"] = ground.weights
-        refuse_another_run(spec, numbers, recipe, where)
-        trainer = build_trainer(spec, ground, attempt.preemption)
-        with take_over(commits, attempt.lease, attempt.watch, ground.machine.kind()) as writer:
-            attempt.became_writer(writer.generation)
+    settings = settings_of(job)
+    with job.workspace.temporary() as temporary:
+        start = find_resume_point(job, Path(temporary))
+        check_same_run(spec, start.numbers, settings, start.place)  # before gigabytes are pulled
+        reporter.begin("pull")
+        machine = choose_machine(spec.runtime, start.numbers.machine if start.numbers else None)
+        setup = prepare_setup(job, machine)
+        fingerprint = fingerprint_of(settings, setup.weights)
+        check_same_run(spec, start.numbers, fingerprint, start.place)
+        trainer = build_trainer(spec, setup, job.preemption)
+        with take_over(job.commits, reporter.lease, reporter.watch, machine.kind()) as writer:
+            reporter.became_writer(writer.generation)
             if writer.newest != start.newest:  # the writer before had still added to the log
-                start = find_start(spec, commits, commits.tail(), outbox, workspace, Path(temporary))
-                refuse_another_run(spec, start.numbers(), recipe, where)
-            with attempt.preemption.deferred():
-                result = _train(attempt, ground, trainer, writer, outbox, start, recipe)
+                start = find_resume_point(job, Path(temporary))
+                check_same_run(spec, start.numbers, fingerprint, start.place)
+            with job.preemption.deferred():
+                result = _train(job, reporter, setup, fingerprint, trainer, writer, start)
     log.info("Loss on fixed draws: %.4f at the start, %.4f at the end", result.first_loss, result.last_loss)
     log.info("Adapter: %s", result.adapter)
     return result
 
 
 def _train(
-    attempt: Attempt,
-    ground: TrainingSetup,
+    job: Job,
+    reporter: Reporter,
+    setup: TrainingSetup,
+    fingerprint: Mapping[str, Any],
     trainer: Trainer,
     writer: Writer,
-    outbox: PendingCheckpoints,
-    start: Start,
-    recipe: dict[str, Any],
+    start: ResumePoint,
 ) -> TrainResult:
     """Train from `start` to the end, with checkpoints, and publish: all that one writer does."""
-    spec, output, schedule = attempt.spec, attempt.output, trainer.schedule
-    attempt.gpus = int(ground.machine.device.type == "cuda")
-    attempt.speak()
-    attempt.begin("train")
-    numbers = start.numbers()
+    spec, schedule = job.spec, trainer.schedule
+    reporter.speak()
+    reporter.begin("train", gpus=int(setup.machine.device.type == "cuda"))
     progress = restore(start.folder, trainer.adapter, trainer.optimizer) if start.folder else Progress()
-    if numbers:
-        _say_where_it_goes_on(attempt, numbers, ground, schedule)
-    _say_what_is_trained(spec, ground)
-    output.keep_spec(spec)
-    snapshot = Snapshot(
-        trainer.adapter, trainer.optimizer, lambda adapter: build_optimizer(adapter, spec.train)
-    )
-    timetable = CheckpointPolicy(spec.train.checkpoint, schedule)
-    events = EventsToSend(output, newest=writer.newest.step if writer.newest else 0, now=progress.step)
+    machine = setup.machine.kind()
+    if start.numbers:
+        reporter.resumed_at(_check_length(start.numbers, schedule))
+        _log_resume(start.numbers, fingerprint, machine, schedule)
+        machine = start.numbers.machine
+    _log_training(spec, setup)
+    job.output.keep_spec(spec)
+    snapshot = Snapshot(trainer.adapter, trainer.optimizer, spec.train, fingerprint, machine)
+    policy = CheckpointPolicy(spec.train.checkpoint, schedule)
+    events = EventsToSend(job.output, newest=writer.newest.step if writer.newest else 0, now=progress.step)
+    saver = Saver(job, reporter, writer, snapshot, policy, events, RETRY, start.origin)
 
     log_every, log_heavy_every = spec.train.log_every, spec.train.log_heavy_every
-    with Metrics(output.path(RUNS), trainer, progress, log_every, log_heavy_every) as metrics:
+    with Metrics(job.output.path(RUNS), trainer, progress, log_every, log_heavy_every) as metrics:
         if writer.newest is None:
-            settings = dump_yaml(spec.model_dump(mode="json")).decode()
-            metrics.describe(settings, recipe, read_preview(open_store(spec.tensors_place, spec.storage)))
-        machine = numbers.machine if numbers else ground.machine.kind()
-        saver = Saver(
-            writer,
-            outbox,
-            snapshot,
-            files=lambda: snapshot.files(recipe, machine),
-            send_before=events.send,
-            keep=timetable.keep,
-            committed=attempt.committed,
-            failed=lambda why: attempt.report(message=why),
-            origin=start.origin,
-        )
+            text = dump_yaml(spec.model_dump(mode="json")).decode()
+            metrics.describe(text, fingerprint, read_preview(job.tensors))
         if start.unsent:
-            saver.send(start.unsent.folder, start.unsent.name, start.unsent.step)
+            saver.send(start.unsent)
         throughput = Throughput()
-
         for result in trainer.steps(progress):
             metrics.log_step(result)
             saver.check()
-            _report(attempt, result, schedule, throughput)
-            if name := timetable.due(progress, result.group):
-                events.add(metrics.rotate(progress.step + 1))
-                saver.save(name, progress, attempt.preemption)
-                timetable.saved()
-        if progress.step < schedule.total_steps:
-            events.add(metrics.rotate(progress.step + 1))
-            saver.save_in_time(f"checkpoint-step-{progress.step}", progress, attempt.preemption)
-            raise _stopped(progress.step, schedule.total_steps, writer, saver)
-        saver.finish(attempt.preemption)
-    rates = [schedule.learning_rate(step) for step in range(progress.step)]
-    return finish(attempt, writer, progress, recipe, history_bytes(progress, rates, ground.samples.facts))
+            report_step(reporter, result, schedule, throughput)
+            if name := policy.due(progress, result.group):
+                saver.save(name, progress, metrics.rotate(progress.step + 1))
+        step = progress.step
+        if step < schedule.total_steps:
+            saver.save_in_time(f"checkpoint-step-{step}", progress, metrics.rotate(step + 1))
+            raise _stopped(step, schedule.total_steps, writer, saver)
+        saver.finish()
+    rates = [schedule.learning_rate(step) for step in range(step)]
+    history = history_bytes(progress, rates, setup.samples.facts)
+    return finish(job, reporter, writer, fingerprint, progress, history)
 
 
-def build_trainer(spec: JobSpec, ground: TrainingSetup, preemption: Preemption | None = None) -> Trainer:
+def build_trainer(spec: JobSpec, setup: TrainingSetup, preemption: Preemption | None = None) -> Trainer:
     """Put the adapter into the decoder and set both up to be trained. Everything is keyed by the seed."""
-    train, transformer = spec.train, ground.model.transformer
-    adapter = adapters.inject(transformer, train.adapter, train.seed)
+    train, transformer = spec.train, setup.model.transformer
+    adapter = inject(transformer, train.adapter, train.seed)
     if train.gradient_checkpointing:
         recompute_layers(transformer, train.gradient_checkpointing_ratio)
-    fabric = ground.machine.fabric()
+    fabric = setup.machine.fabric()
     log.info("Optimizer %s, learning rate %g, scheduler %s", train.optimizer_type, train.lr, train.scheduler)
     return Trainer(
         fabric=fabric,
         model=fabric.setup_module(transformer),
         adapter=adapter,
         optimizer=build_optimizer(adapter, train),
-        samples=ground.samples,
-        null_condition=ground.null_condition,
-        sampling=sampling_config(spec, ground.model.config),
-        schedule=Schedule.of(train, len(ground.samples)),
+        samples=setup.samples,
+        null_condition=setup.null_condition,
+        sampling=sampling_config(spec, setup.model.config),
+        schedule=Schedule.of(train, len(setup.samples)),
         max_grad_norm=train.max_grad_norm,
         preemption=preemption or Preemption(),
     )
 
 
-def _say_where_it_goes_on(
-    attempt: Attempt, numbers: Numbers, ground: TrainingSetup, schedule: Schedule
-) -> None:
-    step, before = numbers.progress.step, numbers.recipe
+def _check_length(numbers: Numbers, schedule: Schedule) -> int:
+    """The step that a run goes on after. Raises BadSpecError where the spec asks for fewer than are made."""
+    step = numbers.progress.step
     if step > schedule.total_steps:
         raise BadSpecError(
             f"this run has made {step} steps, and the spec asks for {schedule.total_steps}\n"
             "  name more epochs or max_steps, or begin anew in another output_dir"
         )
-    attempt.resumed_at(step)
+    return step
+
+
+def _log_resume(
+    numbers: Numbers, fingerprint: Mapping[str, Any], machine: Mapping[str, Any], schedule: Schedule
+) -> None:
+    """Say where the run goes on, and what is not as it was: its length, the kind of machine."""
+    step = numbers.progress.step
     log.info("Going on after step %d of %d", step, schedule.total_steps)
-    if any(before[key] != getattr(attempt.spec.train, key.removeprefix("train.")) for key in LENGTH):
-        then = replace(schedule, epochs=before["train.epochs"], max_steps=before["train.max_steps"])
+    if length := length_before(numbers.recipe, fingerprint):
+        then = replace(schedule, **length)  # type: ignore[arg-type]  # epochs are never None
         log.warning(
             "The run is extended from %d to %d steps: its schedule is restated, and the learning rate "
             "after step %d is %.3g (it was to be %.3g)",
             *(then.total_steps, schedule.total_steps, step),
             *(schedule.learning_rate(step), then.learning_rate(min(step, then.total_steps - 1))),
         )
-    now = ground.machine.kind()
-    if differing := sorted(key for key in now if now[key] != numbers.machine.get(key)):
+    if differing := differences(numbers.machine, machine):
         log.warning(
             "This machine is of another kind than the one that began the run (%s): the state is continued "
             "exactly, bit equality is not claimed",
-            ", ".join(f"{key}: {numbers.machine.get(key)} then, {now[key]} now" for key in differing),
+            ", ".join(f"{key}: {then} then, {now} now" for key, (then, now) in differing.items()),
         )
 
 
-def _say_what_is_trained(spec: JobSpec, ground: TrainingSetup) -> None:
-    songs = len(ground.samples)
+def _log_training(spec: JobSpec, setup: TrainingSetup) -> None:
+    songs = len(setup.samples)
     kind = {"lora": "LoRA", "lokr": "LoKR"}[spec.train.adapter.type]
     log.info(
         "Training a %s on %s in %s mode: %d song%s, %d epochs",
-        *(kind, ground.model.variant, spec.train.mode, songs, "s" * (songs != 1), spec.train.epochs),
+        *(kind, setup.model.variant, spec.train.mode, songs, "s" * (songs != 1), spec.train.epochs),
     )
-    if ground.model.is_turbo and spec.train.mode == "corrected":
+    if setup.model.is_turbo and spec.train.mode == "corrected":
         log.warning(
             "%s is distilled at eight timesteps, and corrected mode trains at logit-normal ones between "
             "them: vanilla mode samples just those eight.",
-            ground.model.variant,
+            setup.model.variant,
         )
 
 
-def _report(attempt: Attempt, result: StepResult, schedule: Schedule, throughput: Throughput) -> None:
+def report_step(reporter: Reporter, result: StepResult, schedule: Schedule, throughput: Throughput) -> None:
     throughput.add(1)
     rate = throughput.average()
-    attempt.report(
+    reporter.update(
         step=result.step,
         steps=schedule.total_steps,
         epoch=result.group.epoch + 1,

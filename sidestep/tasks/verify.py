@@ -15,7 +15,8 @@ from pathlib import Path
 
 from sidestep.commitlog.log import Record
 from sidestep.config.job import JobSpec
-from sidestep.lifecycle.job import Attempt
+from sidestep.lifecycle.job import Job
+from sidestep.lifecycle.reporter import Reporter
 from sidestep.runtime.errors import MachineError, SideStepError
 from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.workspace import open_workspace
@@ -96,8 +97,8 @@ def _digests(spec: JobSpec) -> dict[str, str]:
     return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in sorted(newest.items())}
 
 
-class _Vanishing(Attempt):
-    """An attempt whose machine is gone after its first checkpoint: no handler and no clean-up runs."""
+class _Vanishing(Reporter):
+    """Of an attempt whose machine is gone after its first checkpoint: no handler and no clean-up runs."""
 
     def committed(self, record: Record) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -110,11 +111,10 @@ def _main(file: str, *vanish: str) -> None:
 
     setup_logging()
     try:
-        with (
-            Preemption() as preemption,
-            (_Vanishing if vanish else Attempt)(JobSpec.load(file), preemption) as attempt,
-        ):
-            train(attempt)
+        with Preemption() as preemption:
+            job = Job(JobSpec.load(file), preemption)
+            with (_Vanishing if vanish else Reporter)(job) as reporter:
+                train(job, reporter)
     except SideStepError as error:
         log.error("%s", error)
         sys.exit(error.exit_code)

@@ -31,12 +31,12 @@ def checkpoint_files(
     adapter: Adapter,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
-    recipe: dict[str, Any],
+    fingerprint: dict[str, Any],
     machine: dict[str, Any],
 ) -> dict[str, Parts]:
     """The files of a checkpoint: the adapter as it would be published, and the training state.
 
-    `machine` is what the run's first attempt chose and ran on, which later ones keep to.
+    `fingerprint` is the run's; `machine` what its first attempt chose and ran on, which later ones keep to.
     """
     tensors = {f"adapter.{name}": p.detach() for name, p in adapter.parameters().items()}
     numbers: dict[str, dict[str, Any]] = {}
@@ -57,7 +57,7 @@ def checkpoint_files(
     return {
         **adapter.files(),
         TENSORS_FILE: safetensors_parts(tensors),
-        NUMBERS_FILE: (numbers_bytes(Numbers(recipe, machine, progress, sorted(tensors), kept)),),
+        NUMBERS_FILE: (numbers_bytes(Numbers(fingerprint, machine, progress, sorted(tensors), kept)),),
     }
 
 

@@ -16,12 +16,13 @@ from sidestep.acestep.attention import AttentionName, why_no_flash
 from sidestep.config.schema import RuntimeSpec
 from sidestep.runtime.driver import check_driver
 from sidestep.runtime.errors import MachineError
+from sidestep.training.numbers import NUMERICS
 
 log = logging.getLogger(__name__)
 
 logging.getLogger("lightning").handlers.clear()  # it prints its precision beside our log, which says it too
 
-_PACKAGES = ("side-step", "torch", "diffusers", "peft", "lycoris-lora", "transformers")
+_PACKAGES = ("torch", "diffusers", "peft", "lycoris-lora", "transformers")
 _FABRIC_PRECISION: dict[str, Literal["bf16-mixed", "16-mixed", "32-true"]] = {
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
@@ -37,17 +38,24 @@ class Machine:
     precision: str  # bf16 | fp16 | fp32
     attention: AttentionName = "sdpa"
     threads: int = 1  # that compute on a CPU
+    deterministic: bool = True
 
     def chosen(self) -> dict[str, Any]:
         """What `auto` became, for later attempts: numbers depend on it, in their last bits."""
         return {"precision": self.precision, "attention": self.attention, "threads": self.threads}
 
     def kind(self) -> dict[str, Any]:
-        """The hardware and the versions on which equal runs give equal bits."""
+        """The hardware, the versions and the settings on which equal runs give equal bits."""
         versions = {name: version(name) for name in _PACKAGES}
         if torch.version.cuda:
             versions["cuda"] = torch.version.cuda
-        return {**self.chosen(), "processor": _processor(self.device), "versions": versions}
+        return {
+            **self.chosen(),
+            "deterministic": self.deterministic,
+            "numerics": {self.precision: NUMERICS[self.precision]},
+            "processor": _processor(self.device),
+            "versions": versions,
+        }
 
     @property
     def dtype(self) -> torch.dtype:
@@ -79,7 +87,7 @@ def choose_machine(runtime: RuntimeSpec, chosen: Mapping[str, Any] | None = None
         _be_deterministic()
     threads = int(chosen["threads"]) if chosen and device.type == "cpu" else torch.get_num_threads()
     torch.set_num_threads(threads)
-    return Machine(device, precision, attention, threads)
+    return Machine(device, precision, attention, threads, runtime.deterministic)
 
 
 def _as_before(runtime: RuntimeSpec, chosen: Mapping[str, Any]) -> RuntimeSpec:

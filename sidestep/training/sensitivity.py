@@ -4,14 +4,17 @@ The flow loss is drawn as in corrected training, without condition dropout; a mo
 the norm of its weight's gradient, averaged over batches.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from sidestep.acestep.names import original_name
 from sidestep.config.training import ATTENTION_MODULES
-from sidestep.training.flow import Batch, flow_loss
+from sidestep.data.tensors import Sample
+from sidestep.runtime.progress import track
+from sidestep.training import rng
+from sidestep.training.flow import Batch, SamplingConfig, draw_batch, flow_loss
 
 
 def attention_weights(transformer: nn.Module) -> dict[str, nn.Parameter]:
@@ -22,6 +25,22 @@ def attention_weights(transformer: nn.Module) -> dict[str, nn.Parameter]:
         for name, parameter in named
         if name.endswith(tuple(f".{module}.weight" for module in ATTENTION_MODULES))
     }
+
+
+def draw_batches(
+    samples: Sequence[Sample],
+    null_condition: Tensor,
+    sampling: SamplingConfig,
+    count: int,
+    device: torch.device,
+) -> Iterator[Batch]:
+    """So many batches of one song each, on `device`: all songs in shuffled order, then all once more."""
+    songs = len(samples)
+    with track("Estimating", total=count, unit="batches") as bar:
+        for index in range(count):
+            song = rng.order(sampling.seed, index // songs, songs)[index % songs]
+            yield draw_batch(samples[song], null_condition, sampling, index, device)
+            bar.advance(1)
 
 
 def mean_gradient_norms(

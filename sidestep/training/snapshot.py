@@ -7,34 +7,45 @@ fresh memory takes seconds. What saves the live ones saves the copy, too.
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sidestep.adapters import Adapter
+from sidestep.adapters.adapter import Adapter
+from sidestep.config.training import TrainSpec
 from sidestep.runtime.canonical import Parts
 from sidestep.training.checkpoint import checkpoint_files
 from sidestep.training.numbers import Progress
+from sidestep.training.optimizer import build_optimizer
 
 log = logging.getLogger(__name__)
-
-MakeOptimizer = Callable[[Adapter], torch.optim.Optimizer]
 
 
 class Snapshot:
     """The state at the end of one step. `take` it between steps; `files` may be asked in another thread."""
 
     def __init__(
-        self, adapter: Adapter, optimizer: torch.optim.Optimizer, make_optimizer: MakeOptimizer
+        self,
+        adapter: Adapter,
+        optimizer: torch.optim.Optimizer,
+        train: TrainSpec,
+        fingerprint: Mapping[str, Any],
+        machine: Mapping[str, Any],
     ) -> None:
-        """`make_optimizer` made `optimizer`; it is asked for one like it, over the copy."""
+        """
+        Args:
+            train: what `optimizer` was made of; another one is made of it, over the copy.
+            fingerprint: of the run, for the checkpoint's files.
+            machine: the kind of machine that the run was begun on, for the same.
+        """
         self._live, self._live_optimizer = adapter, optimizer
+        self._fingerprint, self._machine = dict(fingerprint), dict(machine)
         self._pinned = next(iter(adapter.parameters().values())).is_cuda
         self._copy = _on_host(adapter, self._pinned)
-        self._optimizer = make_optimizer(self._copy)
+        self._optimizer = build_optimizer(self._copy, train)
         self._buffers = self._rehearse()
         self._progress = Progress()
 
@@ -57,9 +68,9 @@ class Snapshot:
             torch.cuda.synchronize()
 
     @torch.no_grad()
-    def files(self, recipe: dict[str, Any], machine: dict[str, Any]) -> dict[str, Parts]:
+    def files(self) -> dict[str, Parts]:
         """The checkpoint's files. Their parts are this copy's memory: good until the next `take`."""
-        return checkpoint_files(self._copy, self._optimizer, self._progress, recipe, machine)
+        return checkpoint_files(self._copy, self._optimizer, self._progress, self._fingerprint, self._machine)
 
     def _copied(self, name: str, value: Any) -> Any:
         if not isinstance(value, Tensor):

@@ -3,9 +3,10 @@ import json
 import pytest
 
 from sidestep.config.job import JobSpec
-from sidestep.data.dataset import Song, read_songs
+from sidestep.data.dataset import Song
 from sidestep.data.prompts import prompt_caption
 from sidestep.runtime.errors import BadDataError, MissingInputError
+from tests.data.readers import songs_of
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def read(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data if isinstance(data, bytes) else json.dumps(data).encode())
         audio = str(tmp_path / audio_dir) if audio_dir else None
-        return read_songs(spec(dataset_json=str(path), audio_dir=audio))
+        return songs_of(spec(dataset_json=str(path), audio_dir=audio))
 
     return read
 
@@ -28,7 +29,7 @@ def spec(**fields) -> JobSpec:
 
 def test_a_folder_is_read_sorted_with_captions_from_names(place_files):
     folder = place_files("b/warm_summer-night.MP3", "a.wav", "c.opus", "notes.txt", "b/._warm.mp3", "z.m4a")
-    songs = read_songs(spec(audio_dir=str(folder)))
+    songs = songs_of(spec(audio_dir=str(folder)))
     assert [song.path for song in songs] == ["a.wav", "b/warm_summer-night.MP3", "c.opus", "z.m4a"]
     assert songs[1].caption == "warm summer night"
     assert songs[1].lyrics == "[Instrumental]" and songs[1].is_instrumental
@@ -37,7 +38,7 @@ def test_a_folder_is_read_sorted_with_captions_from_names(place_files):
 
 def test_a_folder_without_songs(place_files):
     with pytest.raises(MissingInputError, match=r"no songs in .*\n.*\*\.wav"):
-        read_songs(spec(audio_dir=str(place_files("a.txt"))))
+        songs_of(spec(audio_dir=str(place_files("a.txt"))))
 
 
 SIDECAR = """\ufeffCaption: A slow blues: dry guitar
@@ -61,7 +62,7 @@ def test_a_sidecar_says_what_a_json_would(place_files, caplog):
     folder = place_files("sub/a.b.mp3", "c.mp3", "a.txt")
     (folder / "sub/a.b.txt").write_text(SIDECAR, encoding="utf-8")
     with caplog.at_level("INFO", logger="sidestep"):
-        other, song = read_songs(spec(audio_dir=str(folder)))
+        other, song = songs_of(spec(audio_dir=str(folder)))
     assert other.path == "c.mp3" and other.is_instrumental and other.caption == "c"
     assert (song.caption, song.genre, song.bpm) == ("A slow blues: dry guitar", "blues", 72)
     assert (song.keyscale, song.timesignature, song.language) == ("E minor", "3/4", "en")
@@ -74,7 +75,7 @@ def test_a_sidecar_may_be_empty_and_may_choose_the_genre(place_files):
     folder = place_files("a.mp3", "b.mp3")
     (folder / "a.txt").write_text("")
     (folder / "b.txt").write_text("genre: rock\nprompt_override: genre\nlyrics:")
-    a, b = read_songs(spec(audio_dir=str(folder)))
+    a, b = songs_of(spec(audio_dir=str(folder)))
     assert (a.caption, a.lyrics) == ("a", "[Instrumental]")
     assert b.uses_genre and b.lyrics == "[Instrumental]"
 
@@ -85,7 +86,7 @@ def test_what_is_wrong_with_sidecars_is_said_at_once(place_files):
     (folder / "b.txt").write_text("Just a text")
     (folder / "c.txt").write_bytes(b"caption: caf\xe9")
     with pytest.raises(BadDataError) as caught:
-        read_songs(spec(audio_dir=str(folder)))
+        songs_of(spec(audio_dir=str(folder)))
     text = str(caught.value)
     assert "4 problems" in text
     for said in (
@@ -104,7 +105,7 @@ def test_a_link_out_of_a_folder_is_refused(place_files):
     with pytest.raises(
         BadDataError, match=r"2 problems(.|\n)*a\.txt is a symbolic link out(.|\n)*b\.mp3 is a"
     ):
-        read_songs(spec(audio_dir=str(folder / "songs")))
+        songs_of(spec(audio_dir=str(folder / "songs")))
 
 
 @pytest.mark.parametrize(
@@ -320,7 +321,7 @@ def test_what_is_no_dataset(read, content):
 
 def test_a_json_that_is_not_there(tmp_path):
     with pytest.raises(MissingInputError, match=r"dataset\.json"):
-        read_songs(spec(dataset_json=str(tmp_path / "dataset.json")))
+        songs_of(spec(dataset_json=str(tmp_path / "dataset.json")))
 
 
 def test_fields_of_other_tools_are_named_once(place_files, read, caplog):
@@ -339,4 +340,4 @@ def test_a_json_in_the_working_directory(place_files, monkeypatch):
     folder = place_files("a.mp3")
     (folder / "dataset.json").write_text('[{"audio_path": "a.mp3"}]')
     monkeypatch.chdir(folder)
-    assert [song.path for song in read_songs(spec(dataset_json="dataset.json"))] == ["a.mp3"]
+    assert [song.path for song in songs_of(spec(dataset_json="dataset.json"))] == ["a.mp3"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sidestep.config.job import JobSpec
 from sidestep.config.schema import StorageSpec
-from sidestep.data.dataset import Song, read_songs
+from sidestep.data.dataset import Song
 from sidestep.data.entries import read_dataset
 from sidestep.data.index import read_index
 from sidestep.data.prompts import lyrics_prompt, text_prompt
@@ -21,6 +21,7 @@ from sidestep.data.sidecar import read_sidecar
 from sidestep.data.tensors import Sample, read_sample, sample_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.open import open_store
+from tests.data.readers import songs_of
 
 fuzz = settings(
     max_examples=150,
@@ -60,7 +61,7 @@ def read(tmp_path: Path) -> Callable[[bytes], list[Song]]:
 
     def read(content: bytes) -> list[Song]:
         (folder / "dataset.json").write_bytes(content)
-        songs = read_songs(spec)
+        songs = songs_of(spec)
         assert {song.place for song in songs} <= {f"{folder}/a.mp3"}
         return songs
 

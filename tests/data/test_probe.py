@@ -10,12 +10,12 @@ import pytest
 
 from sidestep.config.job import JobSpec
 from sidestep.config.schema import PreprocessSpec
-from sidestep.data.dataset import read_songs
 from sidestep.data.index import Index
 from sidestep.data.probe import problem_of, sound_songs
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.open import open_store
+from tests.data.readers import songs_of
 
 BAD = {
     "corrupt.mp3": "is not a sound file that can be read",
@@ -66,7 +66,7 @@ def sound(folder, tmp_path):
     def sound(known: Index | None = None, **settings) -> set[str]:
         spec = JobSpec(task="preprocess", audio_dir=str(folder), dataset_dir="tensors", preprocess=settings)
         workspace = Workspace(tmp_path / "workspace")
-        songs = sound_songs(read_songs(spec), spec.preprocess, known or Index(), workspace)
+        songs = sound_songs(songs_of(spec), spec.preprocess, known or Index(), workspace)
         return {song.path for song in songs}
 
     return sound

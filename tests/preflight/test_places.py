@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from sidestep.cli import main
+from sidestep.lifecycle.job import Job
+from sidestep.preflight.places import check_places
 from sidestep.tasks import train as train_task
 from tests.faults import faulty_server
 from tests.s3 import S3Server, set_credentials, strict_server
@@ -136,13 +138,12 @@ def test_songs_and_dataset_are_looked_for(tiny_checkpoints: Path, tmp_path: Path
 def test_the_probe_leaves_nothing_and_finds_a_store_that_overwrites(
     make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from sidestep.preflight.places import check_places
-
-    check_places(make_spec())
+    check_places(Job(make_spec()))
     assert not (tmp_path / "out").exists()
     assert "replaces a file" not in caplog.text
     with strict_server(tmp_path / "buckets") as server:  # rclone ignores If-None-Match
         set_credentials(monkeypatch)
-        check_places(make_spec(output_dir=server.place("run"), storage={"endpoint_url": server.endpoint}))
+        spec = make_spec(output_dir=server.place("run"), storage={"endpoint_url": server.endpoint})
+        check_places(Job(spec))
         assert server.store("").list_files() == []
     assert "s3://studio/run replaces a file where it is asked to create one" in caplog.text

@@ -10,6 +10,7 @@ from sidestep.config.job import JobSpec
 from sidestep.tasks import estimate as module
 from sidestep.tasks.estimate import estimate
 from tests.songs import MakeSpec
+from tests.tasks.attempts import run_task
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def spec(make_spec: MakeSpec, tmp_path: Path) -> JobSpec:
 
 def test_the_report(spec: JobSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    norms = estimate(spec)
+    norms = run_task(estimate, spec)
     assert len(norms) == 4 * 2 * 4  # layers, self and cross attention, q k v o
     assert list(norms.values()) == sorted(norms.values(), reverse=True)
     report = json.loads((tmp_path / "out" / "estimate" / "report.json").read_text())
@@ -34,7 +35,7 @@ def test_the_report(spec: JobSpec, tmp_path: Path, caplog: pytest.LogCaptureFixt
 def test_its_line_can_be_trained(spec: JobSpec, make_spec: MakeSpec) -> None:
     from sidestep.tasks import run as train
 
-    best = list(estimate(spec))[:5]
+    best = list(run_task(estimate, spec))[:5]
     assert train(make_spec("trained", adapter={"target_modules": best})).steps == 4
 
 
@@ -42,10 +43,10 @@ def test_it_is_made_once(
     spec: JobSpec, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
-    first = estimate(spec)
+    first = run_task(estimate, spec)
     with monkeypatch.context() as patch:
         patch.setattr(module, "prepare_setup", lambda *_: pytest.fail("measured again"))
-        assert estimate(spec) == first
+        assert run_task(estimate, spec) == first
     assert "Already estimated" in caplog.text
     more = JobSpec.load(None, **(spec.model_dump() | {"estimate": {"batches": 6}}))
-    assert estimate(more) != first
+    assert run_task(estimate, more) != first

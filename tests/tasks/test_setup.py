@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from sidestep.cli import main
 from sidestep.config.job import JobSpec
-from sidestep.lifecycle.identity import recipe_of
+from sidestep.lifecycle.job import Job
 from sidestep.runtime.errors import BadSpecError
-from sidestep.runtime.workspace import open_workspace
 from sidestep.tasks import run as train
-from sidestep.tasks.setup import prepare_setup, sampling_config
+from sidestep.tasks.setup import TrainingSetup, prepare_setup, sampling_config
+from sidestep.training.machine import choose_machine
 from tests.songs import MakeSpec
 
 BASE = "acestep-v15-base"
@@ -36,6 +36,10 @@ def finetune(tiny_checkpoints: Path, tmp_path: Path) -> Callable[..., Path]:
         return folder.parent
 
     return make
+
+
+def setup_of(spec: JobSpec) -> TrainingSetup:
+    return prepare_setup(Job(spec), choose_machine(spec.runtime))
 
 
 def changed(spec: JobSpec, **changes: Any) -> JobSpec:
@@ -61,29 +65,20 @@ def test_a_fine_tune_is_trained_as_its_base_is(
 def test_a_fine_tune_s_own_timestep_law_wins(make_spec: MakeSpec, finetune: Callable[..., Path]) -> None:
     checkpoints = finetune(timestep_mu=0.5, timestep_sigma=None)
     spec = make_spec(checkpoint_dir=checkpoints, model_variant="my-finetune")
-    sampling = sampling_config(spec, prepare_setup(spec, open_workspace(spec.runtime.workspace)).model.config)
+    sampling = sampling_config(spec, setup_of(spec).model.config)
     assert (sampling.mu, sampling.sigma) == (0.5, 1.0)
     given = make_spec(checkpoint_dir=checkpoints, model_variant="my-finetune", timestep_mu=-1)
-    assert (
-        sampling_config(given, prepare_setup(given, open_workspace(given.runtime.workspace)).model.config).mu
-        == -1
-    )
+    assert sampling_config(given, setup_of(given).model.config).mu == -1
 
 
 def test_the_encoders_are_never_in_memory(make_spec: MakeSpec, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     spec = make_spec()
-    ground = prepare_setup(spec, open_workspace(spec.runtime.workspace))
+    ground = setup_of(spec)
     assert ground.model.parts.keys() == {"transformer"}
     assert caplog.text.count("no encoder is in memory") == 1
     with pytest.raises(BadSpecError, match="cannot be switched off: training never loads the encoders"):
         changed(spec, runtime={"offload_encoder": False})
-
-
-def test_the_share_of_recomputed_layers_changes_no_recipe(make_spec: MakeSpec) -> None:
-    """So that a run goes on with another one, on a GPU with less memory."""
-    recipes = [recipe_of(make_spec(gradient_checkpointing_ratio=ratio)) for ratio in (0.5, 1)]
-    assert recipes[0] == recipes[1]
 
 
 def edit(edit_weights: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:

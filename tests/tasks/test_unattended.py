@@ -4,19 +4,18 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sidestep.commitlog.log import CommitLog, Record
 from sidestep.commitlog.writer import Writer
 from sidestep.config.job import JobSpec
-from sidestep.config.training import CheckpointSpec, TrainSpec
-from sidestep.lifecycle import saver
-from sidestep.lifecycle.job import Attempt
-from sidestep.lifecycle.saver import CheckpointPolicy
+from sidestep.lifecycle.job import Job
+from sidestep.lifecycle.reporter import Reporter
 from sidestep.runtime.errors import (
     AccessError,
     AgainError,
@@ -27,11 +26,10 @@ from sidestep.runtime.errors import (
 )
 from sidestep.runtime.preemption import Preemption
 from sidestep.storage.open import open_store
+from sidestep.storage.retry import Retry
 from sidestep.tasks import run as train
+from sidestep.tasks import train as train_task
 from sidestep.tasks.setup import prepare_setup
-from sidestep.tasks.train import train as train_attempt
-from sidestep.training.numbers import Progress
-from sidestep.training.schedule import Schedule
 from tests.songs import MakeSpec, song, write_songs
 
 EVERY_STEP = {"epochs": 4, "checkpoint": {"every_steps": 1, "every_minutes": None}}
@@ -39,7 +37,7 @@ EVERY_STEP = {"epochs": 4, "checkpoint": {"every_steps": 1, "every_minutes": Non
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saver, "RETRY_PAUSES", (0.01,))
+    monkeypatch.setattr(train_task, "RETRY", Retry(seconds=60, first_pause=0.01, longest_pause=0.01))
 
 
 def log_of(spec: JobSpec) -> CommitLog:
@@ -60,15 +58,17 @@ def adapter(spec: JobSpec) -> dict[str, bytes]:
 def train_with_notice_after(spec: JobSpec, step: int) -> None:
     """Notice comes while step number `step` is made."""
 
-    class Noticed(Attempt):
-        def report(self, **changes: Any) -> None:
-            super().report(**changes)
+    class Noticed(Reporter):
+        def update(self, **changes: Any) -> None:
+            super().update(**changes)
             if changes.get("step") == step:
-                self.preemption.request()
+                job.preemption.request()
+
+    job = Job(spec, Preemption(spec.runtime.grace_seconds, end_process=lambda code: None))
 
     def run() -> None:
-        with Noticed(spec, Preemption(end_process=lambda code: None)) as attempt:
-            train_attempt(attempt)
+        with Noticed(job) as reporter:
+            train_task.train(job, reporter)
 
     with pytest.raises(AgainError, match=f"stopped after step {step} of"):
         run()
@@ -103,6 +103,7 @@ def test_notice_does_not_wait_for_the_checkpoint_before(
     """The newer state is kept first, and counts on this machine although the older one comes through."""
     caplog.set_level("INFO")
     whole, cut = (make_spec(name, **EVERY_STEP) for name in ("whole", "cut"))
+    cut = cut.model_copy(update={"runtime": cut.runtime.model_copy(update={"grace_seconds": 3})})
     train(whole)
     is_over, original = threading.Event(), Writer.commit
 
@@ -113,7 +114,6 @@ def test_notice_does_not_wait_for_the_checkpoint_before(
 
     with monkeypatch.context() as patch:
         patch.setattr(Writer, "commit", commit)
-        patch.setattr(saver, "SHARE_TO_END", 27 / 30)
         train_with_notice_after(cut, 3)
         is_over.set()
         while newest(cut).step < 2:
@@ -146,7 +146,7 @@ def test_what_could_not_be_sent_waits_on_the_machine(
     train(whole)
     gone = (StorageError("the store is gone") if n >= 5 else None for n in range(10**6))
     with monkeypatch.context() as patch:
-        patch.setattr(saver, "RETRY_SECONDS", 0)
+        patch.setattr(train_task, "RETRY", Retry(tries=1, seconds=0))
         fail_commits(patch, gone)
         with pytest.raises(StorageError, match="the last checkpoint could not be sent: it waits"):
             train(cut)
@@ -167,8 +167,8 @@ def test_a_store_that_is_gone_for_a_while_stops_nothing(
     gone = (StorageError("the store is gone") if 2 <= n < 8 else None for n in range(10**6))
     fail_commits(monkeypatch, gone)
     told = []
-    report = Attempt.report
-    monkeypatch.setattr(Attempt, "report", lambda self, **what: (told.append(what), report(self, **what)))
+    update = Reporter.update
+    monkeypatch.setattr(Reporter, "update", lambda self, **what: (told.append(what), update(self, **what)))
     train(spec)
     assert "could not be sent" in caplog.text
     assert newest(spec).step == 8
@@ -316,7 +316,7 @@ def test_the_receipt(make_spec: MakeSpec) -> None:
     assert {"pull", "train", "publish"} <= set(receipt["seconds"])
     assert receipt["cost"] == pytest.approx(sum(receipt["seconds"].values()), abs=0.5)  # a second costs one
     assert len(receipt["machines"]) == 1
-    assert receipt["machines"][0]["versions"]["side-step"]
+    assert receipt["machines"][0]["versions"]["torch"] == torch.__version__
     assert receipt["bit_equality"] == "claimed"
     assert receipt["loss_on_fixed_draws"]["last"] < receipt["loss_on_fixed_draws"]["first"]
 
@@ -349,41 +349,6 @@ def test_a_machine_of_another_kind_is_said(
     receipt = json.loads(Path(spec.output_place, "receipt.json").read_text())
     assert len(receipt["machines"]) == 2
     assert receipt["bit_equality"].startswith("not claimed")
-
-
-@pytest.fixture
-def schedule() -> Schedule:
-    """Three steps an epoch, 40 epochs."""
-    return Schedule.of(TrainSpec(epochs=40, accumulation=1), samples=3)
-
-
-def due(timetable: CheckpointPolicy, schedule: Schedule, steps: int) -> Callable[[], list[str]]:
-    names = [timetable.due(Progress(step), schedule.group(step - 1)) for step in range(1, steps + 1)]
-    return [name for name in names if name]  # type: ignore[return-value]
-
-
-def test_when_a_run_is_saved(schedule: Schedule, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = CheckpointSpec(every_epochs=10, every_steps=50, every_minutes=None, keep_every_epochs=15)
-    assert due(CheckpointPolicy(spec, schedule), schedule, 120) == [
-        *("checkpoint-epoch-10", "checkpoint-epoch-15", "checkpoint-step-50", "checkpoint-epoch-20"),
-        *("checkpoint-epoch-30", "checkpoint-step-100", "checkpoint-epoch-40"),
-    ]
-    timetable = CheckpointPolicy(CheckpointSpec(every_minutes=10), schedule)
-    assert timetable.due(Progress(1), schedule.group(0)) is None
-    timetable._last -= 601
-    assert timetable.due(Progress(2, skipped_in_row=1), schedule.group(1)) is None
-    assert timetable.due(Progress(2), schedule.group(1)) == "checkpoint-step-2"
-    timetable.saved()
-    assert timetable.due(Progress(3), schedule.group(2)) is None
-
-
-def test_which_checkpoints_stay(schedule: Schedule) -> None:
-    folders = [
-        f"checkpoints/checkpoint-{name}" for name in ("step-99", "epoch-31", "epoch-30.g2", "epoch-15")
-    ]
-    assert CheckpointPolicy(CheckpointSpec(keep=2), schedule).keep(folders) == folders[:2]
-    kept = CheckpointPolicy(CheckpointSpec(keep=1, keep_every_epochs=15), schedule).keep(folders)
-    assert kept == [folders[0], folders[2], folders[3]]
 
 
 def test_a_checkpoint_changes_no_number(make_spec: MakeSpec) -> None:

@@ -38,14 +38,14 @@ def note_steps(path: Path) -> None:
     """Write down each step that is made, as it is made."""
 
     def around(report: Any) -> Any:
-        def noted(attempt: Any, progress: Any, *rest: Any) -> None:
+        def noted(reporter: Any, result: Any, *rest: Any) -> None:
             with path.open("a") as file:
-                file.write(f"{progress.step}\n")
-            report(attempt, progress, *rest)
+                file.write(f"{result.step}\n")
+            report(reporter, result, *rest)
 
         return noted
 
-    wrap("sidestep.tasks.train:_report", around)
+    wrap("sidestep.tasks.train:report_step", around)
 
 
 def serve() -> None:

@@ -40,7 +40,7 @@ POINTS = {
     "taking over": Point(_CREATED, only=_is("take-over")),
     "taken over": Point(_CREATED, after=True, only=_is("take-over")),
     "first words": Point(_WRITE, after=True, only=_ends("status.json")),
-    "told": Point("sidestep.tasks.train:_report", after=True, most=6),
+    "told": Point("sidestep.tasks.train:report_step", after=True, most=6),
     "snapshot": Point("sidestep.training.snapshot:Snapshot.take", most=6),
     "outbox": Point("sidestep.lifecycle.pending:PendingCheckpoints.put", after=True, most=6),
     "hashing": Point("sidestep.commitlog.writer:file_digest", most=20),

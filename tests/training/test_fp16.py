@@ -8,8 +8,6 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
 
-from sidestep.config.job import JobSpec
-from sidestep.tasks import setup
 from sidestep.training.checkpoint import checkpoint_files, restore
 from sidestep.training.loop import Trainer
 from sidestep.training.machine import Machine
@@ -31,11 +29,6 @@ class HalfPrecisionCpu(Machine):
         return Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu", scaler))
 
 
-def trainer_on(machine: Machine, spec: JobSpec, monkeypatch: pytest.MonkeyPatch) -> Trainer:
-    monkeypatch.setattr(setup, "choose_machine", lambda *_: machine)
-    return trainer_of(spec)
-
-
 def half(scale: float = 2.0**10) -> Machine:
     return HalfPrecisionCpu(torch.device("cpu"), "fp16", scale=scale)
 
@@ -44,9 +37,9 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in trainer.adapter.parameters().items()}
 
 
-def test_loss_and_gradient_are_those_of_fp32(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    exact = trainer_on(Machine(torch.device("cpu"), "fp32"), make_spec(), monkeypatch)
-    rough = trainer_on(half(), make_spec(), monkeypatch)
+def test_loss_and_gradient_are_those_of_fp32(make_spec: MakeSpec) -> None:
+    exact = trainer_of(make_spec(), Machine(torch.device("cpu"), "fp32"))
+    rough = trainer_of(make_spec(), half())
     assert {p.dtype for n, p in rough.model.named_parameters() if "lora" not in n} == {torch.float16}
     assert {p.dtype for p in rough.adapter.parameters().values()} == {torch.float32}
     (loss, norm), wanted = (
@@ -55,24 +48,20 @@ def test_loss_and_gradient_are_those_of_fp32(make_spec: MakeSpec, monkeypatch: p
     assert (loss, norm) == pytest.approx(wanted, rel=2e-2)
 
 
-def test_a_scale_that_is_too_high_is_halved_until_it_fits(
-    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = trainer_on(half(TOO_HIGH), make_spec(), monkeypatch)
+def test_a_scale_that_is_too_high_is_halved_until_it_fits(make_spec: MakeSpec) -> None:
+    trainer = trainer_of(make_spec(), half(TOO_HIGH))
     before = weights(trainer)
     trainer.step(0)
     assert all(torch.equal(p, before[name]) for name, p in trainer.adapter.parameters().items())
     assert trainer.fabric.strategy.precision.state_dict()["scale"] == TOO_HIGH / 2
 
 
-def test_a_resumed_run_has_the_scale_of_the_uninterrupted_one(
-    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_resumed_run_has_the_scale_of_the_uninterrupted_one(make_spec: MakeSpec, tmp_path: Path) -> None:
     spec = make_spec(epochs=4)
-    whole = trainer_on(half(), spec, monkeypatch)
+    whole = trainer_of(spec, half())
     run(whole, Progress())
 
-    first = trainer_on(half(), spec, monkeypatch)
+    first = trainer_of(spec, half())
     progress = Progress()
     for result in first.steps(progress):
         if result.step == 5:  # the scale has grown, and is on its way to grow again
@@ -80,7 +69,7 @@ def test_a_resumed_run_has_the_scale_of_the_uninterrupted_one(
     for name, data in checkpoint_files(first.adapter, first.optimizer, progress, {}, {}).items():
         (tmp_path / name).write_bytes(b"".join(data))
 
-    second = trainer_on(half(), spec, monkeypatch)
+    second = trainer_of(spec, half())
     restored = restore(tmp_path, second.adapter, second.optimizer)
     assert restored.loss_scale["scale"] == 2.0**11
     run(second, restored)

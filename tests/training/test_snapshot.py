@@ -11,7 +11,6 @@ from sidestep.runtime.canonical import Parts
 from sidestep.training.checkpoint import checkpoint_files, restore
 from sidestep.training.loop import Trainer
 from sidestep.training.numbers import Progress
-from sidestep.training.optimizer import build_optimizer
 from sidestep.training.snapshot import Snapshot
 from tests.songs import MakeSpec
 from tests.training.trainers import trainer_of
@@ -27,7 +26,7 @@ CELLS = [
 
 
 def snapshot_of(trainer: Trainer, spec: JobSpec) -> Snapshot:
-    return Snapshot(trainer.adapter, trainer.optimizer, lambda adapter: build_optimizer(adapter, spec.train))
+    return Snapshot(trainer.adapter, trainer.optimizer, spec.train, {"lr": 1}, {"threads": 1})
 
 
 def joined(files: dict[str, Parts]) -> dict[str, bytes]:
@@ -48,7 +47,7 @@ def test_its_files_are_those_of_the_live_state(
     snapshot.take(progress)
     trainer.step(2)
     progress.losses.append(0.5)
-    assert joined(snapshot.files({"lr": 1}, {"threads": 1})) == live
+    assert joined(snapshot.files()) == live
     later = joined(checkpoint_files(trainer.adapter, trainer.optimizer, progress, {}, {}))
     assert later["training_state.safetensors"] != live["training_state.safetensors"]
 
@@ -60,7 +59,7 @@ def test_it_changes_no_number(make_spec: MakeSpec) -> None:
     for number in range(3):
         plain.step(number)
         snapshot.take(Progress(number))
-        snapshot.files({}, {})
+        snapshot.files()
         watched.step(number)
     states = [joined(checkpoint_files(t.adapter, t.optimizer, Progress(3), {}, {})) for t in (plain, watched)]
     assert states[0] == states[1]
@@ -71,7 +70,7 @@ def test_before_the_first_step_there_is_no_optimizer_state(make_spec: MakeSpec, 
     trainer = trainer_of(spec)
     snapshot = snapshot_of(trainer, spec)
     snapshot.take(Progress())
-    for name, data in snapshot.files({}, {}).items():
+    for name, data in snapshot.files().items():
         (tmp_path / name).write_bytes(b"".join(data))
     fresh = trainer_of(spec)
     restore(tmp_path, fresh.adapter, fresh.optimizer)

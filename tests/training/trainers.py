@@ -1,15 +1,16 @@
 """Trainers of small jobs."""
 
 from sidestep.config.job import JobSpec
-from sidestep.runtime.workspace import open_workspace
+from sidestep.lifecycle.job import Job
 from sidestep.tasks.setup import prepare_setup
 from sidestep.tasks.train import build_trainer
 from sidestep.training.loop import StepResult, Trainer
+from sidestep.training.machine import Machine, choose_machine
 from sidestep.training.numbers import Progress
 
 
-def trainer_of(spec: JobSpec) -> Trainer:
-    return build_trainer(spec, prepare_setup(spec, open_workspace(spec.runtime.workspace)))
+def trainer_of(spec: JobSpec, machine: Machine | None = None) -> Trainer:
+    return build_trainer(spec, prepare_setup(Job(spec), machine or choose_machine(spec.runtime)))
 
 
 def run(trainer: Trainer, progress: Progress) -> list[StepResult]:

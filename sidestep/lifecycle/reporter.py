@@ -1,0 +1,199 @@
+"""What an attempt at a job says of itself: status.json, its log in the output, its signs of life.
+
+A job may take many attempts, on many machines. Each finds in the output's status.json what those before it
+have spent, tells there every few seconds what it is doing, and leaves its log beside it. It says nothing
+there while another attempt may be at work, nor after a later one has begun to.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from sidestep.commitlog.lease import Lease, Watch
+from sidestep.commitlog.log import Record
+from sidestep.lifecycle.job import Job
+from sidestep.lifecycle.output import LOGS, Output
+from sidestep.lifecycle.status import FILE, HEARTBEAT_SECONDS, Commit, Phase, Spent, State, Status, now
+from sidestep.runtime import liveness
+from sidestep.runtime.canonical import json_bytes
+from sidestep.runtime.errors import AgainError, BadDataError, ExitCode, MissingInputError, SideStepError
+
+log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Tells what this attempt does. Use it as a context manager around the job's tasks.
+
+    Attributes:
+        lease: how long this job's writer stays the writer without a sign of life.
+        watch: over the last writer of the output, begun as this attempt began; None where there was none.
+        before: what status.json said as this attempt began to tell.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._job, self._heartbeat_seconds = job, heartbeat_seconds
+        tail = job.commits.tail()
+        self.lease = Lease(job.spec.runtime.lease_seconds)
+        self.watch = Watch(job.output.store, tail.generation, self.lease) if tail else None
+        nothing = Status(
+            name=job.spec.name, task=job.spec.task, attempt=0, heartbeat_seconds=heartbeat_seconds
+        )
+        self.before = read_status(job.output) or nothing
+        self._status = nothing
+        self._spent_before = Spent()
+        self._times = PhaseTimes(clock)
+        self._lock = threading.Lock()
+        self._is_told, self._told_failure = False, False
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._tell_regularly, name="status", daemon=True)
+
+    def __enter__(self) -> Self:
+        liveness.begin(self._job.workspace.root)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        if not self._is_told:
+            return
+        preemption = self._job.preemption
+        self._thread.join(timeout=preemption.seconds_left() if preemption.requested else None)
+        state, exit_code = _ending(error)
+        self.update(state=state, exit_code=exit_code)
+        if error is not None:
+            self.update(message=str(error).splitlines()[0] if str(error) else "stopped by a signal")
+        self.tell()
+        try:
+            self._job.output.send(LOGS)
+        except SideStepError as failure:
+            log.warning("The log could not be sent: %s", failure)
+
+    def begin(self, phase: Phase, gpus: int | None = None) -> None:
+        """Something is done from now on. The first phase begins this attempt's log and its status.
+
+        Args:
+            gpus: how many GPUs this attempt uses, once that is known.
+        """
+        with self._lock:
+            self._times.begin(phase, gpus)
+        self.update(phase=phase)
+        if not self._is_told and (self.watch is None or self.watch.is_free()):
+            self.speak()
+
+    def speak(self) -> None:
+        """Tell from now on: this attempt is the one that works on the output."""
+        if self._is_told:
+            return
+        self._is_told = True
+        self.before = before = read_status(self._job.output) or self.before
+        was_lost = before.attempt > 0 and before.state not in ("done", "failed")
+        attempts = max(before.attempt, before.spent.attempts) + 1
+        self._spent_before = before.spent.model_copy(
+            update={"attempts": attempts, "preemptions": before.spent.preemptions + was_lost}
+        )
+        self.update(attempt=attempts, generation=max(self._status.generation, before.generation))
+        self._job.output.begin_log(attempts)
+        self.tell()
+        self._thread.start()
+
+    def became_writer(self, generation: int) -> None:
+        """Nobody else is the writer of the output: what others say of it, who are not, is overwritten."""
+        self.update(generation=generation)
+
+    def resumed_at(self, step: int) -> None:
+        """The attempt goes on after `step`: what the one before had made beyond it is made again."""
+        repeated = (self.before.step or 0) - step
+        if self.before.state != "done" and repeated > 0:
+            with self._lock:
+                steps = self._spent_before.steps_repeated + repeated
+                self._spent_before = self._spent_before.model_copy(update={"steps_repeated": steps})
+
+    def committed(self, record: Record) -> None:
+        """A checkpoint is safe."""
+        self.update(last_commit=Commit(folder=record.folder, step=record.step, at=now()), message="")
+
+    def update(self, **changes: Any) -> None:
+        """What status.json will say next: fields of `Status`."""
+        with self._lock:
+            self._status = self._status.model_copy(update=changes)
+
+    def spent(self) -> Spent:
+        """What all attempts have cost until now."""
+        before, seconds = self._spent_before, self._times.seconds()
+        totals = {phase: round(before.seconds.get(phase, 0) + own, 1) for phase, own in seconds.items()}
+        gpu_seconds = round(before.gpu_seconds + self._times.gpus * sum(seconds.values()), 1)
+        return before.model_copy(update={"seconds": before.seconds | totals, "gpu_seconds": gpu_seconds})
+
+    def tell(self) -> None:
+        """Write status.json now, unless a later attempt has the word. A store that is gone stops nothing."""
+        with self._lock:
+            self._status = self._status.model_copy(update={"heartbeat": now(), "spent": self.spent()})
+            status = self._status
+        try:
+            there = read_status(self._job.output)
+            if there and there.is_later_than(status):
+                return
+            self._job.output.store.write_bytes(FILE, json_bytes(status.model_dump(mode="json")))
+            self._told_failure = False
+        except SideStepError as error:
+            if not self._told_failure:
+                log.warning("%s could not be written, and is tried again: %s", FILE, error)
+            self._told_failure = True
+
+    def _tell_regularly(self) -> None:
+        while not self._end.wait(self._heartbeat_seconds):
+            self.tell()
+
+
+class PhaseTimes:
+    """How long an attempt has been in each phase, and how many GPUs it uses."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._since = clock, clock()
+        self._phase: Phase = "pull"
+        self._ended: dict[str, float] = {}  # seconds of phases that are over
+        self.gpus = 0
+
+    def begin(self, phase: Phase, gpus: int | None) -> None:
+        """Another phase begins; the one before is over."""
+        self._ended = self.seconds()
+        self._phase, self._since = phase, self._clock()
+        self.gpus = self.gpus if gpus is None else gpus
+
+    def seconds(self) -> dict[str, float]:
+        """Wall time by phase, until now."""
+        running = self._ended.get(self._phase, 0) + self._clock() - self._since
+        return {**self._ended, self._phase: running}
+
+
+def read_status(output: Output) -> Status | None:
+    """What the output's status.json says; None where there is none, or none that can be read."""
+    try:
+        return Status.read(output.store.read_bytes(FILE), f"{output.place}/{FILE}")
+    except MissingInputError:
+        return None
+    except BadDataError as error:
+        log.warning("%s; it is begun anew", error)
+        return None
+
+
+def _ending(error: BaseException | None) -> tuple[State, ExitCode]:
+    """What an attempt's end is called, and the exit code that its process will have."""
+    match error:
+        case None:
+            return "done", ExitCode.DONE
+        case KeyboardInterrupt() | AgainError():
+            return "preempted", ExitCode.AGAIN
+        case SideStepError():
+            return "failed", error.exit_code
+        case _:
+            return "failed", ExitCode.BUG

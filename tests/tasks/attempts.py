@@ -1,0 +1,16 @@
+"""A task by itself, as an attempt at a job begins it."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from sidestep.config.job import JobSpec
+from sidestep.lifecycle.job import Job
+from sidestep.lifecycle.reporter import Reporter
+
+Result = TypeVar("Result")
+
+
+def run_task(task: Callable[[Job, Reporter], Result], spec: JobSpec) -> Result:
+    job = Job(spec)
+    with Reporter(job) as reporter:
+        return task(job, reporter)
