@@ -18,8 +18,9 @@ for _name in [name for name in os.environ if name.startswith(("AWS_", "SIDESTEP_
     del os.environ[_name]  # no test may see the developer's credentials or settings
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
-# Fixtures that many rooms share: songs, specs that train on them, a real S3 server, a store of each kind.
-pytest_plugins = ["tests.songs", "tests.s3", "tests.stores"]
+# Fixtures that many rooms share: songs, specs that train on them, a real S3 server, a store of each kind, and
+# a stand-in for the tasks.
+pytest_plugins = ["tests.songs", "tests.s3", "tests.stores", "tests.fake_tasks"]
 
 TESTS = Path(__file__).parent
 

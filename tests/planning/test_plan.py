@@ -1,6 +1,5 @@
 """The whole plan: its figures, what makes a job fit, and what it prints."""
 
-import json
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -13,8 +12,6 @@ from sidestep import adapters
 from sidestep.acestep import load_model
 from sidestep.acestep.releases import config_of, released_config
 from sidestep.acestep.tiny import tiny_config
-from sidestep.cli import main
-from sidestep.commands.plan import size_in_bytes
 from sidestep.config.job import JobSpec
 from sidestep.config.optimizers import OPTIMIZERS
 from sidestep.config.training import AdapterSpec, TrainSpec
@@ -212,20 +209,6 @@ def test_sound_files_say_their_length(tiny_checkpoints: Path, s3_server: S3Serve
     assert len(there.seconds) == len(everything.seconds)
 
 
-@pytest.mark.parametrize(("text", "size"), [("12GB", 12e9), ("12 g", 12e9), ("11.5GiB", 11.5 * 2**30)])
-def test_sizes_are_read_as_people_write_them(text: str, size: float) -> None:
-    assert size_in_bytes(text) == size
-
-
-@pytest.mark.parametrize(
-    "words",
-    ["--fit 12", "--fit 0GB", "--fit=-1GB", "--fit infGB", "--songs 0", "--song-seconds nan", "--songs 2.5"],
-)
-def test_wrong_numbers_are_refused_before_anything_else(words: str, capsys: Any) -> None:
-    assert main(["plan", "--offline", *words.split()]) == 64
-    assert f"error: argument {words.split('=')[0].split()[0]}: " in capsys.readouterr().err
-
-
 def test_offline_knows_the_releases_alone() -> None:
     assert config_of(spec_of(model_variant="acestep-v15-xl-sft"), offline=True)["hidden_size"] == 2560
     mine = spec_of(model_variant="mine", base_model="turbo")
@@ -240,30 +223,6 @@ def test_it_is_read_in_80_columns(make_spec: MakeSpec) -> None:
     assert max(map(len, text.splitlines())) <= 80
     assert "It does not fit 0.00 GB, whatever is changed here" in text
     assert all(row in text for row in ("activations", "RTX 4090", "commit every"))
-
-
-def test_the_command_on_a_job_s_own_places(
-    make_spec: MakeSpec, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Path("job.json").write_text(make_spec().model_dump_json())
-    assert main(["plan", "job.json", "--json", "--fit", "24GB"]) == 0
-    data = json.loads(capsys.readouterr().out)
-    assert all(check["ok"] for check in data["checks"])
-    assert data["plan"]["job"]["songs"] == {"value": 3, "says": data["plan"]["job"]["songs"]["says"]} | {
-        "basis": "measured"
-    }
-    assert data["plan"]["fit"]["changes"] == []
-    assert main(["plan", "job.json", "--dataset-dir", "nowhere", "--json"]) == 66
-    assert "plan" not in json.loads(capsys.readouterr().out)
-
-
-def test_offline_needs_nothing_at_all(capsys: Any) -> None:
-    """Neither places in the spec nor any access: the 2B model, whole."""
-    assert main(["plan", "--offline", "--songs", "3", "--song-seconds", "30", "--price-per-hour", "1"]) == 0
-    text = capsys.readouterr().out
-    assert "LoRA, 44,040,192 parameters in 384 tensors" in text
-    assert "3, 1 min 30 s of sound" in text
-    assert not list(Path().glob("out*"))
 
 
 @pytest.mark.slow  # thirty-six steps of the real models are traced

@@ -1,6 +1,5 @@
 """`sidestep render`: what it writes where, what it says, and what it refuses."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +10,13 @@ from hypothesis import strategies as st
 from sidestep.cli import main
 from sidestep.config.fields import spec_fields
 from sidestep.config.job import resolve
-from sidestep.platforms.image import REPOSITORY, image_reference
 from sidestep.platforms.job import flattened
-from sidestep.platforms.render import PLATFORMS, default_file, said
+from sidestep.platforms.render import PLATFORMS, said
 from sidestep.runtime.errors import BadSpecError, ExitCode, UsageError
 from sidestep.runtime.words import nested
-from tests.platforms.rendering import IMAGE, ON_S3, SPECS, render
+from tests.platforms.rendering import ON_S3, SPECS, render
 
 SECRETS = {"AWS_ACCESS_KEY_ID": "AKIA-not-to-be-seen", "AWS_SECRET_ACCESS_KEY": "s3cr3t-not-to-be-seen"}
-
-
-@pytest.mark.parametrize("place", PLATFORMS)
-def test_the_file_goes_to_standard_output_and_the_command_to_the_terminal(
-    place: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = str(SPECS / "s3" / "pipeline.yaml")
-    assert main(["render", place, config, "--image", IMAGE, "--seed", "7"]) == ExitCode.DONE
-    shown = capsys.readouterr()
-    assert "side-step" in shown.out and "1-cuda13" in shown.out and "7" in shown.out
-    assert f"my-lora{PLATFORMS[place].suffix}" in shown.err
-
-    assert (
-        main(["render", place, config, "--image", IMAGE, "--seed", "7", "--output", "a b"]) == ExitCode.DONE
-    )
-    again = capsys.readouterr()
-    assert again.out == "" and "'a b'" in again.err
-    assert Path("a b").read_text().replace("'a b'", f"my-lora{PLATFORMS[place].suffix}") == shown.out
 
 
 @pytest.mark.parametrize("place", PLATFORMS)
@@ -59,45 +39,6 @@ def test_a_job_without_credentials_asks_for_none() -> None:
     assert "AWS_" not in render("docker", public).text
     assert "--env AWS_ACCESS_KEY_ID" in render("docker", azure).text
     assert "--env AZURE_STORAGE_ACCOUNT_KEY" in render("docker", azure).text
-
-
-def test_the_image_is_the_flag_s_then_the_variable_s_then_this_version_s(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["render", "runpod", str(SPECS / "s3" / "lora.yaml")]
-    main(command)
-    assert json.loads(capsys.readouterr().out)["image"].startswith(f"{REPOSITORY}:")
-    assert image_reference(None, {}).endswith("-cuda13")
-    monkeypatch.setenv("SIDESTEP_IMAGE", "from.the/variable:1")
-    main(command)
-    assert json.loads(capsys.readouterr().out)["image"] == "from.the/variable:1"
-    main([*command, "--image", "from.the/flag:1"])
-    assert json.loads(capsys.readouterr().out)["image"] == "from.the/flag:1"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["kubernets"], "'kubernets' is no place that jobs are rendered for; did you mean kubernetes?"),
-        (["moon"], "'moon' is no place that jobs are rendered for; there are docker, kubernetes"),
-        ([], "the following arguments are required: PLACE"),
-        (["vast", "--audio-dir", "my_songs"], "audio_dir = my_songs"),
-        (["vast", "--checkpoint-dir", "checkpoints"], "checkpoint_dir = checkpoints"),
-        (["vast", "--resume-from", "./old"], "train.resume_from = ./old"),
-        (["runpod", "--device", "cpu"], "it rents GPUs, and runtime.device is cpu"),
-        (["docker", "--on-exit", "stop"], "runtime.on_exit = stop is for machines of runpod and vast alone"),
-        (["docker", "--audio-dir", "/data/a:b"], "cannot mount a path with a ':' or a ','"),
-        (["vast", "--audio-dir", "s3://studio/it's"], "cannot pass on a value with a quote"),
-    ],
-)
-def test_what_does_not_go_is_refused(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    place, *flags = arguments or [""]
-    words = [place, str(SPECS / "s3" / "pipeline.yaml"), *flags] if place else []
-    assert main(["render", *words]) == ExitCode.USAGE
-    shown = capsys.readouterr()
-    assert message in shown.err and shown.out == ""
 
 
 def test_a_name_within_the_output_is_no_local_path() -> None:
@@ -156,22 +97,6 @@ def test_schemes_are_known_in_any_case_and_file_uris_are_decoded() -> None:
 def test_the_home_of_a_user_who_is_not_there_is_refused() -> None:
     with pytest.raises(BadSpecError, match="~nobody-of-that-name/runs"):
         render("docker", {**ON_S3, "output_dir": "~nobody-of-that-name/runs"})
-
-
-def test_the_spec_s_own_file_is_not_written_over(capsys: pytest.CaptureFixture[str]) -> None:
-    text = (SPECS / "s3" / "lora.yaml").read_text()
-    Path("my-lora.yaml").write_text(text)
-    assert main(["render", "kubernetes", "my-lora.yaml", "--output", "./my-lora.yaml"]) == ExitCode.USAGE
-    assert "./my-lora.yaml is the spec's own file" in capsys.readouterr().err
-    assert Path("my-lora.yaml").read_text() == text
-    spec, _ = resolve(config="my-lora.yaml", environ={})
-    assert "my-lora.yaml" not in {default_file(place, spec) for place in PLATFORMS.values()}
-
-
-def test_an_unwritable_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("file").touch()
-    code = main(["render", "docker", str(SPECS / "s3" / "lora.yaml"), "--output", "file/below.sh"])
-    assert code == ExitCode.ACCESS and "file/below.sh cannot be written" in capsys.readouterr().err
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)

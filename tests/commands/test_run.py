@@ -1,0 +1,110 @@
+"""`sidestep run` and its kin: the spec that a line makes, above all for the guide's commands."""
+
+import shlex
+import sys
+from functools import reduce
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from sidestep.cli import main
+from sidestep.runtime.errors import ExitCode
+from tests.fake_tasks import Tasks
+
+CHECKPOINTS = "--checkpoint-dir ../ACE-Step-1.5/checkpoints --model-variant base"
+# Each command of the guide, and what of the spec it is about.
+GUIDE = {
+    f"fixed {CHECKPOINTS} --preprocess --dataset-json ./my_dataset.json --audio-dir ./my_audio "
+    "--tensor-output ./my_tensors": {
+        "task": "preprocess",
+        "checkpoint_dir": "../ACE-Step-1.5/checkpoints",
+        "dataset_json": "./my_dataset.json",
+        "audio_dir": "./my_audio",
+        "output_place": "./my_tensors",
+        "tensors_place": "./my_tensors",
+    },
+    f"fixed {CHECKPOINTS} --preprocess --audio-dir ./my_audio --tensor-output ./my_tensors": {
+        "task": "preprocess",
+        "dataset_json": None,
+    },
+    f"fixed {CHECKPOINTS} --dataset-dir ./my_tensors --output-dir ./output/my_lora --epochs 100 --lr 1e-4": {
+        "task": "train",
+        "train.mode": "corrected",
+        "train.epochs": 100,
+        "train.lr": 1e-4,
+        "train.adapter.type": "lora",
+        "output_place": "./output/my_lora",
+    },
+    f"fixed {CHECKPOINTS} --adapter-type lokr --dataset-dir ./my_tensors --output-dir ./output/my_lokr "
+    "--epochs 100": {"train.adapter.type": "lokr"},
+    "fixed --checkpoint-dir ../ACE-Step-1.5/checkpoints --model-variant my-custom-finetune --base-model base "
+    "--dataset-dir ./my_tensors --output-dir ./output/finetune_lora": {
+        "model_variant": "my-custom-finetune",
+        "base_model": "base",
+    },
+    f"fixed {CHECKPOINTS} --dataset-dir ./my_tensors --output-dir ./output/my_lora "
+    "--resume-from ./output/my_lora/checkpoint-epoch-50": {
+        "train.resume_from": "./output/my_lora/checkpoint-epoch-50"
+    },
+    f"estimate {CHECKPOINTS} --dataset-dir ./my_tensors --estimate-batches 5 --top-k 16": {
+        "task": "estimate",
+        "estimate.batches": 5,
+        "estimate.top_k": 16,
+        "tensors_place": "./my_tensors",
+    },
+}
+
+
+@pytest.mark.parametrize(("line", "expected"), GUIDE.items())
+def test_the_guide_s_commands(line: str, expected: dict[str, Any], tasks: Tasks) -> None:
+    assert main(shlex.split(line)) == 0
+    (spec,) = tasks.specs
+    assert {name: reduce(getattr, name.split("."), spec) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "task", "mode"),
+    [
+        ("run", "pipeline", "vanilla"),
+        ("preprocess", "preprocess", "vanilla"),
+        ("estimate", "estimate", "vanilla"),
+        ("train", "train", "vanilla"),
+        ("train --mode corrected", "train", "corrected"),
+        ("fixed", "train", "corrected"),
+        ("vanilla", "train", "vanilla"),
+        ("vanilla --preprocess", "preprocess", "vanilla"),
+        ("run --task estimate", "estimate", "vanilla"),
+    ],
+)
+def test_what_a_command_says_goes_over_the_spec(command: str, task: str, mode: str, tasks: Tasks) -> None:
+    Path("job.yaml").write_text("audio_dir: a\noutput_dir: o\ntrain: {mode: vanilla}\n")
+    assert main([*command.split(), "--config", "job.yaml"]) == 0
+    assert (tasks.specs[0].task, tasks.specs[0].train.mode) == (task, mode)
+
+
+def test_an_estimate_can_be_read_as_json(
+    tasks: Tasks, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ModuleType("sidestep.tasks.estimate")
+    monkeypatch.setattr(made, "report", lambda spec: f"of {spec.output_place}", raising=False)
+    monkeypatch.setitem(sys.modules, "sidestep.tasks.estimate", made)
+    assert main(["estimate", "--output-dir", "o", "--json"]) == 0
+    assert capsys.readouterr().out == "of o"
+    assert len(tasks.specs) == 1
+
+
+def test_nothing_else_that_runs_can(tasks: Tasks, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--output-dir", "o", "--json"]) == ExitCode.USAGE
+    assert "--json" in capsys.readouterr().err
+    assert tasks.specs == []
+
+
+def test_flag_and_spec_problems_are_one_report(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("job.yaml").write_text("lr: 3\n")
+    assert main(["train", "--config", "job.yaml", "--epcohs", "3", "--rank", "0"]) == ExitCode.USAGE
+    problems = capsys.readouterr().err.splitlines()[1:]
+    facts = [("--epcohs",), ("lr", "job.yaml:1"), ("train.adapter.rank = '0'", "--rank"), ("output_dir",)]
+    assert len(problems) == len(facts)
+    assert all(fact in line for line, of_it in zip(problems, facts, strict=True) for fact in of_it)
