@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sidestep.config.fields import CLOSE_ENOUGH, Path, SpecField, nearest, spec_fields
+from sidestep.config.fields import CLOSE_ENOUGH, FieldPath, SpecField, nearest_field, spec_fields
 from sidestep.config.groups import GROUPS, TASKS
 from sidestep.config.problems import Problem
 from sidestep.config.sources import Given, from_text
@@ -12,7 +12,7 @@ from sidestep.runtime.words import nearest_word
 
 
 def add_flags(
-    parser: argparse.ArgumentParser, leave_out: Collection[Path] = (), about: Collection[str] = TASKS
+    parser: argparse.ArgumentParser, leave_out: Collection[FieldPath] = (), about: Collection[str] = TASKS
 ) -> list[str]:
     """Give the parser a flag for every field of the spec but those in `leave_out`; returns the flags.
 
@@ -103,7 +103,7 @@ def _did_you_mean(flag: str, known: Sequence[str]) -> str:
     if elsewhere:
         return f"cannot be set here: this command decides {elsewhere[0].name} (`sidestep run` takes the flag)"
     close = nearest_word(flag.replace("_", "-"), known, CLOSE_ENOUGH)
-    if not close and (meant := nearest(tuple(flag.lstrip("-").replace("-", "_").split(".")))):
+    if not close and (meant := nearest_field(tuple(flag.lstrip("-").replace("-", "_").split(".")))):
         close = spec_fields()[meant].flags[0]
     return f"is not known; did you mean {close}?" if close else "is not known; --help lists all flags"
 

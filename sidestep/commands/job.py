@@ -7,7 +7,7 @@ from typing import Any
 from sidestep.commands.command import Call
 from sidestep.commands.flags import add_flags, misspelt_flags
 from sidestep.commands.parser import Parser
-from sidestep.config.fields import Path
+from sidestep.config.fields import FieldPath
 from sidestep.config.groups import TASKS
 from sidestep.config.job import JobSpec, resolve
 from sidestep.config.presets import all_presets
@@ -16,7 +16,7 @@ from sidestep.runtime.logs import setup_logging
 
 
 def add_job_flags(
-    parser: Parser, usage: str, says: Collection[Path] = (), about: Collection[str] = TASKS
+    parser: Parser, usage: str, says: Collection[FieldPath] = (), about: Collection[str] = TASKS
 ) -> None:
     """Give the parser the job's file, a preset, and a flag for each field but those in `says`.
 
@@ -41,7 +41,7 @@ def add_job_flags(
 
 
 def read_job(
-    call: Call, says: Mapping[Path, Any] | None = None, *, needs_places: bool = True
+    call: Call, says: Mapping[FieldPath, Any] | None = None, *, needs_places: bool = True
 ) -> tuple[argparse.Namespace, JobSpec, dict[str, str]]:
     """The command's options, the job's spec from all sources, and the origin of each value by its name.
 

@@ -10,8 +10,7 @@ from typing import Any
 from sidestep.commands.command import Call
 from sidestep.commands.flags import add_flags
 from sidestep.commands.parser import Parser
-from sidestep.config.fields import Path as FieldPath
-from sidestep.config.fields import only, spec_fields
+from sidestep.config.fields import FieldPath, only, spec_fields
 from sidestep.config.job import JobSpec, resolve
 from sidestep.config.presets import (
     Preset,

@@ -3,13 +3,13 @@
 from sidestep.commands.command import Call
 from sidestep.commands.job import add_job_flags, read_job
 from sidestep.commands.parser import Parser
-from sidestep.config.fields import Path
+from sidestep.config.fields import FieldPath
 from sidestep.config.groups import TASKS
 from sidestep.runtime.console import write
 from sidestep.runtime.errors import UsageError
 
 # What each of these commands says of the spec; `run` leaves everything to it.
-SAYS: dict[str, dict[Path, str]] = {
+SAYS: dict[str, dict[FieldPath, str]] = {
     "run": {},
     "preprocess": {("task",): "preprocess"},
     "estimate": {("task",): "estimate"},
@@ -67,7 +67,7 @@ def run(call: Call) -> None:
             write(report(spec))
 
 
-def _dry_run(call: Call, says: dict[Path, str]) -> None:
+def _dry_run(call: Call, says: dict[FieldPath, str]) -> None:
     from sidestep.config.resolved import as_json, as_yaml
 
     options, spec, origins = read_job(call, says)

@@ -3,10 +3,10 @@
 from sidestep.commands.command import Call
 from sidestep.commands.job import add_job_flags, read_job
 from sidestep.commands.parser import Parser
-from sidestep.config.fields import Path
+from sidestep.config.fields import FieldPath
 from sidestep.runtime.errors import UsageError
 
-SAYS: dict[Path, str] = {("task",): "train"}
+SAYS: dict[FieldPath, str] = {("task",): "train"}
 
 
 def add_arguments(parser: Parser) -> None:

@@ -1,5 +1,6 @@
-"""The schema as a flat list: what each field is called on the command line and in the environment,
-and what it allows, in words. Flags, sources and the error report all read this one list.
+"""The schema as a flat list of fields: each one's name, flags and variable, and what it allows, in words.
+
+Flags, sources and the error report all read this one list.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -13,7 +14,7 @@ from sidestep.config.schema import JobFields
 from sidestep.config.section import Section, mark_of
 from sidestep.runtime.words import nearest_word
 
-Path = tuple[str, ...]
+FieldPath = tuple[str, ...]
 """A field's keys from the top, such as ("train", "adapter", "rank")."""
 
 ENVIRONMENT_PREFIX = "SIDESTEP_"
@@ -23,18 +24,13 @@ ENVIRONMENT_PREFIX = "SIDESTEP_"
 class SpecField:
     """One field that has a value (a section has none)."""
 
-    path: Path
+    path: FieldPath
     info: FieldInfo
     schema: dict[str, Any]  # its own part of the JSON schema
 
     @property
-    def _kinds(self) -> list[dict[str, Any]]:
-        """The schemas of the values that it takes: that of a number and that of null."""
-        kinds: list[dict[str, Any]] = self.schema.get("anyOf", [self.schema])
-        return kinds
-
-    @property
     def name(self) -> str:
+        """`train.adapter.rank`: its keys from the top, as messages and origins have them."""
         return ".".join(self.path)
 
     @property
@@ -64,7 +60,7 @@ class SpecField:
     def limits(self) -> str:
         """What a number may be: "1 to 4096", "more than 0"."""
         found = []
-        for kind in self._kinds:
+        for kind in self._alternatives:
             both = "minimum" in kind and "maximum" in kind
             found.append(f"{kind['minimum']} to {kind['maximum']}" if both else _limits(kind))
         return " or ".join(filter(None, found))
@@ -72,7 +68,7 @@ class SpecField:
     @property
     def types(self) -> set[str]:
         """The JSON types that it takes: {"integer", "null"}."""
-        return {kind["type"] for kind in self._kinds if "type" in kind}
+        return {kind["type"] for kind in self._alternatives if "type" in kind}
 
     @property
     def is_place(self) -> bool:
@@ -87,34 +83,40 @@ class SpecField:
     @property
     def choices(self) -> list[str]:
         """The words that it takes, where it takes only these."""
-        return [word for kind in self._kinds for word in _words(kind)]
+        return [word for kind in self._alternatives for word in _words(kind)]
 
     @property
     def allowed(self) -> str:
         """What may stand there: "a number, more than 0, at most 10 or null"."""
-        return " or ".join(map(_allowed, self._kinds))
+        return " or ".join(map(_allowed, self._alternatives))
 
     @property
     def allowed_but_null(self) -> str:
         """The same without the null of a field that may be left open."""
-        return " or ".join(_allowed(kind) for kind in self._kinds if kind.get("type") != "null")
+        return " or ".join(_allowed(kind) for kind in self._alternatives if kind.get("type") != "null")
 
     @property
     def allowed_inside(self) -> str:
         """What may stand in it, where it is a list or a mapping."""
         return _allowed(self.schema.get("items") or self.schema["additionalProperties"])
 
+    @property
+    def _alternatives(self) -> list[dict[str, Any]]:
+        """The schemas of the values that it takes, such as that of a number and that of null."""
+        alternatives: list[dict[str, Any]] = self.schema.get("anyOf", [self.schema])
+        return alternatives
+
 
 @cache
-def spec_fields() -> dict[Path, SpecField]:
+def spec_fields() -> dict[FieldPath, SpecField]:
     """Every field of the spec by its path, in the schema's order."""
     return {field.path: field for field in _walk(JobFields, ())}
 
 
 @cache
-def spec_sections() -> dict[Path, type[Section]]:
+def spec_sections() -> dict[FieldPath, type[Section]]:
     """Every section of the spec by its path; the spec itself is at ()."""
-    found: dict[Path, type[Section]] = {(): JobFields}
+    found: dict[FieldPath, type[Section]] = {(): JobFields}
     for path in spec_fields():
         for depth in range(1, len(path)):
             section = found[path[: depth - 1]].model_fields[path[depth - 1]].annotation
@@ -123,12 +125,12 @@ def spec_sections() -> dict[Path, type[Section]]:
     return found
 
 
-def variable(path: Path) -> str:
+def variable(path: FieldPath) -> str:
     """A field's environment variable: SIDESTEP_TRAIN__ADAPTER__RANK."""
     return ENVIRONMENT_PREFIX + "__".join(path).upper()
 
 
-def only(values: Mapping[str, Any], paths: Collection[Path], above: Path = ()) -> dict[str, Any]:
+def only(values: Mapping[str, Any], paths: Collection[FieldPath], above: FieldPath = ()) -> dict[str, Any]:
     """Of `values`, nested as the spec is, those at `paths`, in the same order; no empty sections."""
     kept: dict[str, Any] = {}
     for key, value in values.items():
@@ -144,23 +146,23 @@ def only(values: Mapping[str, Any], paths: Collection[Path], above: Path = ()) -
 CLOSE_ENOUGH = 0.7  # below this, `nearest_word` finds a likeness where nobody would
 
 
-def nearest(path: Path, sections: bool = False) -> Path | None:
-    """The field (or section) that somebody who wrote the unknown `path` most likely meant, if there is one.
+def nearest_field(path: FieldPath, sections: bool = False) -> FieldPath | None:
+    """The field or section that was most likely meant by the unknown `path`; None where none is like it.
 
     A known name at another depth (`lr` at the top, `tensor_output`) comes first. Then the likeliest
     misspelling: of a name in the same section, of a whole path (`train_lr`), of any name.
     """
-    known: list[Path] = [*spec_fields(), *(filter(None, spec_sections()) if sections else ())]
-    spelt = [(place[-1], place) for place in known]
+    known: list[FieldPath] = [*spec_fields(), *(filter(None, spec_sections()) if sections else ())]
+    spelt = [(other[-1], other) for other in known]
     for field in spec_fields().values():
         spelt += [(flag.removeprefix("--").replace("-", "_"), field.path) for flag in field.flags]
     name = path[-1].lower().replace("-", "_").rpartition(".")[2]
-    if exact := [place for word, place in spelt if word == name]:
-        return max(exact, key=lambda place: len({*place} & {*path}))
-    siblings = {place[-1]: place for place in known if place[:-1] == path[:-1]}
+    if exact := [other for word, other in spelt if word == name]:
+        return max(exact, key=lambda other: len({*other} & {*path}))
+    siblings = {other[-1]: other for other in known if other[:-1] == path[:-1]}
     # Within a known section, any whole path would be found alike for that section's sake.
     is_nested = len(path) > 1 and path[:-1] in spec_sections()
-    paths = {} if is_nested else {"_".join(place): place for place in spec_fields()}
+    paths = {} if is_nested else {"_".join(other): other for other in spec_fields()}
     written = "_".join(path).lower().replace("-", "_").replace(".", "_")
     for word, candidates in ((name, siblings), (written, paths), (name, dict(spelt))):
         if match := nearest_word(word, candidates, CLOSE_ENOUGH):
@@ -168,7 +170,7 @@ def nearest(path: Path, sections: bool = False) -> Path | None:
     return None
 
 
-def _walk(section: type[Section], path: Path) -> Iterator[SpecField]:
+def _walk(section: type[Section], path: FieldPath) -> Iterator[SpecField]:
     schemas = section.model_json_schema()["properties"]
     for name, info in section.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, Section):

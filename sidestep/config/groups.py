@@ -6,7 +6,7 @@ is for one part of the program.
 
 from dataclasses import dataclass
 
-from sidestep.config.fields import Path
+from sidestep.config.fields import FieldPath
 
 TASKS = ("preprocess", "estimate", "train")
 
@@ -21,7 +21,7 @@ class Group:
     tasks: tuple[str, ...] = TASKS  # that read them
 
     @property
-    def paths(self) -> list[Path]:
+    def paths(self) -> list[FieldPath]:
         return [tuple(name.split(".")) for name in (*self.basic, *self.advanced)]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ConfigDict, ValidationError
 from pydantic_settings import BaseSettings
 
-from sidestep.config.fields import Path, spec_fields
+from sidestep.config.fields import FieldPath, spec_fields
 from sidestep.config.needs import missing_places
 from sidestep.config.presets import Preset, preset_fields
 from sidestep.config.problems import Problem, invalid_values, report
@@ -95,7 +95,7 @@ def resolve(
     return spec, {".".join(path): origin for path, origin in origins.items()}
 
 
-def problem_with(given: Iterable[Given], path: Path) -> str | None:
+def problem_with(given: Iterable[Given], path: FieldPath) -> str | None:
     """What is wrong with the field at `path` beside the others that are given; None where it is fine."""
     try:
         _Settings(_build_sources=((Source(given),), {}))
@@ -107,11 +107,11 @@ def problem_with(given: Iterable[Given], path: Path) -> str | None:
 
 
 class _Settings(BaseSettings, hide_input_in_errors=True):
-    """The sources laid over each other and checked: pydantic-settings does both.
+    """Where pydantic-settings lays the sources over each other and checks what comes out.
 
-    The sources are ours, as its own cannot say all that is wrong, and where it was written: its variables
-    skip a name that they do not know, its YAML is version 1.1 without line numbers, and no value has an
-    origin. They are handed in, as they were read already for their problems.
+    The sources are ours, handed in and read already. Its own ones could not say all that is wrong, and where
+    it was written: they skip a variable whose name they do not know, read YAML 1.1 without line numbers, and
+    keep no origin of a value.
     """
 
     spec: JobSpec

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sidestep.config.fields import Path, nearest, spec_fields, spec_sections, variable
+from sidestep.config.fields import FieldPath, nearest_field, spec_fields, spec_sections, variable
 from sidestep.config.section import CREDENTIALS
 
 NOT_GIVEN = object()
@@ -38,7 +38,7 @@ def report(problems: Sequence[Problem]) -> str:
     return "\n".join([f"{count} in the job spec", *(f"  {problem}" for problem in problems)])
 
 
-def unknown_key(path: Path, origin: str) -> Problem:
+def unknown_key(path: FieldPath, origin: str) -> Problem:
     """A key that its source may not set. Its value is not shown: it may be a secret in the wrong place."""
     name = ".".join(path)
     if path in spec_fields():
@@ -47,7 +47,7 @@ def unknown_key(path: Path, origin: str) -> Problem:
         keys = ", ".join(spec_sections()[path].model_fields)
         return Problem(name, f"is a section; its keys are {keys}", origin)
     is_variable = origin.upper() == variable(path)
-    meant = nearest(path, sections=not is_variable)
+    meant = nearest_field(path, sections=not is_variable)
     if meant is None:
         message = "is not known; `sidestep schema` lists all fields"
     elif is_variable:
@@ -59,7 +59,7 @@ def unknown_key(path: Path, origin: str) -> Problem:
     return Problem(name, message, origin)
 
 
-def invalid_values(error: ValidationError, origins: Mapping[Path, str]) -> Iterator[Problem]:
+def invalid_values(error: ValidationError, origins: Mapping[FieldPath, str]) -> Iterator[Problem]:
     """pydantic's errors, of a model that has the spec as a field, in our words."""
     for detail in error.errors():
         where = tuple(map(str, detail["loc"][1:]))

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
-from sidestep.config.section import Place, Section, no_credentials, path_as_text
+from sidestep.config.section import Place, Section, check_no_credentials, path_as_text
 from sidestep.config.training import TrainSpec
 
 
@@ -134,9 +134,9 @@ class RuntimeSpec(Section):
 class StorageSpec(Section):
     """How s3:// is reached. Credentials come from the usual AWS chain, never from the spec."""
 
-    endpoint_url: Annotated[str, Field(pattern=r"^https?://"), AfterValidator(no_credentials)] | None = Field(
-        None, description="S3 server's URL (http:// or https://), for anything but AWS."
-    )
+    endpoint_url: (
+        Annotated[str, Field(pattern=r"^https?://"), AfterValidator(check_no_credentials)] | None
+    ) = Field(None, description="S3 server's URL (http:// or https://), for anything but AWS.")
     region: str | None = Field(None, min_length=1, description="S3 region.")
     path_style: bool | None = Field(
         None, description="http://host/bucket/key addressing; by default on where endpoint_url is set."

@@ -40,10 +40,12 @@ CREDENTIALS = re.compile(r"(?<=://)[^/@:]+:(?!\d+(?:/|$))[^@]+@")
 
 
 def path_as_text(value: Any) -> Any:
+    """A pathlib.Path as text, and any other value as it is."""
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def no_credentials(place: str) -> str:
+def check_no_credentials(place: str) -> str:
+    """The place as it is; raises ValueError where it has a password in it."""
     if CREDENTIALS.search(place):
         raise ValueError("has a password in it: credentials come from the environment, never from the spec")
     return place
@@ -54,7 +56,7 @@ Place = Annotated[
     Mark(is_place=True),
     Field(min_length=1, examples=["s3://studio/songs", "./songs"]),
     BeforeValidator(path_as_text),
-    AfterValidator(no_credentials),
+    AfterValidator(check_no_credentials),
 ]
 """Where something is: a path, or a URI such as s3://bucket/prefix."""
 

@@ -1,19 +1,19 @@
-"""Where a spec's values come from: one function per source, and the origin of each value.
+"""Where a spec's values come from: a function for each source, which gives every value with its origin.
 
-Which source lies on top of which says `config.job`.
+`config.job` says which source lies on top of which.
 """
 
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from sidestep.config.fields import ENVIRONMENT_PREFIX, Path, SpecField, spec_fields, spec_sections
+from sidestep.config.fields import ENVIRONMENT_PREFIX, FieldPath, SpecField, spec_fields, spec_sections
 from sidestep.config.presets import Preset, find_preset
 from sidestep.config.problems import Problem, unknown_key
 from sidestep.config.yaml12 import read_yaml
@@ -22,7 +22,7 @@ from sidestep.runtime.words import nested
 
 CONFIG_VARIABLE = "SIDESTEP_CONFIG"
 IMAGE_VARIABLE = "SIDESTEP_IMAGE"  # for `sidestep render`: what runs a job is no part of its spec
-DEFAULT_CONFIG = FilePath("/etc/sidestep/job.yaml")
+DEFAULT_CONFIG = Path("/etc/sidestep/job.yaml")
 
 # Kubernetes gives every pod variables for each service of its namespace. A service called `sidestep` or
 # `sidestep-tensorboard` must not stop the job.
@@ -44,21 +44,21 @@ class FileLine(str):
 class Given:
     """One value as a source gives it, and where: a flag, a variable's name, a file and line."""
 
-    path: Path
+    path: FieldPath
     value: Any
     origin: str
 
 
 class Source(PydanticBaseSettingsSource):
-    """The values of one source, nested as the spec is, with their origins; unknown keys are problems.
+    """One source for pydantic-settings: its values by path, and a problem for each key that it may not set.
 
-    `fields` are those that the source may set, by default all.
+    `fields` are those that it may set, by default all. Called, it gives {"spec": its values, nested}.
     """
 
-    def __init__(self, given: Iterable[Given], fields: Collection[Path] | None = None) -> None:
+    def __init__(self, given: Iterable[Given], fields: Collection[FieldPath] | None = None) -> None:
         super().__init__(BaseSettings)
         known = spec_fields() if fields is None else fields
-        self.given: dict[Path, Given] = {}
+        self.given: dict[FieldPath, Given] = {}
         self.problems: list[Problem] = []
         for item in given:
             if item.path in known:
@@ -79,7 +79,7 @@ def from_text(field: SpecField, text: str) -> str | None:
 
 
 def from_arguments(values: Mapping[str, Any]) -> Iterator[Given]:
-    """What Python says, nested as the spec is."""
+    """What a caller in Python says, nested as the spec is; the origin is "argument"."""
     return _flatten(values, lambda path: "argument")
 
 
@@ -94,6 +94,10 @@ def from_environment(environ: Mapping[str, str]) -> Iterator[Given]:
 
 
 def from_yaml(config: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Iterator[Given]:
+    """What the spec's file says, with its lines: `config`, else SIDESTEP_CONFIG, else /etc/sidestep/job.yaml.
+
+    Raises MissingInputError where the file that is named is not there, and what `read_yaml` raises.
+    """
     origin = ""
     if config is None and environ.get(CONFIG_VARIABLE):
         config, origin = environ[CONFIG_VARIABLE], f" ({CONFIG_VARIABLE})"
@@ -109,6 +113,7 @@ def from_yaml(config: str | os.PathLike[str] | None, environ: Mapping[str, str])
 
 
 def from_preset(preset: str | Preset | None) -> Iterator[Given]:
+    """What a preset says, given itself or by its name. Raises UsageError where there is none of that name."""
     if preset is None:
         return
     if isinstance(preset, str):
@@ -116,7 +121,9 @@ def from_preset(preset: str | Preset | None) -> Iterator[Given]:
     yield from _flatten(preset.read(), lambda path: f"preset {preset.name}")
 
 
-def _flatten(values: Mapping[str, Any], origin: Callable[[Path], str], above: Path = ()) -> Iterator[Given]:
+def _flatten(
+    values: Mapping[str, Any], origin: Callable[[FieldPath], str], above: FieldPath = ()
+) -> Iterator[Given]:
     """Nested values as a list; a section without anything in it (`train:`) gives nothing."""
     for key, value in values.items():
         path = (*above, str(key))

@@ -10,8 +10,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from sidestep.config.fields import Path as FieldPath
-from sidestep.config.fields import spec_fields, variable
+from sidestep.config.fields import FieldPath, spec_fields, variable
 from sidestep.config.job import JobSpec
 from sidestep.runtime.words import nested
 from sidestep.storage.open import local_path

@@ -4,8 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from sidestep.config.fields import Path as FieldPath
-from sidestep.config.fields import spec_fields
+from sidestep.config.fields import FieldPath, spec_fields
 from sidestep.config.job import JobSpec
 from sidestep.config.sources import FileLine
 from sidestep.platforms import docker, dstack, helm, kubernetes, runpod, skypilot, slurm, vast

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from functools import reduce
 
-from sidestep.config.fields import Path, SpecField, spec_fields
+from sidestep.config.fields import FieldPath, SpecField, spec_fields
 from sidestep.config.job import JobSpec, problem_with, resolve
 from sidestep.config.sources import Given, from_text
 
-Answers = dict[Path, str]
+Answers = dict[FieldPath, str]
 
 
 @dataclass
@@ -34,7 +34,7 @@ class WizardState:
     def adapter_type(self) -> str:
         return self.answers.get(("train", "adapter", "type"), "lora")
 
-    def given(self, but: Path = ()) -> list[Given]:
+    def given(self, but: FieldPath = ()) -> list[Given]:
         """The answers as flags would give them, but for the one about the field `but`."""
         return [
             Given(path, from_text(spec_fields()[path], text), "answer")
@@ -42,14 +42,14 @@ class WizardState:
             if path != but
         ]
 
-    def spec(self, but: Path = ()) -> JobSpec:
+    def spec(self, but: FieldPath = ()) -> JobSpec:
         """The spec as far as it is known, without the answer about the field `but`.
 
         Raises BadSpecError where the environment or the preset spoils it.
         """
         return resolve(flags=self.given(but), preset=self.preset, needs_places=False)[0]
 
-    def otherwise(self, path: Path) -> str:
+    def otherwise(self, path: FieldPath) -> str:
         """What the field would be if nobody answered, by the other answers, the variables, the preset."""
         if path == ("output_dir",):
             return ""  # always said, as a run is remembered by it

@@ -7,7 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
-from sidestep.config.fields import nearest, spec_fields, spec_sections
+from sidestep.config.fields import nearest_field, spec_fields, spec_sections
 from sidestep.config.job import JobSpec
 from sidestep.config.yaml12 import dump_yaml, read_yaml
 
@@ -146,7 +146,7 @@ def test_where_tensors_and_results_go() -> None:
     ],
 )
 def test_the_nearest_name(written: tuple[str, ...], meant: tuple[str, ...] | None) -> None:
-    assert nearest(written) == meant
+    assert nearest_field(written) == meant
 
 
 def test_vanilla_mode_takes_no_dropout_of_conditions() -> None:

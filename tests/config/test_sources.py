@@ -247,3 +247,13 @@ def test_an_origin_in_the_spec_s_file_knows_the_file() -> None:
     files = {name: origin.file for name, origin in origins.items() if isinstance(origin, FileLine)}
     assert files == {"audio_dir": config, "output_dir": config}
     assert origins["output_dir"] == "odd:7:name.yaml:2"
+
+
+def test_mappings_of_several_sources_are_laid_over_each_other() -> None:
+    config = job(BASE + "train: {adapter: {rank_pattern: {v_proj: 8, q_proj: 4}}}\n")
+    arguments = {"train": {"adapter": {"rank_pattern": {"v_proj": 16}}}}
+    spec, origins = resolve(environ={}, config=config, arguments=arguments)
+    assert spec.train.adapter.rank_pattern == {"v_proj": 16, "q_proj": 4}
+    assert origins["train.adapter.rank_pattern"] == "argument"
+    flag = Given(("train", "adapter", "rank_pattern"), "v_proj=3", "--rank-pattern")
+    assert resolve([flag], environ={}, config=config)[0].train.adapter.rank_pattern == {"v_proj": 3}

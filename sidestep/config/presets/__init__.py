@@ -13,8 +13,7 @@ from typing import Any
 
 from platformdirs import user_config_path
 
-from sidestep.config.fields import Path as FieldPath
-from sidestep.config.fields import spec_fields
+from sidestep.config.fields import FieldPath, spec_fields
 from sidestep.config.yaml12 import read_yaml
 from sidestep.runtime.atomic import create_file, replacing
 from sidestep.runtime.errors import AccessError, UsageError
@@ -23,7 +22,7 @@ from sidestep.runtime.words import did_you_mean
 BUILT_IN = ("recommended", "quick-test", "high-quality", "8gb", "12gb", "16gb", "24gb")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_A_JOB_S_OWN = {  # beside `storage`
+_OF_A_JOB = {  # beside `storage`
     *("name", "task", "checkpoint_dir", "audio_dir", "dataset_json", "dataset_dir", "output_dir"),
     *("train.resume_from", "train.new_attempt", "train.extend"),
     *("runtime.workspace", "runtime.on_exit", "runtime.price_per_hour"),
@@ -39,12 +38,15 @@ class Preset:
     is_built_in: bool
 
     def read(self) -> dict[str, Any]:
-        """Its values, nested as the spec is. They are checked where they become part of a spec."""
+        """Its values, nested as the spec is, unchecked: that is done where they become part of a spec.
+
+        Raises what `read_yaml` raises.
+        """
         return read_yaml(self.file)[0]
 
     @property
     def text(self) -> str:
-        """The file as it is."""
+        """The file as it is. Raises AccessError where it cannot be read."""
         try:
             return self.file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -60,9 +62,7 @@ class Preset:
 def preset_fields() -> set[FieldPath]:
     """The fields that a preset may set."""
     return {
-        path
-        for path, field in spec_fields().items()
-        if path[0] != "storage" and field.name not in _A_JOB_S_OWN
+        path for path, field in spec_fields().items() if path[0] != "storage" and field.name not in _OF_A_JOB
     }
 
 
@@ -106,7 +106,10 @@ def save_preset(name: str, text: str, *, replace: bool = False) -> Path:
 
 
 def delete_preset(name: str) -> None:
-    """Raises UsageError where there is none of that name, or it is built in."""
+    """Delete the user's preset `name`.
+
+    Raises UsageError where there is none, or it is built in; AccessError where it cannot be deleted.
+    """
     preset = find_preset(name)
     if preset.is_built_in:
         raise UsageError(f"the preset {name} is built in, and stays")
@@ -117,7 +120,10 @@ def delete_preset(name: str) -> None:
 
 
 def write_file(file: Path, text: str, *, replace: bool) -> None:
-    """Write a whole file or none. Raises UsageError where it is there and is not to be replaced."""
+    """Write a whole file or none.
+
+    Raises UsageError where it is there and is not to be replaced, AccessError where it cannot be written.
+    """
     try:
         if replace:
             with replacing(file) as unfinished:
