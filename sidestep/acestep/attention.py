@@ -130,7 +130,7 @@ def _banded(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int
 
 
 def _band(length: int, window: int, blocks: int, device: torch.device) -> Tensor:
-    """Which keys each query sees: bool [blocks, 1, window, 3·window]. No query is without a key."""
+    """The keys that each query sees, as a mask [blocks, 1, window, 3·window] (bool); each sees some."""
     start = torch.arange(blocks, device=device).view(-1, 1, 1) * window
     query = start + torch.arange(window, device=device).view(1, -1, 1)
     key = start - window + torch.arange(3 * window, device=device).view(1, 1, -1)

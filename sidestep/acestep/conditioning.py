@@ -1,4 +1,4 @@
-"""What the decoder is told about a song: prompt, lyrics and timbre → condition tokens [L, D]."""
+"""Condition tokens [L, D] of a song, from its prompt, lyrics and timbre."""
 
 from typing import Literal
 

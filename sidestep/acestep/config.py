@@ -23,11 +23,11 @@ RELEASES: dict[str, dict[str, Any]] = {
     }
     for alias in ALIASES
 }
-"""What the configs of the released models say that diffusers' modules do not carry, but training needs."""
+"""Settings of the released models that training needs and diffusers' modules do not carry."""
 
 
 class _Config(BaseModel):
-    """What is read of an original config.json. The rest of it stays as it is."""
+    """The settings of an original config.json that are read and checked. The others stay as they are."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
@@ -76,10 +76,10 @@ def read_config(folder: Path, base_model: str | None = None) -> dict[str, Any]:
 
 
 def whole_config(content: bytes, path: str, base_model: str | None = None) -> dict[str, Any]:
-    """What the `content` of the config.json at `path` says, and what it leaves out as in the model's release.
+    """Parse the `content` of the config.json at `path`; what it lacks is taken from a released model.
 
-    That is `base_model` (an alias such as `turbo`) for a fine-tune; what its own config says wins.
-    Raises BadDataError where it is not the config of an ACE-Step 1.5 model.
+    That is `base_model` (an alias such as `turbo`), or by default the release that the folder is named for,
+    or else base. Raises BadDataError where it is not the config of an ACE-Step 1.5 model.
     """
     config = {key: value for key, value in parse_config(content, path).items() if value is not None}
     if "rope_theta" not in config:  # transformers 5 writes it one level deeper

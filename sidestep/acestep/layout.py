@@ -1,4 +1,4 @@
-"""Where the parts of an ACE-Step 1.5 checkpoint set are, and which files of it a task needs.
+"""Finds the parts of an ACE-Step 1.5 checkpoint set, and the files of each that a task needs.
 
     checkpoints/
       acestep-v15-base/       config.json, safetensors (one file, or shards with an index), silence_latent.pt
@@ -62,10 +62,12 @@ def find_variant(store: Store, name: str) -> Part:
 
 
 def find_vae(store: Store) -> Part:
+    """The autoencoder's folder. Raises MissingInputError where it is not there or not complete."""
     return _find(store, VAE_FOLDER, needed=("config.json", "*.safetensors"))
 
 
 def find_text_encoder(store: Store) -> Part:
+    """The text encoder's folder. Raises MissingInputError where it is not there or not complete."""
     return _find(store, TEXT_ENCODER_FOLDER, needed=("config.json", "*.safetensors", "tokenizer.json"))
 
 

@@ -187,7 +187,7 @@ def read_silence(path: Path) -> Tensor:
 
 
 def _only_known(module: type, config: dict[str, Any]) -> dict[str, Any]:
-    """Those settings of the original config that the diffusers module knows."""
+    """The settings of an original config that the constructor of the diffusers class `module` takes."""
     return {name: config[name] for name in inspect.signature(module).parameters if name in config}
 
 

@@ -1,4 +1,4 @@
-"""What LoRA and LoKR have in common: the trainables, their initial values, and reading files exactly."""
+"""Common to LoRA and LoKR: the interface, initial values, and reading files exactly."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -38,7 +38,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def files(self) -> dict[str, Parts]:
-        """What is published: file name → canonical content, in parts."""
+        """The published files: name → canonical content, in parts."""
 
     def make_trainable(self) -> None:
         """Freeze the base, train the adapter, and bring the new modules into the base's mode."""
@@ -61,7 +61,7 @@ def check_bare(transformer: nn.Module) -> None:
 
 @torch.no_grad()
 def draw(parameters: Mapping[str, nn.Parameter], seed: int) -> None:
-    """Fill matrices with PEFT's and LyCORIS' initial law: Kaiming-uniform, a = √5, i.e. U(±1/√fan_in).
+    """Draw initial values as PEFT and LyCORIS do: Kaiming-uniform with a = √5, i.e. U(±1/√fan_in).
 
     Each has a generator of its own, keyed by the seed and its name, so neither the global random state,
     nor the device, nor the choice of the other modules plays a part.

@@ -148,14 +148,14 @@ def inject(transformer: nn.Module, spec: AdapterSpec, seed: int) -> LokrAdapter:
     zero = () if config.use_scalar else (".lokr_w2", ".lokr_w2_b")
     factors = {name: p for name, p in adapter.parameters().items() if ".lokr_" in name}
     draw({name: p for name, p in factors.items() if not name.endswith(zero)}, seed)
-    _notice(spec, layers)
+    _log_ineffective(spec, layers)
     if not adapter.fits_peft:
         log.info("%s is not written: PEFT's LoKR, which diffusers reads, has none like this", DIFFUSERS_FILE)
     return adapter
 
 
-def _notice(spec: AdapterSpec, layers: Mapping[str, LokrModule]) -> None:
-    """Say where an option does not do what one would think."""
+def _log_ineffective(spec: AdapterSpec, layers: Mapping[str, LokrModule]) -> None:
+    """Log which options have no effect, or another one than their names say."""
     full = sum(_is_full(layer) for layer in layers.values())
     if full and spec.alpha != spec.rank:
         log.info(

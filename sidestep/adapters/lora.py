@@ -56,7 +56,10 @@ class _Size(NamedTuple):
 
 
 class _PeftConfig(BaseModel):
-    """What an adapter_config.json says of the function, with PEFT's defaults; the rest is in model_extra."""
+    """The options of an adapter_config.json that the update depends on, with PEFT's defaults.
+
+    All others are in `model_extra`.
+    """
 
     model_config = ConfigDict(extra="allow")
     peft_type: Literal["LORA"]
@@ -167,7 +170,7 @@ def _sizes(paths: list[str], spec: AdapterSpec) -> dict[str, _Size]:
 
 
 def _attach(transformer: nn.Module, spec: AdapterSpec, sizes: Mapping[str, _Size]) -> LoraAdapter:
-    """Let PEFT put its layers at `sizes`' paths, in float32, with lora_B at zero."""
+    """Put PEFT's LoRA layers at the paths of `sizes`, in float32, with lora_B at zero."""
     modules = {diffusers_name(path): size for path, size in sizes.items()}
     config = LoraConfig(
         r=spec.rank,

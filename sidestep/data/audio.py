@@ -72,7 +72,7 @@ def read_audio(path: Path, max_duration: float) -> Tensor:
 
 
 def seconds_by_header(path: Path) -> float | None:
-    """How long a file says that it is, without decoding it; None where it does not, or is no sound file."""
+    """A sound file's length in seconds by its header. None if that has none, or the file is no sound."""
     try:
         with path.open("rb") as file, av.open(file, "r", options=_OPTIONS) as container:
             return container.duration / av.time_base if container.duration else None
@@ -82,7 +82,7 @@ def seconds_by_header(path: Path) -> float | None:
 
 def _decode(container: InputContainer, stream: AudioStream, path: Path) -> Iterator[AudioFrame]:
     """All frames of a stream. Packets that do not decode are skipped, as players do: tags and junk at
-    a file's end look like that too. What matters is whether the song is whole, which is seen later.
+    a file's end look like that too. Whether the song is whole is checked later.
     """
     damaged = 0
     for packet in container.demux(stream):

@@ -1,4 +1,4 @@
-"""Which songs there are and what is known of each: from a dataset JSON, or a folder of songs and texts.
+"""The songs of a dataset and their metadata, from a dataset JSON or from a folder of songs and text files.
 
 No song is read here, only listings and texts: hundreds of songs in a bucket are checked in seconds.
 """
@@ -24,7 +24,7 @@ UNKNOWN_LANGUAGE = "unknown"  # as at inference
 
 @dataclass(frozen=True)
 class Song:
-    """A song: where it is, and what the prompts say about it."""
+    """A song: its file, and the metadata that its prompts are made of."""
 
     store: Store
     file: FileInfo
@@ -80,7 +80,7 @@ def by_store(songs: list[Song]) -> list[tuple[Store, list[FileInfo]]]:
 
 
 def _songs_of_folder(folder: Store) -> list[Song]:
-    """All songs below a folder, with what the texts beside them say.
+    """All songs below a folder, with the metadata of their sidecars.
 
     Hidden files are left out: macOS puts `._song.mp3` beside each song.
     """
@@ -124,11 +124,11 @@ def _songs_of_folder(folder: Store) -> list[Song]:
             songs.append(_song(folder, file, entry, Metadata()))
     if problems:
         raise BadDataError(_report(folder.place, problems))
-    _say_unused(unused, folder.place)
+    _log_unused(unused, folder.place)
     return _choose_genres(songs, entries, ratio=0)
 
 
-def _say_unused(fields: set[str], place: str) -> None:
+def _log_unused(fields: set[str], place: str) -> None:
     if fields:
         log.info("Fields of %s that are not used: %s", place, ", ".join(sorted(fields)))
 
@@ -136,7 +136,7 @@ def _say_unused(fields: set[str], place: str) -> None:
 def _songs_of_json(folder: Store, name: str, audio_dir: Store | None) -> list[Song]:
     place = f"{folder.place}/{name}"
     dataset = read_dataset(folder.read_bytes(name), place)
-    _say_unused(dataset.unused_fields, place)
+    _log_unused(dataset.unused_fields, place)
     finder = SongFinder(folder, audio_dir)
 
     def find(entry: Entry) -> tuple[Store, FileInfo] | BadDataError | MissingInputError:

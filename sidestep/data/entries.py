@@ -68,13 +68,13 @@ Text = Annotated[str, BeforeValidator(_text), AfterValidator(_utf8)]
 
 
 class _Fields(BaseModel):
-    """As datasets in the wild are: numbers as text, text as numbers, and the fields of other tools."""
+    """Lenient as datasets in the wild need it: numbers as text, text as numbers, fields of other tools."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False)
 
 
 class Entry(_Fields):
-    """One sample: a song's path, and what the dataset says of it. 0 bpm means that nobody knows."""
+    """One sample of a dataset: a song's path and metadata. 0 bpm means that nobody knows."""
 
     # Upstream Side-Step reads `filename` where there is no path.
     audio_path: Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$"), AfterValidator(_utf8)] = Field(
@@ -93,7 +93,7 @@ class Entry(_Fields):
 
 
 class Metadata(_Fields):
-    """What holds for all samples. `genre_ratio` percent of them are prompted by genre, not by caption."""
+    """Settings for all samples. `genre_ratio` percent of them are prompted by genre, not by caption."""
 
     custom_tag: Text = ""
     tag_position: Annotated[TagPosition, BeforeValidator(lambda value: _known(value) or "prepend")] = (

@@ -37,7 +37,7 @@ class FileRecord:
 
 @dataclass
 class Index:
-    """What index.json says; both keyed by the whole place of a file."""
+    """The content of index.json; both are keyed by a file's whole path or URI."""
 
     files: dict[str, FileRecord] = field(default_factory=dict)
     samples: dict[str, str] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Index:
         return record.sha256 if record else None
 
     def is_sound(self, store: Store, file: FileInfo, max_duration: float) -> bool:
-        """Whether a song is known to be sound, as it is and over these seconds."""
+        """Whether a song was found sound, as it is now and over the first `max_duration` seconds."""
         record = self._record(store, file)
         return record is not None and record.probed == max_duration
 
@@ -128,6 +128,6 @@ def dataset_files(store: Store) -> list[FileInfo]:
 
 
 def dataset_digest(files: Sequence[FileInfo]) -> str:
-    """Names and sizes of the tensor files in one number: ours are named by their content."""
+    """A digest of the names and sizes of the tensor files: files made here are named by their content."""
     lines = sorted(f"{file.path} {file.size}" for file in files)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What tensors are made of, as one number: the same key means that they need not be made again.
+"""Digests of all that tensors are made of: where the key is the same, they need not be made again.
 
 Not a file's name or time but its content decides, so a changed caption, setting or checkpoint never
 reuses old tensors, and a moved dataset or a new machine does not make them anew.
@@ -29,7 +29,7 @@ RECIPE_VERSION = 1
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that goes into the tensors of every song: settings, and the digests of the weights."""
+    """The settings and digests of weights that the tensors of every song are made with."""
 
     max_duration: float
     levels: dict[str, float]
@@ -42,19 +42,19 @@ class Recipe:
 
 
 def latents_key(audio: str, recipe: Recipe) -> str:
-    """Of a song's latents: they depend on its bytes, its level, the VAE, and how much of it is used."""
+    """The key of a song's latents: digest of its bytes (`audio`), level, length that is used, and the VAE."""
     parts = {"length": recipe.max_duration, "levels": recipe.levels, "vae": recipe.vae}
     return _digest({"audio": audio, **parts, "version": recipe.version})
 
 
 def tensors_key(song: Song, audio: str, recipe: Recipe) -> str:
-    """Of a song's `.pt` file. The prompts enter without the duration, which follows from the rest."""
+    """The key of a song's `.pt` file. The prompts enter without the duration, which follows from the rest."""
     prompts = {"prompt": text_prompt(song, None), "lyrics": lyrics_prompt(song, recipe.lyrics_format)}
     return _digest({"audio": audio, **prompts, **asdict(recipe)})
 
 
 def weights_digest(part: Part, digests: dict[str, str]) -> str:
-    """Of a model's folder: what is in its files, whatever the folder is called."""
+    """A digest of the content of a model's folder, whatever the folder is called."""
     return _digest({posixpath.basename(file.path): digests[file.path] for file in part.files})
 
 

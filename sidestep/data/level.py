@@ -1,4 +1,4 @@
-"""How loud a song is, and how loud it shall be: gain for a whole song, by its peak or its loudness.
+"""Brings songs to a level, by one gain over the whole song: to a peak, or to a loudness.
 
 Loudness is integrated loudness after ITU-R BS.1770 as FFmpeg's ebur128 filter measures it. torchaudio
 measures the same, but without its compiled extension (which is there on CUDA machines alone) it filters
@@ -51,7 +51,7 @@ def normalized(waveform: Tensor, levels: dict[str, float], name: str) -> Tensor:
 
 
 def _factor(gain: float) -> float:
-    """Of dB."""
+    """dB → factor of the amplitude."""
     return 10 ** (gain / 20)
 
 

@@ -65,7 +65,7 @@ def sound_songs(songs: list[Song], spec: PreprocessSpec, known: Index, workspace
 
 
 def problem_of(path: Path, max_duration: float) -> str | None:
-    """What keeps the first `max_duration` seconds of a file from being used; None where they are sound."""
+    """Why the first `max_duration` seconds of a file cannot be used; None if they are sound."""
     try:
         waveform = read_audio(path, max_duration)
     except BadDataError as error:

@@ -1,4 +1,4 @@
-"""What the text encoder reads about a song: the same words as at inference, to the last newline."""
+"""The prompts of the text encoder, the same as at inference to the last newline."""
 
 from sidestep.data.dataset import Song
 

@@ -1,4 +1,4 @@
-"""What is known of a song from the text file beside it: `song.txt` for `song.mp3`.
+"""Reads sidecars, text files with a song's metadata: `song.txt` for `song.mp3`.
 
     caption: A slow blues with a dry guitar
     genre: blues

@@ -1,4 +1,4 @@
-"""What preprocessing has made of a song before its tensors are whole: latents, and states of its texts.
+"""Keeps the intermediate results of preprocessing: latents, and the text encoder's states of the prompts.
 
 It lies in two places. This machine's disk keeps it, as a new caption needs the same latents again. The
 tensors' own place has it in `unfinished/` until all tensors are made, so that a job whose machine vanishes
@@ -17,7 +17,7 @@ FOLDER = "unfinished"
 
 
 class Unfinished:
-    """Tensors by names that follow from their content (see `data.keys`)."""
+    """Tensors by the keys of what they are made of (see `data.keys`), here and beside the finished ones."""
 
     def __init__(self, here: Store, tensors: Store) -> None:
         """`here` is a folder on this machine, `tensors` the place where the finished ones go."""
@@ -41,7 +41,7 @@ class Unfinished:
         self._names_there.add(name)
 
     def clear(self) -> None:
-        """All tensors are made: only this machine keeps what lies here."""
+        """Delete what lies beside the tensors, as all of them are made; this machine keeps its own copy."""
         for name in sorted(self._names_there):
             self._tensors.delete(f"{FOLDER}/{name}")
         self._names_there.clear()

@@ -1,1 +1,1 @@
-"""What a job needs and what it will cost, before a GPU is rented."""
+"""`sidestep plan`: the memory, time and cost of a job, before a GPU is rented."""

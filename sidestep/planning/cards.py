@@ -25,13 +25,13 @@ class Card:
         return self.gib * GIB
 
     def precision(self, wish: str) -> str:
-        """What runtime.precision `wish` becomes on it, by the rule that training has."""
+        """The precision in which this card trains, where runtime.precision is `wish`."""
         if wish != "auto":
             return wish
         return "bf16" if self.has_bf16 else "fp32"
 
     def seconds(self, flops: float, precision: str) -> float:
-        """How long it takes for so many FLOPs."""
+        """The time that so many FLOPs take at `efficiency` of the card's peak."""
         peak = self.single if precision == "fp32" else self.half
         return flops / (peak * 1e12 * self.efficiency)
 

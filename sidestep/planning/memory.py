@@ -1,4 +1,4 @@
-"""What a training step takes of a GPU's memory, part by part."""
+"""The memory that a training step takes on a GPU, by part: weights, adapter, activations …"""
 
 from dataclasses import dataclass
 from typing import Any

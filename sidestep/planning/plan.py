@@ -1,4 +1,4 @@
-"""What a training run needs and costs: songs and steps, memory by part, time and money by card."""
+"""The plan of a training run: songs and steps, memory by part, time and cost by card."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _TERA = 1e12
 
 
 @dataclass(frozen=True)
-class OnCard:
+class CardEstimate:
     """A run on one card. Without a price there is no cost."""
 
     card: Card
@@ -34,7 +34,7 @@ class OnCard:
 
 @dataclass(frozen=True)
 class Fit:
-    """What makes the job fit `limit` bytes: [] where it does already, None where nothing here does."""
+    """The changes that make the job fit `limit` bytes: [] if it does already, None if nothing here does."""
 
     limit: float
     changes: list[Change] | None
@@ -49,7 +49,7 @@ class Plan:
     job: dict[str, Figure]
     precision: str
     memory: dict[str, Figure]
-    cards: list[OnCard]
+    cards: list[CardEstimate]
     preemptions: dict[str, Figure]
     fit: Fit | None
 
@@ -80,9 +80,9 @@ def make_plan(
     preemptions = (
         plan_for_preemptions(state, hours_between_preemptions * 3600) if hours_between_preemptions else None
     )
-    stretch = 1 + preemptions.share if preemptions else 1.0
+    stretch = 1 + preemptions.lost_share if preemptions else 1.0
 
-    def on_cards() -> Iterator[OnCard]:
+    def card_estimates() -> Iterator[CardEstimate]:
         for card in CARDS:
             as_run = card.precision(spec.runtime.precision)
             if as_run == "bf16" and not card.has_bf16:
@@ -90,14 +90,14 @@ def make_plan(
             seconds = card.seconds(flops, as_run) * stretch
             price = spec.runtime.price_per_hour
             cost = None if price is None else price * seconds / 3600
-            yield OnCard(card, as_run, _memory(spec, config, songs, as_run).total, seconds, cost)
+            yield CardEstimate(card, as_run, _memory(spec, config, songs, as_run).total, seconds, cost)
 
     return Plan(
         name=spec.name,
         job=_job(spec, songs, schedule, memory, flops_per_song, flops),
         precision=precision,
         memory=_parts(memory),
-        cards=list(on_cards()),
+        cards=list(card_estimates()),
         preemptions=_preemptions(preemptions) if preemptions else {},
         fit=_fit(spec, config, songs, limit) if limit else None,
     )
@@ -106,7 +106,7 @@ def make_plan(
 def _memory(
     spec: JobSpec, config: dict[str, Any], songs: Songs, precision: str, seconds: float | None = None
 ) -> Memory:
-    """Of a step on the longest song, or on one of `seconds`."""
+    """The memory of a step on the longest song, or on one of `seconds`."""
     frames = songs.frames(songs.longest if seconds is None else seconds, spec.train.chunk_duration)
     return memory_of(spec, config, precision, frames, songs.tokens)
 
@@ -118,7 +118,7 @@ def _job(
     seen = min(songs.longest, spec.train.chunk_duration or songs.longest)
     adapter = {"lora": "LoRA", "lokr": "LoKR"}[spec.train.adapter.type]
     return {
-        "songs": Figure(count, f"{count}, {duration(sound)} of sound ({songs.found})", songs.basis),
+        "songs": Figure(count, f"{count}, {duration(sound)} of sound ({songs.source})", songs.basis),
         "longest": Figure(seen, f"{seen:.0f} s of a song in a step", songs.basis),
         "conditions": Figure(songs.tokens, f"up to {songs.tokens} tokens a song", songs.tokens_basis),
         "steps": Figure(
@@ -148,13 +148,13 @@ def _parts(memory: Memory) -> dict[str, Figure]:
 def _preemptions(found: Preemptions) -> dict[str, Figure]:
     minutes = max(found.interval / 60, 1)
     return {
-        "machine kept": Figure(found.between, f"{duration(found.between)} on the average", "assumed"),
+        "machine kept": Figure(found.uptime, f"{duration(found.uptime)} on the average", "assumed"),
         "commit": Figure(found.commit, f"{duration(found.commit)} each", "assumed"),
         "restart": Figure(RESTART_SECONDS, f"{duration(RESTART_SECONDS)} each", "assumed"),
         "commit every": Figure(
             found.interval, f"{minutes:.0f} min (train.checkpoint.every_minutes)", "computed"
         ),
-        "lost": Figure(found.share, f"{found.share:.1%} more time, in the table above", "computed"),
+        "lost": Figure(found.lost_share, f"{found.lost_share:.1%} more time, in the table above", "computed"),
     }
 
 

@@ -1,4 +1,4 @@
-"""What preemptions cost, and how often to commit so that they cost least."""
+"""The cost of preemptions, and the interval between commits at which they cost least."""
 
 from dataclasses import dataclass
 from math import sqrt
@@ -10,25 +10,25 @@ RESTART_SECONDS = 300.0  # assumed: another machine, its image, the weights, the
 
 @dataclass(frozen=True)
 class Preemptions:
-    """All in seconds, but for the share."""
+    """Commits and losses of a run whose machine is taken away now and then. Seconds, but for the share."""
 
-    between: float  # on the average
-    commit: float  # how long one takes
+    uptime: float  # that a machine is kept, on the average
+    commit: float  # that one takes
     interval: float  # between commits, the best
-    share: float  # of the machine's time that is lost: to commits, to work done twice, and to restarts
+    lost_share: float  # of the machine's time: to commits, to work done twice, and to restarts
 
 
-def plan_for_preemptions(state_bytes: float, between: float) -> Preemptions:
-    """The best interval between commits where a machine is taken away every `between` seconds.
+def plan_for_preemptions(state_bytes: float, uptime: float) -> Preemptions:
+    """The best interval between commits where a machine is taken away every `uptime` seconds on the average.
 
     Young's first order and Daly's next ones, "A higher order estimate of the optimum checkpoint interval for
     restart dumps" (2006), equation 37; training is taken to wait for a commit, which it does only in part.
     """
     commit = COMMIT_SECONDS + state_bytes / PUSH_BYTES
-    if commit >= 2 * between:
-        interval = between
+    if commit >= 2 * uptime:
+        interval = uptime
     else:
-        ratio = commit / (2 * between)
-        interval = sqrt(2 * commit * between) * (1 + sqrt(ratio) / 3 + ratio / 9) - commit
-    share = commit / interval + (interval / 2 + RESTART_SECONDS) / between
-    return Preemptions(between, commit, interval, share)
+        ratio = commit / (2 * uptime)
+        interval = sqrt(2 * commit * uptime) * (1 + sqrt(ratio) / 3 + ratio / 9) - commit
+    share = commit / interval + (interval / 2 + RESTART_SECONDS) / uptime
+    return Preemptions(uptime, commit, interval, share)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sidestep.planning.figures import Figure, gigabytes
-from sidestep.planning.plan import Fit, OnCard, Plan
+from sidestep.planning.plan import CardEstimate, Fit, Plan
 from sidestep.preflight.checks import WIDTH
 from sidestep.runtime.words import duration
 
@@ -64,7 +64,7 @@ def _section(title: str, figures: Mapping[str, Figure]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cards(rows: list[OnCard]) -> str:
+def _cards(rows: list[CardEstimate]) -> str:
     """Cards with fp32 stand for those without bf16; the efficiency is what is assumed of the peak."""
     cost = "cost" if any(row.cost is not None for row in rows) else ""
     lines = [

@@ -1,4 +1,4 @@
-"""How many songs, how long, and how many condition tokens: read where that is cheap, else assumed.
+"""The number and length of a job's songs and their condition tokens: read where that is cheap, else assumed.
 
 Files on this machine say it in their headers. From a bucket nothing is pulled for a plan: sizes, which its
 listing gives, stand for durations.
@@ -26,7 +26,7 @@ TOKENS = 512
 """Condition tokens of a song with some verses of lyrics: a prompt of 100 to 256, the lyrics, and timbre."""
 
 WIDTH = 2048
-"""Of a condition token, in all released models."""
+"""Numbers in a condition token, in all released models."""
 
 _KILOBITS = {".wav": 1411, ".flac": 900, ".mp3": 256, ".m4a": 192, ".ogg": 192, ".opus": 128}
 """Per second of sound, as music is usually stored."""
@@ -37,25 +37,25 @@ _TOKEN_BYTES = 4 * (WIDTH + 1)  # a condition token and its mask
 
 @dataclass(frozen=True)
 class Songs:
-    """What is trained on. `basis` says how the seconds were found, `tokens_basis` the tokens."""
+    """The songs of a job. `basis` says how the seconds were found, `tokens_basis` the tokens."""
 
     seconds: tuple[float, ...]  # of each song, as far as it is used
     basis: Basis
     tokens: int  # condition tokens of the song with the most
     tokens_basis: Basis
-    found: str  # for people: where
+    source: str  # where the seconds were found, in words
 
     @property
     def longest(self) -> float:
         return max(self.seconds)
 
     def frames(self, seconds: float, chunk: float | None) -> int:
-        """Latents that a step sees of a song of this length."""
+        """The latents of a song of this length that a step sees."""
         return max(math.ceil(min(seconds, chunk or seconds) * LATENTS_PER_SECOND), 1)
 
 
 def assumed_songs(count: int, seconds: float) -> Songs:
-    """So many songs of one length, for a plan without access to any."""
+    """`count` songs of one length, for a plan without access to any."""
     return Songs((seconds,) * count, "assumed", TOKENS, "assumed", "not looked at")
 
 

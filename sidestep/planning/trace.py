@@ -121,7 +121,7 @@ def _trace(model: str, tuning: str, recomputed: float, precision: str, frames: i
 
 @contextmanager
 def _without_notices() -> Iterator[None]:
-    """What an adapter says of its settings is for the run that trains it, and not for each trace."""
+    """Silence the adapter's notices on its settings: they are for the run that trains it."""
     logger = logging.getLogger(adapters.__name__)
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -134,7 +134,7 @@ def _without_notices() -> Iterator[None]:
 def _kinds(
     transformer: AceStepTransformer1DModel, parameters: dict[str, nn.Parameter], recomputed: float
 ) -> list[tuple[Any, ...]]:
-    """What makes two layers keep and compute the same: window, adapter, checkpointing, and gradients.
+    """What each layer's memory and FLOPs depend on: window, adapter, checkpointing, gradients.
 
     The first layer with an adapter passes no gradient on, and those before it have none at all.
     """

@@ -1,4 +1,4 @@
-"""What can be known to be wrong before a job begins, found in a second: no torch is imported.
+"""Checks of a job before it begins: its places, its machine. They take a second and import no torch.
 
 Nothing is changed, but for an empty file that is written where the output goes and deleted again.
 """

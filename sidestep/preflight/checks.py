@@ -1,4 +1,4 @@
-"""Questions about a job that are answered before it begins, and what is told of the answers."""
+"""A check, its finding, and how findings are printed and raised."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ WIDTH = 80
 
 @dataclass(frozen=True)
 class Check:
-    """One question about a job. `look` says what it found, or raises a SideStepError with what is wrong."""
+    """One check of a job. `look` returns what it found in words, or raises a SideStepError."""
 
     name: str  # the spec's field that it is about, or what else it looks at
     look: Callable[[], str]
@@ -19,7 +19,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer to a check."""
+    """The outcome of a check."""
 
     name: str
     said: str
@@ -27,7 +27,7 @@ class Finding:
 
 
 def run_checks(checks: Iterable[Check]) -> list[Finding]:
-    """Look at everything, also after something wrong was found."""
+    """Run all checks, also after one has failed."""
     found = []
     for check in checks:
         try:
@@ -38,12 +38,11 @@ def run_checks(checks: Iterable[Check]) -> list[Finding]:
 
 
 def raise_problems(found: Iterable[Finding]) -> None:
-    """Raise one error of the first trouble's kind with the messages of all, where there are any."""
-    troubles = [finding for finding in found if finding.error]
-    if troubles:
-        first = troubles[0].error
-        assert first is not None
-        raise type(first)("\n".join(f"{trouble.name}: {trouble.said}" for trouble in troubles)) from first
+    """Raise one error of the first problem's kind with the messages of all, where there are any."""
+    problems = [(finding.name, finding.error) for finding in found if finding.error]
+    if problems:
+        _, first = problems[0]
+        raise type(first)("\n".join(f"{name}: {error}" for name, error in problems)) from first
 
 
 def in_lines(found: list[Finding]) -> str:

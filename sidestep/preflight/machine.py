@@ -1,4 +1,4 @@
-"""Does this machine fit a job? Asked of the driver and of the installed packages; torch is not imported."""
+"""Checks whether this machine fits a job, by its driver and installed packages. torch is not imported."""
 
 import ctypes
 import re
@@ -80,7 +80,7 @@ def find_gpus() -> list[Gpu]:
 
 
 def _check_device(spec: JobSpec, gpus: list[Gpu]) -> str:
-    """Is the device there that the spec asks for, and will torch be able to use it?"""
+    """The device that the job will use. Raises MachineError if it is not there, or torch cannot use it."""
     wish = spec.runtime.device
     index = int(wish.partition(":")[2] or 0)
     if wish == "cpu" or (wish == "auto" and not gpus):
@@ -102,7 +102,7 @@ def _check_device(spec: JobSpec, gpus: list[Gpu]) -> str:
 
 
 def _check_driver() -> str:
-    """Is the driver new enough for the CUDA that torch is built for?"""
+    """The driver's version. Raises MachineError if it is too old for the CUDA that torch is built for."""
     torch = installed_torch()
     if torch.cuda:
         driver.check_driver(torch.cuda)
@@ -110,7 +110,7 @@ def _check_driver() -> str:
 
 
 def _check_packages(spec: JobSpec) -> str:
-    """Are the packages installed that this spec alone needs?"""
+    """The packages that only some specs need. Raises MachineError for those that are not installed."""
     wanted = {"flash_attn": "runtime.attention: flash"} if spec.runtime.attention == "flash" else {}
     if package := OPTIMIZERS[spec.train.optimizer_type].package:
         wanted = {package: f"train.optimizer_type: {spec.train.optimizer_type}", **wanted}
@@ -121,7 +121,7 @@ def _check_packages(spec: JobSpec) -> str:
 
 
 def installed_torch() -> Torch:
-    """What torch/version.py says, read as text. Raises MachineError where torch is not installed."""
+    """The installed torch, by its version.py, read as text. Raises MachineError if there is none."""
     found = find_spec("torch")
     if found is None or found.origin is None:
         raise MachineError("torch is not installed: `pip install side-step` brings it")

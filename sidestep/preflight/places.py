@@ -1,4 +1,4 @@
-"""What can be known to be wrong before a model is loaded or a song pulled: can every place be used?
+"""Checks whether every place of a job can be used, before a model is loaded or a song pulled.
 
 A job may have waited hours for its GPU. Wrong credentials, a bucket or folder that is not there and an
 output that cannot be written are found out in seconds, before torch is imported.
@@ -46,7 +46,7 @@ def check_places(job: Job) -> None:
 
 
 def input_checks(job: Job) -> list[Check]:
-    """Is all that the task reads there, and may it be read?"""
+    """Checks that all the task reads is there and readable."""
     spec = job.spec
     makes_tensors = spec.task in ("preprocess", "pipeline")
     checks = []
@@ -63,7 +63,7 @@ def input_checks(job: Job) -> list[Check]:
 
 
 def output_checks(job: Job) -> list[Check]:
-    """May the task write where its results go?"""
+    """Checks that the task may write where its results go."""
     spec, checks = job.spec, []
     if spec.task == "preprocess" or (spec.task == "pipeline" and spec.dataset_dir):
         checks.append(Check(_tensors_field(spec), lambda: _check_writable(job.tensors, is_shared=True)))
@@ -120,7 +120,7 @@ def _check_models(job: Job, with_encoders: bool) -> str:
 
 
 def _check_targets(job: Job) -> str:
-    """Does the model have the modules that the adapter is for? That needs no weights."""
+    """The modules that the adapter is for, by the model's config.json: that needs no weights."""
     try:
         layers = _layers(job.checkpoints, find_variant(job.checkpoints, job.spec.model_variant))
     except SideStepError:
@@ -130,7 +130,7 @@ def _check_targets(job: Job) -> str:
 
 
 def _layers(store: Store, model: Part) -> int:
-    """How many layers the decoder has, by its config.json, which must be sound."""
+    """The number of the decoder's layers, by its config.json, which must be sound."""
     path = f"{model.folder}/config.json"
     layers: int = parse_config(store.read_bytes(path), f"{store.place}/{path}")["num_hidden_layers"]
     return layers
@@ -173,7 +173,7 @@ def _check_writable(store: Store, is_shared: bool) -> str:
 
 
 def credential_checks(spec: JobSpec) -> Iterator[Check]:
-    """Is there something to prove to S3 who asks, where a place is there?"""
+    """A check for S3 credentials, where one of the places is there."""
     places = (spec.checkpoint_dir, spec.audio_dir, spec.dataset_json, spec.dataset_dir, spec.output_dir)
     if any(place and place.lower().startswith("s3://") for place in places):
         yield Check("credentials", partial(_check_credentials, spec))

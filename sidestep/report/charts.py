@@ -30,7 +30,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Chart:
-    """What the template draws: all coordinates are those of the picture, WIDTH × HEIGHT."""
+    """A chart as the template draws it. All coordinates are those of the picture, WIDTH × HEIGHT."""
 
     title: str
     x_label: str
@@ -62,7 +62,7 @@ def chart(title: str, lines: Sequence[Line], dots: dict[int, float | None] | Non
     y_ticks = ticks(min(values), max(values))
     low, high = min(y_ticks[0], *values), max(y_ticks[-1], *values)
 
-    def place(step: float, value: float) -> Point:
+    def at(step: float, value: float) -> Point:
         x = LEFT + (step - first) / max(last - first, 1) * (WIDTH - LEFT - RIGHT)
         y = TOP + (high - value) / ((high - low) or 1) * (HEIGHT - TOP - BOTTOM)
         return round(x, 1), round(y, 1)
@@ -71,13 +71,13 @@ def chart(title: str, lines: Sequence[Line], dots: dict[int, float | None] | Non
         title=title,
         x_label="optimizer step",
         lines=[
-            (line, [" ".join(f"{x},{y}" for x, y in (place(*point) for point in piece)) for piece in pieces])
+            (line, [" ".join(f"{x},{y}" for x, y in (at(*point) for point in piece)) for piece in pieces])
             for line in lines
             if (pieces := list(_pieces(thinned(line.values))))
         ],
-        dots=[(*place(step, value), f"step {step}: {value:.4g}") for step, value in sorted(known.items())],
-        x_ticks=[Tick(place(step, low)[0], f"{step:g}") for step in x_ticks if first <= step <= last],
-        y_ticks=[Tick(place(first, value)[1], f"{value:.3g}") for value in y_ticks],
+        dots=[(*at(step, value), f"step {step}: {value:.4g}") for step, value in sorted(known.items())],
+        x_ticks=[Tick(at(step, low)[0], f"{step:g}") for step in x_ticks if first <= step <= last],
+        y_ticks=[Tick(at(first, value)[1], f"{value:.3g}") for value in y_ticks],
     )
 
 
@@ -111,7 +111,7 @@ def thinned(values: Values) -> list[tuple[int, float | None]]:
 
 
 def _pieces(points: Sequence[tuple[int, float | None]]) -> Iterator[list[tuple[int, float]]]:
-    """What lies between gaps. A value alone between two gaps is drawn as a stretch of no length."""
+    """The stretches between gaps. A value alone between two gaps is drawn as a stretch of no length."""
     piece: list[tuple[int, float]] = []
     for step, value in [*points, (0, None)]:
         if value is not None:

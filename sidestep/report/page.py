@@ -1,4 +1,4 @@
-"""The page, made of what a finished run's output holds: no other place is asked, so it can be made again."""
+"""report.html, made of the output of a finished run alone, so that it can be made again at any time."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ _BARS = 16  # modules that are shown before the rest is folded
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How much the dataset moves an attention module, and that as a share of the most sensitive one's."""
+    """An attention module's mean gradient norm, and its share of the largest one's."""
 
     module: str
     norm: float
@@ -77,7 +77,7 @@ def _charts(history: Mapping[str, Any]) -> list[Chart]:
 
 
 def _sensitivities(store: Store) -> list[Sensitivity]:
-    """Of all attention modules, the most sensitive first; none where no estimate was made here."""
+    """The attention modules, the most sensitive first; empty if the output has no estimate."""
     try:
         modules = {
             entry["module"]: entry["norm"] for entry in _json(store, "estimate/report.json")["modules"]

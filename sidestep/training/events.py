@@ -24,7 +24,10 @@ class EventFiles:
     """Writes summaries below `folder`. Not for use from several threads."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        """What an earlier attempt told of steps from `first_step` on is deleted."""
+        """Begin the file of `first_step`; files of an earlier attempt from that step on are deleted.
+
+        Raises AgainError where another run writes to `folder`.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         for name in stale((file.name for file in folder.iterdir()), first_step):
@@ -32,6 +35,7 @@ class EventFiles:
         self._open(first_step)
 
     def add(self, summary: Summary, step: int) -> None:
+        """Write a summary (a scalar, a histogram, an image …) of step number `step`."""
         self._write(Event(wall_time=time.time(), step=step, summary=summary))
         self._is_empty = False
 
@@ -78,6 +82,6 @@ class EventFiles:
 
 
 def stale(names: Iterable[str], from_step: int) -> list[str]:
-    """Those of the names of files that are event files and begin at `from_step` or later."""
+    """The event files among `names` that begin at step `from_step` or later, sorted."""
     matches = ((name, _NAME.fullmatch(name)) for name in names)
     return sorted(name for name, match in matches if match and int(match["first_step"]) >= from_step)

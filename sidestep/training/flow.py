@@ -24,7 +24,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How a micro-batch is drawn: its part of the song, its timestep, and whether it has conditions."""
+    """How micro-batches are drawn: the part of the song, the timestep, and whether conditions are dropped.
+
+    Every draw depends on the seed and the micro-batch's number alone.
+    """
 
     mode: str  # corrected | vanilla
     mu: float
@@ -34,22 +37,22 @@ class SamplingConfig:
     chunk_frames: int | None = None  # latents of a song that one micro-batch sees; None: all
 
     def chunk(self, index: int, frames: int) -> slice:
-        """Which of a song's `frames` latents the micro-batch number `index` sees; each place as likely."""
+        """The part of a song's `frames` latents that micro-batch number `index` sees, uniformly drawn."""
         if self.chunk_frames is None or self.chunk_frames >= frames:
             return slice(0, frames)
-        places = frames - self.chunk_frames + 1
-        start = int(torch.randint(places, (), generator=rng.generator(self.seed, "crop", index)))
+        starts = frames - self.chunk_frames + 1
+        start = int(torch.randint(starts, (), generator=rng.generator(self.seed, "crop", index)))
         return slice(start, start + self.chunk_frames)
 
     def timestep(self, index: int) -> Tensor:
-        """t [1] of the micro-batch number `index`."""
+        """The timestep t [1] of micro-batch number `index`, from 0 (clean) to 1 (noise). fp32."""
         generator = rng.generator(self.seed, "timestep", index)
         if self.mode == "corrected":
             return corrected_timesteps(1, self.mu, self.sigma, generator)
         return vanilla_timesteps(1, generator)
 
     def drops_conditions(self, index: int) -> bool:
-        """Whether the micro-batch number `index` is trained without its conditions (corrected mode)."""
+        """Whether micro-batch number `index` is trained without its conditions; in corrected mode alone."""
         draw = torch.rand((), generator=rng.generator(self.seed, "condition", index))
         return self.mode == "corrected" and bool(draw < self.cfg_dropout)
 
@@ -57,7 +60,7 @@ class SamplingConfig:
 def draw_batch(
     sample: Sample, null_condition: Tensor, sampling: SamplingConfig, index: int, device: str | torch.device
 ) -> Batch:
-    """The micro-batch number `index` of the run: `sample` with its chunk, noise, timestep and dropout.
+    """Micro-batch number `index` of the run: `sample` with its chunk, noise, timestep and dropout.
 
     `null_condition` [1, 1, D] takes the place of every condition token of a dropped sample.
     """

@@ -1,4 +1,4 @@
-"""What a run leaves of its way: its losses and its songs, as plain numbers and text, in history.json."""
+"""history.json: the losses, learning rates and songs of a run, as plain numbers and text."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ SMOOTH_WEIGHT = 0.98  # of a loss, against the one after it: about the last fift
 
 @dataclass(frozen=True)
 class SongFacts:
-    """What a person wants to know of a song. Name and caption are what its file says: anything."""
+    """A song as the report shows it. Name and caption are what its file says, so they may be any text."""
 
     name: str
     seconds: float

@@ -39,7 +39,7 @@ SECONDS_TO_SAVE = 3.0  # of the time after notice that are left for saving when 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What an optimizer step came to."""
+    """The numbers of one optimizer step."""
 
     step: int  # its number, from 1
     group: Group  # what it was trained on
@@ -50,13 +50,13 @@ class StepResult:
 
     @property
     def is_finite(self) -> bool:
-        """Whether weights and optimizer have taken the step."""
+        """Whether loss and gradient are finite. If not, the step was skipped: weights and optimizer stay."""
         return isfinite(self.loss) and isfinite(self.grad_norm)
 
 
 @dataclass
 class Trainer:
-    """What a step needs. `model` is the transformer as Fabric has set it up, with its adapter in place."""
+    """Makes optimizer steps. `model` is the transformer with its adapter, as Fabric has set it up."""
 
     fabric: Fabric
     model: nn.Module

@@ -1,4 +1,4 @@
-"""Sound as a picture: a mel spectrogram."""
+"""Mel spectrograms as pictures."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""What a person watches while it trains: curves, histograms, sounds and pictures in TensorBoard."""
+"""TensorBoard: the curves, histograms, sounds and pictures that people watch while a run trains."""
 
 import json
 import math
@@ -115,7 +115,7 @@ class Metrics:
 
 
 def description(spec: str, settings: Mapping[str, Any], sounds: Sequence[Sound]) -> Iterator[Summary]:
-    """What TensorBoard shows of a run before its first step: see `Metrics.describe`."""
+    """The summaries of a run before its first step: see `Metrics.describe`."""
     yield text("spec", f"```yaml\n{spec}```")
     plain = {
         name: value if isinstance(value, bool | int | float | str | None) else json.dumps(value)

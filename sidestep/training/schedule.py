@@ -1,4 +1,4 @@
-"""When what happens: steps, groups of samples, and the learning rate, all as functions of the step."""
+"""A run laid out: the songs and the learning rate of each step, as functions of its number."""
 
 import math
 from dataclasses import dataclass
@@ -53,15 +53,17 @@ class Schedule:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch; the last may have fewer songs than the others."""
         return -(-self.samples // self.accumulation)
 
     @property
     def total_steps(self) -> int:
+        """Optimizer steps of the run: those of its epochs, or `max_steps` where these are fewer."""
         planned = self.epochs * self.steps_per_epoch
         return min(planned, self.max_steps) if self.max_steps else planned
 
     def group(self, step: int) -> Group:
-        """What step number `step` (from 0) trains on. An epoch's last group may be short."""
+        """The micro-batches of step number `step` (from 0). An epoch's last group may be short."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self.accumulation
         order = rng.order(self.seed, epoch, self.samples)

@@ -1,4 +1,4 @@
-"""Which attention modules does a dataset move most? Gradient norms of the base weights.
+"""Gradient norms of the attention weights: which modules does a dataset move most?
 
 The flow loss is drawn as in corrected training, without condition dropout; a module's sensitivity is
 the norm of its weight's gradient, averaged over batches.

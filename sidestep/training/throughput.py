@@ -1,4 +1,4 @@
-"""How fast a run goes."""
+"""Steps or samples per second."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Which noise levels are trained: the law of t, with t = 1 pure noise and t = 0 the song."""
+"""The distributions of the timestep t that training draws from; t = 1 is pure noise, t = 0 the song."""
 
 import torch
 from torch import Tensor

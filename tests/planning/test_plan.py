@@ -152,23 +152,23 @@ def test_a_change_is_one_that_training_takes() -> None:
 
 def test_the_best_interval_between_commits() -> None:
     """Played through: with half of it or twice as much, more time is lost; and the share is about right."""
-    best = plan_for_preemptions(500e6, between=4 * 3600)
-    assert 0.5 < best.interval / (2 * best.commit * best.between) ** 0.5 < 1.1  # Young's
+    best = plan_for_preemptions(500e6, uptime=4 * 3600)
+    assert 0.5 < best.interval / (2 * best.commit * best.uptime) ** 0.5 < 1.1  # Young's
 
     def lost(interval: float) -> float:
         draw = random.Random(1)
-        done, clock, goal = 0.0, 0.0, 200 * best.between
+        done, clock, goal = 0.0, 0.0, 200 * best.uptime
         while done < goal:
-            life = draw.expovariate(1 / best.between)
+            life = draw.expovariate(1 / best.uptime)
             clock += life + RESTART_SECONDS
             done += life // (interval + best.commit) * interval
         return clock / done - 1
 
     shares = {factor: lost(factor * best.interval) for factor in (0.3, 1.0, 3.0)}
     assert shares[1.0] == min(shares.values())
-    assert best.share == pytest.approx(shares[1.0], rel=0.25)
-    often = plan_for_preemptions(1e12, between=60)
-    assert often.interval == often.between
+    assert best.lost_share == pytest.approx(shares[1.0], rel=0.25)
+    often = plan_for_preemptions(1e12, uptime=60)
+    assert often.interval == often.uptime
 
 
 def test_preemptions_stretch_the_time() -> None:
