@@ -20,8 +20,9 @@ TORCH_FREE = (
     *("commitlog", "storage", "config", "runtime"),
     *("lifecycle.finish", "lifecycle.identity", "lifecycle.job", "lifecycle.output", "lifecycle.publish"),
     *("lifecycle.receipt", "lifecycle.resume", "lifecycle.status", "training.history", "training.numbers"),
+    "training.savings",
     *("acestep.config", "acestep.layout", "acestep.names", "acestep.releases"),
-    *("data.entries", "data.index", "data.places", "data.sidecar"),
+    *("data.dataset", "data.entries", "data.index", "data.keys", "data.places", "data.sidecar"),
 )
 
 # Before the rooms are in order: each goes with the delivery that mends it.

@@ -12,12 +12,12 @@ from av.audio import AudioFrame, AudioStream
 from av.container import InputContainer
 from torch import Tensor
 
+from sidestep.data.sidecar import AUDIO_SUFFIXES
 from sidestep.runtime.errors import BadDataError
 
 log = logging.getLogger(__name__)
 
 SAMPLE_RATE = 48_000
-AUDIO_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a")
 
 # FFmpeg looks at the content, not at the name. Without this list a playlist named song.mp3 would be
 # opened as a playlist, and could name any file or address.

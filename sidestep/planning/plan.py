@@ -7,11 +7,12 @@ from typing import Any
 from sidestep.config.job import JobSpec
 from sidestep.planning.cards import CARDS, Card
 from sidestep.planning.figures import Figure, gigabytes
-from sidestep.planning.fit import Change, changes_to_fit
+from sidestep.planning.fit import changes_to_fit
 from sidestep.planning.memory import Memory, memory_of
 from sidestep.planning.preemption import RESTART_SECONDS, Preemptions, plan_for_preemptions
 from sidestep.planning.songs import Songs
 from sidestep.runtime.words import duration
+from sidestep.training.savings import Saving
 from sidestep.training.schedule import Schedule
 
 _TERA = 1e12
@@ -37,7 +38,7 @@ class Fit:
     """The changes that make the job fit `limit` bytes: [] if it does already, None if nothing here does."""
 
     limit: float
-    changes: list[Change] | None
+    changes: list[Saving] | None
     memory: float  # bytes, with these changes or with all that there are
 
 

@@ -47,12 +47,23 @@ def as_data(plan: Plan) -> dict[str, Any]:
             for row in plan.cards
         ],
         "preemptions": _data(plan.preemptions),
-        "fit": None if plan.fit is None else asdict(plan.fit),
+        "fit": None if plan.fit is None else _fit_data(plan.fit),
     }
 
 
 def _data(figures: Mapping[str, Figure]) -> dict[str, Any]:
     return {name: asdict(figure) for name, figure in figures.items()}
+
+
+def _fit_data(fit: Fit) -> dict[str, Any]:
+    changes = fit.changes
+    return {
+        "limit": fit.limit,
+        "changes": changes
+        if changes is None
+        else [{"settings": change.settings, "price": change.price} for change in changes],
+        "memory": fit.memory,
+    }
 
 
 def _section(title: str, figures: Mapping[str, Figure]) -> str:
@@ -94,13 +105,6 @@ def _fit(fit: Fit) -> str:
         return f"It fits {limit} as it is.\n"
     lines = [f"It fits {limit} with these changes, and then takes {gigabytes(fit.memory)}:"]
     for change in fit.changes:
-        settings = ", ".join(f"{name}: {_yaml(value)}" for name, value in change.settings.items())
-        lines.append(f"  {settings}")
+        lines.append(f"  {change}")
         lines.append(f"      {change.price}")
     return "\n".join(lines) + "\n"
-
-
-def _yaml(value: Any) -> str:
-    return (
-        str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else value
-    )

@@ -6,7 +6,12 @@ from contextlib import contextmanager
 from sidestep.config.job import JobSpec
 from sidestep.runtime.diskerrors import NO_SPACE, to_user_error
 from sidestep.runtime.errors import OutOfMemoryError
+from sidestep.training.savings import MODEL_WEIGHTS, Saving, as_yaml, savings
 
+MOST_FIRST = (
+    *("train.gradient_checkpointing", "runtime.precision", "model_variant", "train.chunk_duration"),
+    *("train.adapter.rank", "train.optimizer_type"),
+)
 ALLOCATION_FAILED = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # as CUDA's own libraries put it
 
 
@@ -45,30 +50,22 @@ def training_savings(spec: JobSpec, task: str = "train") -> list[str]:
     Activations of a whole song outweigh the weights unless they are recomputed; the weights come next;
     the adapter with its gradients and optimizer state takes less than 1 GB at rank 64.
     """
-    train, variant = spec.train, spec.model_variant
-    checkpointing, ratio = train.gradient_checkpointing, train.gradient_checkpointing_ratio
-    is_training = task == "train"  # estimate recomputes all layers, and has neither adapter nor optimizer
-    savings = {
-        "train.gradient_checkpointing: true (most of the activations)": is_training and not checkpointing,
-        "train.gradient_checkpointing_ratio: 1 (activations of the layers that are not recomputed)": (
-            is_training and checkpointing and ratio < 1
-        ),
-        "runtime.precision: bf16 (half of the model's weights)": spec.runtime.precision == "fp32",
-        f"model_variant: {variant.removeprefix('xl-')} instead of {variant} (half of the model's weights)": (
-            variant.startswith("xl-")
-        ),
-        "train.chunk_duration: 60, or less (activations by the length of what a step sees)": (
-            is_training and (train.chunk_duration is None or train.chunk_duration > 60)
-        ),
-        "train.adapter.rank: 16 (three quarters of the adapter, its gradients and optimizer state)": (
-            is_training and train.adapter.rank > 16
-        ),
-        "train.optimizer_type: adamw8bit (three quarters of the optimizer's state)": (
-            is_training and train.optimizer_type in ("adamw", "prodigy")
-        ),
-        "a GPU with more memory, or this one without what else runs on it (`nvidia-smi` shows it)": True,
-    }
-    return [saving for saving, is_left in savings.items() if is_left]
+    ways: dict[str, list[Saving]] = {}
+    for saving in savings(spec):
+        # An estimate recomputes all layers, and has neither adapter nor optimizer.
+        if task == "train" or saving.frees == MODEL_WEIGHTS:
+            ways.setdefault(saving.setting, []).append(saving)
+    return [
+        *(_in_words(ways[setting]) for setting in MOST_FIRST if setting in ways),
+        "a GPU with more memory, or this one without what else runs on it (`nvidia-smi` shows it)",
+    ]
+
+
+def _in_words(choices: list[Saving]) -> str:
+    """One setting to change, with the values that it may have."""
+    first = choices[0]
+    values = " or ".join(as_yaml(choice.settings[first.setting]) for choice in choices)
+    return f"{f'{first.setting}: {values}' if len(choices) > 1 else first} ({first.frees})"
 
 
 def preprocess_savings() -> list[str]:

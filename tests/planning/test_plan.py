@@ -16,7 +16,7 @@ from sidestep.config.job import JobSpec
 from sidestep.config.optimizers import OPTIMIZERS
 from sidestep.config.training import AdapterSpec, TrainSpec
 from sidestep.planning.cards import CARDS
-from sidestep.planning.fit import changes_to_fit
+from sidestep.planning.fit import changed, changes_to_fit
 from sidestep.planning.memory import Memory, attention_workspace, memory_of
 from sidestep.planning.plan import Plan, make_plan
 from sidestep.planning.preemption import RESTART_SECONDS, plan_for_preemptions
@@ -147,7 +147,7 @@ def test_a_change_is_one_that_training_takes() -> None:
     spec = spec_of(optimizer_type="prodigy", adapter={"rank": 8})
     changes, _ = changes_to_fit(spec, 20, lambda s: s.train.optimizer_type == "prodigy", 0)
     assert changes and changes[0].settings["train.lr"] == 1e-4
-    assert changes[0].apply(spec).train.scheduler == "cosine"
+    assert changed(spec, changes).train.scheduler == "cosine"
 
 
 def test_the_best_interval_between_commits() -> None:

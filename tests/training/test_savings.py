@@ -1,0 +1,66 @@
+"""The ways to save memory: what is left of them, in which order, and that training takes each."""
+
+from math import inf
+from typing import Any
+
+import pytest
+
+from sidestep.config.job import JobSpec
+from sidestep.config.optimizers import OPTIMIZERS
+from sidestep.planning.fit import changed
+from sidestep.training.optimizer import BUILD
+from sidestep.training.savings import savings
+
+
+def spec_of(model_variant: str = "base", precision: str = "auto", **train: Any) -> JobSpec:
+    return JobSpec.load(
+        None,
+        task="train",
+        model_variant=model_variant,
+        checkpoint_dir="ckpt",
+        dataset_dir="tensors",
+        output_dir="out",
+        train=train,
+        runtime={"precision": precision},
+    )
+
+
+def left(spec: JobSpec, longest: float = inf) -> list[dict[str, Any]]:
+    return [saving.settings for saving in savings(spec, longest)]
+
+
+def test_all_of_them_the_cheapest_first() -> None:
+    spec = spec_of("xl-turbo", "fp32", gradient_checkpointing=False, adapter={"rank": 32, "alpha": 8})
+    assert left(spec) == [
+        {"train.gradient_checkpointing": True, "train.gradient_checkpointing_ratio": 1.0},
+        {"runtime.precision": "bf16"},
+        {"train.optimizer_type": "adamw8bit"},
+        *({"train.chunk_duration": seconds} for seconds in (120, 60, 30)),
+        {"train.adapter.rank": 16, "train.adapter.alpha": 4},
+        {"train.adapter.rank": 8, "train.adapter.alpha": 2},
+        {"model_variant": "turbo"},
+    ]
+
+
+def test_what_is_saved_already_is_not_offered() -> None:
+    small = {"rank": 8, "alpha": 16}
+    assert left(spec_of(optimizer_type="adamw8bit", adapter=small, chunk_duration=30)) == []
+    assert left(spec_of(optimizer_type="adafactor", adapter=small), longest=60) == [
+        {"train.chunk_duration": 30}
+    ]
+    (partly,) = left(spec_of(gradient_checkpointing_ratio=0.9, adapter=small, optimizer_type="adafactor"), 10)
+    assert partly["train.gradient_checkpointing_ratio"] == 1
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_training_takes_each(optimizer: str) -> None:
+    spec = spec_of("xl-base", "fp32", optimizer_type=optimizer, gradient_checkpointing=False)
+    for saving in savings(spec):
+        assert saving.setting in str(saving) and saving.frees and saving.price
+        assert changed(spec, [saving]) != spec
+    rates = [saving.settings.get("train.lr") for saving in savings(spec) if saving.setting.endswith("type")]
+    assert rates == {"prodigy": [1e-4], "adamw": [None]}.get(optimizer, [])
+
+
+def test_the_optimizers_that_are_built_are_those_of_the_table() -> None:
+    assert list(BUILD) == list(OPTIMIZERS)
