@@ -10,7 +10,7 @@ from sidestep.runtime.errors import Retry, UsageError, codes
 
 
 def docker_run(job: Job, *options: str, secrets: Iterable[str], stop_timeout: int) -> str:
-    """A `docker run` of the job's image, one option a line; `options` come before those of every place.
+    """A `docker run` of the job's image, one option a line; `options` come before those of every platform.
 
     `secrets` are names of variables that it passes on, where they are set.
     """

@@ -1,4 +1,4 @@
-"""One job as every place needs to know it: the spec, what of it was given, and what it asks of a machine."""
+"""One job as a platform needs to know it: the spec, what of it was given, what it asks of a machine."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ WORKSPACE = "/workspace"
 """The one folder of the image that is written to."""
 
 STOP_MARGIN = 10
-"""Seconds more than `runtime.grace_seconds` that a place is told to wait before it kills."""
+"""Seconds more than `runtime.grace_seconds` that a platform is told to wait before it kills."""
 
 CREDENTIALS = {
     "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
@@ -34,12 +34,12 @@ CREDENTIALS = {
 """The variables that carry each scheme's credentials. gs:// is reached as the machine's own account."""
 
 TEMPORARY = {"s3": ("AWS_SESSION_TOKEN",)}
-"""What a shell with temporary credentials has besides. They end within hours, so no place keeps them."""
+"""What a shell with temporary credentials has besides. They end within hours, so no platform keeps them."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A checked spec on its way to a place.
+    """A checked spec on its way to a platform.
 
     `given` holds, in plain values, what somebody said of the spec, by path; what nobody said is left to the
     image, whose defaults are the same. `config` is the spec's own file, and `from_config` the paths of what
@@ -55,7 +55,7 @@ class Job:
 
     @property
     def label(self) -> str:
-        """The spec's name as a DNS label (RFC 1123) of at most 30 characters, for places that want one."""
+        """The spec's name as a DNS label (RFC 1123) of at most 30 characters, for platforms that want one."""
         return re.sub(r"[^a-z0-9]+", "-", self.spec.name.lower())[:30].strip("-")
 
     @property
@@ -64,7 +64,7 @@ class Job:
 
     @property
     def stop_seconds(self) -> int:
-        """Whole seconds between a place's first signal and its second, where the place is told."""
+        """Whole seconds between a platform's first signal and its second, where the platform is told."""
         return math.ceil(self.spec.runtime.grace_seconds) + STOP_MARGIN
 
     @property
@@ -74,7 +74,7 @@ class Job:
 
     @property
     def secrets_of_a_shell(self) -> tuple[str, ...]:
-        """Those that a place started from a shell passes on from there, as far as the shell has them."""
+        """Those that a platform's client passes on from the shell that starts it, where they are set."""
         return self.secrets + tuple(name for scheme in self._schemes for name in TEMPORARY.get(scheme, ()))
 
     @property
@@ -118,7 +118,7 @@ def local_places(spec: JobSpec) -> dict[FieldPath, Path]:
 
 
 def flattened(given: Mapping[FieldPath, Any]) -> dict[str, str]:
-    """{("train", "lr"): 1e-4} as {"SIDESTEP_TRAIN__LR": "0.0001"}: the same spec, for places without files.
+    """{("train", "lr"): 1e-4} as {"SIDESTEP_TRAIN__LR": "0.0001"}: the spec for platforms without files.
 
     An empty mapping is left out: it is every mapping's default, and an empty variable counts as not set.
     """

@@ -2,6 +2,8 @@
 
 import shlex
 from collections.abc import Mapping
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from sidestep.config.fields import FieldPath, spec_fields
@@ -57,11 +59,12 @@ def rendered_for(
 
 def said(spec: JobSpec, origins: Mapping[str, str]) -> dict[FieldPath, Any]:
     """What of the spec somebody said, in plain values; the rest are defaults."""
-    plain: dict[FieldPath, Any] = {(): spec.model_dump(mode="json")}
-    for path in spec_fields():
-        for depth in range(1, len(path) + 1):
-            plain[path[:depth]] = plain[path[: depth - 1]][path[depth - 1]]
-    return {path: plain[path] for path, field in spec_fields().items() if origins[field.name] != "default"}
+    plain = spec.model_dump(mode="json")
+    return {
+        path: reduce(getitem, path, plain)
+        for path, field in spec_fields().items()
+        if origins[field.name] != "default"
+    }
 
 
 def default_file(platform: Platform, spec: JobSpec) -> str:

@@ -1,4 +1,4 @@
-"""YAML that the places' own readers, of YAML 1.1 and of 1.2, understand alike."""
+"""YAML that the platforms' own readers, of YAML 1.1 and of 1.2, understand alike."""
 
 import io
 import re

@@ -11,18 +11,18 @@ from tests.platforms.rendering import ROOT
 
 
 def rendered_files() -> Iterator[tuple[Path, str]]:
-    """Path from the repository's root, and content, of each: the pipeline at every place."""
-    for place in PLATFORMS.values():
-        for where in ("s3", "local") if place.local_paths else ("s3",):
+    """Path from the repository's root, and content, of each: the pipeline on every platform."""
+    for platform in PLATFORMS.values():
+        for where in ("s3", "local") if platform.local_paths else ("s3",):
             suffix = "" if where == "s3" else "-local"
-            file = Path("jobs", place.name, f"pipeline{suffix}{place.suffix}")
+            file = Path("jobs", platform.name, f"pipeline{suffix}{platform.suffix}")
             config = Path("jobs", "specs", where, "pipeline.yaml")
             spec, origins = resolve(config=ROOT / config, environ={})
             origins = {
                 name: FileLine(str(config), line=1) if isinstance(origin, FileLine) else origin
                 for name, origin in origins.items()
             }
-            yield file, rendered_for(place, spec, origins, image_reference(None, {}), str(file)).text
+            yield file, rendered_for(platform, spec, origins, image_reference(None, {}), str(file)).text
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How the tests of the places render: from example specs, or from values, without a command line."""
+"""How the tests of the platforms render: from example specs, or from values, without a command line."""
 
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ ON_S3 = {
 
 
 def render(
-    place: str, values: dict[str, Any] | None = None, config: Path | None = None, file: str | None = None
+    platform: str, values: dict[str, Any] | None = None, config: Path | None = None, file: str | None = None
 ) -> Rendered:
-    """The file for `place` of these values, or else of the spec in `config`."""
+    """The file for `platform` of these values, or else of the spec in `config`."""
     spec, origins = resolve(arguments=values or {}, config=config, environ={})
-    return rendered_for(PLATFORMS[place], spec, origins, IMAGE, file)
+    return rendered_for(PLATFORMS[platform], spec, origins, IMAGE, file)

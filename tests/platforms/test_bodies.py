@@ -1,4 +1,4 @@
-"""What the other places are sent, held against what their documentation names."""
+"""What the other platforms are sent, held against what their documentation names."""
 
 import json
 import re
@@ -136,7 +136,7 @@ def test_an_empty_mapping_is_left_to_its_default() -> None:
 
 def test_the_page_s_table_says_what_is_rendered() -> None:
     page = (ROOT / "docs" / "places.md").read_text(encoding="utf-8")
-    for place in PLATFORMS.values():
-        grace = f"{place.grace_seconds} s" if place.grace_seconds else "the spec's"
-        row = f"| {place.name} | {place.reclaim} | {place.notice} | {grace} | {place.next_attempt} |"
+    for one in PLATFORMS.values():
+        grace = f"{one.grace_seconds} s" if one.grace_seconds else "the spec's"
+        row = f"| {one.name} | {one.reclaim} | {one.notice} | {grace} | {one.next_attempt} |"
         assert row in page, row

@@ -19,17 +19,17 @@ from tests.platforms.rendering import ON_S3, SPECS, render
 SECRETS = {"AWS_ACCESS_KEY_ID": "AKIA-not-to-be-seen", "AWS_SECRET_ACCESS_KEY": "s3cr3t-not-to-be-seen"}
 
 
-@pytest.mark.parametrize("place", PLATFORMS)
+@pytest.mark.parametrize("platform", PLATFORMS)
 def test_secrets_go_by_name_alone(
-    place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    platform: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
-    assert main(["render", place, str(SPECS / "s3" / "pipeline.yaml")]) == ExitCode.DONE
+    assert main(["render", platform, str(SPECS / "s3" / "pipeline.yaml")]) == ExitCode.DONE
     shown = "".join(capsys.readouterr())
     assert not any(value in shown for value in SECRETS.values())
-    rendered = render(place, config=SPECS / "s3" / "pipeline.yaml")
-    by_name = "sidestep-credentials" if place == "helm" else "AWS_SECRET_ACCESS_KEY"
+    rendered = render(platform, config=SPECS / "s3" / "pipeline.yaml")
+    by_name = "sidestep-credentials" if platform == "helm" else "AWS_SECRET_ACCESS_KEY"
     assert by_name in rendered.text
 
 
@@ -58,30 +58,30 @@ def test_skypilot_takes_the_spec_s_file_and_what_is_said_beside_it() -> None:
     assert "SIDESTEP_RUNTIME__GRACE_SECONDS=20" in render("skypilot", config=Path("patient.yaml")).text
 
 
-@pytest.mark.parametrize("place", [place for place in PLATFORMS.values() if place.grace_seconds])
+@pytest.mark.parametrize("platform", [platform for platform in PLATFORMS.values() if platform.grace_seconds])
 @pytest.mark.parametrize("seconds", [2, 30])
-def test_no_more_time_is_counted_on_than_the_place_leaves(place: Any, seconds: int) -> None:
-    text = render(place.name, {"runtime": {"grace_seconds": seconds}}, SPECS / "s3" / "lora.yaml").text
+def test_no_more_time_is_counted_on_than_the_platform_leaves(platform: Any, seconds: int) -> None:
+    text = render(platform.name, {"runtime": {"grace_seconds": seconds}}, SPECS / "s3" / "lora.yaml").text
     quoted = text.replace('"', "").replace(": ", "=")
-    assert f"SIDESTEP_RUNTIME__GRACE_SECONDS={min(seconds, place.grace_seconds)}" in quoted
+    assert f"SIDESTEP_RUNTIME__GRACE_SECONDS={min(seconds, platform.grace_seconds)}" in quoted
 
 
-def test_a_place_that_can_be_told_waits_longer_than_the_job_needs() -> None:
+def test_a_platform_that_can_be_told_waits_longer_than_the_job_needs() -> None:
     values = {**ON_S3, "runtime": {"grace_seconds": 50.5}}
     assert "--stop-timeout 61 " in render("docker", values).text
     assert "terminationGracePeriodSeconds: 61\n" in render("kubernetes", values).text
     assert "--signal=B:TERM@61\n" in render("slurm", values).text
 
 
-@pytest.mark.parametrize("place", [place for place in PLATFORMS if place != "skypilot"])
-def test_the_workspace_is_the_image_s(place: str) -> None:
-    assert "/scratch/me" not in render(place, {**ON_S3, "runtime": {"workspace": "/scratch/me"}}).text
+@pytest.mark.parametrize("platform", [platform for platform in PLATFORMS if platform != "skypilot"])
+def test_the_workspace_is_the_image_s(platform: str) -> None:
+    assert "/scratch/me" not in render(platform, {**ON_S3, "runtime": {"workspace": "/scratch/me"}}).text
 
 
 def test_rented_machines_are_given_back_unless_the_spec_says_otherwise() -> None:
-    for place in ("runpod", "vast"):
-        assert "terminate" in render(place, ON_S3).text
-        kept = render(place, {**ON_S3, "runtime": {"on_exit": "none"}}).text
+    for platform in ("runpod", "vast"):
+        assert "terminate" in render(platform, ON_S3).text
+        kept = render(platform, {**ON_S3, "runtime": {"on_exit": "none"}}).text
         assert "terminate" not in kept and "SIDESTEP_RUNTIME__ON_EXIT" in kept
 
 

@@ -81,11 +81,11 @@ def options(words: list[str], name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("values", [ON_S3, ON_DISK], ids=["s3", "local"])
-@pytest.mark.parametrize("place", ["docker", "slurm", "vast"])
-def test_shellcheck_finds_nothing(place: str, values: dict[str, Any]) -> None:
-    if values is ON_DISK and not PLATFORMS[place].local_paths:
+@pytest.mark.parametrize("platform", ["docker", "slurm", "vast"])
+def test_shellcheck_finds_nothing(platform: str, values: dict[str, Any]) -> None:
+    if values is ON_DISK and not PLATFORMS[platform].local_paths:
         values = {**ON_S3, "name": "Another.one", "dataset_json": "s3://studio/my songs.json"}
-    Path("script.sh").write_text(render(place, values, file="script.sh").text)
+    Path("script.sh").write_text(render(platform, values, file="script.sh").text)
     shellcheck = Path(sys.executable).with_name("shellcheck")
     done = subprocess.run([shellcheck, "--severity=warning", "script.sh"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
