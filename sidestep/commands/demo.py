@@ -17,6 +17,7 @@ def run(call: Call) -> None:
     options = call.options()
     setup_logging()
 
+    from sidestep import tasks
     from sidestep.tasks.demo import demo
 
-    demo(Path(options.folder))
+    demo(Path(options.folder), tasks.run)

@@ -10,6 +10,7 @@ import logging
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,14 +179,13 @@ def write_songs(folder: Path) -> Path:
     return dataset
 
 
-def demo(folder: Path) -> None:
+def demo(folder: Path, run: Callable[[JobSpec], object]) -> None:
     """Make songs and a tiny model in `folder`, train an adapter on them there, and say where things are.
 
-    Run again in the same folder it finds its work done and says so.
+    `run` is `sidestep.tasks.run`. Run again in the same folder it finds its work done and says so.
     """
     from sidestep.acestep.tiny import write_tiny_checkpoint
     from sidestep.lifecycle.finish import TrainResult
-    from sidestep.tasks import run
 
     start = time.monotonic()
     log.info(

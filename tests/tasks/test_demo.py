@@ -7,6 +7,7 @@ import pytest
 
 from sidestep.data.audio import read_audio
 from sidestep.tasks import demo as demo_module
+from sidestep.tasks import run
 from sidestep.tasks.demo import TUNES, demo, write_songs
 
 
@@ -26,7 +27,7 @@ def test_the_demo_trains_and_says_what_it_made(
 ) -> None:
     monkeypatch.setattr(demo_module, "SECONDS", 1.0)
     with caplog.at_level(logging.INFO, "sidestep"):
-        demo(Path("demo"))
+        demo(Path("demo"), run)
     summary = caplog.messages[-1]
     assert "sidestep run --checkpoint-dir" in summary
     assert "demo/output/adapter" in summary
@@ -43,6 +44,6 @@ def test_the_demo_trains_and_says_what_it_made(
     caplog.clear()
     adapter = Path("demo/output/adapter/adapter_model.safetensors").read_bytes()
     with caplog.at_level(logging.INFO, "sidestep"):
-        demo(Path("demo"))
+        demo(Path("demo"), run)
     assert any("Already finished" in message for message in caplog.messages)
     assert Path("demo/output/adapter/adapter_model.safetensors").read_bytes() == adapter
