@@ -70,7 +70,7 @@ def test_a_wrong_spec_is_still_refused() -> None:
 
 def test_json_alone_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--output-dir", "o", "--json"]) == ExitCode.USAGE
-    assert "--json goes with --dry-run" in capsys.readouterr().err
+    assert "--dry-run" in capsys.readouterr().err
 
 
 def test_no_torch_is_imported_and_no_rented_machine_given_back(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_places_have_no_passwords(place: str | Path, fine: bool) -> None:
     if fine:
         assert JobSpec(audio_dir=place, output_dir="out").audio_dir == str(place)
         return
-    with pytest.raises(ValidationError, match="credentials come from the environment") as refused:
+    with pytest.raises(ValidationError, match="credentials") as refused:
         JobSpec(audio_dir=place, output_dir="out")
     assert "RET" not in str(refused.value)
 
@@ -115,7 +115,7 @@ def test_places_have_no_passwords(place: str | Path, fine: bool) -> None:
 def test_an_endpoint_may_have_a_port_and_no_password() -> None:
     spec = JobSpec(**PLACES, storage={"endpoint_url": "http://127.0.0.1:9000"})
     assert spec.storage.endpoint_url == "http://127.0.0.1:9000"
-    with pytest.raises(ValidationError, match="credentials come from the environment"):
+    with pytest.raises(ValidationError, match="credentials"):
         JobSpec(**PLACES, storage={"endpoint_url": "https://me:secret@host:9000"})
 
 
@@ -152,7 +152,7 @@ def test_the_nearest_name(written: tuple[str, ...], meant: tuple[str, ...] | Non
 def test_vanilla_mode_takes_no_dropout_of_conditions() -> None:
     for dropout in (0, 0.15):
         assert JobSpec(**PLACES, train={"mode": "vanilla", "cfg_dropout": dropout})
-    with pytest.raises(ValidationError, match="is for corrected mode alone"):
+    with pytest.raises(ValidationError, match="corrected"):
         JobSpec(**PLACES, train={"mode": "vanilla", "cfg_dropout": 0.3})
     assert JobSpec(**PLACES, train={"mode": "fixed", "cfg_dropout": 0.3})
 

@@ -23,9 +23,16 @@ def job(text: str, name: str = "job.yaml") -> str:
 
 
 def problems(**given: Any) -> list[str]:
+    """The lines of the report: `field = value (origin): what is wrong`."""
     with pytest.raises(BadSpecError) as refused:
         resolve(**{"environ": {}, **given})
     return [line.strip() for line in str(refused.value).splitlines()[1:]]
+
+
+def has_facts(line: str, subject: str, *facts: str) -> bool:
+    """Whether a problem is about `subject`, and its message has the facts."""
+    about, _, message = line.partition("): ")
+    return f"{about})" == subject and all(fact in message for fact in facts)
 
 
 def test_flags_over_variables_over_yaml_over_defaults() -> None:
@@ -51,9 +58,9 @@ def test_python_arguments_lie_on_top(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIDESTEP_NAME", "mine")
     spec = JobSpec.load(config, train={"epochs": 2}, audio_dir=Path("other"))
     assert (spec.train.epochs, spec.train.lr, spec.name, spec.audio_dir) == (2, 1e-2, "mine", "other")
-    with pytest.raises(BadSpecError, match=r"train\.epochs = 0 \(argument\): must be a whole number"):
+    with pytest.raises(BadSpecError, match=r"train\.epochs = 0 \(argument\)"):
         JobSpec.load(config, train={"epochs": 0})
-    with pytest.raises(BadSpecError, match=r"epochs \(argument\): is not known; did you mean train\.epochs"):
+    with pytest.raises(BadSpecError, match=r"epochs \(argument\).*train\.epochs"):
         JobSpec.load(config, epochs=1)
 
 
@@ -67,7 +74,7 @@ def test_where_the_file_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert resolve(environ={"SIDESTEP_CONFIG": ""})[0].name == "etc"
     monkeypatch.setattr(sources, "DEFAULT_CONFIG", tmp_path / "none.yaml")
     assert resolve(environ={}, arguments={"audio_dir": "a", "output_dir": "o"})[0].name == "my-lora"
-    with pytest.raises(MissingInputError, match=r"no job spec at gone\.yaml \(SIDESTEP_CONFIG\)"):
+    with pytest.raises(MissingInputError, match=r"gone\.yaml.*SIDESTEP_CONFIG"):
         resolve(environ={"SIDESTEP_CONFIG": "gone.yaml"})
 
 
@@ -92,39 +99,32 @@ def test_all_problems_of_all_sources_at_once() -> None:
     }
     flags = [Given(("train", "lr"), "11", "--lr"), Given(("runtime", "device"), "gpu", "--device")]
     expected = [
-        "correlation (SIDESTEP_CORRELATION): is not known; `sidestep schema` lists all fields",
-        "train (SIDESTEP_TRAIN): is a section; its keys are mode, adapter, epochs, ",
-        "train_lr (SIDESTEP_TRAIN_LR): is not known; did you mean SIDESTEP_TRAIN__LR?",
-        "outptu_dir (job.yaml:2): is not known; did you mean output_dir?",
-        "train.adapter.rank_patern (job.yaml:7): is not known; did you mean train.adapter.rank_pattern?",
-        "train.epochs (job.yaml:8): must be nested: train: {epochs: …}",
-        "storage (job.yaml:9): is a section; its keys are endpoint_url, region, ",
-        "adapter (job.yaml:10): is not known; did you mean train.adapter?",
-        "name = 'no way' (job.yaml:1): does not fit: Name of the run: letters, digits, ",
-        "train.adapter.type = 'lorra' (job.yaml:6): must be one of lora, lokr",
-        "train.epochs = -1 (job.yaml:4): must be a whole number, at least 1",
-        "train.lr = '11' (--lr): must be a number, more than 0, at most 10",
-        "train.warmup_steps = 'soon' (SIDESTEP_TRAIN__WARMUP_STEPS): must be a whole number, at least 0",
-        "runtime.device = 'gpu' (--device): does not fit: auto (the GPU where there is one), cpu, ",
-        "audio_dir (not given): task pipeline needs the place of the songs",
-        "output_dir (not given): task pipeline needs a place for its results",
+        ("correlation (SIDESTEP_CORRELATION)", "sidestep schema"),
+        ("train (SIDESTEP_TRAIN)", "mode, adapter, epochs, "),
+        ("train_lr (SIDESTEP_TRAIN_LR)", "SIDESTEP_TRAIN__LR"),
+        ("outptu_dir (job.yaml:2)", "output_dir"),
+        ("train.adapter.rank_patern (job.yaml:7)", "train.adapter.rank_pattern"),
+        ("train.epochs (job.yaml:8)", "train: {epochs: …}"),
+        ("storage (job.yaml:9)", "endpoint_url, region, "),
+        ("adapter (job.yaml:10)", "train.adapter"),
+        ("name = 'no way' (job.yaml:1)", "letters, digits"),
+        ("train.adapter.type = 'lorra' (job.yaml:6)", "lora, lokr"),
+        ("train.epochs = -1 (job.yaml:4)", "whole number", "at least 1"),
+        ("train.lr = '11' (--lr)", "more than 0", "at most 10"),
+        ("train.warmup_steps = 'soon' (SIDESTEP_TRAIN__WARMUP_STEPS)", "whole number", "at least 0"),
+        ("runtime.device = 'gpu' (--device)", "auto", "cpu", "cuda:N"),
+        ("audio_dir (not given)", "pipeline"),
+        ("output_dir (not given)", "pipeline"),
     ]
     found = problems(flags=flags, environ=environ, config=config)
-    assert len(found) == len(expected)
-    for line, start in zip(found, expected, strict=True):
-        assert line.startswith(start)
-
-
-def test_a_missing_place_is_said_in_words() -> None:
-    assert problems(arguments={"task": "train"}) == [
-        "output_dir (not given): task train needs a place for its results"
-    ]
+    for line, facts in zip(found, expected, strict=True):
+        assert has_facts(line, *facts), line
 
 
 def test_an_empty_place_is_one_problem() -> None:
-    assert problems(flags=[Given(("output_dir",), "", "--output-dir")], arguments={"task": "train"}) == [
-        "output_dir = '' (--output-dir): must not be empty"
-    ]
+    given = Given(("output_dir",), "", "--output-dir")
+    [problem] = problems(flags=[given], arguments={"task": "train"})
+    assert has_facts(problem, "output_dir = '' (--output-dir)", "empty")
 
 
 @pytest.mark.parametrize(
@@ -142,25 +142,22 @@ def test_an_empty_place_is_one_problem() -> None:
     ],
 )
 def test_the_name_that_was_meant(written: str, meant: str | None) -> None:
-    said = f"did you mean {meant}?" if meant else "`sidestep schema` lists all fields"
-    assert problems(config=job(f"{BASE}{written}\n"))[0].endswith(f"(job.yaml:3): is not known; {said}")
+    problem = problems(config=job(f"{BASE}{written}\n"))[0]
+    assert "(job.yaml:3)" in problem and problem.endswith(f" {meant}?" if meant else "all fields")
 
 
 def test_problems_inside_lists_and_mappings() -> None:
     config = job(
         BASE + "train:\n  adapter:\n    target_modules: [q_proj, 3]\n    rank_pattern: {v_proj: 0}\n"
     )
-    assert problems(config=config) == [
-        "train.adapter.target_modules.1 = 3 (job.yaml:5): must be text; put it in quotes",
-        "train.adapter.rank_pattern.v_proj = 0 (job.yaml:6): must be a whole number, at least 1, "
-        "at most 4096",
-    ]
+    modules, rank = problems(config=config)
+    assert has_facts(modules, "train.adapter.target_modules.1 = 3 (job.yaml:5)", "text", "quotes")
+    assert has_facts(rank, "train.adapter.rank_pattern.v_proj = 0 (job.yaml:6)", "at least 1", "at most 4096")
 
 
 def test_a_number_where_text_is_needed() -> None:
-    assert problems(config=job(BASE + "name: 2026\n")) == [
-        "name = 2026 (job.yaml:3): must be text; put it in quotes"
-    ]
+    [problem] = problems(config=job(BASE + "name: 2026\n"))
+    assert has_facts(problem, "name = 2026 (job.yaml:3)", "text", "quotes")
     assert resolve(environ={}, config=job(BASE + "name: no\nmodel_variant: on\n"))[0].name == "no"
 
 

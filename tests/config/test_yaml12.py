@@ -77,44 +77,45 @@ def test_an_empty_file_is_an_empty_spec(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "where", "fact"),
     [
-        ("a: 1\nb: 2\na: 3\n", "job.yaml:3: 'a' is given twice, first on line 1"),
-        ("t:\n  a: 1\n  a: 2\n", "job.yaml:3: 'a' is given twice, first on line 2"),
-        ("a: 1\nb: !!python/object/apply:os.system [id]\n", "job.yaml:2: tags are not used"),
-        ("!!map\na: 1\n", "job.yaml:1: tags are not used"),
-        ("a: &x 1\n", "job.yaml:1: anchors and aliases"),
-        ("a: 1\nb: *x\n", "job.yaml:2: anchors and aliases"),
-        ("a: &l [x, x]\nb: [*l, *l]\n", "job.yaml:1: anchors and aliases"),
-        ("- a\n- b\n", "job.yaml:1: a job spec is a mapping"),
-        ("hello\n", "job.yaml:1: a job spec is a mapping"),
-        ("a: 1\n---\nb: 2\n", "job.yaml:2: a second document"),
-        ("%YAML 1.1\n---\na: yes\n", "job.yaml:2: a %YAML directive"),
-        ("a: 'open\n", "job.yaml:2: broken YAML: found unexpected end of stream"),
-        ("a: [1, 2\nb: 3\n", "job.yaml:2: broken YAML"),
-        ("a: b: c\n", "job.yaml:1: broken YAML: mapping values are not allowed here"),
-        ("\ta: 1\n", "job.yaml:1: broken YAML"),
-        ("a: \x01\n", "job.yaml: broken YAML: unacceptable character"),
-        ("[1]: 2\n", "job.yaml:1: a key must be plain text"),
-        ("[" * 3000, "job.yaml:1: nested too deeply"),
-        ("a: " + "9" * 5000, "job.yaml:1: a number with far too many digits"),
-        (b"a: 1\nb: caf\xe9\n", "job.yaml:2: not UTF-8 text (byte 0xe9)"),
-        (b"#" * (MAX_BYTES + 1), "job.yaml has more than 1,000,000 bytes"),
+        ("a: 1\nb: 2\na: 3\n", "job.yaml:3", "line 1"),
+        ("t:\n  a: 1\n  a: 2\n", "job.yaml:3", "line 2"),
+        ("a: 1\nb: !!python/object/apply:os.system [id]\n", "job.yaml:2", "tags"),
+        ("!!map\na: 1\n", "job.yaml:1", "tags"),
+        ("a: &x 1\n", "job.yaml:1", "aliases"),
+        ("a: 1\nb: *x\n", "job.yaml:2", "aliases"),
+        ("a: &l [x, x]\nb: [*l, *l]\n", "job.yaml:1", "aliases"),
+        ("- a\n- b\n", "job.yaml:1", "mapping"),
+        ("hello\n", "job.yaml:1", "mapping"),
+        ("a: 1\n---\nb: 2\n", "job.yaml:2", "second document"),
+        ("%YAML 1.1\n---\na: yes\n", "job.yaml:2", "%YAML"),
+        ("a: 'open\n", "job.yaml:2", "end of stream"),
+        ("a: [1, 2\nb: 3\n", "job.yaml:2", "YAML"),
+        ("a: b: c\n", "job.yaml:1", "mapping values"),
+        ("\ta: 1\n", "job.yaml:1", "YAML"),
+        ("a: \x01\n", "job.yaml", "character"),
+        ("[1]: 2\n", "job.yaml:1", "key"),
+        ("[" * 3000, "job.yaml:1", "deep"),
+        ("a: " + "9" * 5000, "job.yaml:1", "digits"),
+        (b"a: 1\nb: caf\xe9\n", "job.yaml:2", "0xe9"),
+        (b"#" * (MAX_BYTES + 1), "job.yaml", "1,000,000"),
     ],
 )
-def test_what_is_refused(text: str | bytes, message: str) -> None:
+def test_what_is_refused(text: str | bytes, where: str, fact: str) -> None:
     with pytest.raises(BadSpecError) as refused:
         read(text)
-    assert str(refused.value).startswith(message)
-    assert "\n" not in str(refused.value)
+    place, _, message = str(refused.value).partition(" ")
+    assert (place.removesuffix(":"), "\n" in message) == (where, False)
+    assert fact in message
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(MissingInputError, match="the job spec's name is empty"):
+    with pytest.raises(MissingInputError, match="empty"):
         read_yaml("")
-    with pytest.raises(MissingInputError, match="there is no job spec at nowhere"):
+    with pytest.raises(MissingInputError, match=r"nowhere\.yaml"):
         read_yaml("nowhere.yaml")
-    with pytest.raises(MissingInputError, match="is a folder"):
+    with pytest.raises(MissingInputError, match="folder"):
         read_yaml(tmp_path)
 
 
