@@ -82,7 +82,9 @@ def check_end(run: str, store: Store) -> None:
     """The adapter is that of the uninterrupted run, and no step is missing or told twice."""
     check_log(store)
     outcome = read_outcome(store)
-    assert [step for step, _ in outcome.curves["loss/train"]] == list(range(1, STEPS + 1))
+    steps, losses = zip(*outcome.curves["loss/train"], strict=True)
+    assert steps == tuple(range(1, STEPS + 1))
+    assert json.loads(store.read_bytes("history.json"))["losses"] == pytest.approx(losses, rel=1e-5)
     expected = {file.name: file.read_bytes() for file in (OLDER / "expected" / run).iterdir()}
     if machine_kind() == json.loads((OLDER / "machine.json").read_text()):
         assert outcome.adapter == expected
