@@ -26,6 +26,7 @@ def values(adapter: Adapter) -> dict[str, Tensor]:
 
 @both_kinds
 def test_only_the_adapter_trains_under_stable_names(transformer: nn.Module, spec: AdapterSpec):
+    transformer.requires_grad_(True)  # as diffusers makes it
     adapter = adapters.inject(transformer, spec, seed=1)
     parameters = adapter.parameters()
     assert adapter.kind == spec.type

@@ -239,7 +239,7 @@ def test_a_changed_setting_or_checkpoint_remakes_everything(spec, counted):
     ):
         run_task(task.preprocess, spec(**changed))
         done = counted()
-        assert done["encode_conditions"] == 2 and done.get("encode_audio", 0) == 2 * sounds_other
+        assert done.get("encode_conditions", 0) == 2 and done.get("encode_audio", 0) == 2 * sounds_other
         assert not tensors(spec()).keys() & before.keys()
     run_task(task.preprocess, spec())  # what was made before is still there
     assert counted() == {} and tensors(spec()) == before

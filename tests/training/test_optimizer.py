@@ -37,6 +37,18 @@ def test_lora_b_moves_at_the_guides_rate_within_fifty_steps(make_spec: MakeSpec,
 
 
 @every_optimizer
+def test_weight_decay_pulls_weights_towards_zero(make_spec: MakeSpec, optimizer: str) -> None:
+    lengths = []
+    for decay in (0.0, 0.5):
+        spec = make_spec(optimizer_type=optimizer, lr=None, weight_decay=decay, epochs=8)
+        trainer = trainer_of(spec)
+        take_steps(trainer, 0, 16)
+        lora_a = [p.detach() for name, p in trainer.adapter.parameters().items() if "lora_A" in name]
+        lengths.append(float(torch.nn.utils.get_total_norm(lora_a)))
+    assert lengths[1] < 0.9999 * lengths[0]
+
+
+@every_optimizer
 @pytest.mark.parametrize("kind", ["lora", "lokr"])
 def test_the_state_survives_a_save_and_a_load_exactly(
     make_spec: MakeSpec, tmp_path: Path, optimizer: str, kind: str

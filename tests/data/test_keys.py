@@ -1,0 +1,78 @@
+"""What a key depends on: nothing that goes into the tensors is left out, and nothing else plays a part."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidestep.acestep.layout import Part
+from sidestep.config.schema import StorageSpec
+from sidestep.data.dataset import Song
+from sidestep.data.keys import Recipe, latents_key, tensors_key, weights_digest
+from sidestep.storage.open import open_store
+from sidestep.storage.store import FileInfo
+
+RECIPE = Recipe(
+    max_duration=240.0,
+    levels={"peak": -1.0},
+    lyrics_format="inference",
+    timbre="silence",
+    vae="vae digest",
+    text_encoder="text encoder digest",
+    model="model digest",
+)
+OTHER: dict[str, Any] = {
+    "max_duration": 10.0,
+    "levels": {"peak": -1.0, "lufs": -14.0},
+    "lyrics_format": "raw",
+    "timbre": "zero",
+    "vae": "another",
+    "text_encoder": "another",
+    "model": "another",
+    "version": RECIPE.version + 1,
+}
+OF_LATENTS = {"max_duration", "levels", "vae", "version"}
+
+
+@pytest.fixture
+def song(tmp_path: Path) -> Song:
+    store = open_store(str(tmp_path), StorageSpec())
+    return Song(store, FileInfo("a.mp3", 1, "1"), "a caption", lyrics="la la", is_instrumental=False)
+
+
+def test_all_of_the_recipe_is_tried() -> None:
+    assert OTHER.keys() == {field.name for field in fields(Recipe)}
+
+
+@pytest.mark.parametrize("field", OTHER)
+def test_every_part_of_the_recipe_changes_the_tensors(song: Song, field: str) -> None:
+    other = replace(RECIPE, **{field: OTHER[field]})
+    assert tensors_key(song, "song digest", other) != tensors_key(song, "song digest", RECIPE)
+    sounds_other = latents_key("song digest", other) != latents_key("song digest", RECIPE)
+    assert sounds_other == (field in OF_LATENTS)
+
+
+@pytest.mark.parametrize(
+    "change", [{"caption": "another"}, {"lyrics": "lo lo"}, {"bpm": 120}, {"genre": "x"}]
+)
+def test_what_the_prompts_say_changes_the_tensors(song: Song, change: dict[str, Any]) -> None:
+    same = change == {"genre": "x"}  # which is not what it is prompted by
+    assert (tensors_key(replace(song, **change), "d", RECIPE) == tensors_key(song, "d", RECIPE)) == same
+
+
+def test_a_song_is_known_by_its_content_wherever_it_is(song: Song) -> None:
+    moved = replace(song, file=FileInfo("b/c.flac", 2, "2"))
+    assert tensors_key(moved, "d", RECIPE) == tensors_key(song, "d", RECIPE)
+    assert tensors_key(song, "e", RECIPE) != tensors_key(song, "d", RECIPE)
+    assert latents_key("e", RECIPE) != latents_key("d", RECIPE)
+
+
+def test_weights_are_known_by_the_content_of_every_file() -> None:
+    def digest(folder: str, **content: str) -> str:
+        files = tuple(FileInfo(f"{folder}/{name}", 1, "1") for name in content)
+        return weights_digest(Part(folder, files), {f"{folder}/{name}": c for name, c in content.items()})
+
+    known = digest("here", config="a", weights="b")
+    assert digest("there", config="a", weights="b") == known
+    assert len({known, digest("here", config="a", weights="c"), digest("here", config="c", weights="b")}) == 3
