@@ -346,3 +346,62 @@ def test_names_in_a_record_stay_in_their_folder(writer: Writer, store: Store, tm
         store.create(f"commits/00000{number}.json", replace(evil, kept=[folder, *record.kept]).content())
         assert newest(store, tmp_path / "target" / "newest") == 1
         assert not list(tmp_path.glob("target/stolen.json")) + list(tmp_path.glob("stolen.json"))
+
+
+def test_a_take_over_whose_record_is_lost_still_counts_as_a_generation(
+    writer: Writer, store: Store, lease: Lease
+) -> None:
+    """Its writer may have made files in folders of that generation, and may live."""
+    second = begin(store, lease)
+    store.write_bytes("commits/000002.json", b"")
+    assert begin(store, lease).generation > second.generation > writer.generation
+
+
+def test_a_commit_between_those_that_are_kept_is_passed_over(
+    writer: Writer, store: Store, tmp_path: Path
+) -> None:
+    for step in (3, 4):
+        commit(writer, tmp_path, step)
+    folders = writer.checkpoints("checkpoint-epoch-5")
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "a.json").write_bytes(b"5")
+    writer.commit(tmp_path / "last", "checkpoint-epoch-5", 5, [folders[0], folders[2]])
+    store.write_bytes("checkpoints/checkpoint-epoch-5/a.json", b"damaged")
+    assert newest(store, tmp_path / "newest") == 3
+
+
+def test_where_a_run_came_from_is_passed_on(
+    writer: Writer, store: Store, lease: Lease, tmp_path: Path
+) -> None:
+    (tmp_path / "files").mkdir()
+    writer.commit(tmp_path / "files", "checkpoint-epoch-1", 1, [], origin="a digest")
+    commit(writer, tmp_path, 2)
+    writer.release()
+    second = begin(store, lease)
+    commit(second, tmp_path, 3)
+    tail = CommitLog(store).tail()
+    assert tail and tail.origin == second.finish().origin == "a digest"
+
+
+def test_each_sign_of_life_begins_the_lease_anew(
+    writer: Writer, store: Store, lease: Lease, clock: Clock
+) -> None:
+    watch = Watch(store, writer.generation, lease)
+    clock.now += 0.9 * lease.seconds
+    writer.heartbeat.beat()
+    assert not watch.is_free()
+    clock.now += 0.9 * lease.seconds
+    assert not watch.is_free()
+    clock.now += 0.1 * lease.seconds
+    assert watch.is_free()
+
+
+def test_a_writer_that_was_given_up_says_nothing_when_it_ends(
+    writer: Writer, store: Store, lease: Lease, clock: Clock
+) -> None:
+    begin(store, lease)
+    assert store.stat(heartbeat_path(1)) is None
+    clock.now += lease.seconds
+    writer.heartbeat.beat()
+    writer.release()
+    assert store.stat(heartbeat_path(1)) is None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sidestep.config.job import JobSpec
 from sidestep.training.loop import EVALUATION_DRAWS, Trainer
+from sidestep.training.numbers import Progress
 from tests.songs import MakeSpec
 from tests.training import trainers
 
@@ -62,3 +63,12 @@ def test_its_draws_are_the_same_at_every_step_and_none_of_them_is_trained_on(mak
     assert not any(torch.equal(inputs["encoder_hidden_states"][:, :1], null) for inputs in seen)
     songs = {inputs["hidden_states"].shape[1] for inputs in seen}
     assert len(songs) == len(trainer.samples)  # each has a length of its own
+
+
+def test_it_is_made_before_the_first_step_and_after_the_last(make_spec: MakeSpec) -> None:
+    progress = Progress()
+    trainers.run(trainer_of(make_spec(epochs=2, accumulation=2)), progress)
+    assert list(progress.evaluations) == [0, 4]
+    resumed = Progress(step=2)
+    trainers.run(trainer_of(make_spec(epochs=2, accumulation=2)), resumed)
+    assert list(resumed.evaluations) == [4]

@@ -1,19 +1,21 @@
 """What a step does: accumulation, dropout of conditions, learning, and numbers that repeat."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sidestep.acestep import load_model
 from sidestep.data.tensors import Sample
 from sidestep.runtime.errors import BadSpecError
+from sidestep.runtime.preemption import Preemption
 from sidestep.training.flow import SamplingConfig, draw_batch, flow_loss
-from sidestep.training.loop import StepResult, Trainer
+from sidestep.training.loop import SECONDS_TO_SAVE, StepResult, Trainer
 from sidestep.training.numbers import Progress
 from tests.songs import MakeSpec, absurd_song, song, write_songs
 from tests.training.trainers import run, trainer_of
@@ -206,3 +208,59 @@ def test_a_short_run_that_skips_every_step_has_not_succeeded(make_spec: MakeSpec
     with pytest.raises(BadSpecError, match="not finite in 3 steps in a row"):
         run(trainer_of(make_spec(dataset_dir=folder, epochs=3)), progress)
     assert math.isnan(progress.evaluations[0])
+
+
+class Requesting(Sequence[Sample]):
+    """Samples with which notice comes: while the second one is read."""
+
+    def __init__(self, samples: Sequence[Sample], preemption: Preemption) -> None:
+        self.samples, self.preemption, self.read = samples, preemption, 0
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        self.read += 1
+        if self.read == 2:
+            self.preemption.request()
+        return self.samples[index]
+
+
+@pytest.mark.parametrize(
+    ("grace", "read"),
+    [
+        (600.0, 3),
+        (1.0, 2),
+        (1.0 + SECONDS_TO_SAVE, 2),  # of which the reserve is a second: enough for the step, not to save it
+    ],
+)
+def test_a_step_is_given_up_where_it_would_not_end_in_time(
+    make_spec: MakeSpec, grace: float, read: int
+) -> None:
+    preemption = Preemption(grace, end_process=lambda code: None)
+    trainer = trainer_of(make_spec(accumulation=3, warmup_steps=0))
+    samples = Requesting(trainer.samples, preemption)
+    trainer = replace(trainer, samples=samples, preemption=preemption)
+    before = [parameter.detach().clone() for parameter in trainer.adapter.parameters().values()]
+    result = trainer.step(0)
+    after = list(trainer.adapter.parameters().values())
+    unchanged = all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+    assert samples.read == read
+    assert unchanged == (result is None) == (read == 2)
+
+
+def test_dropout_is_drawn_anew_for_every_micro_batch(make_spec: MakeSpec) -> None:
+    """And in the same way, whenever the step is made: the masks of two songs as long as each other."""
+    folder = write_songs(Path("songs"), [song(n) for n in range(2)])
+    spec = make_spec(dataset_dir=folder, gradient_checkpointing=False, adapter={"dropout": 0.5})
+    runs = []
+    for _ in range(2):
+        trainer = trainer_of(spec)
+        dropout = next(m for m in trainer.model.modules() if isinstance(m, nn.Dropout) and m.p == 0.5)
+        masks: list[Tensor] = []
+        dropout.register_forward_hook(lambda module, inputs, output, masks=masks: masks.append(output == 0))
+        trainer.step(0)
+        runs.append(masks)
+    first, second = runs[0]
+    assert first.shape == second.shape and not torch.equal(first, second)
+    assert torch.equal(first, runs[1][0]) and torch.equal(second, runs[1][1])

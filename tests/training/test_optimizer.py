@@ -36,6 +36,19 @@ def test_lora_b_moves_at_the_guides_rate_within_fifty_steps(make_spec: MakeSpec,
             assert parameter.detach().abs().mean() > 1e-4, name
 
 
+def test_the_rate_of_a_step_is_the_schedules(make_spec: MakeSpec) -> None:
+    """Adam's first step moves each weight that has a gradient by the learning rate."""
+    spec = make_spec(optimizer_type="adamw", lr=1e-3, weight_decay=0, epochs=50, warmup_steps=10)
+    trainer = trainer_of(spec)
+    before = {name: p.detach().clone() for name, p in trainer.adapter.parameters().items()}
+    result = trainer.step(0)
+    moved = torch.cat(
+        [(p.detach() - before[n]).flatten() for n, p in trainer.adapter.parameters().items() if "lora_B" in n]
+    )
+    assert result is not None and result.lr == pytest.approx(1e-4)  # the first of ten steps of warm-up
+    assert float(moved.abs().median()) == pytest.approx(1e-4, rel=1e-3)
+
+
 @every_optimizer
 def test_weight_decay_pulls_weights_towards_zero(make_spec: MakeSpec, optimizer: str) -> None:
     lengths = []
