@@ -111,6 +111,13 @@ def test_a_resumed_run_is_the_uninterrupted_one_with_every_optimizer_and_schedul
     assert outcome(make_spec("cut", **settings)) == outcome(make_spec("whole", **settings))
 
 
+def test_job_yaml_is_what_the_last_attempt_was_asked_for(make_spec: MakeSpec) -> None:
+    for spec in (make_spec(epochs=1, log_every=1), make_spec(epochs=2, extend=True, log_every=2)):
+        train(spec)
+        kept = JobSpec.load(Path(spec.output_dir or "", "job.yaml"))
+        assert (kept.train.epochs, kept.train.log_every) == (spec.train.epochs, spec.train.log_every)
+
+
 def test_resume_from_a_named_checkpoint_as_the_guide_spells_it(make_spec: MakeSpec, tmp_path: Path) -> None:
     settings = {"epochs": 3, "checkpoint": {"every_epochs": 1}}
     train(make_spec("whole", **settings))

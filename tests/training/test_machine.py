@@ -125,3 +125,18 @@ def test_deterministic_is_switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_a_later_attempt_computes_as_the_first_one_did() -> None:
+    """Sums over other numbers of threads differ in their last bits."""
+    before = torch.get_num_threads()
+    try:
+        first = choose_machine(RuntimeSpec(deterministic=False))
+        assert first.threads == before
+        then = {**first.chosen(), "threads": before + 2}
+        later = choose_machine(RuntimeSpec(deterministic=False), then)
+        assert later.threads == torch.get_num_threads() == before + 2
+        bf16 = choose_machine(RuntimeSpec(deterministic=False), {**then, "precision": "bf16"})
+        assert bf16.precision == "bf16"
+    finally:
+        torch.set_num_threads(before)
