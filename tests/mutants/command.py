@@ -38,10 +38,10 @@ def main(arguments: Sequence[str] | None = None, preload: Iterable[str] = ()) ->
     except ValueError as error:
         print(error)
         return 2
-    if misfits := [f"{mutant}: {wrong}" for mutant in rows if (wrong := mutant.misfit(root))]:
+    chosen = _choose(rows, options, root)
+    if misfits := [f"{mutant}: {wrong}" for mutant in chosen if (wrong := mutant.misfit(root))]:
         print("These rows do not fit the code:", *misfits, sep="\n  ")
         return 2
-    chosen = _choose(rows, options, root)
     print(f"{len(chosen)} of {len(rows)} mutants", flush=True)
     if not chosen:
         return 0
