@@ -8,7 +8,6 @@ https://docs.vast.ai/documentation/instances/templates/docker-environment
 import json
 import logging
 import os
-import time
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,11 +18,12 @@ from urllib.parse import quote
 
 from sidestep.config.fields import variable
 from sidestep.runtime.errors import ExitCode, MachineError, SideStepError
+from sidestep.storage.retry import Retry
 
 log = logging.getLogger(__name__)
 
 TIMEOUT = 20  # seconds, for one call
-PAUSES = (2, 5, 15)  # seconds between the tries: a machine that is kept by mistake is paid for by the hour
+RETRY = Retry(tries=4, seconds=0, first_pause=3, longest_pause=12)  # the machine is paid for by the hour
 ON_EXIT = ("runtime", "on_exit")
 
 
@@ -105,8 +105,7 @@ class RentedMachine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         again = isinstance(error, SideStepError) and error.exit_code is ExitCode.AGAIN
-        asked_for_help = isinstance(error, SystemExit)
-        if not (again or asked_for_help or isinstance(error, KeyboardInterrupt)):
+        if not (again or isinstance(error, SystemExit | KeyboardInterrupt)):  # the first: --help
             self._release()
 
     def _release(self) -> None:
@@ -134,16 +133,18 @@ class RentedMachine:
             data=None if call.body is None else json.dumps(call.body).encode(),
             headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
         )
-        trouble = ""
-        for pause in (*PAUSES, 0):
-            try:
-                with urllib.request.urlopen(request, timeout=TIMEOUT):  # noqa: S310
-                    return ""
-            except HTTPError as error:
-                trouble = f"its answer was {error.code} {error.reason}"
-                if error.code < 500 and error.code != 429:
-                    break
-            except (OSError, HTTPException) as error:  # the latter: an answer that is not HTTP
-                trouble = f"it was not reached: {error}"
-            time.sleep(pause)
+        try:
+            RETRY.call(lambda: urllib.request.urlopen(request, timeout=TIMEOUT).close(), _may_pass)  # noqa: S310
+        except HTTPError as error:
+            trouble = f"its answer was {error.code} {error.reason}"
+        except (OSError, HTTPException) as error:  # the latter: an answer that is not HTTP
+            trouble = f"it was not reached: {error}"
+        else:
+            return ""
         return trouble.replace(self._token, "***")
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, HTTPError):
+        return error.code >= 500 or error.code == 429
+    return isinstance(error, OSError | HTTPException)

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -26,11 +26,13 @@ RATE_OVER = 30.0  # seconds that the rate looks back, so that a slow start does 
 class Bar:
     """Counts what is done. `advance` may be called from any thread."""
 
-    def __init__(self, title: str, total: float | None, unit: str, done: float, level: int) -> None:
+    def __init__(
+        self, title: str, total: float | None, unit: str, done: float, level: int, clock: Callable[[], float]
+    ) -> None:
         self.title, self.total, self.unit, self.done = title, total, unit, done
-        self._before, self._level = done, level
+        self._before, self._level, self._clock = done, level, clock
         self.note = ""
-        self._started = self._last_line = time.monotonic()
+        self._started = self._last_line = self._clock()
         self._recent = deque([(self._started, done)])
         self._lock = threading.Lock()
 
@@ -38,7 +40,7 @@ class Bar:
         """`n` more units are done. `note` is free text beside the numbers, kept until the next one."""
         sign_of_life()
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             self.done += n
             if note is not None:
                 self.note = note
@@ -56,7 +58,7 @@ class Bar:
     def status(self) -> str:
         """What is done, of how much, how fast and for how long still; what is not known is not said."""
         with self._lock:
-            (since, before), now, done, note = self._recent[0], time.monotonic(), self.done, self.note
+            (since, before), now, done, note = self._recent[0], self._clock(), self.done, self.note
         rate = (done - before) / (now - since) if now > since else 0.0
         parts = [self._amount(done)]
         if self.total is not None:
@@ -70,7 +72,7 @@ class Bar:
 
     def summary(self, ending: str) -> str:
         """The last line: what was done in which time, and how it ended ("done" or "stopped")."""
-        elapsed, new = time.monotonic() - self._started, self.done - self._before
+        elapsed, new = self._clock() - self._started, self.done - self._before
         done = self._amount(self.done) if self.total in (None, self.done) else self._of_total(self.done)
         now = f" ({self._amount(new)} now)" if self._before else ""
         rate = f", {self._rate(new / elapsed)}" if new and elapsed > 0 else ""
@@ -92,7 +94,13 @@ class Bar:
 
 
 @contextmanager
-def track(title: str, total: float | None, unit: str, done: float = 0) -> Iterator[Bar]:
+def track(
+    title: str,
+    total: float | None,
+    unit: str,
+    done: float = 0,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Bar]:
     """Shows progress while the block runs.
 
     Args:
@@ -107,7 +115,7 @@ def track(title: str, total: float | None, unit: str, done: float = 0) -> Iterat
     on_terminal = sys.stderr.isatty()
     # Beside a bar the lines are for the log file alone: on the screen they would repeat it.
     level = logging.DEBUG if on_terminal else logging.INFO
-    bar = Bar(title, total, unit, done, level)
+    bar = Bar(title, total, unit, done, level, clock)
     ending = "stopped"
     try:
         with _shown(bar) if on_terminal else nullcontext():

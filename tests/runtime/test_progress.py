@@ -9,22 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sidestep.runtime import progress
 from sidestep.runtime.progress import track
 
 
 class Clock:
     now = 1000.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(progress, "time", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -33,7 +30,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_a_line_every_ten_seconds_and_at_the_end(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "sidestep")
-    with track("Encoding", 40, "songs") as bar:
+    with track("Encoding", 40, "songs", clock=clock) as bar:
         for _ in range(25):
             clock.now += 1
             bar.advance(1, note="12.3 audio s/s")
@@ -46,7 +43,7 @@ def test_a_line_every_ten_seconds_and_at_the_end(clock: Clock, caplog: pytest.Lo
 
 def test_the_rate_is_of_late(clock: Clock) -> None:
     """A slow start, such as a compilation, does not spoil the time left; a stall does not hide."""
-    with track("Training", 1000, "steps") as bar:
+    with track("Training", 1000, "steps", clock=clock) as bar:
         clock.now += 300
         bar.advance()
         for _ in range(200):
@@ -59,7 +56,7 @@ def test_the_rate_is_of_late(clock: Clock) -> None:
 
 def test_what_an_earlier_run_did_is_no_speed(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "sidestep")
-    with track("Training", 100, "steps", done=60) as bar:
+    with track("Training", 100, "steps", done=60, clock=clock) as bar:
         clock.now += 10
         bar.advance(20)
     assert said(caplog) == [
@@ -70,7 +67,7 @@ def test_what_an_earlier_run_did_is_no_speed(clock: Clock, caplog: pytest.LogCap
 
 def test_an_unknown_total_promises_nothing(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "sidestep")
-    with track("Listing", None, "files") as bar:
+    with track("Listing", None, "files", clock=clock) as bar:
         assert bar.status() == "0 files"
         clock.now += 20
         bar.advance(5)
@@ -81,11 +78,11 @@ def test_an_unknown_total_promises_nothing(clock: Clock, caplog: pytest.LogCaptu
 
 
 def test_bytes_and_slow_things(clock: Clock) -> None:
-    with track("Pulling", 4_600_000_000, "B") as bar:
+    with track("Pulling", 4_600_000_000, "B", clock=clock) as bar:
         clock.now += 10
         bar.advance(1_200_000_000)
         assert bar.status() == "1.2 GB of 4.6 GB (26%), 120.0 MB/s, 28 s left"
-    with track("Encoding", 2, "songs") as bar:
+    with track("Encoding", 2, "songs", clock=clock) as bar:
         clock.now += 60
         bar.advance()
         assert bar.status() == "1 of 2 songs (50%), 60 s each, 1 min 00 s left"
@@ -93,7 +90,7 @@ def test_bytes_and_slow_things(clock: Clock) -> None:
 
 def test_nothing_to_do(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "sidestep")
-    with track("Pulling", 0, "B"):
+    with track("Pulling", 0, "B", clock=clock):
         pass
     assert said(caplog) == ["Pulling: done, 0 bytes in 0 s"]
 
@@ -102,7 +99,7 @@ def test_a_failure_is_not_called_done(clock: Clock, caplog: pytest.LogCaptureFix
     caplog.set_level(logging.INFO, "sidestep")
 
     def fail() -> None:
-        with track("Training", 3, "steps") as bar:
+        with track("Training", 3, "steps", clock=clock) as bar:
             clock.now += 2
             bar.advance()
             raise ZeroDivisionError
