@@ -63,7 +63,7 @@ def test_switches_go_both_ways(parser: argparse.ArgumentParser) -> None:
 def test_two_names_of_one_field_must_agree(parser: argparse.ArgumentParser) -> None:
     assert len(parse(parser, "--dataset-dir a --tensor-output a")) == 2
     assert parse(parser, "--lr 1 --lr 2")[-1].value == "2"
-    with pytest.raises(argparse.ArgumentError, match="something else than --dataset-dir"):
+    with pytest.raises(argparse.ArgumentError, match="--dataset-dir"):
         parse(parser, "--dataset-dir a --tensor-output b")
 
 
@@ -112,18 +112,18 @@ def test_fields_left_out_have_no_flag() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rest", "message"),
+    ("rest", "facts"),
     [
-        (["--epcohs", "3"], "--epcohs (command line): is not known; did you mean --epochs?"),
-        (["--tensor_output=x"], "--tensor_output (command line): is not known; did you mean --tensor-out"),
-        (["--train.epochs", "3"], "--train.epochs (command line): is not known; did you mean --epochs?"),
-        (["--api-token=hunter2"], "--api-token (command line): is not known; --help lists all flags"),
-        (["--task", "train"], "--task (command line): cannot be set here: this command decides task"),
-        (["job.yaml"], "'job.yaml' (command line): belongs to no flag; a spec file is given as --config "),
+        (["--epcohs", "3"], ["--epcohs", "--epochs?"]),
+        (["--tensor_output=x"], ["--tensor_output", "--tensor-output?"]),
+        (["--train.epochs", "3"], ["--train.epochs", "--epochs?"]),
+        (["--api-token=hunter2"], ["--api-token", "--help"]),
+        (["--task", "train"], ["--task", "decides task"]),
+        (["job.yaml"], ["'job.yaml'", "--config job.yaml"]),
     ],
 )
-def test_misspelt_flags(rest: list[str], message: str) -> None:
+def test_misspelt_flags(rest: list[str], facts: list[str]) -> None:
     known = add_flags(argparse.ArgumentParser(), leave_out={("task",)})
     (problem,) = misspelt_flags(rest, known)
-    assert str(problem).startswith(message)
+    assert [fact for fact in facts if fact not in str(problem)] == []
     assert "hunter2" not in str(problem)

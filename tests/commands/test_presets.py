@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from sidestep.config.presets import BUILT_IN, all_presets, find_preset, user_fol
 from sidestep.config.sources import Given
 from sidestep.runtime.errors import BadSpecError, ExitCode
 
+Said = Callable[..., str]
 JOB = "audio_dir: songs\noutput_dir: out\n"
 GIB = 2**30
 
@@ -23,7 +24,7 @@ def own_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Iterator:
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
     """Runs `sidestep presets …`, which must end with `code`; returns all that it says."""
 
     def run(*words: str, code: ExitCode = ExitCode.DONE) -> str:
@@ -86,12 +87,13 @@ def test_the_presets_of_gpus_fit_them(name: str) -> None:
         assert memory.total < 0.9 * int(name[:-2]) * GIB, variant  # a desktop takes some of it too
 
 
-def test_an_unknown_preset_is_refused_with_the_nearest_name(said) -> None:
-    assert "no preset '12g'; did you mean 12gb?" in said("show", "12g", code=ExitCode.USAGE)
-    assert "there are recommended, quick-test," in said("show", "zzz", code=ExitCode.USAGE)
+def test_an_unknown_preset_is_refused_with_the_nearest_name(said: Said) -> None:
+    assert "12gb?" in said("show", "12g", code=ExitCode.USAGE)
+    unknown = said("show", "zzz", code=ExitCode.USAGE)
+    assert all(name in unknown for name in BUILT_IN)
 
 
-def test_list(said) -> None:
+def test_list(said: Said) -> None:
     said("save", "mine", "--rank", "3", "--description", "rank\nthree")
     lines = said("list").splitlines()
     assert [line.split()[0] for line in lines] == [*BUILT_IN, "mine"]
@@ -101,7 +103,7 @@ def test_list(said) -> None:
 
 
 def test_what_is_saved_is_what_was_said_but_for_what_is_a_job_s_own(
-    said, monkeypatch: pytest.MonkeyPatch
+    said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("job.yaml").write_text(JOB + "train: {epochs: 7}\nstorage: {region: eu}\n")
     monkeypatch.setenv("SIDESTEP_TRAIN__SEED", "5")
@@ -118,30 +120,31 @@ def test_what_is_saved_is_what_was_said_but_for_what_is_a_job_s_own(
     assert said("show", "mine") == find_preset("mine").file.read_text()
 
 
-def test_nothing_is_saved_that_is_wrong_or_empty(said) -> None:
+def test_nothing_is_saved_that_is_wrong_or_empty(said: Said) -> None:
     assert "train.lr = '-1'" in said("save", "mine", "--lr", "-1", code=ExitCode.BAD_SPEC)
-    assert "nothing is set" in said("save", "mine", code=ExitCode.USAGE)
-    assert "no name for a preset" in said("save", "../mine", "--rank", "3", code=ExitCode.USAGE)
-    assert "is built in" in said("save", "8gb", "--rank", "3", code=ExitCode.USAGE)
+    said("save", "mine", code=ExitCode.USAGE)
+    assert "'../mine'" in said("save", "../mine", "--rank", "3", code=ExitCode.USAGE)
+    assert "8gb" in said("save", "8gb", "--rank", "3", code=ExitCode.USAGE)
     assert not user_folder().exists()
 
 
-def test_a_preset_is_replaced_only_when_told(said) -> None:
+def test_a_preset_is_replaced_only_when_told(said: Said) -> None:
     said("save", "mine", "--rank", "3")
-    assert "--force replaces it" in said("save", "mine", "--rank", "4", code=ExitCode.USAGE)
+    assert "--force" in said("save", "mine", "--rank", "4", code=ExitCode.USAGE)
     assert find_preset("mine").read() == {"train": {"adapter": {"rank": 3}}}
     said("save", "mine", "--rank", "4", "--force")
     assert find_preset("mine").read() == {"train": {"adapter": {"rank": 4}}}
 
 
-def test_delete(said) -> None:
+def test_delete(said: Said) -> None:
     said("save", "mine", "--rank", "3")
     said("delete", "mine")
     assert "mine" not in all_presets()
-    assert "stays" in said("delete", "8gb", code=ExitCode.USAGE)
+    said("delete", "8gb", code=ExitCode.USAGE)
+    assert "8gb" in all_presets()
 
 
-def test_import_and_export_keep_the_file_as_it_is(said) -> None:
+def test_import_and_export_keep_the_file_as_it_is(said: Said) -> None:
     text = "# from a friend\ntrain: {lr: 2e-4}  # a comment\n"
     Path("friend.yaml").write_text(text)
     said("import", "friend.yaml", "--name", "theirs")
@@ -153,31 +156,32 @@ def test_import_and_export_keep_the_file_as_it_is(said) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("output_dir: s3://elsewhere\n", "output_dir (preset friend): is a job's own"),
+        ("output_dir: s3://elsewhere\n", "output_dir (preset friend)"),
         (
             "storage: {endpoint_url: http://elsewhere}\n",
-            "storage.endpoint_url (preset friend): is a job's own",
+            "storage.endpoint_url (preset friend)",
         ),
-        ("train: {resume_from: x}\n", "train.resume_from (preset friend): is a job's own"),
-        ("runtime: {on_exit: terminate}\n", "runtime.on_exit (preset friend): is a job's own"),
+        ("train: {resume_from: x}\n", "train.resume_from (preset friend)"),
+        ("runtime: {on_exit: terminate}\n", "runtime.on_exit (preset friend)"),
         ("train: {lr: fast}\n", "train.lr = 'fast' (preset friend)"),
-        ("train: {learn: 1}\n", "train.learn (preset friend): is not known"),
-        ("a: [\n", "friend.yaml:2: broken YAML"),
+        ("train: {learn: 1}\n", "train.learn (preset friend)"),
+        ("a: [\n", "friend.yaml:2"),
     ],
 )
-def test_a_bad_preset_is_not_imported(text: str, problem: str, said) -> None:
+def test_a_bad_preset_is_not_imported(text: str, problem: str, said: Said) -> None:
     Path("friend.yaml").write_text(text)
     assert problem in said("import", "friend.yaml", code=ExitCode.BAD_SPEC)
     assert "friend" not in all_presets()
 
 
-def test_an_empty_preset_and_the_name_for_none_are_refused(said) -> None:
+def test_an_empty_preset_and_the_name_for_none_are_refused(said: Said) -> None:
     Path("empty.yaml").write_text("")
-    assert "sets nothing" in said("import", "empty.yaml", code=ExitCode.USAGE)
-    assert "means no preset" in said("save", "none", "--rank", "3", code=ExitCode.USAGE)
+    assert "empty.yaml" in said("import", "empty.yaml", code=ExitCode.USAGE)
+    assert "none" in said("save", "none", "--rank", "3", code=ExitCode.USAGE)
+    assert not user_folder().exists()
 
 
-def test_a_list_says_what_cannot_be_used_and_is_not_flooded(said) -> None:
+def test_a_list_says_what_cannot_be_used_and_is_not_flooded(said: Said) -> None:
     said("save", "long", "--rank", "3", "--description", "word " * 100)
     (user_folder() / "broken.yaml").write_text("train: [\n")
     broken, long = said("list").splitlines()[-2:]
@@ -195,5 +199,5 @@ def test_a_user_s_file_does_not_stand_in_for_one_built_in() -> None:
 def test_a_file_that_was_spoilt_is_named_when_it_is_used() -> None:
     user_folder().mkdir(parents=True)
     (user_folder() / "mine.yaml").write_text("output_dir: s3://elsewhere\n")
-    with pytest.raises(BadSpecError, match=re.escape("output_dir (preset mine): is a job's own")):
+    with pytest.raises(BadSpecError, match=re.escape("output_dir (preset mine)")):
         resolve(arguments={"audio_dir": "a", "output_dir": "o"}, preset="mine")
