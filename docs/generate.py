@@ -60,7 +60,7 @@ several words after a flag, and one text with spaces in a variable. A place is a
 def reference() -> str:
     """The whole page."""
     commands = map(_command, COMMANDS.values())
-    rows = "".join(f"| {code} | {code.meaning} | {code.retry.value} |\n" for code in ExitCode)
+    rows = "".join(f"| {code} | {code.meaning} | {code.rerun.value} |\n" for code in ExitCode)
     settings = (
         "\n".join([f"### {group.title[0].upper()}{group.title[1:]}\n", *(map(_setting, group.paths))])
         for group in GROUPS

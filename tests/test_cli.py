@@ -176,4 +176,4 @@ def test_the_public_interface(tasks: Tasks) -> None:
     assert tasks.specs == [spec]
     assert {"JobSpec", "run", "acestep", "adapters"} <= set(dir(sidestep))
     with pytest.raises(AttributeError, match="runn"):
-        _ = sidestep.runn  # type: ignore[attr-defined]
+        _ = sidestep.runn

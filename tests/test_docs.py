@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def workshop(tiny_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -
         patch.setattr(demo, "SECONDS", 3.0)
         patch.setattr(demo, "TUNES", demo.TUNES[:2])
         demo.write_songs(folder / "my_songs")
-    places = {"audio_dir": folder / "my_songs", "dataset_dir": folder / "my_tensors"}
+    places: dict[str, Any] = {"audio_dir": folder / "my_songs", "dataset_dir": folder / "my_tensors"}
     sidestep.run(JobSpec.load(None, task="preprocess", checkpoint_dir=folder / "checkpoints", **places))
     return folder
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from sidestep.platforms.job import WORKSPACE, Job, local_places
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import commented
-from sidestep.runtime.errors import Retry, UsageError, codes
+from sidestep.runtime.errors import Rerun, UsageError, codes
 
 
 def docker_run(job: Job, *options: str, secrets: Iterable[str], stop_timeout: int) -> str:
@@ -74,7 +74,7 @@ PLATFORM = Platform(
     reclaim="nothing by itself; `docker stop` and a shutdown: SIGTERM, later SIGKILL",
     notice="--stop-timeout, made from `grace_seconds`",
     next_attempt="nobody: run the script again, or have systemd do it (`Restart=on-failure`, "
-    f"`RestartPreventExitStatus={' '.join(map(str, codes(Retry.NEVER)))}`)",
+    f"`RestartPreventExitStatus={' '.join(map(str, codes(Rerun.NEVER)))}`)",
     render=render,
     local_paths=True,
 )

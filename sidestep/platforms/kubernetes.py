@@ -9,7 +9,7 @@ from typing import Any
 from sidestep.platforms.job import DISK_GB, WORKSPACE, Job, digest
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import dump
-from sidestep.runtime.errors import Retry, codes
+from sidestep.runtime.errors import Rerun, codes
 
 CONTAINER = "sidestep"
 SECRET = "sidestep-credentials"  # noqa: S105 - the name of one
@@ -33,8 +33,8 @@ def pod_failure_policy(container: str = CONTAINER) -> dict[str, Any]:
     return {
         "rules": [
             {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-            on_codes("FailJob", codes(Retry.NEVER)),
-            on_codes("Ignore", codes(Retry.ALWAYS)),
+            on_codes("FailJob", codes(Rerun.NEVER)),
+            on_codes("Ignore", codes(Rerun.ALWAYS)),
         ]
     }
 
@@ -147,6 +147,6 @@ PLATFORM = Platform(
     notice="terminationGracePeriodSeconds, made from `grace_seconds`; on a spot node at most what its cloud "
     "leaves (GKE 15 s, AKS 30 s, EKS 120 s: set `grace_seconds` below that)",
     next_attempt="the Job's controller, without limit; after codes "
-    f"{', '.join(map(str, codes(Retry.LIMITED)))}, 137 and unknown ones three times",
+    f"{', '.join(map(str, codes(Rerun.LIMITED)))}, 137 and unknown ones three times",
     render=render,
 )

@@ -12,7 +12,7 @@ from sidestep.platforms.job import DISK_GB, Job, flattened
 from sidestep.platforms.kubernetes import BACKOFF_LIMIT
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import dump
-from sidestep.runtime.errors import ExitCode, Retry, UsageError, codes
+from sidestep.runtime.errors import ExitCode, Rerun, UsageError, codes
 
 GPUS = ("L4", "A10G", "L40S", "A100", "A100-80GB", "H100")
 """Of 24 GB and more, with bf16: the cheapest that is to be had is taken."""
@@ -44,7 +44,7 @@ def task(job: Job) -> dict[str, Any]:
             "disk_size": 2 * DISK_GB,
             "job_recovery": {
                 "max_restarts_on_errors": BACKOFF_LIMIT,
-                "recover_on_exit_codes": codes(Retry.ALWAYS),
+                "recover_on_exit_codes": codes(Rerun.ALWAYS),
             },
         },
         "file_mounts": {MOUNTED: job.config},

@@ -8,7 +8,7 @@ from enum import Enum, IntEnum
 from typing import Self
 
 
-class Retry(Enum):
+class Rerun(Enum):
     """What the same command does when it is run again, as the docs say it."""
 
     NO_NEED = "finds its work done"
@@ -23,36 +23,32 @@ class ExitCode(IntEnum):
     The CLI reference and what the platforms are told about retries are made from these rows.
     """
 
-    retry: Retry
+    rerun: Rerun
     meaning: str
 
-    def __new__(cls, code: int, retry: Retry, meaning: str) -> Self:
+    def __new__(cls, code: int, rerun: Rerun, meaning: str) -> Self:
         row = int.__new__(cls, code)
         row._value_ = code
-        row.retry = retry
+        row.rerun = rerun
         row.meaning = meaning
         return row
 
-    DONE = 0, Retry.NO_NEED, "The task is done."
-    USAGE = 64, Retry.NEVER, "The command line is wrong."
-    BAD_DATA = 65, Retry.NEVER, "An input is there but is not what it should be."
-    MISSING = 66, Retry.NEVER, "An input is not there."
-    STORAGE = 69, Retry.LIMITED, "A store stayed out of reach, though it was tried again and again."
-    BUG = 70, Retry.NEVER, "A fault of Side-Step itself."
-    OUT_OF_MEMORY = 71, Retry.NEVER, "The GPU's memory is too small for these settings."
-    MACHINE = (
-        72,
-        Retry.LIMITED,
-        "This machine cannot run the job: there is no GPU, the disk is full, …",
-    )
-    AGAIN = 75, Retry.ALWAYS, "The job was told to stop, and its progress is saved."
-    ACCESS = 77, Retry.NEVER, "Credentials are missing or not allowed to do this."
-    BAD_SPEC = 78, Retry.NEVER, "The job spec is wrong."
+    DONE = 0, Rerun.NO_NEED, "The task is done."
+    USAGE = 64, Rerun.NEVER, "The command line is wrong."
+    BAD_DATA = 65, Rerun.NEVER, "An input is there but is not what it should be."
+    MISSING = 66, Rerun.NEVER, "An input is not there."
+    STORAGE = 69, Rerun.LIMITED, "A store stayed out of reach, though it was tried again and again."
+    BUG = 70, Rerun.NEVER, "A fault of Side-Step itself."
+    OUT_OF_MEMORY = 71, Rerun.NEVER, "The GPU's memory is too small for these settings."
+    MACHINE = 72, Rerun.LIMITED, "This machine cannot run the job: no GPU, a full disk, …"
+    AGAIN = 75, Rerun.ALWAYS, "The job was told to stop, and its progress is saved."
+    ACCESS = 77, Rerun.NEVER, "Credentials are missing or not allowed to do this."
+    BAD_SPEC = 78, Rerun.NEVER, "The job spec is wrong."
 
 
-def codes(retry: Retry) -> list[int]:
+def codes(rerun: Rerun) -> list[int]:
     """The exit codes of this kind, in their order."""
-    return [int(code) for code in ExitCode if code.retry is retry]
+    return [int(code) for code in ExitCode if code.rerun is rerun]
 
 
 class SideStepError(Exception):

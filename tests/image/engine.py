@@ -30,16 +30,16 @@ def call(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str
 
 
 def inspect(kind: str, name: str) -> dict[str, Any]:
-    return json.loads(call(kind, "inspect", name).stdout)[0]
+    found: dict[str, Any] = json.loads(call(kind, "inspect", name).stdout)[0]
+    return found
 
 
 def health_check() -> list[str]:
     """The image's health check, as a command."""
     image = inspect("image", IMAGE)
     check = image.get("Healthcheck") or image["Config"]["Healthcheck"]  # podman's place for it, and docker's
-    kind, *command = check["Test"]
-    assert kind == "CMD"
-    return command
+    assert check["Test"][0] == "CMD"
+    return [*check["Test"][1:]]
 
 
 class Container:
@@ -49,7 +49,7 @@ class Container:
         self.name = name
 
     @property
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Any:
         return inspect("container", self.name)["State"]
 
     @property

@@ -124,7 +124,7 @@ def test_every_reader_of_yaml_reads_the_same(version: tuple[int, int]) -> None:
         text: 1 for text in texts if text
     }
     reader = YAML(typ="safe", pure=True)
-    reader.version = version  # type: ignore[assignment]
+    reader.version = version
     assert reader.load(dump(values, comment="one\n\ntwo")) == values
 
 

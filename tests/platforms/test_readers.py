@@ -44,7 +44,7 @@ def read_by(package: str, text: str) -> dict[str, Any]:
     Path("file.yml").write_text(text)
     environ = {"HOME": str(Path("home").absolute()), "PATH": os.environ["PATH"]}
     environ |= {"SKYPILOT_DISABLE_USAGE_COLLECTION": "1", "LC_ALL": "C.UTF-8"}
-    command = [environment_of(package) / "python", READERS / f"{package}_task.py", "file.yml"]
+    command = [str(environment_of(package) / "python"), str(READERS / f"{package}_task.py"), "file.yml"]
     done = subprocess.run(command, env=environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     read: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

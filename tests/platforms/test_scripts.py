@@ -191,8 +191,8 @@ class TestVast:
         assert options(create, "--bid_price") == ["0.22"] and options(create, "--image") == [IMAGE]
         (variables,) = options(create, "--env")
         given = dict(word.split("=", 1) for word in shlex.split(variables) if word != "-e")
-        wanted = {**ON_S3, "audio_dir": "s3://studio/my songs"}
-        wanted["runtime"] = {"grace_seconds": 4, "on_exit": "terminate"}
+        runtime = {"grace_seconds": 4, "on_exit": "terminate"}
+        wanted = {**ON_S3, "audio_dir": "s3://studio/my songs", "runtime": runtime}
         assert resolve(environ=given)[0] == expected(wanted)
 
     @pytest.mark.parametrize(

@@ -110,9 +110,12 @@ def test_a_failure_is_not_called_done(clock: Clock, caplog: pytest.LogCaptureFix
 
 
 def test_threads_may_advance_it() -> None:
+    def advance(times: int) -> None:
+        for _ in range(times):
+            bar.advance()
+
     with track("Pulling", 8000, "B") as bar, ThreadPoolExecutor(8) as threads:
-        for _ in range(8):
-            threads.submit(lambda: [bar.advance() for _ in range(1000)])
+        list(threads.map(advance, [1000] * 8))
     assert bar.done == 8000
 
 

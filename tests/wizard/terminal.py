@@ -53,7 +53,7 @@ class Terminal:
     def end(self) -> int:
         """Wait for the process to end; its exit code."""
         self.wait(lambda: not self.process.isalive(), "the end")
-        return self.process.exitstatus
+        return int(self.process.exitstatus)
 
     def wait(self, is_so: Callable[[], bool], what: str, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
