@@ -85,4 +85,4 @@ def numbers(name: str, shape: tuple[int, ...], scale: float = 1.0) -> Tensor:
     """Even draws from [-scale, scale) that `name` decides; exact in fp32 where `scale` is a power of two."""
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
     whole = torch.randint(-(2**BITS), 2**BITS, shape, generator=torch.Generator().manual_seed(key))
-    return whole.float() * (scale / 2**BITS)
+    return torch.mul(whole.float(), scale / 2**BITS)
