@@ -91,7 +91,9 @@ def test_commands_about_a_job_ask_for_its_places(command: str, capsys: pytest.Ca
     assert "output_dir (not given)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", ["status gone", "export gone --format app", "presets list"])
+@pytest.mark.parametrize(
+    "words", ["status gone", "export gone --format app", "presets list", "plan --offline --check-only"]
+)
 def test_commands_about_no_job_do_not(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words.split()) in (ExitCode.DONE, ExitCode.MISSING)
     assert "not given" not in capsys.readouterr().err

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sidestep.config import sources
-from sidestep.config.job import JobSpec, resolve
+from sidestep.config.job import JobSpec, problem_with, resolve
 from sidestep.config.problems import Problem
 from sidestep.config.sources import FileLine, Given
 from sidestep.config.training import AdapterSpec
@@ -254,3 +254,18 @@ def test_mappings_of_several_sources_are_laid_over_each_other() -> None:
     assert origins["train.adapter.rank_pattern"] == "argument"
     flag = Given(("train", "adapter", "rank_pattern"), "v_proj=3", "--rank-pattern")
     assert resolve([flag], environ={}, config=config)[0].train.adapter.rank_pattern == {"v_proj": 3}
+
+
+def test_what_is_wrong_with_one_field_alone() -> None:
+    adapter = ("train", "adapter")
+    given = [
+        Given(("train", "lr"), "-1", "answer"),
+        Given((*adapter, "type"), "lokr", "answer"),
+        Given((*adapter, "dropout"), "0.5", "answer"),
+        Given((*adapter, "rank_pattern"), {"v_proj": 0}, "answer"),
+    ]
+    assert "more than 0" in str(problem_with(given, ("train", "lr")))
+    assert "lora alone" in str(problem_with(given, (*adapter, "dropout")))  # by the other answers
+    assert "at least 1" in str(problem_with(given, (*adapter, "rank_pattern")))  # inside it
+    for path in ((*adapter, "type"), (*adapter, "rank"), ("train", "l"), ("output_dir",)):
+        assert problem_with(given, path) is None
