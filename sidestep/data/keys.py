@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sidestep.acestep.layout import Part
+from sidestep.config.schema import PreprocessSpec
 from sidestep.data.dataset import Song
 from sidestep.data.index import Index
 from sidestep.data.prompts import lyrics_prompt, text_prompt
@@ -41,6 +42,30 @@ class Recipe:
     version: int = RECIPE_VERSION
 
 
+def levels(spec: PreprocessSpec) -> dict[str, float]:
+    """The levels that songs are brought to: {} for none, {"peak": dBFS}, or {"peak": dBFS, "lufs": LUFS}."""
+    match spec.normalize:
+        case "none":
+            return {}
+        case "peak":
+            return {"peak": spec.target_db}
+        case _:
+            return {"peak": spec.target_db, "lufs": spec.target_lufs}
+
+
+def recipe_of(settings: PreprocessSpec, vae: str, text_encoder: str, model: str) -> Recipe:
+    """What `settings` make of a song; the weights by their digests."""
+    return Recipe(
+        max_duration=settings.max_duration,
+        levels=levels(settings),
+        lyrics_format=settings.lyrics_format,
+        timbre=settings.timbre,
+        vae=vae,
+        text_encoder=text_encoder,
+        model=model,
+    )
+
+
 def latents_key(audio: str, recipe: Recipe) -> str:
     """The key of a song's latents: digest of its bytes (`audio`), level, length that is used, and the VAE."""
     parts = {"length": recipe.max_duration, "levels": recipe.levels, "vae": recipe.vae}
@@ -56,6 +81,12 @@ def tensors_key(song: Song, audio: str, recipe: Recipe) -> str:
 def weights_digest(part: Part, digests: dict[str, str]) -> str:
     """A digest of the content of a model's folder, whatever the folder is called."""
     return _digest({posixpath.basename(file.path): digests[file.path] for file in part.files})
+
+
+def pull_model(store: Store, part: Part, workspace: Workspace) -> tuple[Path, str]:
+    """The local folder that a model's files are below, and their digest."""
+    folder = pull(store, part.files, workspace, title=f"Pulling {part.folder}")
+    return folder, weights_digest(part, digests_of(store, part.files, Index(), workspace, part.folder))
 
 
 def digests_of(

@@ -13,23 +13,11 @@ from av.filter import Graph
 from av.filter.context import FilterContext
 from torch import Tensor
 
-from sidestep.config.schema import PreprocessSpec
 from sidestep.data.audio import SAMPLE_RATE
 
 log = logging.getLogger(__name__)
 
 QUIETEST_LUFS = -70.0  # what BS.1770 leaves out as silence; ebur128 gives it where nothing is louder
-
-
-def levels(spec: PreprocessSpec) -> dict[str, float]:
-    """The levels that songs are brought to: {} for none, {"peak": dBFS}, or {"peak": dBFS, "lufs": LUFS}."""
-    match spec.normalize:
-        case "none":
-            return {}
-        case "peak":
-            return {"peak": spec.target_db}
-        case _:
-            return {"peak": spec.target_db, "lufs": spec.target_lufs}
 
 
 def normalized(waveform: Tensor, levels: dict[str, float], name: str) -> Tensor:

@@ -10,11 +10,9 @@ from sidestep.acestep.layout import find_variant
 from sidestep.acestep.loading import AceStepModel, load_model, load_null_condition
 from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.config.job import JobSpec
-from sidestep.data.index import Index
-from sidestep.data.keys import digests_of, weights_digest
+from sidestep.data.keys import pull_model
 from sidestep.lifecycle.job import Job
 from sidestep.runtime.errors import BadDataError
-from sidestep.storage.transfer import pull
 from sidestep.training.dataset import Samples
 from sidestep.training.flow import SamplingConfig
 from sidestep.training.machine import Machine
@@ -38,11 +36,10 @@ def prepare_setup(job: Job, machine: Machine) -> TrainingSetup:
 
     Raises MissingInputError for what is not there, BadDataError for what does not fit together.
     """
-    spec, workspace = job.spec, job.workspace
-    samples = Samples.pull(job.tensors, workspace)
+    spec = job.spec
+    samples = Samples.pull(job.tensors, job.workspace)
     part = find_variant(job.checkpoints, spec.model_variant)
-    folder = pull(job.checkpoints, part.files, workspace, title=f"Pulling {part.folder}")
-    digests = digests_of(job.checkpoints, part.files, Index(), workspace, part.folder)
+    folder, weights = pull_model(job.checkpoints, part, job.workspace)
     model = load_model(
         *(folder, part.folder, machine.device, machine.dtype),
         parts=("transformer",),
@@ -51,8 +48,7 @@ def prepare_setup(job: Job, machine: Machine) -> TrainingSetup:
     )
     log.info("Loaded the decoder of %s alone: no encoder is in memory while it is trained", model.variant)
     _check_fit(samples, model)
-    null_condition = load_null_condition(folder, part.folder)
-    return TrainingSetup(machine, samples, model, null_condition, weights_digest(part, digests))
+    return TrainingSetup(machine, samples, model, load_null_condition(folder, part.folder), weights)
 
 
 def sampling_config(spec: JobSpec, config: dict[str, Any]) -> SamplingConfig:
@@ -71,8 +67,8 @@ def sampling_config(spec: JobSpec, config: dict[str, Any]) -> SamplingConfig:
 
 def _check_fit(samples: Samples, model: AceStepModel) -> None:
     """Refuse tensors that were made for a model of another width, before any step is taken."""
-    expected = model.transformer.condition_embedder.in_features
     width = samples[0].encoder_hidden_states.shape[-1]
+    expected = model.transformer.condition_embedder.in_features
     if width != expected:
         raise BadDataError(
             f"the tensors in {samples.place} have conditions {width} wide, {model.variant} takes {expected}\n"

@@ -16,12 +16,13 @@ from sidestep.acestep.loading import load_model, load_text_encoder, load_vae
 from sidestep.acestep.vae import encode_audio
 from sidestep.config.job import JobSpec
 from sidestep.config.schema import StorageSpec
+from sidestep.data import encode
 from sidestep.data.audio import read_audio
 from sidestep.data.index import list_samples
 from sidestep.data.tensors import read_sample
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.open import open_store
-from sidestep.tasks import preprocess as task
+from sidestep.tasks.preprocess import preprocess
 from tests.tasks.attempts import run_task
 
 SECONDS = 0.1
@@ -89,13 +90,13 @@ def counted(monkeypatch):
     )
 
     def watch(name):
-        original = getattr(task, name)
+        original = getattr(encode, name)
 
         def counting(*given, **named):
             counts[name] += 1
             return original(*given, **named)
 
-        monkeypatch.setattr(task, name, counting)
+        monkeypatch.setattr(encode, name, counting)
 
     for name in counts:
         watch(name)
@@ -125,7 +126,7 @@ def test_tensors_are_what_the_models_make_of_songs_and_texts(spec, tmp_path, gol
         tmp_path, caption="A song", lyrics="La la", bpm=97, language="en", custom_tag="me"
     )
     job = spec(dataset_json=dataset)
-    run_task(task.preprocess, job)
+    run_task(preprocess, job)
     read = {sample.metadata["filename"]: sample for sample in map(read_sample, tensors(job).values())}
     assert set(read) == {"a.wav", "b.wav"}
     sample = read["a.wav"]
@@ -168,7 +169,7 @@ def test_tensors_are_what_the_models_make_of_songs_and_texts(spec, tmp_path, gol
 
 
 def test_a_second_run_makes_nothing_loads_nothing_and_reads_no_song(spec, songs, counted):
-    run_task(task.preprocess, spec())
+    run_task(preprocess, spec())
     assert counted() == {
         "load_vae": 1,
         "load_text_encoder": 1,
@@ -182,12 +183,12 @@ def test_a_second_run_makes_nothing_loads_nothing_and_reads_no_song(spec, songs,
     times = (songs / "a.wav").stat()
     write_song(songs / "a.wav", seed=99)  # who reads it now, sees another song
     os.utime(songs / "a.wav", ns=(times.st_atime_ns, times.st_mtime_ns))
-    run_task(task.preprocess, spec())
+    run_task(preprocess, spec())
     assert counted() == {} and tensors(spec()) == before
 
 
 def test_the_same_songs_on_another_machine_give_the_same_files(spec, tmp_path, songs, counted):
-    run_task(task.preprocess, spec())
+    run_task(preprocess, spec())
     before = tensors(spec())
     moved = songs.rename(tmp_path / "moved")
     elsewhere = {
@@ -195,19 +196,19 @@ def test_the_same_songs_on_another_machine_give_the_same_files(spec, tmp_path, s
         "dataset_dir": str(tmp_path / "other"),
         "runtime": {"device": "cpu", "workspace": str(tmp_path / "other-workspace")},
     }
-    run_task(task.preprocess, spec(**elsewhere))
+    run_task(preprocess, spec(**elsewhere))
     assert tensors(spec(**elsewhere)) == before
     counted()
     # known by content, though index.json names other places
-    run_task(task.preprocess, spec(audio_dir=str(moved)))
+    run_task(preprocess, spec(audio_dir=str(moved)))
     assert counted() == {}
 
 
 def test_a_changed_caption_remakes_one_file_from_known_latents(spec, tmp_path, counted):
-    run_task(task.preprocess, spec(dataset_json=write_dataset(tmp_path, caption="One")))
+    run_task(preprocess, spec(dataset_json=write_dataset(tmp_path, caption="One")))
     before = tensors(spec())
     counted()
-    run_task(task.preprocess, spec(dataset_json=write_dataset(tmp_path, caption="Two")))
+    run_task(preprocess, spec(dataset_json=write_dataset(tmp_path, caption="Two")))
     assert counted() == {"load_text_encoder": 1, "load_model": 1, "encode_text": 1, "encode_conditions": 1}
     after = tensors(spec())
     assert len(after) == 2 and len(after.keys() & before.keys()) == 1
@@ -216,17 +217,17 @@ def test_a_changed_caption_remakes_one_file_from_known_latents(spec, tmp_path, c
 
 
 def test_a_changed_song_remakes_one_file(spec, songs, counted):
-    run_task(task.preprocess, spec())
+    run_task(preprocess, spec())
     before = tensors(spec())
     counted()
     write_song(songs / "b.wav", seed=99)
-    run_task(task.preprocess, spec())
+    run_task(preprocess, spec())
     assert counted()["encode_audio"] == 1
     assert len(tensors(spec()).keys() & before.keys()) == 1
 
 
 def test_a_changed_setting_or_checkpoint_remakes_everything(spec, counted):
-    run_task(task.preprocess, spec())
+    run_task(preprocess, spec())
     before = tensors(spec())
     counted()
     for changed, sounds_other in (
@@ -237,17 +238,17 @@ def test_a_changed_setting_or_checkpoint_remakes_everything(spec, counted):
         ({"preprocess": {"normalize": "peak", "target_db": -2}}, True),
         ({"model_variant": "turbo"}, False),
     ):
-        run_task(task.preprocess, spec(**changed))
+        run_task(preprocess, spec(**changed))
         done = counted()
         assert done.get("encode_conditions", 0) == 2 and done.get("encode_audio", 0) == 2 * sounds_other
         assert not tensors(spec()).keys() & before.keys()
-    run_task(task.preprocess, spec())  # what was made before is still there
+    run_task(preprocess, spec())  # what was made before is still there
     assert counted() == {} and tensors(spec()) == before
 
 
 def test_max_duration_is_what_is_used(spec):
     job = spec(preprocess={"max_duration": 0.05})
-    run_task(task.preprocess, job)
+    run_task(preprocess, job)
     for content in tensors(job).values():
         sample = read_sample(content)
         assert len(sample.target_latents) == 2 and sample.metadata["duration"] == 0.05
@@ -261,7 +262,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     spec, tmp_path, monkeypatch, counted, where, left, has_workspace
 ):
     """Also on another machine, whose disk is empty: no song is encoded twice."""
-    original = getattr(task, where)
+    original = getattr(encode, where)
     calls = []
 
     def interrupted(*given):
@@ -271,16 +272,16 @@ def test_an_interrupted_run_goes_on_where_it_was(
         return original(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(task, where, interrupted)
+        patch.setattr(encode, where, interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run_task(task.preprocess, spec())
+            run_task(preprocess, spec())
     store = open_store(spec().tensors_place, StorageSpec())
     with pytest.raises(MissingInputError, match="is not complete"):
         list_samples(store)
     if not has_workspace:
         shutil.rmtree(tmp_path / "workspace")
     counted()
-    run_task(task.preprocess, spec())
+    run_task(preprocess, spec())
     done = counted()
     assert done.get("encode_audio", 0) == left
     assert done.get("encode_text", 0) == {"encode_audio": 2, "encode_text": 1, "encode_conditions": 0}[where]
@@ -296,7 +297,7 @@ def test_each_model_is_in_memory_during_its_own_work_only(spec, monkeypatch):
         return {name for name, model in alive.items() if model() is not None}
 
     def watch_loading(name, model_of):
-        original = getattr(task, name)
+        original = getattr(encode, name)
 
         def load(*given, **named):
             assert not living()
@@ -304,29 +305,29 @@ def test_each_model_is_in_memory_during_its_own_work_only(spec, monkeypatch):
             alive[name] = weakref.ref(model_of(loaded))
             return loaded
 
-        monkeypatch.setattr(task, name, load)
+        monkeypatch.setattr(encode, name, load)
 
     watch_loading("load_vae", lambda vae: vae)
     watch_loading("load_text_encoder", lambda encoder: encoder.model)
     watch_loading("load_model", lambda model: model.condition_encoder)
     seen = []
-    original = task.encode_conditions
+    original = encode.encode_conditions
     monkeypatch.setattr(
-        task, "encode_conditions", lambda *given: (seen.append(living()), original(*given))[1]
+        encode, "encode_conditions", lambda *given: (seen.append(living()), original(*given))[1]
     )
-    run_task(task.preprocess, spec())
+    run_task(preprocess, spec())
     assert seen == [{"load_model"}] * 2
     assert len(alive) == 3 and not living()
 
 
 def test_nothing_of_this_machine_is_in_the_tensors(spec, tmp_path):
-    run_task(task.preprocess, spec())
+    run_task(preprocess, spec())
     for content in tensors(spec()).values():
         assert str(tmp_path).encode() not in content
 
 
 def test_only_keys_the_index_and_a_preview_are_written(spec, tmp_path):
-    run_task(task.preprocess, spec())
+    run_task(preprocess, spec(output_dir=str(tmp_path / "output")))
     files = {path.name for path in (tmp_path / "tensors").iterdir()}
     assert len(files) == 4 and "index.json" in files
     assert all(re.fullmatch(r"[0-9a-f]{64}\.pt|index\.json|preview", name) for name in files)
@@ -341,7 +342,7 @@ def test_copies_of_a_song_count_once(spec, songs, caplog):
     dataset.write_text(
         json.dumps([{"audio_path": name, "caption": "x"} for name in ("a.wav", "b.wav", "c.wav")])
     )
-    run_task(task.preprocess, spec(dataset_json=str(dataset)))
+    run_task(preprocess, spec(dataset_json=str(dataset)))
     assert len(tensors(spec())) == 2
     assert "1 songs have the same sound and texts" in caplog.text
 
@@ -351,26 +352,26 @@ def test_songs_and_tensors_in_remote_places(spec, songs, counted):
     for song in songs.iterdir():
         memory.upload(song, song.name)
     job = spec(audio_dir="memory://studio/songs", dataset_dir="memory://studio/tensors")
-    run_task(task.preprocess, job)
+    run_task(preprocess, job)
     remote = tensors(job)
-    run_task(task.preprocess, spec())
+    run_task(preprocess, spec())
     assert tensors(spec()) == remote
     counted()
-    run_task(task.preprocess, job)
+    run_task(preprocess, job)
     assert counted() == {}
 
 
 def test_levels_that_are_not_used_change_nothing(spec, counted):
-    run_task(task.preprocess, spec())
+    run_task(preprocess, spec())
     counted()
-    run_task(task.preprocess, spec(preprocess={"target_db": -6, "target_lufs": -20}))
+    run_task(preprocess, spec(preprocess={"target_db": -6, "target_lufs": -20}))
     assert counted() == {}
 
 
 def test_other_texts_and_timbre_are_made_from_known_latents(spec, counted):
-    run_task(task.preprocess, spec())
+    run_task(preprocess, spec())
     counted()
-    run_task(task.preprocess, spec(preprocess={"timbre": "zero", "lyrics_format": "raw"}))
+    run_task(preprocess, spec(preprocess={"timbre": "zero", "lyrics_format": "raw"}))
     assert "encode_audio" not in counted()
 
 
@@ -379,7 +380,7 @@ def test_timbre_lyrics_and_level_as_asked(spec, tmp_path, golden, songs):
     lyrics = "la " * 600
     settings = {"timbre": "zero", "lyrics_format": "raw", "normalize": "peak", "target_db": -6}
     job = spec(dataset_json=write_dataset(tmp_path, caption="A song", lyrics=lyrics), preprocess=settings)
-    run_task(task.preprocess, job)
+    run_task(preprocess, job)
     sample = next(
         sample for sample in map(read_sample, tensors(job).values()) if sample.metadata["filename"] == "a.wav"
     )
@@ -407,38 +408,38 @@ def test_timbre_lyrics_and_level_as_asked(spec, tmp_path, golden, songs):
 def test_a_bad_song_is_found_before_anything_is_made(spec, songs, counted, tmp_path):
     (songs / "b.wav").write_bytes(b"no sound at all")
     with pytest.raises(BadDataError, match=r"1 of 2 songs(.|\n)*b\.wav is not"):
-        run_task(task.preprocess, spec())
+        run_task(preprocess, spec())
     assert counted() == {} and not (tmp_path / "tensors").exists()
 
 
 def test_bad_songs_are_left_out_on_request(spec, songs, counted):
     (songs / "b.wav").write_bytes(b"no sound at all")
     job = spec(preprocess={"on_bad_file": "skip"})
-    run_task(task.preprocess, job)
+    run_task(preprocess, job)
     assert counted()["encode_audio"] == 1 and len(tensors(job)) == 1
-    run_task(task.preprocess, job)
+    run_task(preprocess, job)
     assert counted() == {}
     write_song(songs / "b.wav", seed=1)
-    run_task(task.preprocess, job)
+    run_task(preprocess, job)
     assert counted()["encode_audio"] == 1 and len(tensors(job)) == 2
 
 
 def test_progress_says_how_fast_and_how_long(spec, caplog):
     with caplog.at_level("INFO", logger="sidestep"):
-        run_task(task.preprocess, spec())
+        run_task(preprocess, spec())
     assert re.search(r"Pass 1, songs: done, 2 songs in .* s of sound per second", caplog.text)
     assert re.search(r"Pass 2: done, 2 songs in ", caplog.text)
 
 
 def test_an_unknown_variant_is_found_before_anything_is_read(spec, counted):
     with pytest.raises(MissingInputError, match="no model variant"):
-        run_task(task.preprocess, spec(model_variant="sft"))
+        run_task(preprocess, spec(model_variant="sft"))
     assert counted() == {}
 
 
 def test_a_preview_is_made_where_the_latents_are_known_but_it_is_not(spec, tmp_path):
-    run_task(task.preprocess, spec())
-    run_task(task.preprocess, spec(dataset_dir=str(tmp_path / "elsewhere")))
+    run_task(preprocess, spec())
+    run_task(preprocess, spec(dataset_dir=str(tmp_path / "elsewhere")))
     first, second = (
         {path.name: path.read_bytes() for path in (tmp_path / name / "preview").iterdir()}
         for name in ("tensors", "elsewhere")

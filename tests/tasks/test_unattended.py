@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from sidestep.commitlog.log import CommitLog, Record
+from sidestep.commitlog.log import CommitLog, Record, file_digest
 from sidestep.commitlog.writer import Writer
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Job
@@ -349,6 +349,37 @@ def test_a_machine_of_another_kind_is_said(
     receipt = json.loads(Path(spec.output_place, "receipt.json").read_text())
     assert len(receipt["machines"]) == 2
     assert receipt["bit_equality"].startswith("not claimed")
+
+
+def test_a_run_that_an_older_version_began_is_of_the_same_kind(
+    make_spec: MakeSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = make_spec(epochs=4)
+    train_with_notice_after(spec, 3)
+    write_as_older_versions_did(Path(spec.output_place))
+    caplog.clear()
+    train(spec)
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
+    receipt = json.loads(Path(spec.output_place, "receipt.json").read_text())
+    assert (receipt["bit_equality"], len(receipt["machines"])) == ("claimed", 1)
+
+
+def write_as_older_versions_did(output: Path) -> None:
+    """The kind of the machine, in the one checkpoint and in the records: see tests/golden/older."""
+
+    def older(kind: dict[str, Any]) -> dict[str, Any]:
+        kept = {key: value for key, value in kind.items() if key not in ("numerics", "deterministic")}
+        return kept | {"versions": {**kind["versions"], "side-step": "0.1.0"}}
+
+    (state,) = output.glob("checkpoints/*/training_state.json")
+    numbers = json.loads(state.read_text())
+    state.write_text(json.dumps(numbers | {"machine": older(numbers["machine"])}))
+    for path in output.glob("commits/*"):
+        record = json.loads(path.read_text())
+        record["machines"] = [older(kind) for kind in record["machines"]]
+        if record["files"]:
+            record["files"][state.name] = file_digest(state)
+        path.write_text(json.dumps(record))
 
 
 def test_a_checkpoint_changes_no_number(make_spec: MakeSpec) -> None:

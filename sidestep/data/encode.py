@@ -1,0 +1,178 @@
+"""Songs and their texts through the models, as tensors: the two passes of preprocessing.
+
+Pass 1 turns songs into latents (VAE) and texts into hidden states (text encoder); both are kept, song by
+song, until pass 2 has made conditions of them (the DiT's condition encoder) and written the tensors.
+All of it is computed in fp32: tensors outlive the machine they are made on and should not depend on it.
+"""
+
+import gc
+import posixpath
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sidestep.acestep.conditioning import (
+    LYRICS_TOKENS,
+    RAW_LYRICS_TOKENS,
+    embed_lyrics,
+    encode_conditions,
+    encode_text,
+)
+from sidestep.acestep.layout import Part
+from sidestep.acestep.loading import load_model, load_text_encoder, load_vae
+from sidestep.acestep.vae import SAMPLE_RATE, encode_audio
+from sidestep.config.schema import PreprocessSpec
+from sidestep.data.audio import read_audio
+from sidestep.data.dataset import Song, by_store
+from sidestep.data.index import tensors_file
+from sidestep.data.keys import levels
+from sidestep.data.level import normalized
+from sidestep.data.preview import has_preview, write_preview
+from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
+from sidestep.data.tensors import Sample, sample_bytes, silent_context
+from sidestep.data.unfinished import Unfinished
+from sidestep.runtime.progress import track
+from sidestep.runtime.workspace import Workspace
+from sidestep.storage.store import Store
+from sidestep.storage.transfer import pull
+
+TOKENS_OF_LYRICS = {"inference": LYRICS_TOKENS, "raw": RAW_LYRICS_TOKENS}
+
+
+@dataclass(frozen=True)
+class Work:
+    """A song, and the keys of what is made of it."""
+
+    song: Song
+    latents: str
+    tensors: str
+
+    @property
+    def latents_file(self) -> str:
+        return f"latents-{self.latents}.safetensors"
+
+    @property
+    def texts_file(self) -> str:
+        return f"texts-{self.tensors}.safetensors"
+
+
+@dataclass(frozen=True)
+class SongEncoder:
+    """What the passes work with. Each pass pulls its own model, and has it in memory while it lasts.
+
+    Attributes:
+        checkpoints: where the models are.
+        tensors: where what is made goes.
+        unfinished: latents and texts on their way.
+    """
+
+    checkpoints: Store
+    tensors: Store
+    unfinished: Unfinished
+    workspace: Workspace
+    settings: PreprocessSpec
+    device: torch.device
+
+    def encode_songs(self, part: Part, works: Sequence[Work], shown: str) -> None:
+        """Pass 1, first half: each song's latents, by the VAE in `part`. A new caption finds them there.
+
+        `shown` are those of the song that a preview is made of.
+        """
+        unheard = "" if has_preview(self.tensors) else shown
+        unique = {
+            work.latents: work
+            for work in works
+            if work.latents == unheard or not self.unfinished.has(work.latents_file)
+        }
+        if not unique:
+            return
+        folders = {
+            store.place: pull(store, files, self.workspace, "Pulling songs")
+            for store, files in by_store([work.song for work in unique.values()])
+        }
+        checkpoints = pull(self.checkpoints, part.files, self.workspace, "Pulling the VAE")
+        vae = load_vae(checkpoints, self.device, torch.float32)
+        seconds, started = 0.0, time.monotonic()
+        with track("Pass 1, songs", len(unique), "songs") as bar:
+            for work in unique.values():
+                file = folders[work.song.store.place] / work.song.path
+                waveform = read_audio(file, self.settings.max_duration)
+                waveform = normalized(waveform, levels(self.settings), work.song.path)
+                made = {"latents": encode_audio(vae, waveform), "samples": torch.tensor(waveform.shape[1])}
+                if work.latents == shown:
+                    write_preview(self.tensors, vae, waveform, made["latents"])
+                self.unfinished.write(work.latents_file, made)
+                seconds += waveform.shape[1] / SAMPLE_RATE
+                bar.advance(1, note=f"{seconds / (time.monotonic() - started):.1f} s of sound per second")
+
+    def encode_texts(self, part: Part, works: Sequence[Work]) -> None:
+        """Pass 1, second half: what the text encoder in `part` makes of prompts and lyrics."""
+        works = [work for work in works if not self.unfinished.has(work.texts_file)]
+        if not works:
+            return
+        checkpoints = pull(self.checkpoints, part.files, self.workspace, "Pulling the text encoder")
+        text_encoder = load_text_encoder(checkpoints, self.device, torch.float32)
+        lyrics_format = self.settings.lyrics_format
+        limit = TOKENS_OF_LYRICS[lyrics_format]
+        with track("Pass 1, texts", len(works), "songs") as bar:
+            for work in works:
+                samples = self.unfinished.read(work.latents_file)["samples"]
+                prompt = text_prompt(work.song, duration=int(samples) / SAMPLE_RATE)
+                made = {
+                    "prompt": encode_text(text_encoder, prompt),
+                    "lyrics": embed_lyrics(text_encoder, lyrics_prompt(work.song, lyrics_format), limit),
+                }
+                self.unfinished.write(work.texts_file, made)
+                bar.advance(1)
+
+    def encode_conditions(self, part: Part, works: Sequence[Work], base_model: str | None) -> None:
+        """Pass 2: conditions of texts, by the model in `part`, and with them the finished tensors."""
+        checkpoints = pull(self.checkpoints, part.files, self.workspace, "Pulling the model")
+        model = load_model(
+            *(checkpoints, part.folder, self.device, torch.float32),
+            parts=("condition_encoder",),
+            base_model=base_model,
+        )
+        with track("Pass 2", len(works), "songs") as bar:
+            for work in works:
+                song = self.unfinished.read(work.latents_file)
+                texts = self.unfinished.read(work.texts_file)
+                sample = Sample(
+                    song["latents"],
+                    encode_conditions(model, texts["prompt"], texts["lyrics"], self.settings.timbre),
+                    silent_context(model.condition_encoder.silence_latent, len(song["latents"])),
+                    _metadata(work.song, self.settings, int(song["samples"]) / SAMPLE_RATE),
+                )
+                self.tensors.write_bytes(tensors_file(work.tensors), sample_bytes(sample))
+                bar.advance(1)
+
+
+def _metadata(song: Song, settings: PreprocessSpec, seconds: float) -> dict[str, Any]:
+    """What a `.pt` file says of itself, under the names that other trainers use. No path of this machine."""
+    return {
+        "audio_path": song.path,
+        "filename": posixpath.basename(song.path),
+        "caption": prompt_caption(song),
+        "lyrics": song.lyrics,
+        "duration": seconds,
+        "bpm": song.bpm,
+        "keyscale": song.keyscale,
+        "timesignature": song.timesignature,
+        "language": song.language,
+        "genre": song.genre,
+        "custom_tag": song.custom_tag,
+        "is_instrumental": song.is_instrumental,
+        "timbre": settings.timbre,
+        "lyrics_format": settings.lyrics_format,
+        "levels": levels(settings),
+    }
+
+
+def free_memory() -> None:
+    """Models die with the function that loaded them, but for reference cycles and the GPU's cached blocks."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,309 @@
+"""What makes two runs the same: where each field of the spec counts, and what older checkpoints leave out."""
+
+import json
+import sys
+import tarfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from sidestep.acestep.config import RELEASES
+from sidestep.config.fields import spec_fields
+from sidestep.config.job import JobSpec
+from sidestep.data.keys import recipe_of
+from sidestep.lifecycle.identity import (
+    NEUTRAL,
+    check_same_run,
+    differences,
+    distinct_kinds,
+    fingerprint_of,
+    length_before,
+    settings_of,
+)
+from sidestep.lifecycle.job import Job
+from sidestep.runtime.errors import BadSpecError
+from sidestep.training import machine as machine_module
+from sidestep.training.machine import choose_machine
+from sidestep.training.numbers import NUMERICS, Numbers, Progress, numbers_bytes, read_numbers
+from tests.songs import song, write_songs
+
+FINGERPRINT = "the run's fingerprint"
+MACHINE = "the machine's kind"
+TENSORS = "through the tensors"
+NOTHING = "changes nothing"
+NO_OTHER = object()  # the schema allows one value alone
+
+
+class Row(NamedTuple):
+    """Where a field counts, another value for it, and what else must be so for it to have an effect."""
+
+    where: str
+    other: Any
+    beside: dict[str, Any] = {}  # noqa: RUF012 - never changed
+
+
+LOKR = {"train.adapter.type": "lokr"}
+FIELDS = {
+    "name": Row(NOTHING, "another"),
+    "task": Row(NOTHING, "pipeline"),
+    "checkpoint_dir": Row(NOTHING, "elsewhere"),  # what is in the weights is their digest's to say
+    "model_variant": Row(FINGERPRINT, "turbo"),
+    # It stands in for what a config.json leaves out, and of that all releases say the same: see below.
+    "base_model": Row(NOTHING, "turbo"),
+    "audio_dir": Row(TENSORS, "other"),
+    "dataset_json": Row(TENSORS, "other.json"),
+    "dataset_dir": Row(TENSORS, "other"),
+    "output_dir": Row(NOTHING, "elsewhere"),
+    "preprocess.max_duration": Row(TENSORS, 30),
+    "preprocess.normalize": Row(TENSORS, "peak"),
+    "preprocess.target_db": Row(TENSORS, -3, {"preprocess.normalize": "peak"}),
+    "preprocess.target_lufs": Row(TENSORS, -20, {"preprocess.normalize": "lufs"}),
+    "preprocess.lyrics_format": Row(TENSORS, "raw"),
+    "preprocess.timbre": Row(TENSORS, "zero"),
+    "preprocess.on_bad_file": Row(TENSORS, "skip"),
+    "estimate.batches": Row(NOTHING, 3),
+    "estimate.top_k": Row(NOTHING, 3),
+    "train.mode": Row(FINGERPRINT, "vanilla"),
+    "train.adapter.type": Row(FINGERPRINT, "lokr"),
+    "train.adapter.rank": Row(FINGERPRINT, 8),
+    "train.adapter.alpha": Row(FINGERPRINT, 8),
+    "train.adapter.dropout": Row(FINGERPRINT, 0.5),
+    "train.adapter.target_modules": Row(FINGERPRINT, ["q_proj"]),
+    "train.adapter.attention": Row(FINGERPRINT, "self"),
+    "train.adapter.rank_pattern": Row(FINGERPRINT, {"v_proj": 2}),
+    "train.adapter.alpha_pattern": Row(FINGERPRINT, {"v_proj": 2}),
+    "train.adapter.bias": Row(FINGERPRINT, NO_OTHER),
+    "train.adapter.factor": Row(FINGERPRINT, 8, LOKR),
+    "train.adapter.decompose_both": Row(FINGERPRINT, True, LOKR),
+    "train.adapter.use_tucker": Row(FINGERPRINT, True, LOKR),
+    "train.adapter.use_scalar": Row(FINGERPRINT, True, LOKR),
+    "train.adapter.weight_decompose": Row(FINGERPRINT, True, LOKR),
+    "train.epochs": Row(FINGERPRINT, 7),
+    "train.max_steps": Row(FINGERPRINT, 7),
+    "train.optimizer_type": Row(FINGERPRINT, "prodigy"),
+    "train.lr": Row(FINGERPRINT, 0.5),
+    "train.scheduler": Row(FINGERPRINT, "linear"),
+    "train.warmup_steps": Row(FINGERPRINT, 7),
+    "train.weight_decay": Row(FINGERPRINT, 0.5),
+    "train.accumulation": Row(FINGERPRINT, 7),
+    "train.max_grad_norm": Row(FINGERPRINT, 7),
+    "train.cfg_dropout": Row(FINGERPRINT, 0.5),
+    "train.timestep_mu": Row(FINGERPRINT, 0.5),
+    "train.timestep_sigma": Row(FINGERPRINT, 0.5),
+    "train.chunk_duration": Row(FINGERPRINT, 7),
+    "train.seed": Row(FINGERPRINT, 7),
+    "train.gradient_checkpointing": Row(NOTHING, False),
+    "train.gradient_checkpointing_ratio": Row(NOTHING, 0.5),
+    "train.log_every": Row(NOTHING, 7),
+    "train.log_heavy_every": Row(NOTHING, 7),
+    "train.resume_from": Row(
+        NOTHING, "checkpoint-epoch-1"
+    ),  # the state that it names has a digest in the log
+    "train.new_attempt": Row(NOTHING, True),
+    "train.extend": Row(NOTHING, True),
+    "train.checkpoint.every_epochs": Row(NOTHING, 7),
+    "train.checkpoint.every_steps": Row(NOTHING, 7),
+    "train.checkpoint.every_minutes": Row(NOTHING, 7),
+    "train.checkpoint.keep": Row(NOTHING, 7),
+    "train.checkpoint.keep_every_epochs": Row(NOTHING, 7),
+    "runtime.device": Row(MACHINE, "cpu"),
+    "runtime.precision": Row(MACHINE, "fp32"),
+    "runtime.attention": Row(MACHINE, "flash"),
+    "runtime.deterministic": Row(MACHINE, True),
+    "runtime.offload_encoder": Row(NOTHING, NO_OTHER),
+    "runtime.workspace": Row(NOTHING, "elsewhere"),
+    "runtime.grace_seconds": Row(NOTHING, 7),
+    "runtime.lease_seconds": Row(NOTHING, 7),
+    "runtime.price_per_hour": Row(NOTHING, 7),
+    "runtime.on_exit": Row(NOTHING, "stop"),
+    "storage.endpoint_url": Row(NOTHING, "http://localhost:1"),
+    "storage.region": Row(NOTHING, "eu-west-1"),
+    "storage.path_style": Row(NOTHING, True),
+    "storage.anonymous": Row(NOTHING, True),
+    "storage.connections": Row(NOTHING, 7),
+}
+WITHOUT_NEUTRAL = {"dataset", "weights"}  # digests of what a run was made of
+
+
+def placed(where: str) -> list[str]:
+    return [name for name, row in FIELDS.items() if row.where == where and row.other is not NO_OTHER]
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> JobSpec:
+    """A job of neutral settings."""
+    tensors = write_songs(tmp_path / "tensors", [song(n) for n in range(2)])
+    return JobSpec.load(None, task="train", dataset_dir=tensors, output_dir=tmp_path / "out")
+
+
+def both(spec: JobSpec, name: str) -> tuple[JobSpec, JobSpec]:
+    """The job with what is beside a field, and the same with the field's other value."""
+    row = FIELDS[name]
+    return spec.changed(row.beside), spec.changed({**row.beside, name: row.other})
+
+
+def settings(spec: JobSpec) -> dict[str, Any]:
+    return settings_of(Job(spec))
+
+
+def test_every_field_has_its_place() -> None:
+    """A new field fails here: put it into the table, and into NEUTRAL where it changes a number."""
+    assert {".".join(path) for path in spec_fields()} == FIELDS.keys()
+
+
+@pytest.mark.parametrize("name", placed(FINGERPRINT))
+def test_fields_of_the_fingerprint(spec: JobSpec, name: str) -> None:
+    before, now = (settings(each) for each in both(spec, name))
+    assert name in differences(before, now)
+    saved = numbers(before)
+    with pytest.raises(BadSpecError) as error:
+        check_same_run(both(spec, name)[1], saved, now, "the run")
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize("name", [*placed(NOTHING), *placed(MACHINE), *placed(TENSORS)])
+def test_all_others_leave_the_fingerprint(spec: JobSpec, name: str, tmp_path: Path) -> None:
+    before, now = both(spec, name)
+    if name == "dataset_dir":  # other tensors, and the same ones in another place
+        write_songs(tmp_path / "other", [song(0)])
+        assert "dataset" in differences(settings(before), settings(now))
+        (tmp_path / "other" / "1.pt").write_bytes((tmp_path / "tensors" / "1.pt").read_bytes())
+    assert settings(before) == settings(now)
+
+
+@pytest.mark.parametrize("name", [name for name in placed(TENSORS) if name.startswith("preprocess.")])
+def test_what_counts_through_the_tensors_is_in_their_keys(spec: JobSpec, name: str) -> None:
+    before, now = (recipe_of(each.preprocess, "vae", "text", "model") for each in both(spec, name))
+    assert (before != now) == (name != "preprocess.on_bad_file")  # that decides which songs there are
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """A machine with a GPU on which every choice is open; what is chosen there."""
+    for name, answer in {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "get_device_capability": lambda device: (8, 0),
+        "get_device_name": lambda device: "pretended",
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    monkeypatch.setitem(sys.modules, "flash_attn", ModuleType("flash_attn"))
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    yield {"device": "cuda", "precision": "bf16", "attention": "sdpa", "deterministic": False}
+    torch.use_deterministic_algorithms(False)
+
+
+def kind(spec: JobSpec, gpu: dict[str, Any], **runtime: Any) -> dict[str, Any]:
+    chosen = {**gpu, **runtime}
+    return choose_machine(spec.changed({f"runtime.{key}": chosen[key] for key in chosen}).runtime).kind()
+
+
+@pytest.mark.parametrize("name", placed(MACHINE))
+def test_fields_of_the_machine(spec: JobSpec, gpu: dict[str, Any], name: str) -> None:
+    assert differences(kind(spec, gpu), kind(spec, gpu)) == {}
+    assert differences(
+        kind(spec, gpu), kind(spec, gpu, **{name.removeprefix("runtime."): FIELDS[name].other})
+    )
+
+
+@pytest.mark.parametrize("precision", NUMERICS)
+def test_a_number_that_moves_is_another_kind_where_it_is_used(
+    spec: JobSpec, gpu: dict[str, Any], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if what is computed in one precision were computed in another way from now on."""
+    before = {used: kind(spec, gpu, precision=used) for used in NUMERICS}
+    assert all("side-step" not in each["versions"] for each in before.values())
+    monkeypatch.setattr(machine_module, "NUMERICS", {**NUMERICS, precision: 2})
+    moved = [used for used in NUMERICS if differences(before[used], kind(spec, gpu, precision=used))]
+    assert moved == [precision]
+
+
+def test_of_what_base_model_stands_in_for_all_releases_say_the_same() -> None:
+    """But for is_turbo, of which training only warns. Where one differs, base_model is in the fingerprint."""
+    said = [{**release, "is_turbo": None} for release in RELEASES.values()]
+    assert all(each == said[0] for each in said)
+
+
+def numbers(recipe: dict[str, Any], machine: dict[str, Any] | None = None) -> Numbers:
+    """As they are read again from a checkpoint with these."""
+    machine = {"precision": "fp32"} if machine is None else machine
+    saved = Numbers(fingerprint_of(recipe, "abc"), machine, Progress(3), [], {"kind": "AdamW"})
+    return read_numbers(numbers_bytes(saved), "here")
+
+
+def without(recipe: dict[str, Any], name: str) -> dict[str, Any]:
+    """The recipe of an older version, which did not have that setting."""
+    adapter = {key: value for key, value in recipe["train.adapter"].items() if f"train.adapter.{key}" != name}
+    return {key: value for key, value in {**recipe, "train.adapter": adapter}.items() if key != name}
+
+
+def test_each_setting_has_its_neutral_value(spec: JobSpec) -> None:
+    keys = differences({}, settings(spec)).keys() | {"weights"}  # all that differ from neutral
+    assert keys == WITHOUT_NEUTRAL
+    every = {name for name, row in FIELDS.items() if row.where == FINGERPRINT}
+    assert every <= NEUTRAL.keys()
+
+
+@pytest.mark.parametrize("name", placed(FINGERPRINT))
+def test_a_setting_that_an_older_checkpoint_lacks_counts_as_neutral(spec: JobSpec, name: str) -> None:
+    neutral, other = both(spec, name)
+    older = numbers(without(settings(neutral), name))
+    fingerprint = fingerprint_of(settings(neutral), "abc")
+    check_same_run(neutral, older, fingerprint, "the run")
+    assert not length_before(older.recipe, fingerprint)
+    with pytest.raises(BadSpecError) as error:
+        check_same_run(other, older, fingerprint_of(settings(other), "abc"), "the run")
+    assert name in str(error.value)
+    assert len(str(error.value).splitlines()) == 3  # the place, the one difference, what to do
+
+
+@pytest.mark.parametrize("name", WITHOUT_NEUTRAL)
+def test_a_state_that_lacks_a_digest_is_not_gone_on_with(spec: JobSpec, name: str) -> None:
+    fingerprint = fingerprint_of(settings(spec), "abc")
+    damaged = replace(numbers(settings(spec)), recipe=without(fingerprint, name))
+    with pytest.raises(BadSpecError, match=name):
+        check_same_run(spec, damaged, fingerprint, "the run")
+
+
+def test_weights_are_compared_once_they_are_here(spec: JobSpec) -> None:
+    saved = numbers(settings(spec))
+    check_same_run(spec, saved, settings(spec), "the run")
+    with pytest.raises(BadSpecError, match="weights"):
+        check_same_run(spec, saved, fingerprint_of(settings(spec), "def"), "the run")
+
+
+def test_a_longer_run_needs_a_word(spec: JobSpec) -> None:
+    saved, longer = numbers(settings(spec)), spec.changed({"train.epochs": 200, "train.max_steps": 9})
+    with pytest.raises(BadSpecError, match=r"epochs: 100 then, 200 now\n.*max_steps: None then, 9 now"):
+        check_same_run(longer, saved, settings(longer), "the run")
+    extended = longer.changed({"train.extend": True})
+    check_same_run(extended, saved, settings(extended), "the run")
+    assert length_before(saved.recipe, settings(extended)) == {"epochs": 100, "max_steps": None}
+
+
+OLDER = Path(__file__).parents[1] / "golden" / "older"
+
+
+@pytest.mark.parametrize("run", ["lora-adamw", "lokr-prodigy"])
+def test_the_kind_of_an_older_version_on_the_same_machine_is_the_same(run: str) -> None:
+    """What the version 0.1.0 wrote had the package's version, and no NUMERICS."""
+    with tarfile.open(OLDER / f"killed-{run}.tar.gz") as archive:
+        state = archive.extractfile("output/checkpoints/checkpoint-step-20/training_state.json")
+        record = archive.extractfile("output/commits/000003.json")
+        assert state and record
+        old = read_numbers(state.read(), "here").machine
+        written = json.loads(record.read())["machines"]
+    assert "side-step" in old["versions"] and "numerics" not in old
+    versions = {name: version for name, version in old["versions"].items() if name != "side-step"}
+    now = {**old, "versions": versions, "deterministic": True, "numerics": {"fp32": 1}}
+    assert differences(old, now) == {}
+    assert distinct_kinds([*written, now, {**old, "versions": {**versions, "side-step": "0.2"}}]) == [old]
+    moved = {**now, "numerics": {"fp32": 2}}
+    assert differences(old, moved) == {"numerics.fp32": (1, 2)}
+    assert distinct_kinds([*written, now, moved]) == [old, moved]
+    assert differences(old, {**now, "versions": {**versions, "torch": "3.0"}}).keys() == {"versions.torch"}
