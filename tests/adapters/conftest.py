@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,17 +13,20 @@ from sidestep.acestep.loading import load_model
 from sidestep.adapters import Adapter
 
 Decode = Callable[[nn.Module], Tensor]
+NewTransformer = Callable[[], Any]  # a model of diffusers, whose types mypy does not follow
+MakeEffective = Callable[[Adapter], None]
 
 
 @pytest.fixture
-def new_transformer(golden: Path) -> Callable[[], nn.Module]:
+def new_transformer(golden: Path) -> NewTransformer:
     """Each call loads the golden base variant's transformer anew."""
     return lambda: load_model(golden / "checkpoints", "base", parts=("transformer",)).transformer
 
 
 @pytest.fixture
-def transformer(new_transformer: Callable[[], nn.Module]) -> nn.Module:
-    return new_transformer()
+def transformer(new_transformer: NewTransformer) -> nn.Module:
+    model: nn.Module = new_transformer()
+    return model
 
 
 @pytest.fixture(scope="session")
@@ -37,13 +41,14 @@ def decode(expected: dict[str, Tensor]) -> Decode:
     inputs = {name: expected[f"acestep-v15-base/decoder.{name}"] for name in names}
 
     def run(transformer: nn.Module) -> Tensor:
-        return transformer(**inputs, timestep_r=inputs["timestep"], return_dict=False)[0]
+        output: Tensor = transformer(**inputs, timestep_r=inputs["timestep"], return_dict=False)[0]
+        return output
 
     return run
 
 
 @pytest.fixture
-def make_effective() -> Callable[[Adapter], None]:
+def make_effective() -> MakeEffective:
     """Move every tensor of a fresh adapter, as training would: its update is no longer zero."""
 
     @torch.no_grad()

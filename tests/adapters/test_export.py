@@ -14,18 +14,20 @@ from sidestep.cli import main
 from sidestep.config.training import AdapterSpec
 from sidestep.runtime.errors import ExitCode
 
-from .conftest import Decode
+from .conftest import Decode, MakeEffective, NewTransformer
 from .test_readers import OriginalDecoder, assert_same_function, by_app_lokr, by_comfyui, by_peft, set_weights
 
 LORA = AdapterSpec(rank=4, alpha=12, target_modules=("q_proj", "up_proj"), rank_pattern={"up_proj": 3})
 MLP_ALONE = AdapterSpec(rank=4, alpha=6, target_modules=("gate_proj",))
 LOKR = AdapterSpec(type="lokr", rank=2, alpha=5, factor=4, use_scalar=True)
 DECOMPOSED = AdapterSpec(type="lokr", rank=2, alpha=5, factor=4, weight_decompose=True)
+Publish = Callable[[AdapterSpec], Tensor]
+Export = Callable[..., list[str]]
 FACTOR_ABOVE_ROOT = AdapterSpec(type="lokr", rank=2, alpha=5, factor=8)
 
 
 @pytest.fixture
-def published(transformer: nn.Module, decode: Decode, make_effective: Callable) -> Callable:
+def published(transformer: nn.Module, decode: Decode, make_effective: MakeEffective) -> Publish:
     """Publishes an adapter to my-lora/adapter as training does; returns what the model computes with it."""
 
     def publish(spec: AdapterSpec) -> Tensor:
@@ -41,7 +43,7 @@ def published(transformer: nn.Module, decode: Decode, make_effective: Callable) 
 
 
 @pytest.fixture
-def export(golden: Path) -> Callable:
+def export(golden: Path) -> Export:
     def run(place: str, format_: str, code: ExitCode = ExitCode.DONE) -> list[str]:
         words = ["export", place, "--format", format_, "--checkpoint-dir", str(golden / "checkpoints")]
         assert main(words) == code
@@ -53,7 +55,7 @@ def export(golden: Path) -> Callable:
 
 @pytest.mark.parametrize("spec", [LORA, MLP_ALONE])
 def test_lora(
-    spec: AdapterSpec, published: Callable, export: Callable, new_transformer: Callable, decode: Decode
+    spec: AdapterSpec, published: Publish, export: Export, new_transformer: NewTransformer, decode: Decode
 ) -> None:
     output = published(spec)
     assert export("my-lora/adapter", "app") == ["adapter_config.json", "adapter_model.safetensors"]
@@ -73,7 +75,7 @@ def test_lora(
 
 
 def test_from_diffusers_and_back(
-    published: Callable, export: Callable, new_transformer: Callable, decode: Decode
+    published: Publish, export: Export, new_transformer: NewTransformer, decode: Decode
 ) -> None:
     output = published(LORA)
     export("my-lora/adapter", "diffusers")
@@ -82,7 +84,7 @@ def test_from_diffusers_and_back(
     assert_same_function(decode, set_weights(new_transformer(), weights), output)
 
 
-def test_lokr(published: Callable, export: Callable, new_transformer: Callable, decode: Decode) -> None:
+def test_lokr(published: Publish, export: Export, new_transformer: NewTransformer, decode: Decode) -> None:
     output = published(LOKR)
     assert export("my-lora/adapter", "app") == ["lokr_weights.safetensors"]
     assert export("my-lora/adapter", "diffusers") == ["diffusers_lokr_weights.safetensors"]
@@ -103,7 +105,7 @@ def test_lokr(published: Callable, export: Callable, new_transformer: Callable, 
 
 
 def test_a_decomposed_lokr_keeps_its_numbers_and_is_refused_where_it_would_change(
-    published: Callable, export: Callable, capsys: pytest.CaptureFixture[str]
+    published: Publish, export: Export, capsys: pytest.CaptureFixture[str]
 ) -> None:
     published(DECOMPOSED)
     export("my-lora/adapter", "app")
@@ -115,17 +117,17 @@ def test_a_decomposed_lokr_keeps_its_numbers_and_is_refused_where_it_would_chang
     assert "weight_decompose" in capsys.readouterr().err
 
 
-def test_a_lokr_that_diffusers_cannot_represent_is_refused(published: Callable, export: Callable) -> None:
+def test_a_lokr_that_diffusers_cannot_represent_is_refused(published: Publish, export: Export) -> None:
     published(FACTOR_ABOVE_ROOT)
     assert export("my-lora/adapter", "diffusers", ExitCode.USAGE) == []
 
 
-def test_no_adapter_there(export: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_adapter_there(export: Export, capsys: pytest.CaptureFixture[str]) -> None:
     assert export("my-lora/adapter", "app", ExitCode.MISSING) == []
     assert "my-lora/adapter" in capsys.readouterr().err
 
 
-def test_another_model_s_adapter_is_refused(published: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_model_s_adapter_is_refused(published: Publish, capsys: pytest.CaptureFixture[str]) -> None:
     published(LORA)
     assert main(["export", "my-lora/adapter", "--format", "app", "--offline"]) == ExitCode.BAD_DATA
     assert "of the wrong shape" in capsys.readouterr().err

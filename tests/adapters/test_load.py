@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,13 +15,14 @@ from torch import Tensor, nn
 from sidestep import adapters
 from sidestep.runtime.errors import BadDataError, MissingInputError
 
-Edit = Callable[[dict[str, Tensor]], None]
+Edit = Callable[[dict[str, Tensor]], object]
+Copy = Callable[[str], Path]
 LORA_KEY = "base_model.model.layers.0.self_attn.q_proj.lora_B.weight"
 LOKR_KEY = "lycoris_layers_0_self_attn_q_proj.lokr_w2_a"
 
 
 @pytest.fixture
-def copy(golden: Path, tmp_path: Path) -> Callable[[str], Path]:
+def copy(golden: Path, tmp_path: Path) -> Copy:
     """A golden adapter that a test may damage."""
 
     def of(kind: str) -> Path:
@@ -58,8 +60,8 @@ def rename(old: str, new: str) -> Edit:
     ],
 )
 def test_a_lora_that_does_not_fit_is_refused_and_leaves_the_model_alone(
-    transformer: nn.Module, copy: Callable, edit: Edit, message: str
-):
+    transformer: nn.Module, copy: Copy, edit: Edit, message: str
+) -> None:
     folder = copy("lora-attention")
     edit_tensors(folder / "adapter_model.safetensors", edit)
     names = list(dict(transformer.named_modules()))
@@ -79,8 +81,8 @@ def test_a_lora_that_does_not_fit_is_refused_and_leaves_the_model_alone(
     ],
 )
 def test_a_lokr_that_does_not_fit_is_refused_and_leaves_the_model_alone(
-    transformer: nn.Module, copy: Callable, edit: Edit, message: str
-):
+    transformer: nn.Module, copy: Copy, edit: Edit, message: str
+) -> None:
     folder = copy("lokr-lowrank")
     edit_tensors(folder / "lokr_weights.safetensors", edit)
     with pytest.raises(BadDataError, match=message):
@@ -99,8 +101,8 @@ def test_a_lokr_that_does_not_fit_is_refused_and_leaves_the_model_alone(
     ],
 )
 def test_a_lokr_whose_header_does_not_say_how_to_scale_it_is_refused(
-    transformer: nn.Module, copy: Callable, header: dict[str, str], message: str
-):
+    transformer: nn.Module, copy: Copy, header: dict[str, str], message: str
+) -> None:
     folder = copy("lokr-lowrank")
     edit_tensors(folder / "lokr_weights.safetensors", lambda tensors: None, header)
     with pytest.raises(BadDataError, match=message):
@@ -121,8 +123,8 @@ def test_a_lokr_whose_header_does_not_say_how_to_scale_it_is_refused(
     ],
 )
 def test_a_config_that_asks_for_something_else_is_refused(
-    transformer: nn.Module, copy: Callable, changes: dict, message: str
-):
+    transformer: nn.Module, copy: Copy, changes: dict[str, Any], message: str
+) -> None:
     folder = copy("lora-attention")
     file = folder / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
@@ -130,25 +132,25 @@ def test_a_config_that_asks_for_something_else_is_refused(
         adapters.load(transformer, folder)
 
 
-def test_patterns_and_rslora_scale_as_in_peft(transformer: nn.Module, copy: Callable):
+def test_patterns_and_rslora_scale_as_in_peft(transformer: nn.Module, copy: Copy) -> None:
     folder = copy("lora-attention")
     file = folder / "adapter_config.json"
     patterns = {"alpha_pattern": {"layers.0.self_attn.q_proj": 2}, "rank_pattern": {"k_proj": 4}}
     config = json.loads(file.read_text()) | patterns | {"use_rslora": True, "init_lora_weights": "gaussian"}
     file.write_text(json.dumps(config))
-    layers = adapters.load(transformer, folder).layers
+    layers: dict[str, Any] = dict(adapters.load(transformer, folder).layers)
     assert layers["layers.0.self_attn.q_proj"].scaling["default"] == pytest.approx(2 / 4**0.5)
     assert layers["layers.0.self_attn.k_proj"].scaling["default"] == pytest.approx(12 / 4**0.5)
 
 
-def test_pickles_are_refused(transformer: nn.Module, copy: Callable):
+def test_pickles_are_refused(transformer: nn.Module, copy: Copy) -> None:
     folder = copy("lora-attention")
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     with pytest.raises(BadDataError, match=r"adapter_model.bin: a pickle .* safetensors"):
         adapters.load(transformer, folder)
 
 
-def test_what_is_not_safetensors_is_refused(transformer: nn.Module, copy: Callable):
+def test_what_is_not_safetensors_is_refused(transformer: nn.Module, copy: Copy) -> None:
     folder = copy("lora-attention")
     file = folder / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
@@ -156,14 +158,16 @@ def test_what_is_not_safetensors_is_refused(transformer: nn.Module, copy: Callab
         adapters.load(transformer, folder)
 
 
-def test_two_adapters_in_one_folder_are_refused(transformer: nn.Module, copy: Callable):
+def test_two_adapters_in_one_folder_are_refused(transformer: nn.Module, copy: Copy) -> None:
     folder = copy("lora-attention")
     shutil.copy(copy("lokr") / "lokr_weights.safetensors", folder)
     with pytest.raises(BadDataError, match="holds 2 adapters"):
         adapters.load(transformer, folder)
 
 
-def test_a_folder_without_an_adapter_is_missing_input(transformer: nn.Module, copy: Callable, tmp_path: Path):
+def test_a_folder_without_an_adapter_is_missing_input(
+    transformer: nn.Module, copy: Copy, tmp_path: Path
+) -> None:
     for folder in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(MissingInputError, match=r"no adapter in .*adapter_model.*lokr_weights"):
             adapters.load(transformer, folder)

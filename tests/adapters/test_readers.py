@@ -8,6 +8,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,9 @@ from sidestep.adapters import Adapter
 from sidestep.adapters.targets import linear_modules
 from sidestep.config.training import AdapterSpec
 
-from .conftest import Decode
+from .conftest import Decode, MakeEffective, NewTransformer
+
+Train = Callable[[AdapterSpec], tuple[Path, Tensor]]
 
 LORA = {
     "attention": AdapterSpec(rank=4, alpha=12, dropout=0.5),
@@ -76,12 +79,12 @@ DECOMPOSED = {
 }
 
 
-def spec_params(specs: dict[str, AdapterSpec]) -> list:
+def spec_params(specs: dict[str, AdapterSpec]) -> list[Any]:
     return [pytest.param(spec, id=name) for name, spec in specs.items()]
 
 
 @pytest.fixture
-def trained(transformer: nn.Module, decode: Decode, make_effective: Callable, tmp_path: Path) -> Callable:
+def trained(transformer: nn.Module, decode: Decode, make_effective: MakeEffective, tmp_path: Path) -> Train:
     """Publishes an adapter that has an effect; returns its folder and what the model computes with it."""
 
     def train(spec: AdapterSpec) -> tuple[Path, Tensor]:
@@ -108,7 +111,7 @@ def write(adapter: Adapter, folder: Path) -> Path:
 class OriginalDecoder(nn.Module):
     """The linear layers of a transformer under their original paths."""
 
-    def __init__(self, transformer: nn.Module):
+    def __init__(self, transformer: nn.Module) -> None:
         super().__init__()
         for path, linear in linear_modules(transformer).items():
             *parents, name = path.split(".")
@@ -123,16 +126,22 @@ class OriginalDecoder(nn.Module):
         return ((name, module) for name, module in self.named_modules() if isinstance(module, nn.Linear))
 
 
-def effective_weight(linear: nn.Module, size: int) -> Tensor:
+Reader = Callable[[OriginalDecoder, Path], dict[str, Tensor]]
+
+
+def effective_weight(linear: nn.Linear) -> Tensor:
     """The matrix that a layer, with whatever is hooked to it, applies."""
     with torch.no_grad():
-        return (linear(torch.eye(size)) - linear(torch.zeros(1, size))).T
+        weight: Tensor = (
+            linear(torch.eye(linear.in_features)) - linear(torch.zeros(1, linear.in_features))
+        ).T
+        return weight
 
 
 def set_weights(transformer: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     with torch.no_grad():
         for path, weight in weights.items():
-            transformer.get_submodule(diffusers_name(path)).weight.copy_(weight)
+            transformer.get_parameter(diffusers_name(path) + ".weight").copy_(weight)
     return transformer
 
 
@@ -154,7 +163,7 @@ def by_app_lokr(decoder: OriginalDecoder, folder: Path) -> dict[str, Tensor]:
     network = create_lycoris(decoder, 1.0, algo="lokr", dora_wd=dora, **config)
     network.apply_to()
     assert not network.load_weights(str(file)).get("unexpected keys")
-    return {path: effective_weight(linear, linear.in_features) for path, linear in decoder.linears()}
+    return {path: effective_weight(linear) for path, linear in decoder.linears()}
 
 
 def by_lycoris(decoder: OriginalDecoder, folder: Path) -> dict[str, Tensor]:
@@ -199,7 +208,7 @@ def by_diffusers_lora(transformer: nn.Module, folder: Path) -> nn.Module:
     return transformer
 
 
-def by_diffusers_lokr(transformer: nn.Module, folder: Path) -> nn.Module:
+def by_diffusers_lokr(transformer: Any, folder: Path) -> Any:
     transformer.load_lora_adapter(folder, weight_name="diffusers_lokr_weights.safetensors")
     return transformer
 
@@ -213,15 +222,17 @@ def assert_same_function(decode: Decode, transformer: nn.Module, trained_output:
 @pytest.mark.parametrize("spec", spec_params(LORA))
 @pytest.mark.parametrize("reader", [by_peft, by_comfyui])
 def test_lora_merged_into_the_original_weights(
-    spec: AdapterSpec, reader: Callable, trained: Callable, new_transformer: Callable, decode: Decode
-):
+    spec: AdapterSpec, reader: Reader, trained: Train, new_transformer: NewTransformer, decode: Decode
+) -> None:
     folder, output = trained(spec)
     weights = reader(OriginalDecoder(new_transformer()), folder)
     assert_same_function(decode, set_weights(new_transformer(), weights), output)
 
 
 @pytest.mark.parametrize("spec", spec_params(LORA))
-def test_lora_by_diffusers(spec: AdapterSpec, trained: Callable, new_transformer: Callable, decode: Decode):
+def test_lora_by_diffusers(
+    spec: AdapterSpec, trained: Train, new_transformer: NewTransformer, decode: Decode
+) -> None:
     folder, output = trained(spec)
     assert_same_function(decode, by_diffusers_lora(new_transformer(), folder), output)
 
@@ -232,8 +243,8 @@ FACTOR_ABOVE_ROOT = AdapterSpec(type="lokr", rank=2, alpha=5, factor=8)  # 32 = 
 @pytest.mark.parametrize("spec", spec_params(LOKR | {"factor above the root": FACTOR_ABOVE_ROOT}))
 @pytest.mark.parametrize("reader", [by_app_lokr, by_lycoris, by_comfyui])
 def test_lokr_merged_into_the_original_weights(
-    spec: AdapterSpec, reader: Callable, trained: Callable, new_transformer: Callable, decode: Decode
-):
+    spec: AdapterSpec, reader: Reader, trained: Train, new_transformer: NewTransformer, decode: Decode
+) -> None:
     folder, output = trained(spec)
     weights = reader(OriginalDecoder(new_transformer()), folder)
     assert_same_function(decode, set_weights(new_transformer(), weights), output)
@@ -242,8 +253,8 @@ def test_lokr_merged_into_the_original_weights(
 @pytest.mark.parametrize("spec", spec_params(DECOMPOSED))
 @pytest.mark.parametrize("reader", [by_app_lokr, by_lycoris])
 def test_decomposed_lokr_merged_into_the_original_weights(
-    spec: AdapterSpec, reader: Callable, trained: Callable, new_transformer: Callable, decode: Decode
-):
+    spec: AdapterSpec, reader: Reader, trained: Train, new_transformer: NewTransformer, decode: Decode
+) -> None:
     folder, output = trained(spec)
     assert [path.name for path in folder.iterdir()] == ["lokr_weights.safetensors"]
     weights = reader(OriginalDecoder(new_transformer()), folder)
@@ -251,14 +262,16 @@ def test_decomposed_lokr_merged_into_the_original_weights(
 
 
 @pytest.mark.parametrize("spec", spec_params(LOKR))
-def test_lokr_by_diffusers(spec: AdapterSpec, trained: Callable, new_transformer: Callable, decode: Decode):
+def test_lokr_by_diffusers(
+    spec: AdapterSpec, trained: Train, new_transformer: NewTransformer, decode: Decode
+) -> None:
     folder, output = trained(spec)
     assert_same_function(decode, by_diffusers_lokr(new_transformer(), folder), output)
 
 
 def test_a_lokr_that_diffusers_cannot_represent_has_no_file_for_it(
-    trained: Callable, caplog: pytest.LogCaptureFixture
-):
+    trained: Train, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level("INFO"):
         folder, _ = trained(FACTOR_ABOVE_ROOT)
     assert [path.name for path in folder.iterdir()] == ["lokr_weights.safetensors"]
@@ -269,8 +282,8 @@ def test_a_lokr_that_diffusers_cannot_represent_has_no_file_for_it(
     "spec", spec_params(LORA | {f"lokr {name}": s for name, s in (LOKR | DECOMPOSED).items()})
 )
 def test_what_is_published_loads_here_as_the_same_function(
-    spec: AdapterSpec, trained: Callable, new_transformer: Callable, decode: Decode
-):
+    spec: AdapterSpec, trained: Train, new_transformer: NewTransformer, decode: Decode
+) -> None:
     folder, output = trained(spec)
     fresh = new_transformer()
     adapters.load(fresh, folder)
@@ -279,8 +292,8 @@ def test_what_is_published_loads_here_as_the_same_function(
 
 @pytest.mark.parametrize("with_metadata", [True, False])
 def test_diffusers_own_format_loads_here(
-    new_transformer: Callable, decode: Decode, tmp_path: Path, with_metadata: bool
-):
+    new_transformer: NewTransformer, decode: Decode, tmp_path: Path, with_metadata: bool
+) -> None:
     alpha = 6 if with_metadata else 4  # diffusers' files without metadata mean alpha = rank
     writer = new_transformer()
     writer.add_adapter(

@@ -11,7 +11,7 @@ from sidestep.config.training import ATTENTION_MODULES, MLP_MODULES, AdapterSpec
 from sidestep.runtime.errors import BadSpecError
 
 
-def test_attention_in_every_layer_in_the_models_order(transformer: nn.Module):
+def test_attention_in_every_layer_in_the_models_order(transformer: nn.Module) -> None:
     paths = target_paths(transformer, ATTENTION_MODULES)
     assert len(paths) == 4 * 2 * 4  # layers, self- and cross-attention, q k v o
     assert paths[:5] == [
@@ -20,11 +20,11 @@ def test_attention_in_every_layer_in_the_models_order(transformer: nn.Module):
     ]
 
 
-def test_the_modules_that_a_config_promises_are_those_of_the_model(transformer: nn.Module):
+def test_the_modules_that_a_config_promises_are_those_of_the_model(transformer: nn.Module) -> None:
     assert target_paths(transformer, (*ATTENTION_MODULES, *MLP_MODULES)) == decoder_modules(4)
 
 
-def test_the_end_of_a_path_and_the_mlp(transformer: nn.Module):
+def test_the_end_of_a_path_and_the_mlp(transformer: nn.Module) -> None:
     paths = target_paths(transformer, ("layers.3.self_attn.o_proj", "up_proj", "layers.3.self_attn.o_proj"))
     assert paths == [
         *(f"layers.{i}.mlp.up_proj" for i in range(3)),
@@ -37,19 +37,19 @@ def test_the_end_of_a_path_and_the_mlp(transformer: nn.Module):
 @pytest.mark.parametrize(
     "name", ["to_q", "proj", "self_attn", "layers.9.self_attn.q_proj", "condition_embedder"]
 )
-def test_a_name_that_names_nothing_is_refused_with_what_there_is(transformer: nn.Module, name: str):
+def test_a_name_that_names_nothing_is_refused_with_what_there_is(transformer: nn.Module, name: str) -> None:
     with pytest.raises(BadSpecError, match=rf"{name} names no module.*q_proj.*layers\.0\.self_attn\.q_proj"):
         target_paths(transformer, ("q_proj", name))
 
 
-def test_ends_are_whole_components():
+def test_ends_are_whole_components() -> None:
     assert is_end_of("o_proj", "self_attn.o_proj")
     assert is_end_of("self_attn.o_proj", "self_attn.o_proj")
     assert not is_end_of("proj", "self_attn.o_proj")
     assert not is_end_of("layers.1.mlp.up_proj", "layers.11.mlp.up_proj")
 
 
-def test_attention_narrows_the_attention_modules_alone(transformer: nn.Module):
+def test_attention_narrows_the_attention_modules_alone(transformer: nn.Module) -> None:
     names = ("q_proj", "up_proj", "layers.1.self_attn.v_proj")
     spec = AdapterSpec(target_modules=names, attention="cross")
     assert target_names(spec) == ("cross_attn.q_proj", "up_proj", "layers.1.self_attn.v_proj")
@@ -60,7 +60,7 @@ def test_attention_narrows_the_attention_modules_alone(transformer: nn.Module):
 
 
 @pytest.mark.parametrize("names", [("up_proj",), ("layers.0.cross_attn.q_proj", "gate_proj")])
-def test_an_attention_that_narrows_nothing_is_refused(names: tuple[str, ...]):
+def test_an_attention_that_narrows_nothing_is_refused(names: tuple[str, ...]) -> None:
     with pytest.raises(ValidationError, match=r"attention\n.*none of which is in target_modules"):
         AdapterSpec(target_modules=names, attention="self")
     assert AdapterSpec(target_modules=names).attention == "both"

@@ -1,12 +1,15 @@
 """Songs that need no sound: the dataset's readers only look at listings."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+PlaceFiles = Callable[..., Path]
+
 
 @pytest.fixture
-def place_files(tmp_path):
+def place_files(tmp_path: Path) -> PlaceFiles:
     """Writes small files below tmp_path and gives that folder."""
 
     def place(*paths: str, content: bytes = b"x") -> Path:

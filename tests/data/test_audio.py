@@ -2,7 +2,9 @@
 
 import struct
 import wave
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -27,6 +29,7 @@ def encode(
     container_options = {key: options.pop(key) for key in ("write_xing",) if key in options}
     with av.open(str(path), "w", options=container_options) as container:
         stream = container.add_stream(codec, rate=rate, layout=layout, options=options)
+        assert isinstance(stream, av.AudioStream)
         frame = av.AudioFrame.from_ndarray(np.tile(sine.astype(np.float32), (channels, 1)), "fltp", layout)
         frame.sample_rate, frame.pts = rate, 0
         for packet in [*stream.encode(frame), *stream.encode(None)]:
@@ -77,8 +80,15 @@ def loudest_frequency(waveform: torch.Tensor) -> float:
     ],
 )
 def test_every_codec_keeps_length_pitch_and_level(
-    tmp_path, name, codec, rate, layout, options, extra_samples, level_tolerance
-):
+    tmp_path: Path,
+    name: str,
+    codec: str,
+    rate: int,
+    layout: str,
+    options: dict[str, Any],
+    extra_samples: int,
+    level_tolerance: float,
+) -> None:
     samples = encode(tmp_path / name, codec, rate, layout, **options)
     waveform = read_audio(tmp_path / name, max_duration=10)
     assert waveform.dtype == torch.float32 and waveform.shape[0] == 2
@@ -88,25 +98,25 @@ def test_every_codec_keeps_length_pitch_and_level(
     assert level(waveform) == pytest.approx([AMPLITUDE] * 2, rel=level_tolerance)
 
 
-def test_at_48_khz_samples_are_untouched(tmp_path):
+def test_at_48_khz_samples_are_untouched(tmp_path: Path) -> None:
     samples = np.random.default_rng(0).integers(-32768, 32767, (4800, 2))
     waveform = read_audio(write_wav(tmp_path / "a.wav", samples), 1)
     assert torch.equal(waveform, torch.tensor(samples.T / 32768, dtype=torch.float32))
 
 
-def test_mono_is_duplicated_at_its_own_level(tmp_path):
+def test_mono_is_duplicated_at_its_own_level(tmp_path: Path) -> None:
     samples = np.random.default_rng(0).integers(-32768, 32767, (4800, 1))
     waveform = read_audio(write_wav(tmp_path / "a.wav", samples), 1)
     assert torch.equal(waveform, torch.tensor(samples.T / 32768, dtype=torch.float32).expand(2, -1))
 
 
 @pytest.mark.parametrize("channels", [3, 4, 6, 8])
-def test_channels_without_names_are_mixed_down_without_clipping(tmp_path, channels):
+def test_channels_without_names_are_mixed_down_without_clipping(tmp_path: Path, channels: int) -> None:
     samples = np.full((4800, channels), 32767)
     assert read_audio(write_wav(tmp_path / "a.wav", samples), 1).abs().max() <= 1.0
 
 
-def test_exactly_max_duration_of_a_longer_song(tmp_path):
+def test_exactly_max_duration_of_a_longer_song(tmp_path: Path) -> None:
     encode(tmp_path / "a.mp3", "libmp3lame", 44_100, seconds=2)
     whole = read_audio(tmp_path / "a.mp3", 10)
     part = read_audio(tmp_path / "a.mp3", 0.7501)
@@ -114,13 +124,17 @@ def test_exactly_max_duration_of_a_longer_song(tmp_path):
     assert torch.equal(part, whole[:, :36_005])
 
 
-def test_nothing_past_max_duration_is_decoded(tmp_path, monkeypatch):
+def test_nothing_past_max_duration_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encode(tmp_path / "a.flac", "flac", 48_000, seconds=20)
     decoded = []
     decode = audio._decode
-    monkeypatch.setattr(
-        audio, "_decode", lambda *given: (decoded.append(frame.samples) or frame for frame in decode(*given))
-    )
+
+    def counted(*given: Any) -> Iterator[av.AudioFrame]:
+        for frame in decode(*given):
+            decoded.append(frame.samples)
+            yield frame
+
+    monkeypatch.setattr(audio, "_decode", counted)
     assert read_audio(tmp_path / "a.flac", 1.0).shape == (2, SAMPLE_RATE)
     assert sum(decoded) < 2 * SAMPLE_RATE
 
@@ -138,7 +152,9 @@ TRUNCATED = [
 
 @pytest.mark.parametrize(("name", "codec", "options"), TRUNCATED)
 @pytest.mark.parametrize("share", [0.02, 0.6, 0.9])
-def test_a_truncated_file_is_refused_by_name(tmp_path, name, codec, options, share):
+def test_a_truncated_file_is_refused_by_name(
+    tmp_path: Path, name: str, codec: str, options: dict[str, Any], share: float
+) -> None:
     path = tmp_path / name
     encode(path, codec, 48_000, seconds=3, **options)
     whole = path.read_bytes()
@@ -147,14 +163,14 @@ def test_a_truncated_file_is_refused_by_name(tmp_path, name, codec, options, sha
         read_audio(path, 240)
 
 
-def test_damage_after_max_duration_does_not_matter(tmp_path):
+def test_damage_after_max_duration_does_not_matter(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     encode(path, "flac", 48_000, seconds=3)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert read_audio(path, 1).shape == (2, SAMPLE_RATE)
 
 
-def test_damage_in_the_middle_is_refused(tmp_path):
+def test_damage_in_the_middle_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     encode(path, "flac", 48_000, seconds=3)
     content = bytearray(path.read_bytes())
@@ -165,21 +181,21 @@ def test_damage_in_the_middle_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("junk", [b"TAG" + b"x" * 125, bytes(500)])
-def test_junk_after_the_last_frame_is_no_damage(tmp_path, junk):
+def test_junk_after_the_last_frame_is_no_damage(tmp_path: Path, junk: bytes) -> None:
     path = tmp_path / "a.mp3"
     samples = encode(path, "libmp3lame", 48_000)
     path.write_bytes(path.read_bytes() + junk)
     assert read_audio(path, 240).shape == (2, samples)
 
 
-def test_an_mp3_without_a_length_is_taken_as_it_is(tmp_path):
+def test_an_mp3_without_a_length_is_taken_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "a.mp3"
     encode(path, "libmp3lame", 48_000, write_xing="0")
     path.write_bytes(path.read_bytes()[:-2000])
     assert read_audio(path, 240).shape[1] > 0.7 * SAMPLE_RATE
 
 
-def test_a_wav_written_into_a_pipe_has_no_length_and_is_whole(tmp_path):
+def test_a_wav_written_into_a_pipe_has_no_length_and_is_whole(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "a.wav", np.ones((4800, 1)))
     content = bytearray(path.read_bytes())
     content[4:8] = content[40:44] = struct.pack("<I", 0xFFFF_FFFF)
@@ -187,7 +203,7 @@ def test_a_wav_written_into_a_pipe_has_no_length_and_is_whole(tmp_path):
     assert read_audio(path, 240).shape == (2, 4800)
 
 
-def test_a_file_that_changes_its_format_on_the_way(tmp_path):
+def test_a_file_that_changes_its_format_on_the_way(tmp_path: Path) -> None:
     lengths = []
     for name, layout in (("a", "stereo"), ("b", "mono")):
         lengths.append(encode(tmp_path / f"{name}.mp3", "libmp3lame", 48_000, layout, write_xing="0"))
@@ -207,14 +223,14 @@ def test_a_file_that_changes_its_format_on_the_way(tmp_path):
         ("playlist.mp3", b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n/etc/hostname\n"),
     ],
 )
-def test_what_is_not_audio_is_refused_by_name(tmp_path, name, content):
+def test_what_is_not_audio_is_refused_by_name(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BadDataError, match=f"{name} is (empty or )?not a sound file"):
         read_audio(tmp_path / name, 240)
 
 
 @pytest.mark.parametrize("name", ["song.mp3", "song.wav"])
-def test_a_playlist_is_not_followed(tmp_path, monkeypatch, name):
+def test_a_playlist_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """FFmpeg would play the file that it names, whatever the playlist is called."""
     monkeypatch.chdir(tmp_path)
     write_wav(tmp_path / "secret.wav", np.ones((4800, 1)))
@@ -223,12 +239,12 @@ def test_a_playlist_is_not_followed(tmp_path, monkeypatch, name):
         read_audio(tmp_path / name, 240)
 
 
-def test_a_wav_without_samples_is_empty(tmp_path):
+def test_a_wav_without_samples_is_empty(tmp_path: Path) -> None:
     with pytest.raises(BadDataError, match=r"a\.wav is empty"):
         read_audio(write_wav(tmp_path / "a.wav", np.ones((0, 1))), 240)
 
 
-def test_a_picture_has_no_audio(tmp_path):
+def test_a_picture_has_no_audio(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "a.m4a"), "w", format="mp4") as container:
         stream = container.add_stream("mpeg4", rate=1)
         stream.width = stream.height = 16
@@ -239,7 +255,7 @@ def test_a_picture_has_no_audio(tmp_path):
         read_audio(tmp_path / "a.m4a", 240)
 
 
-def test_samples_that_are_not_numbers_are_refused(tmp_path):
+def test_samples_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
     header = struct.pack(
         "<4sI4s4sIHHIIHH4sI", b"RIFF", 436, b"WAVE", b"fmt ", 16, 3, 1, 48000, 192000, 4, 32, b"data", 400
     )
@@ -248,7 +264,7 @@ def test_samples_that_are_not_numbers_are_refused(tmp_path):
         read_audio(tmp_path / "a.wav", 240)
 
 
-def test_names_with_anything_in_them(tmp_path):
+def test_names_with_anything_in_them(tmp_path: Path) -> None:
     """A colon would be a protocol to FFmpeg, a percent sign a pattern."""
     path = write_wav(tmp_path / 'concat:%03d "wörld"\n?.wav', np.ones((4800, 2)))
     assert read_audio(path, 240).shape == (2, 4800)

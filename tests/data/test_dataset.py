@@ -1,4 +1,7 @@
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,9 +11,13 @@ from sidestep.data.prompts import prompt_caption
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from tests.data.readers import songs_of
 
+from .conftest import PlaceFiles
+
+Read = Callable[..., list[Song]]
+
 
 @pytest.fixture
-def read(tmp_path):
+def read(tmp_path: Path) -> Read:
     """Reads a dataset that lies at tmp_path/set/dataset.json."""
 
     def read(data: object, audio_dir: str | None = None) -> list[Song]:
@@ -23,11 +30,11 @@ def read(tmp_path):
     return read
 
 
-def spec(**fields) -> JobSpec:
+def spec(**fields: Any) -> JobSpec:
     return JobSpec(task="preprocess", dataset_dir="tensors", **fields)
 
 
-def test_a_folder_is_read_sorted_with_captions_from_names(place_files):
+def test_a_folder_is_read_sorted_with_captions_from_names(place_files: PlaceFiles) -> None:
     folder = place_files("b/warm_summer-night.MP3", "a.wav", "c.opus", "notes.txt", "b/._warm.mp3", "z.m4a")
     songs = songs_of(spec(audio_dir=str(folder)))
     assert [song.path for song in songs] == ["a.wav", "b/warm_summer-night.MP3", "c.opus", "z.m4a"]
@@ -36,7 +43,7 @@ def test_a_folder_is_read_sorted_with_captions_from_names(place_files):
     assert songs[1].place == f"{folder}/b/warm_summer-night.MP3"
 
 
-def test_a_folder_without_songs(place_files):
+def test_a_folder_without_songs(place_files: PlaceFiles) -> None:
     with pytest.raises(MissingInputError, match=r"no songs in .*\n.*\*\.wav"):
         songs_of(spec(audio_dir=str(place_files("a.txt"))))
 
@@ -58,7 +65,7 @@ caption: this is sung
 """
 
 
-def test_a_sidecar_says_what_a_json_would(place_files, caplog):
+def test_a_sidecar_says_what_a_json_would(place_files: PlaceFiles, caplog: pytest.LogCaptureFixture) -> None:
     folder = place_files("sub/a.b.mp3", "c.mp3", "a.txt")
     (folder / "sub/a.b.txt").write_text(SIDECAR, encoding="utf-8")
     with caplog.at_level("INFO", logger="sidestep"):
@@ -71,7 +78,7 @@ def test_a_sidecar_says_what_a_json_would(place_files, caplog):
     assert "not used: repeat" in caplog.text
 
 
-def test_a_sidecar_may_be_empty_and_may_choose_the_genre(place_files):
+def test_a_sidecar_may_be_empty_and_may_choose_the_genre(place_files: PlaceFiles) -> None:
     folder = place_files("a.mp3", "b.mp3")
     (folder / "a.txt").write_text("")
     (folder / "b.txt").write_text("genre: rock\nprompt_override: genre\nlyrics:")
@@ -80,7 +87,7 @@ def test_a_sidecar_may_be_empty_and_may_choose_the_genre(place_files):
     assert b.uses_genre and b.lyrics == "[Instrumental]"
 
 
-def test_what_is_wrong_with_sidecars_is_said_at_once(place_files):
+def test_what_is_wrong_with_sidecars_is_said_at_once(place_files: PlaceFiles) -> None:
     folder = place_files("a.mp3", "b.mp3", "c.mp3", "d.mp3")
     (folder / "a.txt").write_text("bpm: fast\nprompt_override: lyrics")
     (folder / "b.txt").write_text("Just a text")
@@ -98,7 +105,7 @@ def test_what_is_wrong_with_sidecars_is_said_at_once(place_files):
         assert said in text
 
 
-def test_a_link_out_of_a_folder_is_refused(place_files):
+def test_a_link_out_of_a_folder_is_refused(place_files: PlaceFiles) -> None:
     folder = place_files("songs/a.mp3", "secret.mp3", "secret.txt")
     for name in ("b.mp3", "a.txt"):
         (folder / "songs" / name).symlink_to(folder / f"secret{name[1:]}")
@@ -111,18 +118,18 @@ def test_a_link_out_of_a_folder_is_refused(place_files):
 @pytest.mark.parametrize(
     "wrap", [list, lambda s: {"samples": s}, lambda s: {"metadata": {"name": "x"}, "samples": s}]
 )
-def test_the_three_forms(place_files, read, wrap):
+def test_the_three_forms(place_files: PlaceFiles, read: Read, wrap: Callable[[list[Any]], object]) -> None:
     place_files("set/a.mp3", "set/sub/b.mp3")
     songs = read(wrap([{"audio_path": "sub/b.mp3"}, {"audio_path": "./a.mp3", "caption": "One"}]))
     assert [(song.path, song.caption) for song in songs] == [("sub/b.mp3", "b"), ("a.mp3", "One")]
 
 
-def test_a_byte_order_mark_is_no_harm(place_files, read):
+def test_a_byte_order_mark_is_no_harm(place_files: PlaceFiles, read: Read) -> None:
     place_files("set/a.mp3")
     assert len(read(b'\xef\xbb\xbf[{"audio_path": "a.mp3"}]')) == 1
 
 
-def test_every_field(place_files, read):
+def test_every_field(place_files: PlaceFiles, read: Read) -> None:
     place_files("set/a.mp3")
     (song,) = read(
         [
@@ -148,7 +155,9 @@ def test_every_field(place_files, read):
 @pytest.mark.parametrize(
     ("given", "bpm"), [(97, 97), ("97", 97), (96.7, 97), ("N/A", None), (None, None), (0, None), ("", None)]
 )
-def test_bpm_in_all_its_spellings(place_files, read, given, bpm):
+def test_bpm_in_all_its_spellings(
+    place_files: PlaceFiles, read: Read, given: object, bpm: int | None
+) -> None:
     place_files("set/a.mp3")
     assert read([{"audio_path": "a.mp3", "bpm": given}])[0].bpm == bpm
 
@@ -164,7 +173,14 @@ def test_bpm_in_all_its_spellings(place_files, read, given, bpm):
         ({}, {}, "[Instrumental]", True),
     ],
 )
-def test_instrumentals(place_files, read, fields, metadata, lyrics, is_instrumental):
+def test_instrumentals(
+    place_files: PlaceFiles,
+    read: Read,
+    fields: dict[str, Any],
+    metadata: dict[str, Any],
+    lyrics: str,
+    is_instrumental: bool,
+) -> None:
     place_files("set/a.mp3")
     (song,) = read({"metadata": metadata, "samples": [{"audio_path": "a.mp3", **fields}]})
     assert (song.lyrics, song.is_instrumental) == (lyrics, is_instrumental)
@@ -174,7 +190,9 @@ def test_instrumentals(place_files, read, fields, metadata, lyrics, is_instrumen
     ("position", "caption"),
     [(None, "tag, x"), ("prepend", "tag, x"), ("append", "x, tag"), ("replace", "tag")],
 )
-def test_the_tag_and_its_position(place_files, read, position, caption):
+def test_the_tag_and_its_position(
+    place_files: PlaceFiles, read: Read, position: str | None, caption: str
+) -> None:
     place_files("set/a.mp3", "set/b.mp3")
     samples = [
         {"audio_path": "a.mp3", "caption": "x"},
@@ -185,7 +203,7 @@ def test_the_tag_and_its_position(place_files, read, position, caption):
     assert prompt_caption(own) == caption.replace("tag", "own")
 
 
-def test_genre_ratio_and_overrides(place_files, read):
+def test_genre_ratio_and_overrides(place_files: PlaceFiles, read: Read) -> None:
     names = [f"{n}.mp3" for n in range(20)]
     place_files(*[f"set/{name}" for name in names])
     samples = [{"audio_path": name, "caption": "words", "genre": "rock"} for name in names]
@@ -205,7 +223,7 @@ def test_genre_ratio_and_overrides(place_files, read):
     assert turned == set(names) - chosen - {"0.mp3"}
 
 
-def test_a_path_beside_the_json_comes_before_one_in_audio_dir(place_files, read):
+def test_a_path_beside_the_json_comes_before_one_in_audio_dir(place_files: PlaceFiles, read: Read) -> None:
     root = place_files("set/a.mp3", "audio/a.mp3", "audio/deep/b.mp3", "audio/sub/c.mp3")
     songs = read([{"audio_path": p} for p in ("a.mp3", "b.mp3", "sub/c.mp3")], audio_dir="audio")
     assert [song.place for song in songs] == [
@@ -226,7 +244,7 @@ def test_a_path_beside_the_json_comes_before_one_in_audio_dir(place_files, read)
         r"x\a.mp3",
     ],
 )
-def test_other_ways_into_audio_dir(place_files, read, written):
+def test_other_ways_into_audio_dir(place_files: PlaceFiles, read: Read, written: str) -> None:
     root = place_files("audio/x/a.mp3")
     (song,) = read([{"audio_path": written.format(root=root)}], audio_dir="audio")
     assert song.place == f"{root}/audio/x/a.mp3" and song.path == "x/a.mp3"
@@ -237,7 +255,7 @@ def test_other_ways_into_audio_dir(place_files, read, written):
     ["../secret.mp3", "x/../../secret.mp3", "{root}/secret.mp3", "file://{root}/secret.mp3", "ftp://x/a.mp3"],
 )
 @pytest.mark.parametrize("audio_dir", [None, "audio"])
-def test_no_path_leads_out(place_files, read, written, audio_dir):
+def test_no_path_leads_out(place_files: PlaceFiles, read: Read, written: str, audio_dir: str | None) -> None:
     root = place_files("secret.mp3", "set/x/a.mp3", "audio/b.mp3")
     with pytest.raises(
         (BadDataError, MissingInputError),
@@ -246,21 +264,21 @@ def test_no_path_leads_out(place_files, read, written, audio_dir):
         read([{"audio_path": written.format(root=root)}], audio_dir)
 
 
-def test_climbing_out_is_refused_even_where_the_name_is_known(place_files, read):
+def test_climbing_out_is_refused_even_where_the_name_is_known(place_files: PlaceFiles, read: Read) -> None:
     place_files("secret.mp3", "audio/secret.mp3")
     with pytest.raises(BadDataError, match="leads out"):
         read([{"audio_path": "../secret.mp3"}], "audio")
 
 
 @pytest.mark.parametrize("folder", ["set", "audio"])
-def test_a_link_out_is_refused(place_files, read, folder):
+def test_a_link_out_is_refused(place_files: PlaceFiles, read: Read, folder: str) -> None:
     root = place_files("secret.mp3", "audio/b.mp3", "set/b.mp3")
     (root / folder / "a.mp3").symlink_to(root / "secret.mp3")
     with pytest.raises(BadDataError, match=r"sample 1.*symbolic link out"):
         read([{"audio_path": "a.mp3"}], "audio")
 
 
-def test_everything_wrong_is_said_at_once(place_files, read):
+def test_everything_wrong_is_said_at_once(place_files: PlaceFiles, read: Read) -> None:
     place_files("set/a.mp3", "audio/x/twice.mp3", "audio/y/twice.mp3")
     samples = [
         {"audio_path": "a.mp3", "bpm": "fast", "is_instrumental": "perhaps"},
@@ -305,7 +323,7 @@ def test_everything_wrong_is_said_at_once(place_files, read):
         assert said in text
 
 
-def test_missing_files_alone_are_missing_inputs(place_files, read):
+def test_missing_files_alone_are_missing_inputs(place_files: PlaceFiles, read: Read) -> None:
     place_files("set/a.mp3")
     with pytest.raises(MissingInputError, match=r"(?s)2 problems.*sample 1.*sample 3"):
         read([{"audio_path": "x.mp3"}, {"audio_path": "a.mp3"}, {"audio_path": "y.mp3"}])
@@ -314,17 +332,19 @@ def test_missing_files_alone_are_missing_inputs(place_files, read):
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"\xff\xfe", b"[]", b"{}", b"3", b'{"samples": {}}', b"[" * 100_000]
 )
-def test_what_is_no_dataset(read, content):
+def test_what_is_no_dataset(read: Read, content: bytes) -> None:
     with pytest.raises(BadDataError, match=r"dataset\.json is not "):
         read(content)
 
 
-def test_a_json_that_is_not_there(tmp_path):
+def test_a_json_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match=r"dataset\.json"):
         songs_of(spec(dataset_json=str(tmp_path / "dataset.json")))
 
 
-def test_fields_of_other_tools_are_named_once(place_files, read, caplog):
+def test_fields_of_other_tools_are_named_once(
+    place_files: PlaceFiles, read: Read, caplog: pytest.LogCaptureFixture
+) -> None:
     place_files("set/a.mp3", "set/b.mp3")
     with caplog.at_level("INFO", logger="sidestep"):
         read(
@@ -336,7 +356,7 @@ def test_fields_of_other_tools_are_named_once(place_files, read, caplog):
     assert [record.message.rpartition(": ")[2] for record in caplog.records] == ["mood"]
 
 
-def test_a_json_in_the_working_directory(place_files, monkeypatch):
+def test_a_json_in_the_working_directory(place_files: PlaceFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = place_files("a.mp3")
     (folder / "dataset.json").write_text('[{"audio_path": "a.mp3"}]')
     monkeypatch.chdir(folder)

@@ -3,7 +3,9 @@
 import logging
 import os
 import wave
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.open import open_store
 from tests.data.readers import songs_of
+
+Sound = Callable[..., set[str]]
 
 BAD = {
     "corrupt.mp3": "is not a sound file that can be read",
@@ -38,7 +42,7 @@ def write_wav(path: Path, samples: np.ndarray) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     """Two good songs (good.wav and one with a line break in its name) among all that are bad."""
     folder = tmp_path / "songs"
     folder.mkdir()
@@ -60,10 +64,10 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def sound(folder, tmp_path):
+def sound(folder: Path, tmp_path: Path) -> Sound:
     """The names of the songs in it that can be used."""
 
-    def sound(known: Index | None = None, **settings) -> set[str]:
+    def sound(known: Index | None = None, **settings: Any) -> set[str]:
         spec = JobSpec(task="preprocess", audio_dir=str(folder), dataset_dir="tensors", preprocess=settings)
         workspace = Workspace(tmp_path / "workspace")
         songs = sound_songs(songs_of(spec), spec.preprocess, known or Index(), workspace)
@@ -72,7 +76,7 @@ def sound(folder, tmp_path):
     return sound
 
 
-def test_everything_that_is_wrong_is_listed_at_once(sound):
+def test_everything_that_is_wrong_is_listed_at_once(sound: Sound) -> None:
     with pytest.raises(BadDataError) as caught:
         sound()
     text = str(caught.value)
@@ -84,27 +88,27 @@ def test_everything_that_is_wrong_is_listed_at_once(sound):
     assert "--on-bad-file skip" in text
 
 
-def test_bad_songs_are_left_out_on_request_and_named(sound, caplog):
+def test_bad_songs_are_left_out_on_request_and_named(sound: Sound, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="sidestep"):
         assert sound(on_bad_file="skip") == {"good.wav", "new\nline.wav"}
     assert "8 of 10 songs cannot be used" in caplog.text
     assert all(name in caplog.text for name in BAD)
 
 
-def test_nothing_left_is_an_error_also_then(sound, folder):
+def test_nothing_left_is_an_error_also_then(sound: Sound, folder: Path) -> None:
     for name in ("good.wav", "new\nline.wav"):
         (folder / name).write_bytes(b"")
     with pytest.raises(BadDataError, match="none is left"):
         sound(on_bad_file="skip")
 
 
-def test_a_name_with_a_line_break_takes_one_line(sound, folder):
+def test_a_name_with_a_line_break_takes_one_line(sound: Sound, folder: Path) -> None:
     (folder / "new\nline.wav").write_bytes(b"")
     with pytest.raises(BadDataError, match=r"songs/new\\nline.wav' is "):
         sound()
 
 
-def test_songs_known_to_be_sound_are_not_decoded_again(sound, folder):
+def test_songs_known_to_be_sound_are_not_decoded_again(sound: Sound, folder: Path) -> None:
     store = open_store(str(folder), JobSpec.model_fields["storage"].default)
     known = Index()
     for file in store.list_files():
@@ -117,7 +121,7 @@ def test_songs_known_to_be_sound_are_not_decoded_again(sound, folder):
         sound(known)
 
 
-def test_a_file_that_may_not_be_read(folder):
+def test_a_file_that_may_not_be_read(folder: Path) -> None:
     (folder / "good.wav").chmod(0)
     user = os.geteuid()
     if user == 0:  # root reads everything: be nobody for a moment
@@ -128,10 +132,10 @@ def test_a_file_that_may_not_be_read(folder):
         os.seteuid(user)
 
 
-def test_a_file_that_is_gone(tmp_path):
+def test_a_file_that_is_gone(tmp_path: Path) -> None:
     assert problem_of(tmp_path / "gone.wav", 240) == "cannot be read: No such file or directory"
 
 
-def test_only_what_is_used_must_be_sound(folder):
+def test_only_what_is_used_must_be_sound(folder: Path) -> None:
     assert problem_of(folder / "cut.wav", 0.04) is None
     assert PreprocessSpec().on_bad_file == "fail"

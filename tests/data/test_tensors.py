@@ -2,6 +2,8 @@ import pickle
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from sidestep.data.index import Index, list_samples, read_index, write_index
 from sidestep.data.tensors import Sample, read_sample, sample_bytes, silent_context
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.open import open_store
-from sidestep.storage.store import FileInfo
+from sidestep.storage.store import FileInfo, Store
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def sample() -> Sample:
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "tensors"), StorageSpec())
 
 
@@ -37,7 +39,7 @@ def assert_equal(a: Sample, b: Sample) -> None:
     assert a.metadata == b.metadata
 
 
-def saved(tmp_path, **changes):
+def saved(tmp_path: Path, **changes: Any) -> Path:
     """A valid file as a dict, with changes; None takes a key out."""
     content = {
         "target_latents": torch.ones(3, 64),
@@ -52,13 +54,13 @@ def saved(tmp_path, **changes):
     return path
 
 
-def test_what_is_written_is_read(sample, tmp_path):
+def test_what_is_written_is_read(sample: Sample, tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(sample_bytes(sample))
     assert_equal(read_sample(tmp_path / "a.pt"), sample)
     assert_equal(read_sample(sample_bytes(sample)), sample)
 
 
-def test_others_find_their_five_keys(sample, tmp_path):
+def test_others_find_their_five_keys(sample: Sample, tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(sample_bytes(sample))
     data = torch.load(tmp_path / "a.pt", weights_only=True)
     shapes = {key: tuple(value.shape) for key, value in data.items() if key != "metadata"}
@@ -73,19 +75,19 @@ def test_others_find_their_five_keys(sample, tmp_path):
     assert data["metadata"]["caption"] == "x"
 
 
-def test_views_are_saved_without_what_they_are_cut_from(sample):
+def test_views_are_saved_without_what_they_are_cut_from(sample: Sample) -> None:
     big = torch.zeros(100_000, 64)
     big[:7] = sample.target_latents
     assert sample_bytes(replace(sample, target_latents=big[:7])) == sample_bytes(sample)
 
 
-def test_the_same_sample_is_the_same_bytes_in_every_process():
+def test_the_same_sample_is_the_same_bytes_in_every_process() -> None:
     program = (
         "import torch; from sidestep.data.tensors import Sample, sample_bytes\n"
         "sample = Sample(*(torch.ones(3, n) for n in (64, 8, 128)), {'b': 'x', 'a': [1, 'x']})\n"
         "content = sample_bytes(sample)"
     )
-    here: dict = {}
+    here: dict[str, Any] = {}
     exec(program, here)
     there = subprocess.run(
         [sys.executable, "-c", f"{program}; import sys; sys.stdout.buffer.write(content)"],
@@ -98,7 +100,9 @@ def test_the_same_sample_is_the_same_bytes_in_every_process():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("mask_dtype", [torch.bool, torch.uint8, torch.int64, torch.bfloat16])
-def test_files_of_other_trainers_are_trimmed_of_their_pads(sample, tmp_path, dtype, mask_dtype):
+def test_files_of_other_trainers_are_trimmed_of_their_pads(
+    sample: Sample, tmp_path: Path, dtype: torch.dtype, mask_dtype: torch.dtype
+) -> None:
     """769 tokens with pads at the end, half precision, and masks of whatever type."""
     conditions = torch.full((769, 32), torch.nan, dtype=dtype)  # pads may hold anything
     conditions[:5] = sample.encoder_hidden_states
@@ -119,12 +123,12 @@ def test_files_of_other_trainers_are_trimmed_of_their_pads(sample, tmp_path, dty
     assert read.metadata == sample.metadata
 
 
-def test_padded_frames_are_trimmed_too(tmp_path):
+def test_padded_frames_are_trimmed_too(tmp_path: Path) -> None:
     read = read_sample(saved(tmp_path, attention_mask=torch.tensor([1, 1, 0])))
     assert len(read.target_latents) == len(read.context_latents) == 2
 
 
-def test_metadata_is_not_needed(tmp_path):
+def test_metadata_is_not_needed(tmp_path: Path) -> None:
     assert read_sample(saved(tmp_path, metadata=None)).metadata == {}
 
 
@@ -158,20 +162,20 @@ def test_metadata_is_not_needed(tmp_path):
         ),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path, changes, message):
+def test_what_is_wrong_is_said(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadDataError, match=rf"song\.pt is not a preprocessed song: .*{message}"):
         read_sample(saved(tmp_path, **changes))
 
 
 class Bomb:
-    def __init__(self, target):
+    def __init__(self, target: Path) -> None:
         self.target = target
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return (open, (str(self.target), "w"))
 
 
-def test_a_pickle_that_runs_code_is_refused_not_run(tmp_path):
+def test_a_pickle_that_runs_code_is_refused_not_run(tmp_path: Path) -> None:
     for write in (
         lambda value, path: torch.save(value, path),
         lambda value, path: path.write_bytes(pickle.dumps(value)),
@@ -183,61 +187,61 @@ def test_a_pickle_that_runs_code_is_refused_not_run(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04" + bytes(100)])
-def test_what_is_no_tensor_file(tmp_path, content):
+def test_what_is_no_tensor_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.pt").write_bytes(content)
     with pytest.raises(BadDataError, match=r"a\.pt cannot be read"):
         read_sample(tmp_path / "a.pt")
 
 
-def test_a_truncated_file(sample, tmp_path):
+def test_a_truncated_file(sample: Sample, tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(sample_bytes(sample)[:-100])
     with pytest.raises(BadDataError, match=r"a\.pt cannot be read"):
         read_sample(tmp_path / "a.pt")
 
 
-def test_a_dict_of_something_else(tmp_path):
+def test_a_dict_of_something_else(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "a.pt")
     with pytest.raises(BadDataError, match="holds a list, not a dict"):
         read_sample(tmp_path / "a.pt")
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match=r"a\.pt is not there"):
         read_sample(tmp_path / "a.pt")
 
 
-def test_the_context_is_silence_and_ones():
+def test_the_context_is_silence_and_ones() -> None:
     silence = torch.randn(1, 15_000, 64)
     context = silent_context(silence, 10)
     assert torch.equal(context[:, :64], silence[0, :10]) and (context[:, 64:] == 1).all()
     assert context.shape == (10, 128)
 
 
-def test_without_an_index_every_file_is_a_sample(store):
+def test_without_an_index_every_file_is_a_sample(store: Store) -> None:
     for path in ("b.pt", "a.pt", "notes.txt", "deeper/c.pt", "._a.pt"):
         store.write_bytes(path, b"x")
     assert [file.path for file in list_samples(store)] == ["a.pt", "b.pt"]
 
 
-def test_with_an_index_only_its_files_are_samples(store):
+def test_with_an_index_only_its_files_are_samples(store: Store) -> None:
     for path in ("old.pt", "one.pt", "two.pt"):
         store.write_bytes(path, b"x")
     write_index(store, Index(samples={"/songs/b": "one", "/songs/a": "two", "/songs/same as b": "one"}))
     assert [file.path for file in list_samples(store)] == ["one.pt", "two.pt"]
 
 
-def test_an_unfinished_dataset_is_not_trained_on(store):
+def test_an_unfinished_dataset_is_not_trained_on(store: Store) -> None:
     store.write_bytes("one.pt", b"x")
     write_index(store, Index(samples={"/songs/b": "one", "/songs/a": "two"}))
     with pytest.raises(MissingInputError, match="of 2 songs, 1 are not preprocessed"):
         list_samples(store)
 
 
-def test_an_empty_place_has_no_samples(store):
+def test_an_empty_place_has_no_samples(store: Store) -> None:
     assert list_samples(store) == [] and read_index(store) is None
 
 
-def test_a_digest_holds_while_size_and_version_do(store):
+def test_a_digest_holds_while_size_and_version_do(store: Store) -> None:
     index = Index()
     index.remember(store, FileInfo("a.mp3", 5, "1"), "digest")
     write_index(store, index)
@@ -253,7 +257,7 @@ def test_a_digest_holds_while_size_and_version_do(store):
     "content",
     [b"", b"[]", b"{}", b'{"files": {}, "samples": {"a": 1}}', b'{"files": {"a": {}}, "samples": {}}'],
 )
-def test_a_damaged_index(store, content):
+def test_a_damaged_index(store: Store, content: bytes) -> None:
     store.write_bytes("index.json", content)
     with pytest.raises(BadDataError, match=r"index\.json is damaged"):
         read_index(store)

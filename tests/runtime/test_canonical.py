@@ -34,7 +34,7 @@ print({name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
 """
 
 
-def test_five_processes_with_different_hash_seeds_write_the_same_bytes():
+def test_five_processes_with_different_hash_seeds_write_the_same_bytes() -> None:
     def start(seed: int) -> subprocess.Popen[str]:
         environment = os.environ | {"PYTHONHASHSEED": str(seed)}
         return subprocess.Popen(
@@ -47,13 +47,13 @@ def test_five_processes_with_different_hash_seeds_write_the_same_bytes():
     assert len(set(outputs)) == 1
 
 
-def test_json_is_sorted_readable_and_strict():
+def test_json_is_sorted_readable_and_strict() -> None:
     assert json_bytes({"b": 1, "a": "é"}) == '{\n  "a": "é",\n  "b": 1\n}\n'.encode()
     with pytest.raises(ValueError, match="JSON"):
         json_bytes(float("nan"))
 
 
-def test_safetensors_lays_the_data_out_as_the_library_does():
+def test_safetensors_lays_the_data_out_as_the_library_does() -> None:
     """Another layout would give old checkpoints and adapters, equal in content, new digests."""
     tensors = {name: torch.ones(3, dtype=getattr(torch, name)) for name in SAFETENSORS_KINDS}
     tensors |= {"a": torch.zeros(2, 2), "B": torch.full((1,), 7.0)}
@@ -63,12 +63,12 @@ def test_safetensors_lays_the_data_out_as_the_library_does():
     assert ours[starts[0] :] == theirs[starts[1] :]
 
 
-def test_a_kind_without_a_name_in_the_format_is_an_error():
+def test_a_kind_without_a_name_in_the_format_is_an_error() -> None:
     with pytest.raises(KeyError):
         safetensors_bytes({"z": torch.zeros(1, dtype=torch.complex64)})
 
 
-def test_safetensors_reads_back_with_any_dtype_and_layout():
+def test_safetensors_reads_back_with_any_dtype_and_layout() -> None:
     tensors = {
         "view": torch.arange(12.0).reshape(3, 4).T,
         "scalar": torch.tensor(3.0),
@@ -87,7 +87,7 @@ def test_safetensors_reads_back_with_any_dtype_and_layout():
     assert list(header["__metadata__"]) == ["a", "z"]
 
 
-def test_torch_bytes_do_not_depend_on_how_the_content_was_built():
+def test_torch_bytes_do_not_depend_on_how_the_content_was_built() -> None:
     whole = torch.arange(1000.0)
     parts = [chr(97 + i) for i in range(3)]
     one = {"b": whole[:3], "a": ["abc", "abc"]}
@@ -98,6 +98,6 @@ def test_torch_bytes_do_not_depend_on_how_the_content_was_built():
     assert torch.equal(read["b"], torch.arange(3.0))
 
 
-def test_torch_bytes_refuse_what_has_no_canonical_form():
+def test_torch_bytes_refuse_what_has_no_canonical_form() -> None:
     with pytest.raises(TypeError, match="set"):
         torch_bytes({"a": {1, 2}})

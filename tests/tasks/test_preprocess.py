@@ -6,6 +6,9 @@ import re
 import shutil
 import wave
 import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,10 +29,12 @@ from sidestep.tasks.preprocess import preprocess
 from tests.tasks.attempts import run_task
 
 SECONDS = 0.1
+MakeJob = Callable[..., JobSpec]
+Counted = Callable[[], dict[str, int]]
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread() -> Iterator[None]:
     """Models this small are done before a second thread has woken up."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -38,7 +43,7 @@ def one_thread():
 
 
 @pytest.fixture
-def songs(tmp_path):
+def songs(tmp_path: Path) -> Path:
     """Two songs: a.wav and b.wav."""
     folder = tmp_path / "songs"
     folder.mkdir()
@@ -47,7 +52,7 @@ def songs(tmp_path):
     return folder
 
 
-def write_song(path, seed):
+def write_song(path: Path, seed: int) -> None:
     noise = np.random.default_rng(seed).integers(-9000, 9000, (round(SECONDS * 48_000), 2))
     with wave.open(str(path), "wb") as file:
         file.setnchannels(2)
@@ -57,10 +62,10 @@ def write_song(path, seed):
 
 
 @pytest.fixture
-def spec(tmp_path, golden, songs):
+def spec(tmp_path: Path, golden: Path, songs: Path) -> MakeJob:
     """A job on those songs; fields may be changed."""
 
-    def spec(**fields) -> JobSpec:
+    def spec(**fields: Any) -> JobSpec:
         settings = {
             "task": "preprocess",
             "checkpoint_dir": str(golden / "checkpoints"),
@@ -74,7 +79,7 @@ def spec(tmp_path, golden, songs):
 
 
 @pytest.fixture
-def counted(monkeypatch):
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     """How often each costly thing was done."""
     counts = dict.fromkeys(
         (
@@ -89,10 +94,10 @@ def counted(monkeypatch):
         0,
     )
 
-    def watch(name):
+    def watch(name: str) -> None:
         original = getattr(encode, name)
 
-        def counting(*given, **named):
+        def counting(*given: Any, **named: Any) -> Any:
             counts[name] += 1
             return original(*given, **named)
 
@@ -101,7 +106,7 @@ def counted(monkeypatch):
     for name in counts:
         watch(name)
 
-    def take():
+    def take() -> dict[str, int]:
         done = {name: count for name, count in counts.items() if count}
         counts.update(dict.fromkeys(counts, 0))
         return done
@@ -109,19 +114,21 @@ def counted(monkeypatch):
     return take
 
 
-def tensors(spec):
+def tensors(spec: JobSpec) -> dict[str, bytes]:
     store = open_store(spec.tensors_place, spec.storage)
     return {file.path: store.read_bytes(file.path) for file in list_samples(store)}
 
 
-def write_dataset(tmp_path, **fields):
+def write_dataset(tmp_path: Path, **fields: Any) -> str:
     """A JSON beside the folder of songs, in which a.wav has these fields."""
     path = tmp_path / "dataset.json"
     path.write_text(json.dumps([{"audio_path": "songs/a.wav", **fields}, {"audio_path": "songs/b.wav"}]))
     return str(path)
 
 
-def test_tensors_are_what_the_models_make_of_songs_and_texts(spec, tmp_path, golden, songs):
+def test_tensors_are_what_the_models_make_of_songs_and_texts(
+    spec: MakeJob, tmp_path: Path, golden: Path, songs: Path
+) -> None:
     dataset = write_dataset(
         tmp_path, caption="A song", lyrics="La la", bpm=97, language="en", custom_tag="me"
     )
@@ -168,7 +175,9 @@ def test_tensors_are_what_the_models_make_of_songs_and_texts(spec, tmp_path, gol
     }
 
 
-def test_a_second_run_makes_nothing_loads_nothing_and_reads_no_song(spec, songs, counted):
+def test_a_second_run_makes_nothing_loads_nothing_and_reads_no_song(
+    spec: MakeJob, songs: Path, counted: Counted
+) -> None:
     run_task(preprocess, spec())
     assert counted() == {
         "load_vae": 1,
@@ -187,7 +196,9 @@ def test_a_second_run_makes_nothing_loads_nothing_and_reads_no_song(spec, songs,
     assert counted() == {} and tensors(spec()) == before
 
 
-def test_the_same_songs_on_another_machine_give_the_same_files(spec, tmp_path, songs, counted):
+def test_the_same_songs_on_another_machine_give_the_same_files(
+    spec: MakeJob, tmp_path: Path, songs: Path, counted: Counted
+) -> None:
     run_task(preprocess, spec())
     before = tensors(spec())
     moved = songs.rename(tmp_path / "moved")
@@ -204,7 +215,9 @@ def test_the_same_songs_on_another_machine_give_the_same_files(spec, tmp_path, s
     assert counted() == {}
 
 
-def test_a_changed_caption_remakes_one_file_from_known_latents(spec, tmp_path, counted):
+def test_a_changed_caption_remakes_one_file_from_known_latents(
+    spec: MakeJob, tmp_path: Path, counted: Counted
+) -> None:
     run_task(preprocess, spec(dataset_json=write_dataset(tmp_path, caption="One")))
     before = tensors(spec())
     counted()
@@ -216,7 +229,7 @@ def test_a_changed_caption_remakes_one_file_from_known_latents(spec, tmp_path, c
     assert captions == {"Two", "b"}
 
 
-def test_a_changed_song_remakes_one_file(spec, songs, counted):
+def test_a_changed_song_remakes_one_file(spec: MakeJob, songs: Path, counted: Counted) -> None:
     run_task(preprocess, spec())
     before = tensors(spec())
     counted()
@@ -226,7 +239,7 @@ def test_a_changed_song_remakes_one_file(spec, songs, counted):
     assert len(tensors(spec()).keys() & before.keys()) == 1
 
 
-def test_a_changed_setting_or_checkpoint_remakes_everything(spec, counted):
+def test_a_changed_setting_or_checkpoint_remakes_everything(spec: MakeJob, counted: Counted) -> None:
     run_task(preprocess, spec())
     before = tensors(spec())
     counted()
@@ -246,7 +259,7 @@ def test_a_changed_setting_or_checkpoint_remakes_everything(spec, counted):
     assert counted() == {} and tensors(spec()) == before
 
 
-def test_max_duration_is_what_is_used(spec):
+def test_max_duration_is_what_is_used(spec: MakeJob) -> None:
     job = spec(preprocess={"max_duration": 0.05})
     run_task(preprocess, job)
     for content in tensors(job).values():
@@ -259,13 +272,19 @@ def test_max_duration_is_what_is_used(spec):
     ("where", "left"), [("encode_audio", 1), ("encode_text", 0), ("encode_conditions", 0)]
 )
 def test_an_interrupted_run_goes_on_where_it_was(
-    spec, tmp_path, monkeypatch, counted, where, left, has_workspace
-):
+    spec: MakeJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    counted: Counted,
+    where: str,
+    left: int,
+    has_workspace: bool,
+) -> None:
     """Also on another machine, whose disk is empty: no song is encoded twice."""
     original = getattr(encode, where)
     calls = []
 
-    def interrupted(*given):
+    def interrupted(*given: Any) -> Any:
         calls.append(given)
         if len(calls) == 2:
             raise KeyboardInterrupt
@@ -290,16 +309,18 @@ def test_an_interrupted_run_goes_on_where_it_was(
     assert not store.list_files("unfinished")
 
 
-def test_each_model_is_in_memory_during_its_own_work_only(spec, monkeypatch):
-    alive: dict[str, weakref.ref] = {}
+def test_each_model_is_in_memory_during_its_own_work_only(
+    spec: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: dict[str, weakref.ref[Any]] = {}
 
-    def living():
+    def living() -> set[str]:
         return {name for name, model in alive.items() if model() is not None}
 
-    def watch_loading(name, model_of):
+    def watch_loading(name: str, model_of: Callable[[Any], Any]) -> None:
         original = getattr(encode, name)
 
-        def load(*given, **named):
+        def load(*given: Any, **named: Any) -> Any:
             assert not living()
             loaded = original(*given, **named)
             alive[name] = weakref.ref(model_of(loaded))
@@ -311,22 +332,24 @@ def test_each_model_is_in_memory_during_its_own_work_only(spec, monkeypatch):
     watch_loading("load_text_encoder", lambda encoder: encoder.model)
     watch_loading("load_model", lambda model: model.condition_encoder)
     seen = []
-    original = encode.encode_conditions
-    monkeypatch.setattr(
-        encode, "encode_conditions", lambda *given: (seen.append(living()), original(*given))[1]
-    )
+
+    def recorded(*given: Any) -> torch.Tensor:
+        seen.append(living())
+        return encode_conditions(*given)
+
+    monkeypatch.setattr(encode, "encode_conditions", recorded)
     run_task(preprocess, spec())
     assert seen == [{"load_model"}] * 2
     assert len(alive) == 3 and not living()
 
 
-def test_nothing_of_this_machine_is_in_the_tensors(spec, tmp_path):
+def test_nothing_of_this_machine_is_in_the_tensors(spec: MakeJob, tmp_path: Path) -> None:
     run_task(preprocess, spec())
     for content in tensors(spec()).values():
         assert str(tmp_path).encode() not in content
 
 
-def test_only_keys_the_index_and_a_preview_are_written(spec, tmp_path):
+def test_only_keys_the_index_and_a_preview_are_written(spec: MakeJob, tmp_path: Path) -> None:
     run_task(preprocess, spec(output_dir=str(tmp_path / "output")))
     files = {path.name for path in (tmp_path / "tensors").iterdir()}
     assert len(files) == 4 and "index.json" in files
@@ -336,7 +359,7 @@ def test_only_keys_the_index_and_a_preview_are_written(spec, tmp_path):
     }
 
 
-def test_copies_of_a_song_count_once(spec, songs, caplog):
+def test_copies_of_a_song_count_once(spec: MakeJob, songs: Path, caplog: pytest.LogCaptureFixture) -> None:
     (songs / "c.wav").write_bytes((songs / "a.wav").read_bytes())
     dataset = songs / "dataset.json"
     dataset.write_text(
@@ -347,7 +370,7 @@ def test_copies_of_a_song_count_once(spec, songs, caplog):
     assert "1 songs have the same sound and texts" in caplog.text
 
 
-def test_songs_and_tensors_in_remote_places(spec, songs, counted):
+def test_songs_and_tensors_in_remote_places(spec: MakeJob, songs: Path, counted: Counted) -> None:
     memory = open_store("memory://studio/songs", StorageSpec())
     for song in songs.iterdir():
         memory.upload(song, song.name)
@@ -361,21 +384,21 @@ def test_songs_and_tensors_in_remote_places(spec, songs, counted):
     assert counted() == {}
 
 
-def test_levels_that_are_not_used_change_nothing(spec, counted):
+def test_levels_that_are_not_used_change_nothing(spec: MakeJob, counted: Counted) -> None:
     run_task(preprocess, spec())
     counted()
     run_task(preprocess, spec(preprocess={"target_db": -6, "target_lufs": -20}))
     assert counted() == {}
 
 
-def test_other_texts_and_timbre_are_made_from_known_latents(spec, counted):
+def test_other_texts_and_timbre_are_made_from_known_latents(spec: MakeJob, counted: Counted) -> None:
     run_task(preprocess, spec())
     counted()
     run_task(preprocess, spec(preprocess={"timbre": "zero", "lyrics_format": "raw"}))
     assert "encode_audio" not in counted()
 
 
-def test_timbre_lyrics_and_level_as_asked(spec, tmp_path, golden, songs):
+def test_timbre_lyrics_and_level_as_asked(spec: MakeJob, tmp_path: Path, golden: Path, songs: Path) -> None:
     """As trainers of old made tensors: raw lyrics, a zero frame for timbre; and at a level of choice."""
     lyrics = "la " * 600
     settings = {"timbre": "zero", "lyrics_format": "raw", "normalize": "peak", "target_db": -6}
@@ -405,14 +428,16 @@ def test_timbre_lyrics_and_level_as_asked(spec, tmp_path, golden, songs):
     }
 
 
-def test_a_bad_song_is_found_before_anything_is_made(spec, songs, counted, tmp_path):
+def test_a_bad_song_is_found_before_anything_is_made(
+    spec: MakeJob, songs: Path, counted: Counted, tmp_path: Path
+) -> None:
     (songs / "b.wav").write_bytes(b"no sound at all")
     with pytest.raises(BadDataError, match=r"1 of 2 songs(.|\n)*b\.wav is not"):
         run_task(preprocess, spec())
     assert counted() == {} and not (tmp_path / "tensors").exists()
 
 
-def test_bad_songs_are_left_out_on_request(spec, songs, counted):
+def test_bad_songs_are_left_out_on_request(spec: MakeJob, songs: Path, counted: Counted) -> None:
     (songs / "b.wav").write_bytes(b"no sound at all")
     job = spec(preprocess={"on_bad_file": "skip"})
     run_task(preprocess, job)
@@ -424,20 +449,20 @@ def test_bad_songs_are_left_out_on_request(spec, songs, counted):
     assert counted()["encode_audio"] == 1 and len(tensors(job)) == 2
 
 
-def test_progress_says_how_fast_and_how_long(spec, caplog):
+def test_progress_says_how_fast_and_how_long(spec: MakeJob, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="sidestep"):
         run_task(preprocess, spec())
     assert re.search(r"Pass 1, songs: done, 2 songs in .* s of sound per second", caplog.text)
     assert re.search(r"Pass 2: done, 2 songs in ", caplog.text)
 
 
-def test_an_unknown_variant_is_found_before_anything_is_read(spec, counted):
+def test_an_unknown_variant_is_found_before_anything_is_read(spec: MakeJob, counted: Counted) -> None:
     with pytest.raises(MissingInputError, match="no model variant"):
         run_task(preprocess, spec(model_variant="sft"))
     assert counted() == {}
 
 
-def test_a_preview_is_made_where_the_latents_are_known_but_it_is_not(spec, tmp_path):
+def test_a_preview_is_made_where_the_latents_are_known_but_it_is_not(spec: MakeJob, tmp_path: Path) -> None:
     run_task(preprocess, spec())
     run_task(preprocess, spec(dataset_dir=str(tmp_path / "elsewhere")))
     first, second = (
