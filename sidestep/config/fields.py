@@ -35,7 +35,7 @@ class SpecField:
 
     @property
     def flags(self) -> list[str]:
-        """`--epochs`, or what `json_schema_extra` says instead of it, then the other spellings."""
+        """`--epochs`, or what `setting` was told instead of it, then the other spellings."""
         own = self.schema.get("flag", f"--{self.path[-1].replace('_', '-')}")
         return [own, *self.schema.get("aliases", [])]
 

@@ -2,60 +2,48 @@
 
 Every field has a description with its unit, and a range where one makes sense. torch is not
 imported here or anywhere below `sidestep.config`: a spec is checked before anything heavy is loaded.
-`json_schema_extra` carries what the command line needs: `flag` where the flag is not simply the
-field's name, `aliases` for the guide's other spellings of it, and `unit` where it counts something.
 """
 
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
-from sidestep.config.section import Place, Section, check_no_credentials, path_as_text
+from sidestep.config.section import Place, Section, check_no_credentials, path_as_text, setting
 from sidestep.config.training import TrainSpec
 
 
 class PreprocessSpec(Section):
     """How songs become tensors."""
 
-    max_duration: float = Field(
-        240,
-        gt=0,
-        le=600,
-        description="Seconds of each song that are used, from its start.",
-        json_schema_extra={"unit": "seconds"},
+    max_duration: float = setting(
+        240, "Seconds of each song that are used, from its start.", gt=0, le=600, unit="seconds"
     )
-    normalize: Literal["none", "peak", "lufs"] = Field(
+    normalize: Literal["none", "peak", "lufs"] = setting(
         "none",
-        description="Bring every song to one level: none, peak (its loudest sample), or lufs (its loudness, "
+        "Bring every song to one level: none, peak (its loudest sample), or lufs (its loudness, "
         "by ITU-R BS.1770).",
     )
-    target_db: float = Field(
+    target_db: float = setting(
         -1.0,
+        "Peak that normalizing leaves, in dBFS; with lufs no song's peak gets above it.",
         ge=-30,
         le=0,
-        description="Peak that normalizing leaves, in dBFS; with lufs no song's peak gets above it.",
-        json_schema_extra={"unit": "dBFS"},
+        unit="dBFS",
     )
-    target_lufs: float = Field(
-        -14.0,
-        ge=-40,
-        le=-5,
-        description="Loudness that lufs aims at, in LUFS.",
-        json_schema_extra={"unit": "LUFS"},
-    )
-    lyrics_format: Literal["inference", "raw"] = Field(
+    target_lufs: float = setting(-14.0, "Loudness that lufs aims at, in LUFS.", ge=-40, le=-5, unit="LUFS")
+    lyrics_format: Literal["inference", "raw"] = setting(
         "inference",
-        description="inference: lyrics under their language, up to 2048 tokens, as ACE-Step generates with. "
+        "inference: lyrics under their language, up to 2048 tokens, as ACE-Step generates with. "
         "raw: the bare lyrics, up to 512 tokens, as trainers did before August 2026.",
     )
-    timbre: Literal["silence", "zero"] = Field(
+    timbre: Literal["silence", "zero"] = setting(
         "silence",
-        description="What stands for a reference song: silence, as ACE-Step generates with, or the single "
+        "What stands for a reference song: silence, as ACE-Step generates with, or the single "
         "zero frame of other trainers.",
     )
-    on_bad_file: Literal["fail", "skip"] = Field(
+    on_bad_file: Literal["fail", "skip"] = setting(
         "fail",
-        description="What becomes of a dataset with songs that are silent, damaged or not sound: fail (all "
+        "What becomes of a dataset with songs that are silent, damaged or not sound: fail (all "
         "are named, nothing is made), or skip (they are named and left out).",
     )
 
@@ -63,63 +51,59 @@ class PreprocessSpec(Section):
 class EstimateSpec(Section):
     """Which modules does this dataset move most?"""
 
-    batches: int = Field(
-        5,
-        ge=1,
-        description="Batches over which gradient norms are averaged.",
-        json_schema_extra={"unit": "batches", "flag": "--estimate-batches"},
+    batches: int = setting(
+        5, "Batches over which gradient norms are averaged.", ge=1, unit="batches", flag="--estimate-batches"
     )
-    top_k: int = Field(16, ge=1, description="Modules that the ready --target-modules line names.")
+    top_k: int = setting(16, "Modules that the ready --target-modules line names.", ge=1)
 
 
 class RuntimeSpec(Section):
     """The machine."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
-        "auto", description="auto (the GPU where there is one), cpu, cuda or cuda:N."
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = setting(
+        "auto", "auto (the GPU where there is one), cpu, cuda or cuda:N."
     )
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = setting(
         "auto",
-        description="auto: bf16 on a GPU that computes it natively, else fp32. fp16 (with a gradient scaler) "
+        "auto: bf16 on a GPU that computes it natively, else fp32. fp16 (with a gradient scaler) "
         "is for GPUs without bf16 that have no memory for fp32.",
     )
-    attention: Literal["auto", "flash", "sdpa"] = Field(
+    attention: Literal["auto", "flash", "sdpa"] = setting(
         "auto",
-        description="flash: the package flash-attn; sdpa: torch's own, banded in the sliding layers; "
+        "flash: the package flash-attn; sdpa: torch's own, banded in the sliding layers; "
         "auto: flash where it is installed and the GPU and precision allow it.",
-        json_schema_extra={"flag": "--attention-backend"},
+        flag="--attention-backend",
     )
-    offload_encoder: bool = Field(
+    offload_encoder: bool = setting(
         True,
-        description="Keep the encoders out of memory while training. Always so here, as training reads what "
+        "Keep the encoders out of memory while training. Always so here, as training reads what "
         "they made: the flag is accepted and changes nothing.",
     )
-    workspace: Annotated[str, Field(min_length=1), BeforeValidator(path_as_text)] | None = Field(
-        None,
-        description="Local folder for downloads and unfinished work; by default one in the user's cache.",
+    workspace: Annotated[str, Field(min_length=1), BeforeValidator(path_as_text)] | None = setting(
+        None, "Local folder for downloads and unfinished work; by default one in the user's cache."
     )
-    grace_seconds: float = Field(
+    grace_seconds: float = setting(
         30,
-        ge=1,
-        le=3600,
-        description="Seconds that the machine leaves after SIGTERM or Ctrl-C: the step ends, its state is "
+        "Seconds that the machine leaves after SIGTERM or Ctrl-C: the step ends, its state is "
         "saved and sent, and the process ends with code 75 within them.",
-        json_schema_extra={"unit": "seconds"},
-    )
-    lease_seconds: float = Field(
-        60,
         ge=1,
         le=3600,
-        description="Seconds without a sign of life after which another run may take an output over.",
-        json_schema_extra={"unit": "seconds"},
+        unit="seconds",
     )
-    price_per_hour: float | None = Field(
-        None, ge=0, description="Price of the machine per hour, in any currency, for the receipt."
+    lease_seconds: float = setting(
+        60,
+        "Seconds without a sign of life after which another run may take an output over.",
+        ge=1,
+        le=3600,
+        unit="seconds",
     )
-    deterministic: bool = Field(True, description="Same inputs, same bits; costs some speed on a GPU.")
-    on_exit: Literal["none", "stop", "terminate"] = Field(
+    price_per_hour: float | None = setting(
+        None, "Price of the machine per hour, in any currency, for the receipt.", ge=0
+    )
+    deterministic: bool = setting(True, "Same inputs, same bits; costs some speed on a GPU.")
+    on_exit: Literal["none", "stop", "terminate"] = setting(
         "none",
-        description="What becomes of a rented machine (RunPod, Vast) when the job ends, unless it is to be "
+        "What becomes of a rented machine (RunPod, Vast) when the job ends, unless it is to be "
         "run again (exit code 75): none, stop (its disk stays, and is paid), or terminate.",
     )
 
@@ -136,48 +120,44 @@ class StorageSpec(Section):
 
     endpoint_url: (
         Annotated[str, Field(pattern=r"^https?://"), AfterValidator(check_no_credentials)] | None
-    ) = Field(None, description="S3 server's URL (http:// or https://), for anything but AWS.")
-    region: str | None = Field(None, min_length=1, description="S3 region.")
-    path_style: bool | None = Field(
-        None, description="http://host/bucket/key addressing; by default on where endpoint_url is set."
+    ) = setting(None, "S3 server's URL (http:// or https://), for anything but AWS.")
+    region: str | None = setting(None, "S3 region.", min_length=1)
+    path_style: bool | None = setting(
+        None, "http://host/bucket/key addressing; by default on where endpoint_url is set."
     )
-    anonymous: bool = Field(False, description="Read public buckets without credentials.")
-    connections: int = Field(8, ge=1, le=64, description="Files transferred at a time.")
+    anonymous: bool = setting(False, "Read public buckets without credentials.")
+    connections: int = setting(8, "Files transferred at a time.", ge=1, le=64)
 
 
 class JobFields(Section):
     """Every field of a job. `config.job.JobSpec` is these and how they are loaded."""
 
-    name: str = Field(
+    name: str = setting(
         "my-lora",
+        "Name of the run: letters, digits, dot, dash, underscore.",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
-        description="Name of the run: letters, digits, dot, dash, underscore.",
     )
-    task: Literal["preprocess", "estimate", "train", "pipeline"] = Field(
-        "pipeline", description="What `sidestep run` does; pipeline is the other three in order."
+    task: Literal["preprocess", "estimate", "train", "pipeline"] = setting(
+        "pipeline", "What `sidestep run` does; pipeline is the other three in order."
     )
-    checkpoint_dir: Place = Field(
-        "checkpoints",
-        description="Place of the ACE-Step 1.5 checkpoints (model folders, vae/, text encoder).",
+    checkpoint_dir: Place = setting(
+        "checkpoints", "Place of the ACE-Step 1.5 checkpoints (model folders, vae/, text encoder)."
     )
-    model_variant: str = Field(
+    model_variant: str = setting(
         "base",
+        "turbo, base, sft, xl-turbo, xl-base, xl-sft, or a folder's name.",
         min_length=1,
         pattern=r"^[^/\\]+$",
-        description="turbo, base, sft, xl-turbo, xl-base, xl-sft, or a folder's name.",
     )
-    base_model: Literal["turbo", "base", "sft", "xl-turbo", "xl-base", "xl-sft"] | None = Field(
-        None,
-        description="The model that a fine-tune was made from, for what its own config.json leaves out.",
+    base_model: Literal["turbo", "base", "sft", "xl-turbo", "xl-base", "xl-sft"] | None = setting(
+        None, "The model that a fine-tune was made from, for what its own config.json leaves out."
     )
-    audio_dir: Place | None = Field(None, description="Place of the songs.")
-    dataset_json: Place | None = Field(None, description="Captions, lyrics and the rest, as a dataset JSON.")
-    dataset_dir: Place | None = Field(
-        None,
-        description="Place of the tensors; by default <output_dir>/tensors.",
-        json_schema_extra={"aliases": ["--tensor-output"]},
+    audio_dir: Place | None = setting(None, "Place of the songs.")
+    dataset_json: Place | None = setting(None, "Captions, lyrics and the rest, as a dataset JSON.")
+    dataset_dir: Place | None = setting(
+        None, "Place of the tensors; by default <output_dir>/tensors.", aliases=["--tensor-output"]
     )
-    output_dir: Place | None = Field(None, description="Place of all results, and the job's only state.")
+    output_dir: Place | None = setting(None, "Place of all results, and the job's only state.")
     preprocess: PreprocessSpec = PreprocessSpec()
     estimate: EstimateSpec = EstimateSpec()
     train: TrainSpec = TrainSpec()

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -31,6 +32,27 @@ def mark_of(field: FieldInfo) -> Mark:
     for type_ in get_args(field.annotation):  # of `Place | None`
         marks += getattr(type_, "__metadata__", ())
     return next((mark for mark in marks if isinstance(mark, Mark)), Mark())
+
+
+def setting(
+    default: Any,
+    description: str,
+    *,
+    unit: str | None = None,
+    flag: str | None = None,
+    aliases: Sequence[str] = (),
+    **rules: Any,
+) -> Any:
+    """A field of the spec: pydantic's `Field` under `rules`, such as ge=1, and what the command line needs.
+
+    Args:
+        unit: what it counts.
+        flag: where the flag is not simply the field's name.
+        aliases: the guide's other spellings of the flag.
+    """
+    extra: dict[str, Any] = {"unit": unit, "flag": flag, "aliases": list(aliases)}
+    said = {name: value for name, value in extra.items() if value}
+    return Field(default, description=description, json_schema_extra=said or None, **rules)
 
 
 LORA, LOKR = Mark(adapter_type="lora"), Mark(adapter_type="lokr")

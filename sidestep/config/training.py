@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from sidestep.config.optimizers import OPTIMIZERS, OptimizerName, Scheduler
-from sidestep.config.section import LOKR, LORA, Place, Section, mark_of
+from sidestep.config.section import LOKR, LORA, Place, Section, mark_of, setting
 
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_MODULES = ("gate_proj", "up_proj", "down_proj")
@@ -38,39 +38,29 @@ def _fixed_means_corrected(value: Any) -> Any:
 class AdapterSpec(Section):
     """What is trained: the adapter's kind, size and place in the model."""
 
-    type: Literal["lora", "lokr"] = Field(
-        "lora",
-        description="lora (PEFT, recommended) or lokr (LyCORIS, experimental).",
-        json_schema_extra={"flag": "--adapter-type"},
+    type: Literal["lora", "lokr"] = setting(
+        "lora", "lora (PEFT, recommended) or lokr (LyCORIS, experimental).", flag="--adapter-type"
     )
-    rank: int = Field(
-        64,
-        ge=1,
-        le=4096,
-        description="Rank of LoRA, linear dimension of LoKR.",
-        json_schema_extra={"aliases": ["--lokr-linear-dim"]},
+    rank: int = setting(
+        64, "Rank of LoRA, linear dimension of LoKR.", ge=1, le=4096, aliases=["--lokr-linear-dim"]
     )
-    alpha: float = Field(
+    alpha: float = setting(
         128,
+        "The update is scaled by alpha / rank; by default alpha is twice the rank.",
         gt=0,
-        description="The update is scaled by alpha / rank; by default alpha is twice the rank.",
-        json_schema_extra={"aliases": ["--lokr-linear-alpha"]},
+        aliases=["--lokr-linear-alpha"],
     )
-    dropout: Annotated[float, LORA] = Field(
-        0.1, ge=0, lt=1, description="Dropout on the adapter's input (LoRA only)."
-    )
-    target_modules: Annotated[tuple[str, ...], BeforeValidator(_split_words)] = Field(
+    dropout: Annotated[float, LORA] = setting(0.1, "Dropout on the adapter's input (LoRA only).", ge=0, lt=1)
+    target_modules: Annotated[tuple[str, ...], BeforeValidator(_split_words)] = setting(
         ATTENTION_MODULES,
+        "Modules that get an adapter: q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, "
+        "or the end of a path, such as layers.3.self_attn.q_proj.",
         min_length=1,
-        description=(
-            "Modules that get an adapter: q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, "
-            "or the end of a path, such as layers.3.self_attn.q_proj."
-        ),
     )
-    attention: Literal["self", "cross", "both"] = Field(
+    attention: Literal["self", "cross", "both"] = setting(
         "both",
-        description="Which attention q_proj, k_proj, v_proj and o_proj mean: self, cross, or both.",
-        json_schema_extra={"aliases": ["--attention-type"]},
+        "Which attention q_proj, k_proj, v_proj and o_proj mean: self, cross, or both.",
+        aliases=["--attention-type"],
     )
     rank_pattern: Annotated[
         dict[str, Annotated[int, Field(ge=1, le=4096)]], BeforeValidator(_split_pairs), LORA
@@ -84,35 +74,32 @@ class AdapterSpec(Section):
         default_factory=dict,
         description="Other alphas for some modules (LoRA only), by path ending: v_proj=32.",
     )
-    bias: Literal["none"] = Field(
-        "none",
-        description="PEFT's option of that name: none, as the layers that get an adapter have no biases.",
+    bias: Literal["none"] = setting(
+        "none", "PEFT's option of that name: none, as the layers that get an adapter have no biases."
     )
-    factor: Annotated[int, LOKR] = Field(
+    factor: Annotated[int, LOKR] = setting(
         -1,
+        "LoKR: size of the first Kronecker factor; -1 splits each dimension near its root.",
         ge=-1,
-        description="LoKR: size of the first Kronecker factor; -1 splits each dimension near its root.",
-        json_schema_extra={"flag": "--lokr-factor"},
+        flag="--lokr-factor",
     )
-    decompose_both: Annotated[bool, LOKR] = Field(
+    decompose_both: Annotated[bool, LOKR] = setting(
         False,
-        description="LoKR: make the first Kronecker factor low-rank too, where the rank is small enough.",
-        json_schema_extra={"flag": "--lokr-decompose-both"},
+        "LoKR: make the first Kronecker factor low-rank too, where the rank is small enough.",
+        flag="--lokr-decompose-both",
     )
-    use_tucker: Annotated[bool, LOKR] = Field(
+    use_tucker: Annotated[bool, LOKR] = setting(
         False,
-        description="LoKR: Tucker decomposition, which convolutions alone have: no effect on this model.",
-        json_schema_extra={"flag": "--lokr-use-tucker"},
+        "LoKR: Tucker decomposition, which convolutions alone have: no effect on this model.",
+        flag="--lokr-use-tucker",
     )
-    use_scalar: Annotated[bool, LOKR] = Field(
-        False,
-        description="LoKR: scale each update by a trained number that starts at zero.",
-        json_schema_extra={"flag": "--lokr-use-scalar"},
+    use_scalar: Annotated[bool, LOKR] = setting(
+        False, "LoKR: scale each update by a trained number that starts at zero.", flag="--lokr-use-scalar"
     )
-    weight_decompose: Annotated[bool, LOKR] = Field(
+    weight_decompose: Annotated[bool, LOKR] = setting(
         False,
-        description="LoKR: train the length of each weight row apart from its direction, as DoRA does.",
-        json_schema_extra={"flag": "--lokr-weight-decompose"},
+        "LoKR: train the length of each weight row apart from its direction, as DoRA does.",
+        flag="--lokr-weight-decompose",
     )
 
     @model_validator(mode="before")
@@ -162,141 +149,114 @@ class AdapterSpec(Section):
 class CheckpointSpec(Section):
     """When training is saved, and how much of it is kept."""
 
-    every_epochs: int = Field(
-        10,
-        ge=1,
-        description="Epochs between checkpoints.",
-        json_schema_extra={"unit": "epochs", "aliases": ["--save-every"]},
+    every_epochs: int = setting(
+        10, "Epochs between checkpoints.", ge=1, unit="epochs", aliases=["--save-every"]
     )
-    every_steps: int | None = Field(
-        None,
-        ge=1,
-        description="Optimizer steps between checkpoints, besides those by epochs.",
-        json_schema_extra={"unit": "steps"},
+    every_steps: int | None = setting(
+        None, "Optimizer steps between checkpoints, besides those by epochs.", ge=1, unit="steps"
     )
-    every_minutes: float | None = Field(
+    every_minutes: float | None = setting(
         10,
-        gt=0,
-        description="Minutes between checkpoints, besides those by epochs: the most work that a machine "
+        "Minutes between checkpoints, besides those by epochs: the most work that a machine "
         "which vanishes takes with it.",
-        json_schema_extra={"unit": "minutes"},
+        gt=0,
+        unit="minutes",
     )
-    keep: int = Field(3, ge=1, description="Newest checkpoints that are kept in the output.")
-    keep_every_epochs: int | None = Field(
+    keep: int = setting(3, "Newest checkpoints that are kept in the output.", ge=1)
+    keep_every_epochs: int | None = setting(
         None,
+        "Checkpoints after multiples of so many epochs are made, and kept for good.",
         ge=1,
-        description="Checkpoints after multiples of so many epochs are made, and kept for good.",
-        json_schema_extra={"unit": "epochs"},
+        unit="epochs",
     )
 
 
 class TrainSpec(Section):
     """How the adapter is trained."""
 
-    mode: Annotated[Literal["corrected", "vanilla"], BeforeValidator(_fixed_means_corrected)] = Field(
-        "corrected",
-        description="corrected: logit-normal timesteps, condition dropout. vanilla: the eight turbo steps.",
+    mode: Annotated[Literal["corrected", "vanilla"], BeforeValidator(_fixed_means_corrected)] = setting(
+        "corrected", "corrected: logit-normal timesteps, condition dropout. vanilla: the eight turbo steps."
     )
     adapter: AdapterSpec = AdapterSpec()
-    epochs: int = Field(
-        100, ge=1, description="Passes over the dataset.", json_schema_extra={"unit": "epochs"}
+    epochs: int = setting(100, "Passes over the dataset.", ge=1, unit="epochs")
+    max_steps: int | None = setting(
+        None, "Optimizer steps after which training ends early.", ge=1, unit="steps"
     )
-    max_steps: int | None = Field(
-        None,
-        ge=1,
-        description="Optimizer steps after which training ends early.",
-        json_schema_extra={"unit": "steps"},
-    )
-    optimizer_type: OptimizerName = Field(
+    optimizer_type: OptimizerName = setting(
         "adamw",
-        description=f"{'; '.join(f'{name} {row.says}'.strip() for name, row in OPTIMIZERS.items())}.",
-        json_schema_extra={"aliases": ["--optimizer"]},
+        f"{'; '.join(f'{name} {row.says}'.strip() for name, row in OPTIMIZERS.items())}.",
+        aliases=["--optimizer"],
     )
-    lr: float | None = Field(
+    lr: float | None = setting(
         None,
+        "Peak learning rate; by default the optimizer's: 1e-4, and 1.0 for prodigy.",
         gt=0,
         le=10,
         validate_default=True,
-        description="Peak learning rate; by default the optimizer's: 1e-4, and 1.0 for prodigy.",
-        json_schema_extra={"aliases": ["--learning-rate"]},
+        aliases=["--learning-rate"],
     )
-    scheduler: Scheduler | None = Field(
+    scheduler: Scheduler | None = setting(
         None,
-        validate_default=True,
-        description="How the learning rate goes on after warm-up: cosine (to 1 % at the end), "
+        "How the learning rate goes on after warm-up: cosine (to 1 % at the end), "
         "cosine_restarts (four times), linear (to 1 %), or constant_with_warmup; constant has no warm-up. "
         "By default cosine, and constant for prodigy.",
-        json_schema_extra={"aliases": ["--scheduler-type"]},
+        validate_default=True,
+        aliases=["--scheduler-type"],
     )
-    warmup_steps: int = Field(
-        100,
-        ge=0,
-        description="Optimizer steps of linear warm-up, at most a tenth of the run.",
-        json_schema_extra={"unit": "steps"},
+    warmup_steps: int = setting(
+        100, "Optimizer steps of linear warm-up, at most a tenth of the run.", ge=0, unit="steps"
     )
-    weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay.")
-    accumulation: int = Field(
-        4,
-        ge=1,
-        description="Samples whose gradients make one optimizer step.",
-        json_schema_extra={"aliases": ["--gradient-accumulation"]},
+    weight_decay: float = setting(0.01, "Decoupled weight decay.", ge=0, le=1)
+    accumulation: int = setting(
+        4, "Samples whose gradients make one optimizer step.", ge=1, aliases=["--gradient-accumulation"]
     )
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    cfg_dropout: float = Field(
-        0.15, ge=0, lt=1, description="Share of samples trained without their conditions (corrected mode)."
+    max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.", gt=0)
+    cfg_dropout: float = setting(
+        0.15, "Share of samples trained without their conditions (corrected mode).", ge=0, lt=1
     )
-    timestep_mu: float | None = Field(
-        None, ge=-10, le=10, description="Mean of the logit-normal timestep law; by default the checkpoint's."
+    timestep_mu: float | None = setting(
+        None, "Mean of the logit-normal timestep law; by default the checkpoint's.", ge=-10, le=10
     )
-    timestep_sigma: float | None = Field(
+    timestep_sigma: float | None = setting(
+        None, "Deviation of the logit-normal timestep law; by default the checkpoint's.", gt=0, le=10
+    )
+    chunk_duration: float | None = setting(
         None,
-        gt=0,
-        le=10,
-        description="Deviation of the logit-normal timestep law; by default the checkpoint's.",
-    )
-    chunk_duration: float | None = Field(
-        None,
+        "Seconds of a song that one step sees, cut out anywhere; by default the whole song.",
         ge=1,
         le=600,
-        description="Seconds of a song that one step sees, cut out anywhere; by default the whole song.",
-        json_schema_extra={"unit": "seconds"},
+        unit="seconds",
     )
-    seed: int = Field(42, ge=0, lt=2**32, description="Seed of every random draw.")
-    gradient_checkpointing: bool = Field(
-        True, description="Recompute activations in the backward pass: far less memory, 10-30 % slower."
+    seed: int = setting(42, "Seed of every random draw.", ge=0, lt=2**32)
+    gradient_checkpointing: bool = setting(
+        True, "Recompute activations in the backward pass: far less memory, 10-30 % slower."
     )
-    gradient_checkpointing_ratio: float = Field(
+    gradient_checkpointing_ratio: float = setting(
         1.0,
+        "Share of the decoder's layers that gradient_checkpointing recomputes: less is faster "
+        "and takes more memory.",
         ge=0,
         le=1,
-        description="Share of the decoder's layers that gradient_checkpointing recomputes: less is faster "
-        "and takes more memory.",
     )
-    log_every: int = Field(
-        1,
-        ge=1,
-        description="Optimizer steps between loss and lr points in TensorBoard.",
-        json_schema_extra={"unit": "steps"},
+    log_every: int = setting(
+        1, "Optimizer steps between loss and lr points in TensorBoard.", ge=1, unit="steps"
     )
-    log_heavy_every: int = Field(
-        50,
-        ge=1,
-        description="Optimizer steps between per-module gradient norms in TensorBoard.",
-        json_schema_extra={"unit": "steps"},
+    log_heavy_every: int = setting(
+        50, "Optimizer steps between per-module gradient norms in TensorBoard.", ge=1, unit="steps"
     )
-    resume_from: Place | None = Field(
+    resume_from: Place | None = setting(
         None,
-        description="Checkpoint to go on from: a path, a URI, or a name under <output_dir>/checkpoints. "
+        "Checkpoint to go on from: a path, a URI, or a name under <output_dir>/checkpoints. "
         "Without it, training goes on from the newest one.",
     )
-    new_attempt: bool = Field(
+    new_attempt: bool = setting(
         False,
-        description="Let resume_from go back behind the newest checkpoint of this output. Later checkpoints "
+        "Let resume_from go back behind the newest checkpoint of this output. Later checkpoints "
         "then count no more. Also tries on where five attempts in a row made no checkpoint.",
     )
-    extend: bool = Field(
+    extend: bool = setting(
         False,
-        description="Let a run go on to more epochs or max_steps than it was begun with. The learning rate "
+        "Let a run go on to more epochs or max_steps than it was begun with. The learning rate "
         "then follows the longer run's schedule.",
     )
     checkpoint: CheckpointSpec = CheckpointSpec()
