@@ -1,5 +1,6 @@
 """The rules that hold the house together: imports point one way, and nothing heavy loads before it must."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -135,3 +136,11 @@ def test_each_room_stands_on_one_floor() -> None:
     rooms = [room for floor in FLOORS for room in floor]
     assert len(rooms) == len(set(rooms))
     assert {file.stem for file in PACKAGE.glob("*.py")} == set(FRONT)
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_the_files_that_the_pages_name_are_there(page: str) -> None:
+    root = PACKAGE.parent
+    named = re.findall(r"`((?:\w+/)+[\w.]+\.(?:py|jinja))`", (root / page).read_text(encoding="utf-8"))
+    assert len(named) > 10
+    assert [name for name in named if not ((root / name).is_file() or (PACKAGE / name).is_file())] == []
