@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,7 +71,7 @@ def venv_python() -> str:
 
 
 @contextlib.contextmanager
-def step(text: str):
+def step(text: str) -> Iterator[None]:
     """Say what is being done, and then how long it took."""
     print("  " + text + " …", end="", flush=True)
     start = time.monotonic()

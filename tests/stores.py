@@ -15,7 +15,8 @@ from sidestep.storage.store import Store
 def store(request: Any, tmp_path: Path) -> Store:
     """An empty store of each kind."""
     if request.param == "s3":
-        return request.getfixturevalue("s3_server").store("a folder/deeper")
+        remote: Store = request.getfixturevalue("s3_server").store("a folder/deeper")
+        return remote
     place = {
         "local": str(tmp_path / "a folder"),
         "file": (tmp_path / "a folder").as_uri(),

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from lycoris.functional import factorization  # type: ignore[import-untyped]
-from lycoris.modules.lokr import LokrModule  # type: ignore[import-untyped]
+from lycoris.functional import factorization
+from lycoris.modules.lokr import LokrModule
 from peft.tuners.lokr.layer import factorization as peft_factorization
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn

@@ -59,7 +59,7 @@ def _adafactor(parameters: list[Parameter], lr: float, weight_decay: float) -> O
 
 def _prodigy(parameters: list[Parameter], lr: float, weight_decay: float) -> Optimizer:
     """Without bias correction, which takes a hundred steps more to find the rate."""
-    from prodigyopt import Prodigy  # type: ignore[import-untyped]  # published without types
+    from prodigyopt import Prodigy
 
     # The decay goes in with the group: as an argument, it makes Prodigy print a line.
     groups = [{"params": parameters, "weight_decay": weight_decay}]

@@ -7,7 +7,9 @@ process: without a checkpoint, with one as the training makes it, and with one t
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,18 +17,19 @@ from rich.table import Table
 
 from sidestep import adapters
 from sidestep.commitlog.lease import Lease
-from sidestep.commitlog.log import CommitLog
 from sidestep.commitlog.writer import take_over
-from sidestep.config.schema import StorageSpec
+from sidestep.config.job import JobSpec
 from sidestep.config.training import AdapterSpec, TrainSpec
-from sidestep.lifecycle.pending import PendingCheckpoints
+from sidestep.lifecycle.events import EventsToSend
+from sidestep.lifecycle.job import Job
+from sidestep.lifecycle.policy import CheckpointPolicy
+from sidestep.lifecycle.reporter import Reporter
 from sidestep.lifecycle.saver import Saver
-from sidestep.runtime.preemption import Preemption
-from sidestep.runtime.workspace import Workspace
 from sidestep.storage.local import LocalStore
-from sidestep.storage.store import ProgressCallback, no_advance
+from sidestep.storage.store import ProgressCallback, Store, no_advance
 from sidestep.training.numbers import Progress
 from sidestep.training.optimizer import build_optimizer
+from sidestep.training.schedule import Schedule
 from sidestep.training.snapshot import Snapshot
 from tests.bench.run import decoder
 
@@ -43,17 +46,22 @@ class SlowStore(LocalStore):
         super().upload(source, path, advance)
 
 
+class SlowJob(Job):
+    @cached_property
+    def output_store(self) -> Store:
+        return SlowStore(Path(self.spec.output_place), self.spec.storage)
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         saver, size = _saver(Path(folder))
         plain = _steps(lambda: None)
-        preemption = Preemption()
-        background = _steps(lambda: saver.save("checkpoint-step-10", Progress(10), preemption)) - plain
-        saver.finish(preemption)
+        background = _steps(lambda: saver.save("checkpoint-step-10", Progress(10), None)) - plain
+        saver.finish()
 
         def save_and_wait() -> None:
-            saver.save("checkpoint-step-20", Progress(20), preemption)
-            saver.finish(preemption)
+            saver.save("checkpoint-step-20", Progress(20), None)
+            saver.finish()
 
         waited_for = _steps(save_and_wait) - plain
     table = Table("checkpoint", "holds up", title=f"A checkpoint of {size / 1e6:.0f} MB at 100 MB/s")
@@ -74,26 +82,25 @@ def _steps(save: Callable[[], object]) -> float:
 
 
 def _saver(folder: Path) -> tuple[Saver, int]:
+    """A saver of a state that has been through a step, and the size of a checkpoint."""
     train = TrainSpec(adapter=AdapterSpec(rank=RANK, dropout=0))
     adapter = adapters.inject(decoder(banded=True), train.adapter, seed=1)
     optimizer = build_optimizer(adapter, train)
     for parameter in adapter.parameters().values():
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()
-    snapshot = Snapshot(adapter, optimizer, lambda copy: build_optimizer(copy, train))
+    snapshot = Snapshot(adapter, optimizer, train, fingerprint={}, machine={})
     snapshot.take(Progress(1))
-    size = sum(memoryview(part).nbytes for parts in snapshot.files({}, {}).values() for part in parts)
-    store = SlowStore(folder / "output", StorageSpec())
-    outbox = PendingCheckpoints(Workspace(folder / "workspace"), store.place)
+    size = sum(memoryview(part).nbytes for parts in snapshot.files().values() for part in parts)
+    places: dict[str, Any] = {"output_dir": folder / "output", "runtime": {"workspace": folder / "workspace"}}
+    job = SlowJob(JobSpec.load(None, task="train", **places))
     saver = Saver(
-        take_over(CommitLog(store), Lease(60), None, {}),
-        outbox,
+        job,
+        Reporter(job),
+        take_over(job.commits, Lease(60), None, {}),
         snapshot,
-        files=lambda: snapshot.files({}, {}),
-        send_before=lambda: None,
-        keep=list,
-        committed=lambda record: None,
-        failed=print,
+        CheckpointPolicy(train.checkpoint, Schedule.of(train, samples=1)),
+        EventsToSend(job.output, newest=0, now=0),
     )
     return saver, size
 

@@ -143,7 +143,7 @@ def test_the_job_is_the_one_that_render_makes(tmp_path: Path) -> None:
     """`sidestep render kubernetes` and the chart are two ways to the same pod."""
     values = JOB["job"]
     spec = JobSpec.model_validate(values)
-    given = {(name,): value for name, value in values.items()}
+    given: dict[tuple[str, ...], Any] = {(name,): value for name, value in values.items()}
     version = YAML(typ="safe").load(CHART / "Chart.yaml")["appVersion"]
     job = Job(spec, given, f"ghcr.io/side-step/side-step:{version}-cuda13", "job.yaml")
     plain = one("Job", manifests(job))["spec"]

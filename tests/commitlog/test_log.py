@@ -181,7 +181,8 @@ def test_a_writer_that_was_given_up_is_fenced(
     with pytest.raises(AgainError, match=FENCED):
         commit(writer, tmp_path / "late", 2)
     assert {file.path.split("/")[1] for file in store.list_files("checkpoints")} == {"checkpoint-epoch-1"}
-    upload, third = store.upload, []
+    upload = store.upload
+    third: list[Writer] = []
 
     def paused(*given: Any) -> None:
         upload(*given)
@@ -246,7 +247,7 @@ def test_a_writer_that_has_signed_off_is_not_waited_for(
 def test_signs_of_life_are_given_in_the_background(store: Store) -> None:
     heartbeat = heartbeat_path(1)
     with take_over(CommitLog(store), Lease(0.06), None, {}):
-        seen = set()
+        seen: set[bytes] = set()
         end = time.monotonic() + 30
         while len(seen) < 3 and time.monotonic() < end:
             seen.add(store.read_bytes(heartbeat))

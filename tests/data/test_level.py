@@ -5,7 +5,8 @@ import torch
 import torchaudio.functional as F
 
 from sidestep.config.schema import PreprocessSpec
-from sidestep.data.level import levels, loudness, normalized, peak_db
+from sidestep.data.keys import levels
+from sidestep.data.level import loudness, normalized, peak_db
 
 
 def music(seconds: float, peak: float = 0.2) -> torch.Tensor:

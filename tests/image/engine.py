@@ -50,7 +50,8 @@ class Container:
 
     @property
     def state(self) -> Any:
-        return inspect("container", self.name)["State"]
+        state: dict[str, Any] = inspect("container", self.name)["State"]
+        return state
 
     @property
     def log(self) -> str:

@@ -50,7 +50,9 @@ def digests(folder: Path) -> dict[str, str]:
 
 def in_bytes(size: str) -> float:
     """What "1.4 MB" or "768kB" is."""
-    number, unit = re.fullmatch(r"([\d.]+) ?([kMG]?B)", size).groups()
+    found = re.fullmatch(r"([\d.]+) ?([kMG]?B)", size)
+    assert found, size
+    number, unit = found.groups()
     return float(number) * {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
 
 

@@ -9,6 +9,7 @@ from sidestep.commitlog.log import CommitLog
 from sidestep.commitlog.writer import Writer, take_over
 from sidestep.config.schema import StorageSpec
 from sidestep.lifecycle.pending import PendingCheckpoints, Unsent
+from sidestep.runtime.canonical import Parts
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.open import open_store
 from tests.clock import Clock
@@ -30,7 +31,7 @@ def begin(commits: CommitLog) -> Writer:
 
 
 def put(pending: PendingCheckpoints, writer: Writer, step: int) -> Path:
-    files = {"a.json": (b"%d" % step,), "b.bin": (b"x", b"y")}
+    files: dict[str, Parts] = {"a.json": (b"%d" % step,), "b.bin": (b"x", b"y")}
     return pending.put(f"checkpoint-step-{step}", step, files, writer.position)
 
 

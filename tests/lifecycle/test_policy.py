@@ -1,5 +1,7 @@
 """After which steps a run is saved, and which checkpoints stay."""
 
+from typing import Any
+
 import pytest
 
 from sidestep.config.training import CheckpointSpec, TrainSpec
@@ -15,7 +17,7 @@ def schedule() -> Schedule:
     return Schedule.of(TrainSpec(epochs=40, accumulation=1), samples=3)
 
 
-def due(policy: CheckpointPolicy, schedule: Schedule, step: int, **progress: int) -> str | None:
+def due(policy: CheckpointPolicy, schedule: Schedule, step: int, **progress: Any) -> str | None:
     return policy.due(Progress(step, **progress), schedule.group(step - 1))
 
 

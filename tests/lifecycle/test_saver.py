@@ -111,7 +111,7 @@ class Run:
     def save(self, step: int) -> None:
         self.saver.save(f"checkpoint-step-{step}", Progress(step), None)
 
-    def stop(self, step: int, **progress: int) -> None:
+    def stop(self, step: int, **progress: Any) -> None:
         self.saver.save_in_time(f"checkpoint-step-{step}", Progress(step, **progress), None)
 
     @property

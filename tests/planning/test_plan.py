@@ -196,7 +196,7 @@ def test_sound_files_say_their_length(tiny_checkpoints: Path, s3_server: S3Serve
     from sidestep.tasks import demo
 
     demo.write_songs(Path("songs"))
-    job = {"checkpoint_dir": tiny_checkpoints, "audio_dir": "songs", "output_dir": "out"}
+    job: dict[str, Any] = {"checkpoint_dir": tiny_checkpoints, "audio_dir": "songs", "output_dir": "out"}
     here = find_songs(JobSpec.load(None, **job, preprocess={"max_duration": 4}))
     assert here.basis == "measured" and set(here.seconds) == {4.0}
     everything = find_songs(JobSpec.load(None, **job))

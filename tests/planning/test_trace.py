@@ -37,7 +37,12 @@ ATTENTION = {  # torch's counter has none of a CPU's
 
 
 def traced(adapter: AdapterSpec = LORA, variant: str = "base", **changes: Any) -> Trace:
-    settings = {"recomputed": 1.0, "precision": "fp32", "frames": FRAMES, "conditions": CONDITIONS}
+    settings: dict[str, Any] = {
+        "recomputed": 1.0,
+        "precision": "fp32",
+        "frames": FRAMES,
+        "conditions": CONDITIONS,
+    }
     return trace_step(tiny_config(variant), adapter, **{**settings, **changes})
 
 
@@ -101,7 +106,7 @@ def test_a_few_layers_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     layers = {"num_hidden_layers": 10, "layer_types": 5 * ["sliding_attention", "full_attention"]}
 
     def of_ten() -> Trace:
-        settings = {"recomputed": 0.5, "precision": "fp32", "frames": 20, "conditions": 4}
+        settings: dict[str, Any] = {"recomputed": 0.5, "precision": "fp32", "frames": 20, "conditions": 4}
         return trace_step(tiny_config("base") | layers, LORA, **settings)
 
     few = of_ten()

@@ -192,7 +192,7 @@ class TestVast:
         (variables,) = options(create, "--env")
         given = dict(word.split("=", 1) for word in shlex.split(variables) if word != "-e")
         runtime = {"grace_seconds": 4, "on_exit": "terminate"}
-        wanted = {**ON_S3, "audio_dir": "s3://studio/my songs", "runtime": runtime}
+        wanted: dict[str, Any] = {**ON_S3, "audio_dir": "s3://studio/my songs", "runtime": runtime}
         assert resolve(environ=given)[0] == expected(wanted)
 
     @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from sidestep.cli import main
 from sidestep.preflight import machine
 from sidestep.preflight.machine import Torch
+from sidestep.runtime import driver
 from tests.s3 import S3Server
 from tests.songs import song, write_songs
 
@@ -46,7 +48,7 @@ def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
         library = tmp_path / f"libcuda-{count}-{cuda}-{code}.so"
         compile_it = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)]
         subprocess.run(compile_it, input=source, text=True, check=True)
-        monkeypatch.setattr(machine.driver, "LIBRARY", str(library))
+        monkeypatch.setattr(driver, "LIBRARY", str(library))
 
     return install
 
@@ -206,7 +208,6 @@ def test_what_torch_says_of_itself() -> None:
 def test_packages_that_only_this_spec_needs(
     places: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    find_spec = machine.find_spec
     monkeypatch.setattr(
         machine, "find_spec", lambda name: None if name == "bitsandbytes" else find_spec(name)
     )

@@ -21,7 +21,9 @@ Refused = Callable[..., str]
 
 
 @pytest.fixture
-def refused(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Refused:
+def refused(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Refused:
     """Runs `sidestep train` with these settings: it must end with `code` before its task begins."""
 
     def run(code: int, **settings: Any) -> str:

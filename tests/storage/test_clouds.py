@@ -70,7 +70,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Let the client of every cloud be a folder in memory in which all that is asked for raises `error`."""
 
     def install(error: Exception | None = None, at_once: bool = False) -> None:
-        class Client(MemoryFileSystem):
+        class Client(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
             def __init__(self, **settings: Any) -> None:
                 if at_once and error:
                     raise error

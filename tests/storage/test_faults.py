@@ -166,7 +166,7 @@ def test_throttling_that_stays_ends_in_one_message(faulty: FaultyServer) -> None
         store.read_bytes("file")
     assert 10_000 - len(faulty.faults) >= 20
     assert time.monotonic() - began < 5
-    assert StorageError.exit_code == ExitCode.STORAGE == 69
+    assert StorageError.exit_code is ExitCode.STORAGE and int(ExitCode.STORAGE) == 69
 
 
 @pytest.mark.parametrize("how", ["refused", "silent"])

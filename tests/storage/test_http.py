@@ -3,7 +3,7 @@
 import functools
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -80,10 +80,13 @@ def test_passing_faults_of_a_website_are_waited_for(
     store = web_store(website, limits=Limits(Retry(clock=clock, sleep=clock.sleep)))
     pauses = clock.slept
     moved: list[int] = []
-    for use in (
-        lambda: store.read_bytes("file") == CONTENT,
-        lambda: store.download("file", tmp_path / "local", moved.append) or sum(moved) == len(CONTENT),
-    ):
+
+    def download() -> bool:
+        store.download("file", tmp_path / "local", moved.append)
+        return sum(moved) == len(CONTENT)
+
+    uses: list[Callable[[], bool]] = [lambda: store.read_bytes("file") == CONTENT, download]
+    for use in uses:
         website.faults[:] = [fault] * 3
         pauses.clear()
         assert use()
@@ -114,14 +117,14 @@ def test_a_website_that_refuses(website: FaultyServer, tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match="songs/nowhere does not exist"):
         store.download("nowhere", tmp_path / "target")
     assert not (tmp_path / "target").exists()
-    for use in (
+    for change in (
         lambda: store.write_bytes("new", b""),
         lambda: store.create("new", b""),
         lambda: store.upload(tmp_path, "new"),
         lambda: store.delete("file"),
     ):
         with pytest.raises(BadSpecError, match="can only be read"):
-            use()
+            change()
 
 
 def test_what_a_listing_of_another_server_links_to_is_not_followed(

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,11 +69,12 @@ def test_synced_before_it_has_its_name_and_the_folder_after(
 
     monkeypatch.setattr(os, "fsync", recorded)
     (tmp_path / "source").write_bytes(b"new")
-    {
+    uses: dict[str, Callable[[], object]] = {
         "write": lambda: store.write_bytes("folder/file", b"new"),
         "create": lambda: store.create("folder/file", b"new"),
         "upload": lambda: store.upload(tmp_path / "source", "folder/file"),
-    }[how]()
+    }
+    uses[how]()
     assert events[-2:] == [".sideste b'new' named=False", "folder b'' named=True"]
     assert len(events) == 4  # and the entries of both new folders before
 
@@ -181,7 +183,7 @@ def test_a_disk_that_has_no_space_left(full_disk: Path, tmp_path: Path, how: str
     store, source = LocalStore(full_disk, StorageSpec()), tmp_path / "source"
     source.write_bytes(b"new" * 1000)
     (full_disk / "file").write_bytes(b"old")
-    uses = {
+    uses: dict[str, Callable[[], object]] = {
         "write": lambda: store.write_bytes("file", b"new" * 1000),
         "create": lambda: store.create("other", b"new" * 1000),
         "upload": lambda: store.upload(source, "file"),

@@ -141,7 +141,7 @@ def test_create_in_memory_has_one_winner_too(monkeypatch: pytest.MonkeyPatch) ->
     exists = type(store.clients.mine()).exists
 
     def slowly(self: Any, path: str) -> bool:
-        found = exists(self, path)
+        found: bool = exists(self, path)
         time.sleep(0.02)
         return found
 

@@ -10,7 +10,7 @@ from sidestep.config.job import JobSpec
 from sidestep.tasks import estimate as module
 from sidestep.tasks.estimate import estimate
 from tests.songs import MakeSpec
-from tests.tasks.attempts import run_task
+from tests.tasks.attempts import run_task, train
 
 
 @pytest.fixture
@@ -33,8 +33,6 @@ def test_the_report(spec: JobSpec, tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_its_line_can_be_trained(spec: JobSpec, make_spec: MakeSpec) -> None:
-    from sidestep.tasks import run as train
-
     best = list(run_task(estimate, spec))[:5]
     assert train(make_spec("trained", adapter={"target_modules": best})).steps == 4
 

@@ -15,10 +15,10 @@ from sidestep.cli import main
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Job
 from sidestep.runtime.errors import BadSpecError
-from sidestep.tasks import run as train
 from sidestep.tasks.setup import TrainingSetup, prepare_setup, sampling_config
 from sidestep.training.machine import choose_machine
 from tests.songs import MakeSpec
+from tests.tasks.attempts import train
 
 BASE = "acestep-v15-base"
 

@@ -28,6 +28,7 @@ def write(path: Path, codec: str, rate: int, layout: str, seconds: float) -> Non
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (channels, round(rate * seconds))).astype(np.float32)
     with path.open("wb") as file, av.open(file, "w", format=path.suffix[1:]) as container:
         stream = container.add_stream(codec, rate=rate, layout=layout)
+        assert isinstance(stream, av.AudioStream)
         frame = av.AudioFrame.from_ndarray(noise, "fltp", layout)
         frame.sample_rate, frame.pts = rate, 0
         for packet in [*stream.encode(frame), *stream.encode(None)]:

@@ -21,11 +21,11 @@ from sidestep.config.job import JobSpec
 from sidestep.data.tensors import Sample, read_sample
 from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
 from sidestep.storage.open import open_store
-from sidestep.tasks import run as train
 from sidestep.training.flow import SamplingConfig, draw_batch, flow_loss
 from sidestep.training.loop import Trainer
 from tests.s3 import S3Server
 from tests.songs import MakeSpec, absurd_song, song, write_songs
+from tests.tasks.attempts import train
 
 WHOLE_LOKR = {"type": "lokr", "rank": 2, "alpha": 3, "factor": 8} | dict.fromkeys(
     ("decompose_both", "use_tucker", "use_scalar", "weight_decompose"), True

@@ -166,9 +166,14 @@ def test_a_store_that_is_gone_for_a_while_stops_nothing(
     spec = make_spec(**EVERY_STEP)
     gone = (StorageError("the store is gone") if 2 <= n < 8 else None for n in range(10**6))
     fail_commits(monkeypatch, gone)
-    told = []
+    told: list[dict[str, Any]] = []
     update = Reporter.update
-    monkeypatch.setattr(Reporter, "update", lambda self, **what: (told.append(what), update(self, **what)))
+
+    def tell(self: Reporter, **what: Any) -> None:
+        told.append(what)
+        update(self, **what)
+
+    monkeypatch.setattr(Reporter, "update", tell)
     train(spec)
     assert "could not be sent" in caplog.text
     assert newest(spec).step == 8

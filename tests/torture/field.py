@@ -205,10 +205,13 @@ def torture_field(folder: Path) -> Iterator[Field]:
     for number, seconds in enumerate((0.5, 0.7, 0.6)):
         write_tone(folder / "songs" / f"{number}.wav", 200 * (number + 1), seconds)
     command = [sys.executable, "-m", "tests.torture.child"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     environment = os.environ | ENVIRONMENT | {"XDG_CACHE_HOME": str(folder / "cache")}
     os.environ.update(ENVIRONMENT)
-    with server_process() as server, subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as warm:
+    pipe = subprocess.PIPE
+    with (
+        server_process() as server,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, text=True) as warm,
+    ):
         assert warm.stdout and warm.stdout.readline() == "ready\n"
         field_ = Field(folder, server, warm)
         try:

@@ -183,7 +183,10 @@ def test_ten_in_a_row_end_the_run(make_spec: MakeSpec, where: str, monkeypatch: 
         found = original(self, sample, index, sampling)
         if sampling.seed != trainer.sampling.seed or index not in bad:
             return found
-        return found * math.nan if where == "loss" else NotFiniteBackwards.apply(found)
+        if where == "loss":
+            return found * math.nan
+        spoilt: Tensor = NotFiniteBackwards.apply(found)  # type: ignore[no-untyped-call]  # torch's own
+        return spoilt
 
     monkeypatch.setattr(Trainer, "loss", loss)
     progress = Progress()
