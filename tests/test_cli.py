@@ -150,6 +150,16 @@ def test_a_bug_without_a_log_file_shows_its_traceback(
     assert "ZeroDivisionError: oops" in error.splitlines()[-1]
 
 
+def test_after_notice_no_thread_holds_the_end_up() -> None:
+    code = (
+        "import threading, time; from sidestep import cli\n"
+        "threading.Thread(target=time.sleep, args=[90]).start()\n"
+        "cli.main = lambda: 75\n"
+        "cli.entry()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == ExitCode.AGAIN
+
+
 def test_a_reader_that_leaves_is_no_failure() -> None:
     read, write = os.pipe()
     os.close(read)

@@ -69,6 +69,7 @@ def test_watching_ends_with_the_job(
     write(running, tmp_path)
 
     def ends(seconds: float) -> None:
+        assert Status.read((tmp_path / "status.json").read_bytes(), "").state == "running"
         write(running.model_copy(update={"state": "done"}), tmp_path)
 
     show_status(LocalStore(tmp_path, StorageSpec()), as_json=False, watch=True, sleep=ends)

@@ -190,8 +190,8 @@ def test_an_answer_that_is_not_http(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def garbled(*request: Any, **options: Any) -> None:
-        raise BadStatusLine("SSH-2.0")
+        raise BadStatusLine(f"SSH-2.0 {TOKEN}")
 
     monkeypatch.setattr("urllib.request.urlopen", garbled)
     assert run(monkeypatch, RUNPOD, "stop", BadDataError("no song")) == ExitCode.BAD_DATA
-    assert "STILL RENTED" in caplog.text and "SSH-2.0" in caplog.text
+    assert "STILL RENTED" in caplog.text and "SSH-2.0" in caplog.text and TOKEN not in caplog.text
