@@ -1,0 +1,60 @@
+"""What the answers come to, and the way back through a flow; both without a terminal."""
+
+import pytest
+
+from sidestep.config.fields import spec_fields
+from sidestep.wizard.ask import Back
+from sidestep.wizard.flow import Step, walk
+from sidestep.wizard.state import WizardState
+
+RANK = ("train", "adapter", "rank")
+TARGETS = ("train", "adapter", "target_modules")
+EXTEND = ("train", "extend")
+
+
+def test_the_flags_that_say_the_same() -> None:
+    state = WizardState({RANK: "8", TARGETS: "q_proj v_proj", EXTEND: "false"}, preset="quick-test")
+    assert state.flags() == [
+        *("--preset", "quick-test", "--rank", "8"),
+        *("--target-modules", "q_proj", "v_proj", "--no-extend"),
+    ]
+
+
+def test_what_a_field_would_be_is_told_without_its_own_answer() -> None:
+    state = WizardState({RANK: "8"})
+    assert state.otherwise(RANK) == "64"
+    assert state.otherwise(("train", "adapter", "alpha")) == "16"  # by the other answers
+    state.preset = "quick-test"
+    assert state.otherwise(RANK) == "16"
+    assert state.spec().train.adapter.rank == 8
+
+
+def test_what_is_wrong_with_an_answer() -> None:
+    field = spec_fields()[RANK]
+    state = WizardState({RANK: "0"})
+    assert state.problem(field, "4") is None
+    assert state.problem(field, "") is None
+    assert "4096" in str(state.problem(field, "5000"))
+
+
+def test_back_leads_to_the_question_before_not_to_one_that_was_left_out() -> None:
+    asked: list[str] = []
+
+    def step(name: str, *, goes_back: bool = False, applies: bool = True) -> Step:
+        def ask(state: WizardState) -> None:
+            asked.append(name)
+            if goes_back and asked.count(name) == 1:
+                raise Back
+
+        return Step(ask, lambda state: applies)
+
+    walk([step("first"), step("left out", applies=False), step("last", goes_back=True)], WizardState())
+    assert asked == ["first", "last", "first", "last"]
+
+
+def test_back_from_the_first_question_leaves_the_flow() -> None:
+    def leave(state: WizardState) -> None:
+        raise Back
+
+    with pytest.raises(Back):
+        walk([Step(leave)], WizardState())
