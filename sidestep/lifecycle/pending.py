@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class PendingCheckpoints:
         self._root = workspace.scratch(f"outbox-{hashlib.sha256(place.encode()).hexdigest()[:16]}")
         self._note = self._root / "newest.json"
 
-    def put(self, name: str, step: int, files: dict[str, Parts], writer: tuple[int, str]) -> Path:
+    def put(self, name: str, step: int, files: Mapping[str, Parts], writer: tuple[int, str]) -> Path:
         """Keep a checkpoint as the newest one; its folder.
 
         `writer` is the last record that its writer knew of, and that writer's nonce.

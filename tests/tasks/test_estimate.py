@@ -9,8 +9,8 @@ import pytest
 from sidestep.config.job import JobSpec
 from sidestep.tasks import estimate as module
 from sidestep.tasks.estimate import estimate
+from tests.runs import run_task, train
 from tests.songs import MakeSpec
-from tests.tasks.attempts import run_task, train
 
 
 @pytest.fixture

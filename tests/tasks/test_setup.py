@@ -17,8 +17,8 @@ from sidestep.lifecycle.job import Job
 from sidestep.runtime.errors import BadSpecError
 from sidestep.tasks.setup import TrainingSetup, prepare_setup, sampling_config
 from sidestep.training.machine import choose_machine
+from tests.runs import train
 from tests.songs import MakeSpec
-from tests.tasks.attempts import train
 
 BASE = "acestep-v15-base"
 

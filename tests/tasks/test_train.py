@@ -1,7 +1,6 @@
 """The train task as a user runs it: to the end, again, on from a checkpoint, and refused."""
 
 import json
-import logging
 import math
 import os
 import subprocess
@@ -16,55 +15,24 @@ from sidestep import adapters
 from sidestep.acestep import load_model
 from sidestep.cli import main
 from sidestep.commitlog.log import CommitLog
-from sidestep.commitlog.writer import Writer
 from sidestep.config.job import JobSpec
 from sidestep.data.tensors import Sample, read_sample
-from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
+from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.open import open_store
 from sidestep.training.flow import SamplingConfig, draw_batch, flow_loss
 from sidestep.training.loop import Trainer
+from tests.runs import (
+    files,
+    outcome,
+    train,
+    train_until_stopped,
+)
 from tests.s3 import S3Server
 from tests.songs import MakeSpec, absurd_song, song, write_songs
-from tests.tasks.attempts import train
 
 WHOLE_LOKR = {"type": "lokr", "rank": 2, "alpha": 3, "factor": 8} | dict.fromkeys(
     ("decompose_both", "use_tucker", "use_scalar", "weight_decompose"), True
 )
-
-
-class Stopped(Exception):
-    """The machine is gone."""
-
-
-def train_until_stopped(spec: JobSpec, monkeypatch: pytest.MonkeyPatch, commits: int) -> None:
-    """Let a run die right after its commit number `commits`."""
-    original = Writer.commit
-    made = []
-
-    def commit(self: Writer, *args: Any) -> Any:
-        made.append(original(self, *args))
-        if len(made) == commits:
-            raise Stopped
-        return made[-1]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Writer, "commit", commit)
-        with pytest.raises(Stopped):
-            train(spec)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
-
-
-def outcome(spec: JobSpec) -> tuple[dict[str, bytes], list[float]]:
-    """The adapter's bytes and the losses of all steps, from the output alone."""
-    output = Path(spec.output_dir or "")
-    done = CommitLog(open_store(str(output), spec.storage)).tail()
-    assert done
-    assert done.kind == "done"
-    state = adapters.adapter.read_safetensors(output / done.folder / "training_state.safetensors")[0]
-    return files(output / "adapter"), state["history.losses"].tolist()
 
 
 @pytest.mark.parametrize("kind", ["lora", "lokr"])
@@ -116,104 +84,6 @@ def test_job_yaml_is_what_the_last_attempt_was_asked_for(make_spec: MakeSpec) ->
         train(spec)
         kept = JobSpec.load(Path(spec.output_dir or "", "job.yaml"))
         assert (kept.train.epochs, kept.train.log_every) == (spec.train.epochs, spec.train.log_every)
-
-
-def test_resume_from_a_named_checkpoint_as_the_guide_spells_it(make_spec: MakeSpec, tmp_path: Path) -> None:
-    settings = {"epochs": 3, "checkpoint": {"every_epochs": 1}}
-    train(make_spec("whole", **settings))
-    for number, wish in enumerate(
-        [
-            str(tmp_path / "whole" / "checkpoint-epoch-1"),  # the guide leaves checkpoints/ out
-            str(tmp_path / "whole" / "checkpoints" / "checkpoint-epoch-1"),
-        ]
-    ):
-        spec = make_spec(f"again-{number}", **settings, resume_from=wish)
-        if number == 0:
-            with pytest.raises(MissingInputError, match="no checkpoint at"):
-                train(spec)  # it is not in this output, and the path itself is not there
-            continue
-        train(spec)
-        assert outcome(spec) == outcome(make_spec("whole", **settings))
-
-
-def test_resume_from_a_name_in_the_output(
-    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    settings = {"epochs": 3, "checkpoint": {"every_epochs": 1}}
-    train_until_stopped(make_spec("out", **settings), monkeypatch, commits=2)
-    wish = str(tmp_path / "out" / "checkpoint-epoch-1")
-    with pytest.raises(BadSpecError, match=r"the newest checkpoint of .* is checkpoints/checkpoint-epoch-2"):
-        train(make_spec("out", **settings, resume_from=wish))
-    train(make_spec("out", **settings, resume_from=wish, new_attempt=True))
-    assert "Going on after step 2 of 6" in caplog.text
-    train(make_spec("whole", **settings))
-    assert outcome(make_spec("out", **settings)) == outcome(make_spec("whole", **settings))
-
-
-def test_a_finished_run_says_so_and_mends_its_adapter(
-    make_spec: MakeSpec, caplog: pytest.LogCaptureFixture, tmp_path: Path
-) -> None:
-    caplog.set_level(logging.INFO)
-    spec = make_spec()
-    first = train(spec)
-    before = files(tmp_path / "out" / "adapter")
-    (tmp_path / "out" / "adapter" / "adapter_config.json").unlink()
-    assert train(spec) == first
-    assert "Already finished after 4 steps" in caplog.text
-    assert files(tmp_path / "out" / "adapter") == before
-
-
-@pytest.mark.parametrize(
-    ("change", "shown"),
-    [
-        ({"lr": 0.5}, "train.lr: 0.01 then, 0.5 now"),
-        ({"adapter": {"rank": 8}}, "train.adapter.rank: 4 then, 8 now"),
-        ({"epochs": 5}, "train.epochs: 2 then, 5 now"),
-        ({"model_variant": "turbo"}, "model_variant: 'acestep-v15-base' then, 'acestep-v15-turbo' now"),
-    ],
-)
-def test_an_output_of_other_settings_is_refused(
-    make_spec: MakeSpec, tmp_path: Path, change: dict[str, Any], shown: str
-) -> None:
-    train(make_spec())
-    with pytest.raises(BadSpecError) as error:
-        train(make_spec(**change))
-    assert shown in str(error.value)
-    assert len(str(error.value).splitlines()) == 3  # the place, the one difference, what to do
-    kept = JobSpec.load(tmp_path / "out" / "job.yaml")
-    assert kept == make_spec()  # what made the adapter, not what was refused
-    train(make_spec(model_variant="acestep-v15-base", log_every=7, checkpoint={"keep": 9}))  # the same run
-
-
-def test_a_changed_dataset_is_refused(make_spec: MakeSpec, tmp_path: Path) -> None:
-    train(make_spec())
-    write_songs(tmp_path / "tensors", [song(n) for n in range(4)])
-    with pytest.raises(BadSpecError, match="dataset"):
-        train(make_spec())
-
-
-@pytest.mark.parametrize("damage", ["missing tensor", "missing optimizer state", "cut short"])
-def test_a_resume_that_cannot_restore_everything_fails(
-    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damage: str
-) -> None:
-    """Also where the record agrees with the damaged file: a checkpoint given by its path has none."""
-    settings = {"epochs": 3, "checkpoint": {"every_epochs": 1}}
-    train(make_spec("whole", **settings))
-    checkpoint = tmp_path / "whole" / "checkpoints" / "checkpoint-epoch-1"
-    state = checkpoint / "training_state.safetensors"
-    tensors, _ = adapters.adapter.read_safetensors(state)
-    if damage == "cut short":
-        state.write_bytes(state.read_bytes()[:-10])
-    else:
-        from safetensors.torch import save_file
-
-        prefix = "adapter." if damage == "missing tensor" else "optimizer."
-        first = next(key for key in sorted(tensors) if key.startswith(prefix))
-        parameter = first.rpartition(".")[0] if prefix == "optimizer." else first
-        save_file({k: v for k, v in tensors.items() if not k.startswith(parameter)}, state)
-    with pytest.raises(BadDataError):
-        train(make_spec("again", **settings, resume_from=str(checkpoint)))
 
 
 def test_the_adapter_is_the_trained_function(
@@ -433,13 +303,3 @@ def test_a_checkpoint_holds_what_the_guide_says(make_spec: MakeSpec, tmp_path: P
         "training_state.json",
         "training_state.safetensors",
     }
-
-
-def test_a_checkpoint_of_another_version_is_refused_with_a_word(make_spec: MakeSpec, tmp_path: Path) -> None:
-    train(make_spec())
-    numbers = tmp_path / "out" / "checkpoints" / "checkpoint-epoch-2" / "training_state.json"
-    content = json.loads(numbers.read_text())
-    del content["skipped"]
-    numbers.write_text(json.dumps(content))
-    with pytest.raises(BadDataError, match="damaged or of another version"):
-        train(make_spec("again", resume_from=str(numbers.parent)))

@@ -1,0 +1,159 @@
+"""The end of a run: what is said of it, and what is mended when it is run again."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sidestep.commitlog.log import file_digest
+from tests.runs import adapter, files, newest, train, train_with_notice_after
+from tests.songs import MakeSpec
+
+
+def test_a_finished_run_says_so_and_mends_its_adapter(
+    make_spec: MakeSpec, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level(logging.INFO)
+    spec = make_spec()
+    first = train(spec)
+    before = files(tmp_path / "out" / "adapter")
+    (tmp_path / "out" / "adapter" / "adapter_config.json").unlink()
+    assert train(spec) == first
+    assert "Already finished after 4 steps" in caplog.text
+    assert files(tmp_path / "out" / "adapter") == before
+
+
+def test_the_receipt(make_spec: MakeSpec) -> None:
+    spec = make_spec(epochs=4)
+    spec = spec.model_copy(update={"runtime": spec.runtime.model_copy(update={"price_per_hour": 3600.0})})
+    train_with_notice_after(spec, 3)
+    train(spec)
+    receipt = json.loads(Path(spec.output_place, "receipt.json").read_text())
+    assert receipt["steps"] == 8
+    assert (receipt["attempts"], receipt["preemptions"], receipt["steps_repeated"]) == (2, 1, 0)
+    assert set(receipt["adapter"]) == set(adapter(spec))
+    assert {"pull", "train", "publish"} <= set(receipt["seconds"])
+    assert receipt["cost"] == pytest.approx(sum(receipt["seconds"].values()), abs=0.5)  # a second costs one
+    assert len(receipt["machines"]) == 1
+    assert receipt["machines"][0]["versions"]["torch"] == torch.__version__
+    assert receipt["bit_equality"] == "claimed"
+    assert receipt["loss_on_fixed_draws"]["last"] < receipt["loss_on_fixed_draws"]["first"]
+
+
+def test_the_report_tells_of_the_whole_run_and_is_mended(make_spec: MakeSpec) -> None:
+    spec = make_spec(epochs=4)
+    train_with_notice_after(spec, 3)
+    train(spec)
+    output = Path(spec.output_place)
+    history = json.loads((output / "history.json").read_text())
+    assert len(history["losses"]) == len(history["running_mean"]) == len(history["learning_rates"]) == 8
+    assert history["learning_rates"][-1] < history["learning_rates"][0]
+    assert set(history["evaluations"]) == {"0", "8"}
+    assert all(song["seconds"] > 0 for song in history["songs"])
+    report = (output / "report.html").read_bytes()
+    assert all(song["name"] in report.decode() for song in history["songs"])
+    (output / "report.html").unlink()
+    train(spec)
+    assert (output / "report.html").read_bytes() == report
+
+
+def test_a_machine_of_another_kind_is_said(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = make_spec(epochs=4)
+    train_with_notice_after(spec, 3)
+    monkeypatch.setattr("sidestep.training.machine._processor", lambda device: "Abacus 3000")
+    train(spec)
+    assert "of another kind than the one that began the run (processor: " in caplog.text
+    receipt = json.loads(Path(spec.output_place, "receipt.json").read_text())
+    assert len(receipt["machines"]) == 2
+    assert receipt["bit_equality"].startswith("not claimed")
+
+
+def test_a_run_that_an_older_version_began_is_of_the_same_kind(
+    make_spec: MakeSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = make_spec(epochs=4)
+    train_with_notice_after(spec, 3)
+    write_as_older_versions_did(Path(spec.output_place))
+    caplog.clear()
+    train(spec)
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
+    receipt = json.loads(Path(spec.output_place, "receipt.json").read_text())
+    assert (receipt["bit_equality"], len(receipt["machines"])) == ("claimed", 1)
+
+
+def write_as_older_versions_did(output: Path) -> None:
+    """The kind of the machine, in the one checkpoint and in the records: see tests/golden/older."""
+
+    def older(kind: dict[str, Any]) -> dict[str, Any]:
+        kept = {key: value for key, value in kind.items() if key not in ("numerics", "deterministic")}
+        return kept | {"versions": {**kind["versions"], "side-step": "0.1.0"}}
+
+    (state,) = output.glob("checkpoints/*/training_state.json")
+    numbers = json.loads(state.read_text())
+    state.write_text(json.dumps(numbers | {"machine": older(numbers["machine"])}))
+    for path in output.glob("commits/*"):
+        record = json.loads(path.read_text())
+        record["machines"] = [older(kind) for kind in record["machines"]]
+        if record["files"]:
+            record["files"][state.name] = file_digest(state)
+        path.write_text(json.dumps(record))
+
+
+WITHOUT_TORCH = """
+import sys
+import sidestep
+
+result = sidestep.run(sidestep.JobSpec.load("job.json"))
+assert "torch" not in sys.modules
+print(result.steps, result.adapter)
+"""
+
+
+@pytest.mark.parametrize("lost", ["nothing", "adapter", "everything after the last record"])
+def test_a_finished_run_is_known_and_mended_without_torch(
+    make_spec: MakeSpec, tmp_path: Path, lost: str
+) -> None:
+    """In a fresh process; also where the machine was gone right after the last record."""
+    spec, output = make_spec(), tmp_path / "out"
+    train(spec)
+    made = files(output / "adapter")
+    if lost != "nothing":
+        shutil.rmtree(output / "adapter")
+    if lost == "everything after the last record":
+        status = json.loads((output / "status.json").read_text())
+        status |= {"state": "running", "phase": "publish", "exit_code": None}
+        (output / "status.json").write_text(json.dumps(status))
+        for name in ("receipt.json", "report.html"):
+            (output / name).unlink()
+    Path("job.json").write_text(spec.model_dump_json())
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"4 {output}/adapter\n"
+    assert files(output / "adapter") == made
+    assert json.loads((output / "receipt.json").read_text())["steps"] == 4
+    assert (output / "report.html").stat().st_size > 1000
+    status = json.loads((output / "status.json").read_text())
+    was_lost = lost == "everything after the last record"
+    assert (status["state"], status["attempt"]) == ("done", 2 if was_lost else 1)
+
+
+def test_a_finished_run_whose_last_checkpoint_is_damaged_is_finished_again(
+    make_spec: MakeSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The adapter is made again from there: the steps after the checkpoint before it are."""
+    spec = make_spec(epochs=3, checkpoint={"every_epochs": 1})
+    train(spec)
+    made = files(tmp_path / "out" / "adapter")
+    shutil.rmtree(tmp_path / "out" / "adapter")
+    (tmp_path / "out" / newest(spec).folder / "adapter_model.safetensors").write_bytes(b"damaged")
+    train(spec)
+    assert "damaged" in caplog.text
+    assert files(tmp_path / "out" / "adapter") == made

@@ -1,0 +1,168 @@
+"""Preprocessing again: what is made already is not made twice, and what is changed is."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidestep.config.schema import StorageSpec
+from sidestep.data import encode
+from sidestep.data.index import list_samples
+from sidestep.data.tensors import read_sample
+from sidestep.runtime.errors import MissingInputError
+from sidestep.storage.open import open_store
+from sidestep.tasks.preprocess import preprocess
+from tests.runs import run_task
+from tests.tasks.preprocessing import Counted, MakeJob, tensors, write_dataset, write_song
+
+
+def test_a_second_run_makes_nothing_loads_nothing_and_reads_no_song(
+    spec: MakeJob, songs: Path, counted: Counted
+) -> None:
+    run_task(preprocess, spec())
+    assert counted() == {
+        "load_vae": 1,
+        "load_text_encoder": 1,
+        "load_model": 1,
+        "read_audio": 2,
+        "encode_audio": 2,
+        "encode_text": 2,
+        "encode_conditions": 2,
+    }
+    before = tensors(spec())
+    times = (songs / "a.wav").stat()
+    write_song(songs / "a.wav", seed=99)  # who reads it now, sees another song
+    os.utime(songs / "a.wav", ns=(times.st_atime_ns, times.st_mtime_ns))
+    run_task(preprocess, spec())
+    assert counted() == {} and tensors(spec()) == before
+
+
+def test_the_same_songs_on_another_machine_give_the_same_files(
+    spec: MakeJob, tmp_path: Path, songs: Path, counted: Counted
+) -> None:
+    run_task(preprocess, spec())
+    before = tensors(spec())
+    moved = songs.rename(tmp_path / "moved")
+    elsewhere = {
+        "audio_dir": str(moved),
+        "dataset_dir": str(tmp_path / "other"),
+        "runtime": {"device": "cpu", "workspace": str(tmp_path / "other-workspace")},
+    }
+    run_task(preprocess, spec(**elsewhere))
+    assert tensors(spec(**elsewhere)) == before
+    counted()
+    # known by content, though index.json names other places
+    run_task(preprocess, spec(audio_dir=str(moved)))
+    assert counted() == {}
+
+
+def test_a_changed_caption_remakes_one_file_from_known_latents(
+    spec: MakeJob, tmp_path: Path, counted: Counted
+) -> None:
+    run_task(preprocess, spec(dataset_json=write_dataset(tmp_path, caption="One")))
+    before = tensors(spec())
+    counted()
+    run_task(preprocess, spec(dataset_json=write_dataset(tmp_path, caption="Two")))
+    assert counted() == {"load_text_encoder": 1, "load_model": 1, "encode_text": 1, "encode_conditions": 1}
+    after = tensors(spec())
+    assert len(after) == 2 and len(after.keys() & before.keys()) == 1
+    captions = {read_sample(content).metadata["caption"] for content in after.values()}
+    assert captions == {"Two", "b"}
+
+
+def test_a_changed_song_remakes_one_file(spec: MakeJob, songs: Path, counted: Counted) -> None:
+    run_task(preprocess, spec())
+    before = tensors(spec())
+    counted()
+    write_song(songs / "b.wav", seed=99)
+    run_task(preprocess, spec())
+    assert counted()["encode_audio"] == 1
+    assert len(tensors(spec()).keys() & before.keys()) == 1
+
+
+def test_a_changed_setting_or_checkpoint_remakes_everything(spec: MakeJob, counted: Counted) -> None:
+    run_task(preprocess, spec())
+    before = tensors(spec())
+    counted()
+    for changed, sounds_other in (
+        ({"preprocess": {"max_duration": 0.05}}, True),
+        ({"preprocess": {"timbre": "zero"}}, False),
+        ({"preprocess": {"lyrics_format": "raw"}}, False),
+        ({"preprocess": {"normalize": "peak"}}, True),
+        ({"preprocess": {"normalize": "peak", "target_db": -2}}, True),
+        ({"model_variant": "turbo"}, False),
+    ):
+        run_task(preprocess, spec(**changed))
+        done = counted()
+        assert done.get("encode_conditions", 0) == 2 and done.get("encode_audio", 0) == 2 * sounds_other
+        assert not tensors(spec()).keys() & before.keys()
+    run_task(preprocess, spec())  # what was made before is still there
+    assert counted() == {} and tensors(spec()) == before
+
+
+@pytest.mark.parametrize("has_workspace", [True, False])
+@pytest.mark.parametrize(
+    ("where", "left"), [("encode_audio", 1), ("encode_text", 0), ("encode_conditions", 0)]
+)
+def test_an_interrupted_run_goes_on_where_it_was(
+    spec: MakeJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    counted: Counted,
+    where: str,
+    left: int,
+    has_workspace: bool,
+) -> None:
+    """Also on another machine, whose disk is empty: no song is encoded twice."""
+    original = getattr(encode, where)
+    calls = []
+
+    def interrupted(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, where, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_task(preprocess, spec())
+    store = open_store(spec().tensors_place, StorageSpec())
+    with pytest.raises(MissingInputError, match="is not complete"):
+        list_samples(store)
+    if not has_workspace:
+        shutil.rmtree(tmp_path / "workspace")
+    counted()
+    run_task(preprocess, spec())
+    done = counted()
+    assert done.get("encode_audio", 0) == left
+    assert done.get("encode_text", 0) == {"encode_audio": 2, "encode_text": 1, "encode_conditions": 0}[where]
+    assert done["encode_conditions"] == (1 if where == "encode_conditions" else 2)
+    assert len(tensors(spec())) == 2
+    assert not store.list_files("unfinished")
+
+
+def test_levels_that_are_not_used_change_nothing(spec: MakeJob, counted: Counted) -> None:
+    run_task(preprocess, spec())
+    counted()
+    run_task(preprocess, spec(preprocess={"target_db": -6, "target_lufs": -20}))
+    assert counted() == {}
+
+
+def test_other_texts_and_timbre_are_made_from_known_latents(spec: MakeJob, counted: Counted) -> None:
+    run_task(preprocess, spec())
+    counted()
+    run_task(preprocess, spec(preprocess={"timbre": "zero", "lyrics_format": "raw"}))
+    assert "encode_audio" not in counted()
+
+
+def test_a_preview_is_made_where_the_latents_are_known_but_it_is_not(spec: MakeJob, tmp_path: Path) -> None:
+    run_task(preprocess, spec())
+    run_task(preprocess, spec(dataset_dir=str(tmp_path / "elsewhere")))
+    first, second = (
+        {path.name: path.read_bytes() for path in (tmp_path / name / "preview").iterdir()}
+        for name in ("tensors", "elsewhere")
+    )
+    assert first == second
