@@ -19,7 +19,7 @@ HUNG_MINUTES = 30
 USER = 10001
 
 
-def pod_failure_policy(container: str = CONTAINER) -> dict[str, Any]:
+def pod_failure_policy() -> dict[str, Any]:
     """What the Job does about a pod that ended; the first rule that matches counts.
 
     A pod that had to go (preempted, evicted, drained) is replaced and does not count, whatever its code. A
@@ -27,7 +27,7 @@ def pod_failure_policy(container: str = CONTAINER) -> dict[str, Any]:
     """
 
     def on_codes(action: str, values: list[int]) -> dict[str, Any]:
-        exit_codes = {"containerName": container, "operator": "In", "values": values}
+        exit_codes = {"containerName": CONTAINER, "operator": "In", "values": values}
         return {"action": action, "onExitCodes": exit_codes}
 
     return {
