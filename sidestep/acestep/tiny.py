@@ -16,6 +16,7 @@ from diffusers.pipelines.ace_step import AceStepConditionEncoder
 from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3Model
 
+from sidestep.acestep.config import RELEASES
 from sidestep.acestep.layout import ALIASES, SILENCE_FILE, TEXT_ENCODER_FOLDER, VAE_FOLDER
 from sidestep.acestep.names import original_name
 from sidestep.acestep.vae import build_vae
@@ -84,7 +85,6 @@ def write_tiny_checkpoint(
 
 def tiny_config(variant: str) -> dict[str, Any]:
     """The original's config.json of a tiny variant: the keys that are read, with small sizes."""
-    is_turbo = variant.endswith("turbo")
     layers = DECODER["num_hidden_layers"]
     return {
         "architectures": ["AceStepConditionGenerationModel"],
@@ -93,10 +93,7 @@ def tiny_config(variant: str) -> dict[str, Any]:
         **ENCODER,
         **(XL_ENCODER if variant.startswith("xl") else {}),
         "layer_types": ["full_attention" if i % 2 else "sliding_attention" for i in range(layers)],
-        "is_turbo": is_turbo,
-        "timestep_mu": -0.4,
-        "timestep_sigma": 1.0,
-        "timbre_fix_frame": 750,
+        **RELEASES[variant],
         "dtype": "float32",
     }
 
@@ -136,7 +133,9 @@ def _write_vae(folder: Path) -> None:
         vae.encoder.conv2.weight_g[means] *= LATENT_GAIN
         vae.encoder.conv2.bias[means] *= LATENT_GAIN
     _write(folder, "config.json", json_bytes({"_class_name": "AutoencoderOobleck", **VAE}))
-    _write(folder, "diffusion_pytorch_model.safetensors", safetensors_bytes(_weights(vae), {"format": "pt"}))
+    _write(
+        folder, "diffusion_pytorch_model.safetensors", safetensors_bytes(vae.state_dict(), {"format": "pt"})
+    )
 
 
 def _write_text_encoder(folder: Path) -> None:
@@ -163,13 +162,9 @@ def _write_text_encoder(folder: Path) -> None:
     settings = {"model_max_length": 32768, "pad_token": specials[0], "eos_token": specials[2]}
     tokenizer_config = {"tokenizer_class": "PreTrainedTokenizerFast", "padding_side": "right", **settings}
     _write(folder, "config.json", json_bytes({**config.to_dict(), "architectures": ["Qwen3Model"]}))
-    _write(folder, "model.safetensors", safetensors_bytes(_weights(Qwen3Model(config)), {"format": "pt"}))
+    _write(folder, "model.safetensors", safetensors_bytes(Qwen3Model(config).state_dict(), {"format": "pt"}))
     _write(folder, "tokenizer.json", json.dumps(json.loads(tokenizer.to_str()), sort_keys=True).encode())
     _write(folder, "tokenizer_config.json", json_bytes(tokenizer_config))
-
-
-def _weights(module: nn.Module) -> dict[str, Tensor]:
-    return dict(module.state_dict())
 
 
 def _write(folder: Path, name: str, data: bytes) -> None:

@@ -44,6 +44,7 @@ os.environ.setdefault("LYCORIS_KERNEL_BACKEND", "torch")
 
 APP_FILE = "lokr_weights.safetensors"
 DIFFUSERS_FILE = "diffusers_lokr_weights.safetensors"
+_OPTIONS = {"factor", "decompose_both", "use_scalar", "weight_decompose"}  # as we and LyCORIS call them
 
 
 class LokrConfig(BaseModel):
@@ -136,12 +137,8 @@ def inject(transformer: nn.Module, spec: AdapterSpec, seed: int) -> LokrAdapter:
     config = LokrConfig(
         linear_dim=spec.rank,
         linear_alpha=spec.alpha,
-        factor=spec.factor,
-        decompose_both=spec.decompose_both,
-        use_tucker=spec.use_tucker,
-        use_scalar=spec.use_scalar,
-        weight_decompose=spec.weight_decompose,
         target_modules=names,
+        **spec.model_dump(include={*_OPTIONS, "use_tucker"}),
     )
     layers = _build(transformer, target_paths(transformer, names), config)
     adapter = _attach(transformer, spec, config, layers)
@@ -243,12 +240,7 @@ def _build(transformer: nn.Module, paths: list[str], config: LokrConfig) -> dict
             linears[path],
             lora_dim=config.linear_dim,
             alpha=config.linear_alpha,
-            factor=config.factor,
-            decompose_both=config.decompose_both,
-            use_scalar=config.use_scalar,
-            weight_decompose=config.weight_decompose,
-            full_matrix=config.full_matrix,
-            unbalanced_factorization=config.unbalanced_factorization,
+            **config.model_dump(include={*_OPTIONS, "full_matrix", "unbalanced_factorization"}),
             # The factors are applied to the activations; the other way builds a whole [out, in] matrix.
             # Weight decomposition needs that matrix' norms, and LyCORIS leaves it out in this mode.
             bypass_mode=not config.weight_decompose,

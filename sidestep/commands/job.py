@@ -47,8 +47,6 @@ def read_job(
 
     `says` is what the command itself says of the spec, by path. A single word without a flag is the spec's
     file. `needs_places` is off where no task is run and none is looked at.
-
-    Raises what `resolve` raises.
     """
     options, rest = call.parser.parse_known_args(call.words)
     setup_logging(options.verbose)

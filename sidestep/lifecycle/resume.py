@@ -16,7 +16,7 @@ from sidestep.runtime.errors import BadSpecError, MissingInputError, SideStepErr
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
 from sidestep.storage.transfer import pull
-from sidestep.training.numbers import NUMBERS_FILE, STATE_FILES, Numbers, read_numbers
+from sidestep.training.numbers import NUMBERS_FILE, STATE_FILES, Numbers, numbers_in
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +59,11 @@ def find_resume_point(job: Job, folder: Path) -> ResumePoint:
         return point
     if unsent := job.pending.unsent(commits, newest):
         log.info("Going on from %s, which waited on this machine to be sent", unsent.name)
-        return ResumePoint(place, newest, unsent.folder, _read(unsent.folder), unsent=unsent)
+        return ResumePoint(place, newest, unsent.folder, numbers_in(unsent.folder), unsent=unsent)
     for file in folder.iterdir():
         file.unlink()
     if commits.fetch_newest(folder, tail):
-        return ResumePoint(place, newest, folder, _read(folder))
+        return ResumePoint(place, newest, folder, numbers_in(folder))
     return ResumePoint(place, newest)
 
 
@@ -114,14 +114,7 @@ def _asked_for(job: Job, newest: Record | None) -> ResumePoint | None:
     log.info("Resuming from %s", store.place)
     files = [file for file in store.list_files() if "/" not in file.path]
     folder = pull(store, files, job.workspace, title="Pulling the checkpoint")
-    return ResumePoint(str(spec.train.resume_from), newest, folder, _read(folder), _origin(store))
-
-
-def _read(folder: Path) -> Numbers:
-    missing = [name for name in STATE_FILES if not (folder / name).is_file()]
-    if missing:
-        raise MissingInputError(f"{folder} is not a checkpoint to go on from: it has no {', '.join(missing)}")
-    return read_numbers((folder / NUMBERS_FILE).read_bytes(), str(folder))
+    return ResumePoint(str(spec.train.resume_from), newest, folder, numbers_in(folder), _origin(store))
 
 
 def _origin(store: Store) -> str:

@@ -12,7 +12,6 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
-from types import TracebackType
 from urllib.error import HTTPError
 from urllib.parse import quote
 
@@ -101,9 +100,7 @@ class RentedMachine:
     def __enter__(self) -> "RentedMachine":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         again = isinstance(error, SideStepError) and error.exit_code is ExitCode.AGAIN
         if not (again or isinstance(error, SystemExit | KeyboardInterrupt)):  # the first: --help
             self._release()

@@ -19,6 +19,17 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
+def as_typed(value: object) -> str:
+    """A setting as one would type it: `true`, `0.5`, `q_proj v_proj`, `v_proj=16`; nothing for None."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    if isinstance(value, dict):
+        return " ".join(f"{key}={number}" for key, number in value.items())
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def nearest_word(word: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
     """The one of `known` that `word` is most like, in whatever case; None where none is like it.
 

@@ -75,8 +75,7 @@ def _locked(folder: Path, wait: bool = True) -> Iterator[None]:
 def open_workspace(path: str | None) -> Workspace:
     """The workspace at `path`, or `sidestep` in the user's cache folder where None names it.
 
-    Raises:
-        MachineError: the folder cannot be made or written.
+    Raises MachineError where the folder cannot be made or written.
     """
     root = Path(path) if path else _cache_folder() / "sidestep"
     try:

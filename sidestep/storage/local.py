@@ -29,8 +29,7 @@ class LocalStore(Store):
     def locate(self, path: str) -> Path:
         """The file's own path on this machine, which need not exist.
 
-        Raises:
-            BadDataError: the path leads out of the folder, by itself or through a symbolic link.
+        Raises BadDataError where it leads out of the folder, by itself or through a symbolic link.
         """
         full = self.root / self.checked(path)
         if not self.follow_links:

@@ -29,9 +29,8 @@ def open_store(
             Only for places that nobody but the user fills: elsewhere a link could show any file.
         limits: how long a store elsewhere is waited for.
 
-    Raises:
-        BadSpecError: the place or the endpoint is not one.
-        MachineError: the package for this kind of place is not installed.
+    Raises BadSpecError where the place or the endpoint is not one, MachineError where the package for this
+    kind of place is not installed.
     """
     if (path := local_path(place)) is not None:
         from sidestep.storage.local import LocalStore
@@ -96,8 +95,7 @@ def _open_remote(scheme: str, root: str, options: StorageSpec, limits: Limits) -
 def local_path(place: str) -> Path | None:
     """The absolute path of a place on this machine, or None for a place elsewhere.
 
-    Raises:
-        BadSpecError: its file:// URI is none, or it begins with ~ and a user whom this machine does not know.
+    Raises BadSpecError where its file:// URI is none, or it begins with ~ and an unknown user.
     """
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", place, re.DOTALL)
     if match and match[1].lower() != "file":

@@ -50,47 +50,40 @@ class RemoteStore(Store):
         return sorted(infos, key=lambda info: info.path)
 
     def stat(self, path: str) -> FileInfo | None:
-        key = self._key(path)
         with self._failures(path):
             try:
-                details = self._fs.info(key)
+                details = self._fs.info(self._key(path))
             except FileNotFoundError:
                 return None
             return self._info(self.checked(path), details) if details["type"] == "file" else None
 
     def read_bytes(self, path: str) -> bytes:
-        key = self._key(path)
         with self._failures(path):
-            return self._fs.cat_file(key)
+            return self._fs.cat_file(self._key(path))
 
     def write_bytes(self, path: str, data: bytes) -> None:
-        key = self._key(path)
         with self._failures(path):
-            self._fs.pipe_file(key, data)
+            self._fs.pipe_file(self._key(path), data)
 
     def create(self, path: str, data: bytes) -> bool:
-        key = self._key(path)
         with self._failures(path):
             try:
-                self._fs.pipe_file(key, data, mode="create")
+                self._fs.pipe_file(self._key(path), data, mode="create")
             except FileExistsError:
                 return False
             return True
 
     def download(self, path: str, target: Path, advance: ProgressCallback = no_advance) -> None:
-        key = self._key(path)
         with local_errors(target), replacing(target) as temporary, self._failures(path):
-            self._fs.get_file(key, str(temporary), callback=Moved(advance))
+            self._fs.get_file(self._key(path), str(temporary), callback=Moved(advance))
 
     def upload(self, source: Path, path: str, advance: ProgressCallback = no_advance) -> None:
-        key = self._key(path)
         with self._failures(path):
-            self._fs.put_file(str(source), key, callback=Moved(advance))
+            self._fs.put_file(str(source), self._key(path), callback=Moved(advance))
 
     def delete(self, path: str) -> None:
-        key = self._key(path)
         with self._failures(path), suppress(FileNotFoundError):
-            self._fs.rm_file(key)
+            self._fs.rm_file(self._key(path))
 
     @property
     def _fs(self) -> Any:

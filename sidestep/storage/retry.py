@@ -55,8 +55,7 @@ class Retry:
         Args:
             failed: told of each failure that is tried again, and of the seconds until then.
 
-        Raises:
-            Exception: what the last try raised.
+        Raises what the last try raised.
         """
         failures, first = 0, 0.0
         while True:

@@ -137,10 +137,9 @@ class S3Store(Store):
             return sorted(self.limits.retry.call(ask, _was_misheard), key=lambda info: info.path)
 
     def stat(self, path: str) -> FileInfo | None:
-        key = self._key(path)
         with self._failures(path):
             try:
-                found = self._requests.head_object(Bucket=self.bucket, Key=key)
+                found = self._requests.head_object(Bucket=self.bucket, Key=self._key(path))
             except ClientError as error:
                 if error_code(error) not in ("404", "NoSuchKey"):
                     raise
@@ -179,9 +178,8 @@ class S3Store(Store):
         self._send(path, str(source), advance)
 
     def delete(self, path: str) -> None:
-        key = self._key(path)
         with self._failures(path):
-            self._requests.delete_object(Bucket=self.bucket, Key=key)
+            self._requests.delete_object(Bucket=self.bucket, Key=self._key(path))
 
     @property
     def _requests(self) -> Any:
@@ -192,11 +190,10 @@ class S3Store(Store):
 
     def _fetch(self, path: str, target: io.IOBase, advance: ProgressCallback) -> None:
         """In parts where it is large; a part that breaks off is asked for again, of the same version."""
-        key = self._key(path)
         with self._failures(path):
             manager = self.clients.mine().transfers
             try:
-                manager.download(self.bucket, key, target, subscribers=[Moved(advance)]).result()
+                manager.download(self.bucket, self._key(path), target, subscribers=[Moved(advance)]).result()
             except ClientError as error:
                 # An empty file has no first part. The manager knows that answer by another name alone.
                 if error_code(error) != "416":

@@ -89,11 +89,7 @@ class Store(ABC):
         """Deletes a file; it is fine if there is none."""
 
     def checked(self, path: str) -> str:
-        """`path` without "." parts and a slash at its end.
-
-        Raises:
-            BadDataError: it is absolute, or leads out through "..".
-        """
+        """`path` without "." parts and a slash at its end. Raises BadDataError where it leads out."""
         parts = path.split("/")
         if path.startswith("/") or ".." in parts or "\0" in path:
             raise BadDataError(

@@ -34,9 +34,7 @@ def pull(store: Store, files: Sequence[FileInfo], workspace: Workspace, title: s
         files: what to pull, as the store listed it.
         title: for the progress bar, such as "Pulling songs".
 
-    Raises:
-        StorageError: a file changed while it was pulled, besides what a store raises.
-        MachineError: the workspace's disk is too small.
+    Raises StorageError where a file changed while it was pulled, MachineError where the disk is too small.
     """
     if store.local_root is not None:
         for file in files:

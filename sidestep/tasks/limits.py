@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from sidestep.config.job import JobSpec
 from sidestep.runtime.diskerrors import NO_SPACE, to_user_error
 from sidestep.runtime.errors import OutOfMemoryError
-from sidestep.training.savings import MODEL_WEIGHTS, Saving, as_yaml, savings
+from sidestep.runtime.words import as_typed
+from sidestep.training.savings import MODEL_WEIGHTS, Saving, savings
 
 MOST_FIRST = (
     *("train.gradient_checkpointing", "runtime.precision", "model_variant", "train.chunk_duration"),
@@ -64,7 +65,7 @@ def training_savings(spec: JobSpec, task: str = "train") -> list[str]:
 def _in_words(choices: list[Saving]) -> str:
     """One setting to change, with the values that it may have."""
     first = choices[0]
-    values = " or ".join(as_yaml(choice.settings[first.setting]) for choice in choices)
+    values = " or ".join(as_typed(choice.settings[first.setting]) for choice in choices)
     return f"{f'{first.setting}: {values}' if len(choices) > 1 else first} ({first.frees})"
 
 

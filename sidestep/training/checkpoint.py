@@ -15,16 +15,8 @@ from torch import Tensor
 
 from sidestep.adapters.adapter import Adapter, read_safetensors
 from sidestep.runtime.canonical import Parts, safetensors_parts
-from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.training.numbers import (
-    NUMBERS_FILE,
-    STATE_FILES,
-    TENSORS_FILE,
-    Numbers,
-    Progress,
-    numbers_bytes,
-    read_numbers,
-)
+from sidestep.runtime.errors import BadDataError
+from sidestep.training.numbers import NUMBERS_FILE, TENSORS_FILE, Numbers, Progress, numbers_bytes, numbers_in
 
 
 def checkpoint_files(
@@ -67,7 +59,8 @@ def restore(folder: Path, adapter: Adapter, optimizer: torch.optim.Optimizer) ->
     Raises MissingInputError or BadDataError for an incomplete or damaged checkpoint. Whether it was made
     with this run's settings is asked before, see `sidestep.lifecycle.identity`.
     """
-    numbers, tensors = _read(folder)
+    numbers = numbers_in(folder)
+    tensors, _ = read_safetensors(folder / TENSORS_FILE)
     _same_keys(tensors.keys(), numbers.tensors, folder)
     parameters = adapter.parameters()
     saved = _take(tensors, "adapter.")
@@ -83,14 +76,6 @@ def restore(folder: Path, adapter: Adapter, optimizer: torch.optim.Optimizer) ->
     _restore_optimizer(numbers.optimizer, _take(tensors, "optimizer."), parameters, optimizer, folder)
     _same_keys(tensors.keys(), ["history.losses"], folder)
     return replace(numbers.progress, losses=tensors["history.losses"].tolist())
-
-
-def _read(folder: Path) -> tuple[Numbers, dict[str, Tensor]]:
-    missing = [name for name in STATE_FILES if not (folder / name).is_file()]
-    if missing:
-        raise MissingInputError(f"{folder} is not a checkpoint to go on from: it has no {', '.join(missing)}")
-    tensors, _ = read_safetensors(folder / TENSORS_FILE)
-    return read_numbers((folder / NUMBERS_FILE).read_bytes(), str(folder)), tensors
 
 
 def _changed(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

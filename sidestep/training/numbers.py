@@ -7,10 +7,11 @@ Reading it loads no torch, so that a finished run is known for one in a moment. 
 import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sidestep.runtime.canonical import json_bytes
-from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.errors import BadDataError, MissingInputError
 
 NUMBERS_FILE = "training_state.json"
 TENSORS_FILE = "training_state.safetensors"
@@ -99,6 +100,13 @@ def read_numbers(data: bytes, where: str) -> Numbers:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadDataError(f"{where}/{NUMBERS_FILE} is damaged or of another version: {error!r}") from error
+
+
+def numbers_in(folder: Path) -> Numbers:
+    """Those of the checkpoint in `folder`. Raises MissingInputError where it is not whole."""
+    if missing := [name for name in STATE_FILES if not (folder / name).is_file()]:
+        raise MissingInputError(f"{folder} is not a checkpoint to go on from: it has no {', '.join(missing)}")
+    return read_numbers((folder / NUMBERS_FILE).read_bytes(), str(folder))
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sidestep.config.job import JobSpec
 from sidestep.config.optimizers import OPTIMIZERS
+from sidestep.runtime.words import as_typed
 
 MODEL_WEIGHTS = "half of the model's weights"
 
@@ -25,7 +26,7 @@ class Saving:
         return next(iter(self.settings))
 
     def __str__(self) -> str:
-        return ", ".join(f"{name}: {as_yaml(value)}" for name, value in self.settings.items())
+        return ", ".join(f"{name}: {as_typed(value)}" for name, value in self.settings.items())
 
 
 def savings(spec: JobSpec, longest: float = inf) -> Iterator[Saving]:
@@ -69,10 +70,3 @@ def savings(spec: JobSpec, longest: float = inf) -> Iterator[Saving]:
     if spec.model_variant.startswith("xl-"):
         smaller = spec.model_variant.removeprefix("xl-")
         yield Saving({"model_variant": smaller}, MODEL_WEIGHTS, "another model, and tensors of its own")
-
-
-def as_yaml(value: Any) -> str:
-    """A setting's value as a job file has it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)

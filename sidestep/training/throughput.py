@@ -8,7 +8,6 @@ class Throughput:
     """Counts what is done, samples or steps, and says how many a second that is."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` tells the time in seconds, from any point on."""
         self._clock = clock
         self._begun = self._last_asked = clock()
         self._total = self._recent = 0

@@ -6,6 +6,7 @@ from functools import reduce
 from sidestep.config.fields import FieldPath, SpecField, spec_fields
 from sidestep.config.job import JobSpec, problem_with, resolve
 from sidestep.config.sources import Given, from_text
+from sidestep.runtime.words import as_typed
 
 Answers = dict[FieldPath, str]
 
@@ -53,7 +54,7 @@ class WizardState:
         """What the field would be if nobody answered, by the other answers, the variables, the preset."""
         if path == ("output_dir",):
             return ""  # always said, as a run is remembered by it
-        return _as_text(reduce(getattr, path, self.spec(but=path)))
+        return as_typed(reduce(getattr, path, self.spec(but=path)))
 
     def problem(self, field: SpecField, text: str) -> str | None:
         """What is wrong with `text` as an answer; None where it is fine, or empty: then it is left open."""
@@ -73,14 +74,3 @@ class WizardState:
             else:
                 words += [flag, *(text.split() if field.types & {"array", "object"} else [text])]
         return words
-
-
-def _as_text(value: object) -> str:
-    """A value as one would type it."""
-    if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
-    if isinstance(value, dict):
-        return " ".join(f"{key}={number}" for key, number in value.items())
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -38,10 +38,7 @@ class Preset:
     is_built_in: bool
 
     def read(self) -> dict[str, Any]:
-        """Its values, nested as the spec is, unchecked: that is done where they become part of a spec.
-
-        Raises what `read_yaml` raises.
-        """
+        """Its values, nested as the spec is, unchecked: that is done where they become part of a spec."""
         return read_yaml(self.file)[0]
 
     @property
