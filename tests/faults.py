@@ -27,6 +27,7 @@ BLOCK = 2**14
 RESET_WHEN_CLOSED = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 ERRORS = {
     "403": b"<Error><Code>AccessDenied</Code><Message>No.</Message></Error>",
+    "404": b"<Error><Code>NoSuchUpload</Code><Message>The upload may have been completed.</Message></Error>",
     "409": b"<Error><Code>ConditionalRequestConflict</Code><Message>Try again.</Message></Error>",
     "429": b"<Error><Code>TooManyRequests</Code><Message>Not so many.</Message></Error>",
     "500": b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>",
@@ -36,6 +37,7 @@ FAULTS = {
     **{status: f"answers {status} without passing the request on" for status in ERRORS},
     "drop": "reads the request, then hangs up",
     "cut": "passes the request on, then hangs up in the middle of the answer's body",
+    "cut short": "as `cut`, of an answer that does not say how long it is",
     "cut upload": "resets the connection in the middle of the request's body",
     "lost": "passes the request on, and hangs up instead of answering",
     "silent": "reads the request, and neither answers nor hangs up",
@@ -189,7 +191,7 @@ def _handler(proxy: FaultyServer) -> type[BaseHTTPRequestHandler]:
                 for _ in self.body(size // 2):
                     pass
                 self.reset()
-            elif fault in ("", "cut", "lost"):
+            elif fault in ("", "cut", "cut short", "lost"):
                 self.pass_on(self.body(size), fault)
             else:
                 for _ in self.body(size):
@@ -256,9 +258,11 @@ def _handler(proxy: FaultyServer) -> type[BaseHTTPRequestHandler]:
                 body = [b"".join(body)]
                 plain["content-length"] = str(len(body[0]))
             left = int(plain.get("content-length", 0))
-            if fault == "cut":
+            if fault.startswith("cut"):
                 left //= 2
                 self.close_connection = True
+            if fault == "cut short":
+                plain.pop("content-length", None)
             self.send_response(status)
             for name, value in plain.items():
                 if name not in ("transfer-encoding", "connection", "server", "date"):
@@ -270,7 +274,7 @@ def _handler(proxy: FaultyServer) -> type[BaseHTTPRequestHandler]:
                 proxy.pace("down", len(block))
                 self.wfile.write(block[:left])
                 left -= len(block[:left])
-                if fault == "cut" and not left:
+                if fault and not left:
                     break
 
         def reset(self) -> None:

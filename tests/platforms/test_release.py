@@ -28,6 +28,7 @@ class StandIn:
 
     url: str = ""
     answers: list[int] = field(default_factory=list)  # then 200
+    reason: str | None = None  # that it gives for them
     asked: list[tuple[str, str, str | None, Any]] = field(default_factory=list)
     paused: list[float] = field(default_factory=list)  # seconds, between the tries
 
@@ -40,7 +41,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             known.asked.append((self.command, self.path, self.headers["Authorization"], json.loads(body)))
-            self.send_response(known.answers.pop(0) if known.answers else 200)
+            self.send_response(known.answers.pop(0) if known.answers else 200, known.reason)
             self.end_headers()
 
         do_PUT = do_DELETE = do_POST
@@ -175,6 +176,14 @@ def test_a_failure_is_loud_and_changes_no_exit_code(
     assert "STILL RENTED" in warning.message and said in warning.message
     assert "https://console.runpod.io/pods" in warning.message
     assert TOKEN not in caplog.text and len(stand_in.asked) == calls
+
+
+def test_a_platform_that_repeats_the_token_does_not_show_it(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stand_in.answers, stand_in.reason = [403], f"{TOKEN} may not do this"
+    assert run(monkeypatch, RUNPOD, "terminate") == ExitCode.DONE
+    assert "may not do this" in caplog.text and TOKEN not in caplog.text
 
 
 def test_a_platform_out_of_reach(

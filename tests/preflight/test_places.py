@@ -63,6 +63,16 @@ def test_wrong_credentials(refused: Refused, tmp_path: Path, monkeypatch: pytest
         assert "wrong-secret" not in said
 
 
+def test_a_bucket_that_may_be_listed_alone(refused: Refused, s3_server: S3Server) -> None:
+    """Listing needs another right than reading."""
+    s3_server.store("tensors").write_bytes("a.pt", b"tensors")
+    with faulty_server(s3_server.endpoint) as server:
+        server.refuses = ("HEAD",)
+        storage = {"endpoint_url": server.endpoint}
+        said = refused(77, dataset_dir=s3_server.place("tensors"), storage=storage)
+    assert said.startswith("error: dataset_dir: s3://studio/tensors/a.pt: the store refuses access")
+
+
 def test_an_output_that_may_be_read_alone(refused: Refused, s3_server: S3Server) -> None:
     with faulty_server(s3_server.endpoint) as server:
         server.refuses = ("PUT", "POST")
@@ -134,6 +144,23 @@ def test_songs_and_dataset_are_looked_for(tiny_checkpoints: Path, tmp_path: Path
     said = capsys.readouterr().err
     assert f"audio_dir: {tmp_path}/nowhere does not exist" in said
     assert f"dataset_json: there is no file songs.json in {tmp_path}" in said
+    assert not Path("tensors").exists()
+
+
+@pytest.mark.parametrize("part", ["vae", "Qwen3-Embedding-0.6B"])
+def test_preprocessing_needs_the_encoders_too(
+    tiny_checkpoints: Path, tmp_path: Path, capsys: Any, part: str
+) -> None:
+    def leave_out(folder: str, names: list[str]) -> list[str]:
+        return [part] if part in names else []
+
+    checkpoints = shutil.copytree(tiny_checkpoints, tmp_path / "checkpoints", ignore=leave_out)
+    Path("songs").mkdir()
+    Path("songs", "a.wav").write_bytes(b"RIFF")
+    words = ["preprocess", "--checkpoint-dir", str(checkpoints), "--tensor-output", "tensors"]
+    assert main([*words, "--audio-dir", "songs"]) == 66
+    said = capsys.readouterr().err
+    assert said.startswith("error: checkpoint_dir: ") and f"{part}/" in said
     assert not Path("tensors").exists()
 
 

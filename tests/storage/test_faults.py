@@ -71,11 +71,17 @@ def test_passing_faults_are_outlasted(faulty: FaultyServer, tmp_path: Path, faul
         assert not faulty.faults, name
 
 
-def test_a_connection_cut_within_an_answer(faulty: FaultyServer, store: Store, tmp_path: Path) -> None:
-    for name in ("list", "read", "download"):
+@pytest.mark.parametrize(
+    ("fault", "names"), [("cut", ("list", "read", "download")), ("cut short", ("list",))]
+)
+def test_a_connection_cut_within_an_answer(
+    faulty: FaultyServer, store: Store, tmp_path: Path, fault: str, names: tuple[str, ...]
+) -> None:
+    for name in names:
         for _ in range(7):
-            faulty.faults[:] = ["cut"] * 3
+            faulty.faults[:] = [fault] * 3
             assert USES[name](store, tmp_path / "local"), name
+            assert not faulty.faults
 
 
 def test_a_connection_cut_within_a_request(faulty: FaultyServer, store: Store, tmp_path: Path) -> None:
@@ -114,19 +120,20 @@ def test_large_downloads_are_cut_within_their_parts(
         assert (tmp_path / "target").read_bytes() == LARGE
 
 
-@pytest.mark.parametrize("fault", ["lost", "cut"])
+@pytest.mark.parametrize("fault", ["lost", "cut", "cut short"])
+@pytest.mark.parametrize("again", ["", "404"])
 def test_an_upload_in_parts_that_was_completed_unheard(
-    faulty: FaultyServer, store: Store, fault: str
+    faulty: FaultyServer, store: Store, fault: str, again: str
 ) -> None:
-    """The request that completes it, sent again, is answered: there is no such upload."""
+    """The request that completes it, sent again, is answered as before, or: there is no such upload."""
     faulty.only = lambda method, path: method == "POST" and "uploadId" in path
     data = LARGE[: PART + 1]
-    for number in range(20):
-        faulty.faults[:] = [fault]
+    for number in range(5):
+        faulty.faults[:] = [fault, *([again] if again and fault != "cut short" else [])]
         store.write_bytes(f"large-{number}", data)
         assert not faulty.faults
     assert all(info.size == len(data) for info in store.list_files() if info.path != "file")
-    assert store.read_bytes("large-19") == data
+    assert store.read_bytes("large-4") == data
 
 
 def test_a_creation_that_was_done_unheard(faulty: FaultyServer, store: Store) -> None:

@@ -134,6 +134,7 @@ def test_what_a_listing_of_another_server_links_to_is_not_followed(
     links = ["http://127.0.0.2/other", "/elsewhere", "../up", "?C=N;O=D", "./", "file", "%2e%2e/%2e%2e/x"]
     (folder / "index.html").write_text("".join(f'<a href="{link}">x</a>' for link in links[:-1]))
     assert [info.path for info in web_store(website).list_files()] == ["file"]
+    assert {request.rpartition("/")[2] for request in website.requests} == {"", "file"}
     (folder / "index.html").write_text(f'<a href="{links[-1]}">x</a>')
     with pytest.raises(BadDataError, match="leads out of"):
         web_store(website).list_files()
