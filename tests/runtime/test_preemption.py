@@ -1,11 +1,17 @@
-"""Notice in real processes, by real signals: what a job does, whatever its main thread is in."""
+"""Notice by real signals, here and in real processes: what a job does, whatever its main thread is in."""
 
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 
 import pytest
+
+from sidestep.runtime.errors import ExitCode
+from sidestep.runtime.preemption import RESERVE, SIGNALS, Preemption
+from tests.clock import Clock
 
 BEGIN = "from sidestep.runtime.preemption import Preemption\nimport signal, sys, time\n"
 
@@ -80,9 +86,57 @@ def test_a_second_signal_ends_it_there_and_then() -> None:
     assert ended(process, within=5) == 75
 
 
-def test_it_gives_the_signals_back() -> None:
-    from sidestep.runtime.preemption import Preemption
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """After notice, they are not given back: a second signal ends the process at once."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
+
+def test_the_time_runs_from_the_notice_on() -> None:
+    clock = Clock()
+    notice = Preemption(600, clock, end_process=lambda code: None)
+    clock.now = 1000
+    notice.request()
+    assert notice.requested and notice.seconds_left() == 600 - RESERVE
+    clock.now += 200
+    assert notice.seconds_left() == 400 - RESERVE
+
+
+def test_at_its_end_the_process_ends() -> None:
+    ended, codes = threading.Event(), []
+
+    def end(code: int) -> None:
+        codes.append(code)
+        ended.set()
+
+    Preemption(RESERVE + 0.05, end_process=end).request()
+    assert ended.wait(10) and codes == [ExitCode.AGAIN]
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_while_it_is_deferred_the_second_signal_alone_ends_the_process() -> None:
+    codes: list[int] = []
+    with Preemption(600, end_process=codes.append) as notice:
+        with notice.deferred():
+            signal.raise_signal(signal.SIGTERM)
+            assert notice.requested and not codes
+            signal.raise_signal(signal.SIGINT)
+        assert codes == [ExitCode.AGAIN]
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_after_what_is_deferred_a_signal_ends_the_work_again() -> None:
+    with Preemption(600, end_process=lambda code: None) as notice:
+        with notice.deferred():
+            pass
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_it_gives_the_signals_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with Preemption() as notice:
         assert signal.getsignal(signal.SIGTERM) == notice._receive

@@ -42,3 +42,18 @@ def test_a_folder_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
     with pytest.raises(MachineError, match=r"not writable.*runtime.workspace"):
         open_workspace(str(tmp_path / "read-only"))
+
+
+def test_a_temporary_folder_is_its_process_s_as_long_as_that_lives(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with workspace.temporary() as first:
+        Path(first, "file").write_text("in use")
+        left = Path(first).with_name("of-a-process-that-was-killed")
+        left.mkdir()
+        (left / "file").write_text("")
+        with workspace.temporary() as second:  # another process locks no other way
+            assert second != first
+            assert Path(first, "file").read_text() == "in use"
+            assert not left.exists()
+        assert not Path(second).exists()
+    assert not Path(first).exists()
