@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from sidestep.config.schema import StorageSpec
+from sidestep.lifecycle.events import EventsToSend
 from sidestep.lifecycle.output import Output
+from sidestep.runtime.errors import StorageError
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.open import open_store
 
@@ -35,3 +37,44 @@ def test_an_output_on_a_disk_is_written_in_place(tmp_path: Path) -> None:
     output.send("logs")
     assert sent(output) == ["logs/a"]
     assert not (tmp_path / "workspace").exists()
+
+
+def event_file(first_step: int) -> str:
+    return f"events.out.tfevents.{first_step:010}.sidestep"
+
+
+def test_events_are_sent_that_were_complete_and_not_sent(output: Output) -> None:
+    """By an attempt that goes on after step 5, which waited on this machine; the newest commit is of step 3."""
+    for step in (1, 4, 6):
+        (output.path("runs") / event_file(step)).write_text(f"{step}")
+    for step in (1, 6):  # of a writer that had gone further, and whose commit does not count
+        output.store.write_bytes(f"runs/{event_file(step)}", b"")
+    output.path("logs")
+    events = EventsToSend(output, newest=3, now=5)
+    assert sent(output) == [f"runs/{event_file(1)}"]
+    events.send()
+    assert sent(output) == [f"runs/{event_file(step)}" for step in (1, 4)]
+    events.add(None)
+    events.add(event_file(6))
+    output.store.delete(f"runs/{event_file(4)}")
+    events.send()
+    assert sent(output) == [f"runs/{event_file(step)}" for step in (1, 6)]  # each once
+
+
+def test_events_that_could_not_be_sent_are_sent_the_next_time(
+    output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output.path("logs")
+    events = EventsToSend(output, newest=0, now=0)
+    (output.path("runs") / event_file(1)).write_text("1")
+    events.add(event_file(1))
+
+    def fails(*given: object) -> None:
+        raise StorageError("the store is gone for a moment")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(output.store, "upload", fails)
+        with pytest.raises(StorageError):
+            events.send()
+    events.send()
+    assert sent(output) == [f"runs/{event_file(1)}"]

@@ -1,6 +1,7 @@
 """`python -m tests.mutants`: see README.md beside this file."""
 
 import os
+import signal
 import sys
 
 from tests.mutants.command import main
@@ -24,5 +25,7 @@ PRELOAD = (
 os.environ["OMP_NUM_THREADS"] = "1"  # as tests/conftest.py has it, and before torch reads it
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that forks and copies go, too
 
 sys.exit(main(preload=PRELOAD))

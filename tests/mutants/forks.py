@@ -29,6 +29,10 @@ from tests.mutants.judge import Failure, Judge
 from tests.mutants.mutant import Mutant
 
 FORK = multiprocessing.get_context("fork")
+PYTEST = (
+    *("-q", "-p", "no:cacheprovider", "--timeout=0"),  # a mutant's tests have a time limit of their own
+    *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # what is imported already is not the project's
+)
 HERE = Path(__file__).resolve().parents[2]
 
 
@@ -100,6 +104,7 @@ class _Fork:
         """What it found; what is still running of it is killed, and its folder removed."""
         late = self.process.is_alive()
         assert self.process.pid
+        self.process.kill()  # where it has not got as far as to have a group
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.join()
@@ -122,6 +127,7 @@ class _Fork:
 def _run(task: Task, scratch: Path) -> None:
     """What a fork does, up to the end of its process."""
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with (scratch / "output.txt").open("wb") as output, Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
         os.dup2(output.fileno(), 1)
@@ -153,16 +159,8 @@ def _test(task: Task, scratch: Path) -> tuple[Judge, str | None]:
         except BaseException:  # noqa: BLE001 - an import may end in anything
             return judge, f"the mutant cannot be imported\n{traceback.format_exc()}"
         assert Path(str(module.__file__)).is_relative_to(tree), f"{module} is not the mutant"
-    options = [
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--timeout=0",
-        "-W",
-        "ignore::pytest.PytestAssertRewriteWarning",
-    ]
     folders = [f"--rootdir={tree}", f"--basetemp={scratch / 'pytest'}"]
-    code = pytest.main([*options, *folders, *task.tests], plugins=[judge])
+    code = pytest.main([*PYTEST, *folders, *task.tests], plugins=[judge])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED):
         return judge, f"pytest ended with {code!r}"
     return judge, None
