@@ -44,7 +44,7 @@ def event_file(first_step: int) -> str:
 
 
 def test_events_are_sent_that_were_complete_and_not_sent(output: Output) -> None:
-    """By an attempt that goes on after step 5, which waited on this machine; the newest commit is of step 3."""
+    """By an attempt that goes on after step 5, which waited on this machine; the newest commit is of 3."""
     for step in (1, 4, 6):
         (output.path("runs") / event_file(step)).write_text(f"{step}")
     for step in (1, 6):  # of a writer that had gone further, and whose commit does not count
