@@ -307,3 +307,11 @@ def test_the_kind_of_an_older_version_on_the_same_machine_is_the_same(run: str) 
     assert differences(old, moved) == {"numerics.fp32": (1, 2)}
     assert distinct_kinds([*written, now, moved]) == [old, moved]
     assert differences(old, {**now, "versions": {**versions, "torch": "3.0"}}).keys() == {"versions.torch"}
+
+
+def test_a_run_keeps_to_the_precision_that_it_was_begun_in(spec: JobSpec) -> None:
+    saved = numbers(settings(spec), {"precision": "bf16"})
+    for asked_for in ("auto", "bf16"):
+        check_same_run(spec.changed({"runtime.precision": asked_for}), saved, settings(spec), "the run")
+    with pytest.raises(BadSpecError, match=r"made in bf16, and runtime\.precision is fp32"):
+        check_same_run(spec.changed({"runtime.precision": "fp32"}), saved, settings(spec), "the run")

@@ -159,6 +159,7 @@ def test_each_snapshot_is_committed_and_the_policy_s_are_kept(tmp_path: Path) ->
     }
     assert (tmp_path / "out" / "checkpoints" / "checkpoint-step-3" / "state.json").read_text() == "3"
     assert run.waits is None
+    assert not list((tmp_path / "ws").glob("scratch/outbox-*/checkpoint-*"))  # nor takes it any room
 
 
 def test_a_snapshot_waits_for_the_one_before(tmp_path: Path, commits: Any) -> None:

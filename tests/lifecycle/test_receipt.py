@@ -1,0 +1,58 @@
+"""What receipt.json says of a finished job."""
+
+import json
+from typing import Any
+
+import pytest
+
+from sidestep.commitlog.log import Record
+from sidestep.config.job import JobSpec
+from sidestep.lifecycle.receipt import receipt_bytes, spec_digest
+from sidestep.lifecycle.status import Spent
+from sidestep.training.numbers import NUMBERS_FILE, Progress
+
+FINGERPRINT = {"model_variant": "base", "weights": "abc", "dataset": "def", "train.seed": 42}
+PROGRESS = Progress(9, evaluations={0: 1.5, 9: 0.5}, skipped=2)
+SPENT = Spent(
+    attempts=3, preemptions=2, steps_repeated=4, seconds={"train": 3600.0, "pull": 1800.0}, gpu_seconds=7200
+)
+ADAPTER = {"size": 2, "sha256": "ghi"}
+
+
+def receipt(machines: list[dict[str, Any]] | None = None, **runtime: Any) -> dict[str, Any]:
+    spec = JobSpec.load(None, task="train", output_dir="out", runtime=runtime)
+    files = {"adapter_config.json": ADAPTER, NUMBERS_FILE: {"size": 1, "sha256": "jkl"}}
+    done = Record("done", 3, "a nonce", step=9, files=files, machines=machines or [{"processor": "abacus"}])
+    content: dict[str, Any] = json.loads(receipt_bytes(spec, done, FINGERPRINT, PROGRESS, SPENT))
+    return content
+
+
+def test_what_was_made_from_what_and_what_it_cost() -> None:
+    content = receipt(price_per_hour=2)
+    assert content["inputs"] == {"model_variant": "base", "weights": "abc", "dataset": "def"}
+    assert content["adapter"] == {"adapter_config.json": ADAPTER}  # and nothing of the training's state
+    assert (content["steps"], content["steps_skipped"]) == (9, 2)
+    assert content["loss_on_fixed_draws"] == {"first": 1.5, "last": 0.5}
+    assert (content["attempts"], content["preemptions"], content["steps_repeated"]) == (3, 2, 4)
+    assert content["cost"] == 3.0  # an hour and a half, whatever the GPU did in them
+    assert receipt()["cost"] is None
+
+
+@pytest.mark.parametrize(
+    ("machines", "claimed"),
+    [
+        ([{"processor": "abacus"}], True),
+        ([{"processor": "abacus"}, {"processor": "slide rule"}], False),
+        ([{"processor": "abacus", "versions": {"side-step": v}} for v in ("0.1", "0.2")], True),
+    ],
+)
+def test_equal_bits_are_claimed_of_machines_of_one_kind_alone(
+    machines: list[dict[str, Any]], claimed: bool
+) -> None:
+    assert (receipt(machines)["bit_equality"] == "claimed") == claimed
+
+
+def test_a_job_is_the_same_wherever_it_runs() -> None:
+    spec = JobSpec.load(None, task="train", output_dir="out")
+    assert spec_digest(spec.changed({"runtime.device": "cpu", "storage.region": "eu"})) == spec_digest(spec)
+    assert spec_digest(spec.changed({"train.seed": 7})) != spec_digest(spec)

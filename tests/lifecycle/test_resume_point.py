@@ -1,0 +1,139 @@
+"""Where a run goes on: the newest commit, what waits on this machine, or what --resume-from names."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidestep.commitlog.lease import Lease
+from sidestep.commitlog.writer import Writer, take_over
+from sidestep.config.job import JobSpec
+from sidestep.lifecycle.job import Job
+from sidestep.lifecycle.resume import HOPELESS, ResumePoint, check_hope, find_resume_point
+from sidestep.runtime.errors import BadSpecError, MissingInputError, SideStepError
+from sidestep.training.numbers import NUMBERS_FILE, TENSORS_FILE, Numbers, Progress, numbers_bytes
+from tests.clock import Clock
+
+
+def make_job(tmp_path: Path, output: str = "out", **train: Any) -> Job:
+    runtime = {"workspace": str(tmp_path / "workspace")}
+    spec = JobSpec.load(None, task="train", output_dir=tmp_path / output, runtime=runtime, train=train)
+    return Job(spec)
+
+
+def begin(job: Job) -> Writer:
+    clock = Clock()
+    return take_over(job.commits, Lease(60, clock, clock.sleep), None, {})
+
+
+def state(step: int) -> dict[str, tuple[bytes, ...]]:
+    numbers = Numbers({}, {}, Progress(step), [], {"kind": "AdamW"})
+    return {NUMBERS_FILE: (numbers_bytes(numbers),), TENSORS_FILE: (b"tensors",)}
+
+
+def commit(job: Job, writer: Writer, step: int, origin: str = "") -> None:
+    name = f"checkpoint-step-{step}"
+    folder = job.pending.put(name, step, state(step), writer.position)
+    writer.commit(folder, name, step, writer.checkpoints(name), origin)
+    job.pending.clear(folder)
+
+
+def find(job: Job, tmp_path: Path) -> ResumePoint:
+    (tmp_path / "fetched").mkdir(exist_ok=True)
+    return find_resume_point(job, tmp_path / "fetched")
+
+
+def step_of(point: ResumePoint) -> int | None:
+    return point.numbers.progress.step if point.numbers else None
+
+
+def test_it_begins_at_the_beginning(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    assert find(job, tmp_path) == ResumePoint(str(tmp_path / "out"), None)
+    begin(job)
+    assert find(job, tmp_path) == ResumePoint(str(tmp_path / "out"), None)
+
+
+def test_the_newest_commit_whatever_was_fetched_before(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    writer = begin(job)
+    for step in (2, 4):
+        commit(job, writer, step)
+        (tmp_path / "fetched").mkdir(exist_ok=True)
+        (tmp_path / "fetched" / "of-before").touch()
+        point = find(job, tmp_path)
+        assert (step_of(point), point.newest, point.unsent) == (step, writer.newest, None)
+        assert point.folder == tmp_path / "fetched"
+        assert not (tmp_path / "fetched" / "of-before").exists()
+
+
+def test_what_waits_on_this_machine_comes_first(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    writer = begin(job)
+    commit(job, writer, 2)
+    folder = job.pending.put("checkpoint-step-3", 3, state(3), writer.position)
+    point = find(job, tmp_path)
+    assert (step_of(point), point.folder, point.newest) == (3, folder, writer.newest)
+    assert point.unsent and point.unsent.step == 3
+
+
+def test_going_back_needs_a_word(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    writer = begin(job)
+    for step in (2, 4):
+        commit(job, writer, step)
+    with pytest.raises(BadSpecError, match=r"checkpoint-step-4, after step 4\n.*--new-attempt"):
+        find(make_job(tmp_path, resume_from="checkpoint-step-2"), tmp_path)
+    point = find(make_job(tmp_path, resume_from="checkpoint-step-2", new_attempt=True), tmp_path)
+    assert (step_of(point), point.newest) == (2, writer.newest) and point.origin
+    newest = find(make_job(tmp_path, resume_from="checkpoint-step-4"), tmp_path)
+    assert (step_of(newest), newest.origin) == (4, "")  # which is where it goes on anyway
+
+
+def test_a_name_means_the_newest_generation_of_that_checkpoint(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    for _ in range(11):  # by number, not by name: g11 sorts before g2
+        writer = begin(job)
+        commit(job, writer, 2)
+    commit(job, writer, 4)
+    point = find(make_job(tmp_path, resume_from="checkpoint-step-2", new_attempt=True), tmp_path)
+    assert point.folder == tmp_path / "out" / "checkpoints" / "checkpoint-step-2.g11"
+
+
+def test_another_run_s_checkpoint_is_where_this_one_begins_and_not_where_it_goes_on(tmp_path: Path) -> None:
+    other, wish = make_job(tmp_path, "other"), tmp_path / "other" / "checkpoints" / "checkpoint-step-2"
+    commit(other, begin(other), 2)
+    job = make_job(tmp_path, resume_from=str(wish))
+    first = find(job, tmp_path)
+    assert (step_of(first), first.place, first.folder) == (2, str(wish), wish)
+    writer = begin(job)
+    commit(job, writer, 3, first.origin)
+    commit(job, writer, 4)
+    again = find(job, tmp_path)
+    assert (step_of(again), again.origin) == (4, "")
+    for file in wish.iterdir():  # it may be deleted meanwhile; but then nobody knows that name
+        file.unlink()
+    with pytest.raises(MissingInputError, match="no checkpoint at"):
+        find(job, tmp_path)
+
+
+def test_what_is_no_checkpoint_is_said_with_what_there_is(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    commit(job, begin(job), 2)
+    with pytest.raises(MissingInputError, match="there: checkpoint-step-2"):
+        find(make_job(tmp_path, resume_from="checkpoint-step-20"), tmp_path)
+
+
+def test_after_many_attempts_without_a_checkpoint_there_is_no_hope(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    for _ in range(HOPELESS - 1):
+        begin(job)
+    check_hope(job)
+    begin(job)
+    with pytest.raises(SideStepError, match=f"{HOPELESS} attempts"):
+        check_hope(job)
+    check_hope(make_job(tmp_path, new_attempt=True))
+    commit(job, begin(job), 2)
+    for _ in range(HOPELESS - 1):
+        begin(job)
+    check_hope(job)

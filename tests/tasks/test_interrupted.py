@@ -1,0 +1,101 @@
+"""A training that is cut and goes on: by a real signal, and on a machine of another kind."""
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sidestep.commitlog.log import CommitLog, Record
+from sidestep.commitlog.writer import Writer
+from sidestep.config.job import JobSpec
+from sidestep.lifecycle.reporter import Reporter
+from sidestep.runtime.errors import AgainError
+from sidestep.runtime.preemption import SIGNALS, Preemption
+from sidestep.storage.open import open_store
+from sidestep.tasks import run
+from sidestep.tasks import train as task
+from sidestep.training import machine
+from tests.songs import MakeSpec
+
+
+@pytest.fixture
+def preemption() -> Iterator[Preemption]:
+    """Of the whole process, whose signals are given back even after one of them."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    with Preemption(end_process=lambda code: None) as preemption:
+        yield preemption
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def tail(spec: JobSpec) -> Record:
+    record = CommitLog(open_store(spec.output_place, spec.storage)).tail()
+    assert record
+    return record
+
+
+def state(spec: JobSpec) -> dict[str, Any]:
+    """What the newest checkpoint says of itself."""
+    content = Path(spec.output_place, tail(spec).folder, "training_state.json").read_text()
+    found: dict[str, Any] = json.loads(content)
+    return found
+
+
+def cut_after(step: int, spec: JobSpec, preemption: Preemption, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM comes between two steps."""
+    report_step = task.report_step
+
+    def report(reporter: Reporter, result: Any, *rest: Any) -> None:
+        report_step(reporter, result, *rest)
+        if result.step == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(task, "report_step", report)
+        with pytest.raises(AgainError, match=f"stopped after step {step} of"):
+            run(spec, preemption)
+
+
+def test_a_signal_lets_a_training_save(
+    make_spec: MakeSpec, preemption: Preemption, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(epochs=4)
+    cut_after(3, spec, preemption, monkeypatch)
+    assert (tail(spec).kind, tail(spec).step) == ("commit", 3)
+
+
+def test_on_another_machine_it_goes_on_as_it_was_begun(
+    make_spec: MakeSpec, preemption: Preemption, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the choices of the first attempt, and its kind of machine in all later checkpoints."""
+    spec, threads = make_spec(epochs=4), torch.get_num_threads()
+    cut_after(3, spec, preemption, monkeypatch)
+    begun_on = state(spec)["machine"]
+    monkeypatch.setattr(machine, "_processor", lambda device: "slide rule")
+    try:
+        torch.set_num_threads(threads + 1)
+        run(spec)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(threads)
+    assert state(spec)["machine"] == begun_on
+    assert tail(spec).machines == [begun_on, {**begun_on, "processor": "slide rule"}]
+
+
+def test_it_ends_when_its_last_checkpoint_is_committed(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, commit = make_spec(epochs=1), Writer.commit
+
+    def slow(self: Writer, *given: Any) -> Record:
+        time.sleep(0.5)
+        return commit(self, *given)
+
+    monkeypatch.setattr(Writer, "commit", slow)
+    run(spec)
+    assert (tail(spec).kind, tail(spec).step) == ("done", 2)
