@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sidestep.acestep.config import read_config
 from sidestep.acestep.tiny import tiny_config
 from sidestep.runtime.errors import BadDataError
+from tests.facts import facts, tells
 
 OWN = ("is_turbo", "timestep_mu", "timestep_sigma", "timbre_fix_frame")
 
@@ -37,10 +38,10 @@ def test_a_fine_tune_takes_what_it_leaves_out_from_its_base(
         "timestep_sigma": 1.0,
         "timbre_fix_frame": 750,
     }
-    assert "leaves out is_turbo, timestep_mu, timestep_sigma, timbre_fix_frame: as in turbo" in caplog.text
+    assert tells(caplog.text, *OWN, "as in turbo")
     caplog.clear()
     assert read_config(folder)["is_turbo"] is False
-    assert "as in base (base_model names another" in caplog.text
+    assert tells(caplog.text, "as in base", "base_model")
 
 
 def test_what_a_fine_tune_says_wins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -57,7 +58,7 @@ def test_a_release_is_its_own_base(tmp_path: Path, caplog: pytest.LogCaptureFixt
     caplog.set_level(logging.INFO)
     folder = write(tmp_path, without("is_turbo"), "acestep-v15-xl-turbo")
     assert read_config(folder)["is_turbo"] is True
-    assert "leaves out is_turbo: as in xl-turbo" in caplog.text
+    assert tells(caplog.text, "is_turbo", "as in xl-turbo") and "timestep_mu" not in caplog.text
 
 
 def test_rope_theta_wherever_transformers_wrote_it(tmp_path: Path) -> None:
@@ -66,29 +67,26 @@ def test_rope_theta_wherever_transformers_wrote_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "shown"),
+    ("change", "told"),
     [
-        ({"hidden_size": "64"}, "hidden_size: Input should be a valid integer"),
-        ({"num_hidden_layers": 10**9}, "num_hidden_layers: Input should be less than or equal to 1024"),
-        ({"num_attention_heads": 3}, "must be a multiple of num_key_value_heads"),
-        ({"layer_types": ["sliding_attention"]}, "layer_types has 1 entries, not one per layer"),
-        ({"timestep_sigma": -1}, "timestep_sigma: Input should be greater than 0"),
-        ({"rope_parameters": [1]}, "rope_parameters: Input should be a valid dictionary"),
+        ({"hidden_size": "64"}, ["hidden_size", "integer"]),
+        ({"num_hidden_layers": 10**9}, ["num_hidden_layers", "1024"]),
+        ({"num_attention_heads": 3}, ["num_attention_heads", "num_key_value_heads"]),
+        ({"head_dim": 15}, ["head_dim", "even"]),
+        ({"layer_types": ["sliding_attention"]}, ["layer_types", "1 entries"]),
+        ({"timestep_sigma": -1}, ["timestep_sigma", "0"]),
+        ({"rope_parameters": [1]}, ["rope_parameters", "dictionary"]),
     ],
 )
-def test_what_is_no_config_of_the_model(tmp_path: Path, change: dict[str, Any], shown: str) -> None:
+def test_what_is_no_config_of_the_model(tmp_path: Path, change: dict[str, Any], told: list[str]) -> None:
     folder = write(tmp_path, {**without(), **change})
-    with pytest.raises(BadDataError) as error:
+    with pytest.raises(BadDataError, match=facts(folder / "config.json", *told)):
         read_config(folder)
-    assert shown in str(error.value)
-    assert str(folder / "config.json") in str(error.value)
 
 
 def test_what_is_missing_is_named_at_once(tmp_path: Path) -> None:
-    with pytest.raises(BadDataError) as error:
+    with pytest.raises(BadDataError, match=facts("hidden_size", "head_dim")):
         read_config(write(tmp_path, {"model_type": "qwen3"}))
-    assert "hidden_size: Field required" in str(error.value)
-    assert "head_dim: Field required" in str(error.value)
 
 
 JSON = st.recursive(

@@ -18,6 +18,7 @@ from sidestep.acestep.loading import load_null_condition
 from sidestep.acestep.names import diffusers_name, original_name
 from sidestep.acestep.weights import load_exactly, read_weights, weight_files
 from sidestep.runtime.errors import BadDataError, MissingInputError
+from tests.facts import facts
 
 FOLDER = "acestep-v15-base"
 
@@ -42,21 +43,19 @@ def edit_weights(checkpoints: Path, edit: str, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("edit", "key", "shown"),
+    ("edit", "key", "told"),
     [
-        ("drop", "decoder.layers.2.self_attn.q_proj.weight", "missing: layers.2.self_attn.q_proj.weight"),
-        ("add", "decoder.layers.9.extra", "not known: layers.9.extra"),
-        ("cut", "decoder.norm_out.weight", "shape of norm_out.weight: [63], config.json wants [64]"),
-        ("drop", "encoder.text_projector.weight", "missing: text_projector.weight"),
-        ("drop", "null_condition_emb", "missing: null_condition_emb"),
+        ("drop", "decoder.layers.2.self_attn.q_proj.weight", ["missing: layers.2.self_attn.q_proj.weight"]),
+        ("add", "decoder.layers.9.extra", ["not known: layers.9.extra"]),
+        ("cut", "decoder.norm_out.weight", ["norm_out.weight", "[63]", "[64]"]),
+        ("drop", "encoder.text_projector.weight", ["missing: text_projector.weight"]),
+        ("drop", "null_condition_emb", ["missing: null_condition_emb"]),
     ],
 )
-def test_every_key_is_accounted_for(checkpoints: Path, edit: str, key: str, shown: str) -> None:
+def test_every_key_is_accounted_for(checkpoints: Path, edit: str, key: str, told: list[str]) -> None:
     edit_weights(checkpoints, edit, key)
-    with pytest.raises(BadDataError) as error:
+    with pytest.raises(BadDataError, match=facts(FOLDER, *told)):
         load_model(checkpoints, "base")
-    assert shown in str(error.value)
-    assert FOLDER in str(error.value)
 
 
 def test_only_the_parts_asked_for_are_read(checkpoints: Path) -> None:
@@ -91,23 +90,21 @@ def test_shards_with_an_index(checkpoints: Path) -> None:
 def test_an_index_may_not_name_files_elsewhere(checkpoints: Path) -> None:
     index = {"weight_map": {"decoder.a": "../../secret.safetensors"}}
     (checkpoints / FOLDER / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(BadDataError, match="outside its folder"):
+    with pytest.raises(BadDataError, match=facts("../../secret.safetensors")):
         load_model(checkpoints, "base")
 
 
 def test_a_file_cut_short(checkpoints: Path) -> None:
     file = checkpoints / FOLDER / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
-    with pytest.raises(BadDataError, match="cut short"):
+    with pytest.raises(BadDataError, match=facts(file)):
         load_model(checkpoints, "base")
 
 
 def test_an_unknown_variant_names_those_there_are(tiny_checkpoints: Path) -> None:
-    with pytest.raises(MissingInputError) as error:
+    there = ("base (acestep-v15-base)", "turbo (acestep-v15-turbo)", "xl-base (acestep-v15-xl-base)")
+    with pytest.raises(MissingInputError, match=facts("bass", *there)):
         load_model(tiny_checkpoints, "bass")
-    assert "base (acestep-v15-base), turbo (acestep-v15-turbo), xl-base (acestep-v15-xl-base)" in str(
-        error.value
-    )
 
 
 def test_a_variant_by_its_folder(checkpoints: Path) -> None:
@@ -136,7 +133,7 @@ def test_the_silence_is_loaded_without_running_code(checkpoints: Path) -> None:
             return (Path(checkpoints / "exploded").touch, ())  # type: ignore[return-value]
 
     (checkpoints / FOLDER / "silence_latent.pt").write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(BadDataError, match="not a plain tensor file"):
+    with pytest.raises(BadDataError, match=r"silence_latent\.pt"):
         load_model(checkpoints, "base")
     assert not (checkpoints / "exploded").exists()
 

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from sidestep import adapters
 from sidestep.runtime.errors import BadDataError, MissingInputError
+from tests.facts import facts
 
 Edit = Callable[[dict[str, Tensor]], object]
 Copy = Callable[[str], Path]
+FILES = ("adapter_model.safetensors", "lokr_weights.safetensors")
 LORA_KEY = "base_model.model.layers.0.self_attn.q_proj.lora_B.weight"
 LOKR_KEY = "lycoris_layers_0_self_attn_q_proj.lokr_w2_a"
 
@@ -45,47 +47,50 @@ def rename(old: str, new: str) -> Edit:
 
 
 @pytest.mark.parametrize(
-    ("edit", "message"),
+    ("edit", "told"),
     [
-        (lambda t: t.pop(LORA_KEY), rf"1 missing: {LORA_KEY}"),
-        (lambda t: t.update(extra=torch.ones(2)), "1 left over: extra"),
-        (rename(LORA_KEY, LORA_KEY.replace("layers.0", "layers.9")), "1 missing.*\n.*1 left over.*layers.9"),
-        (lambda t: t.update({LORA_KEY: torch.ones(64, 5)}), r"lora_B.weight \[64, 5\], not \[64, 4\]"),
-        (lambda t: t.update({LORA_KEY: torch.ones(64, 4, dtype=torch.int32)}), "not floating-point"),
-        (lambda t: t.clear(), "no tensors"),
+        (lambda t: t.pop(LORA_KEY), ["1 missing", LORA_KEY]),
+        (lambda t: t.update(extra=torch.ones(2)), ["1 left over", "extra"]),
+        (
+            rename(LORA_KEY, LORA_KEY.replace("layers.0", "layers.9")),
+            ["1 missing", "1 left over", "layers.9"],
+        ),
+        (lambda t: t.update({LORA_KEY: torch.ones(64, 5)}), ["lora_B.weight", "[64, 5]", "[64, 4]"]),
+        (lambda t: t.update({LORA_KEY: torch.ones(64, 4, dtype=torch.int32)}), ["1 not", LORA_KEY]),
+        (lambda t: t.clear(), ["no tensors"]),
         (
             lambda t: t.update({LORA_KEY.replace("lora_B.weight", "lora_magnitude_vector"): torch.ones(64)}),
-            "left over",
+            ["1 left over", "lora_magnitude_vector"],
         ),
     ],
 )
 def test_a_lora_that_does_not_fit_is_refused_and_leaves_the_model_alone(
-    transformer: nn.Module, copy: Copy, edit: Edit, message: str
+    transformer: nn.Module, copy: Copy, edit: Edit, told: list[str]
 ) -> None:
     folder = copy("lora-attention")
     edit_tensors(folder / "adapter_model.safetensors", edit)
     names = list(dict(transformer.named_modules()))
-    with pytest.raises(BadDataError, match=message):
+    with pytest.raises(BadDataError, match=facts(*told)):
         adapters.load(transformer, folder)
     assert list(dict(transformer.named_modules())) == names
 
 
 @pytest.mark.parametrize(
-    ("edit", "message"),
+    ("edit", "told"),
     [
-        (lambda t: t.pop(LOKR_KEY), f"1 missing: {LOKR_KEY}"),
-        (lambda t: t.update({LOKR_KEY.replace("w2_a", "w9"): torch.ones(2)}), "1 left over: .*lokr_w9"),
-        (rename(LOKR_KEY, "lycoris_layers_7_mlp_up_proj.lokr_w2_a"), "1 left over: lycoris_layers_7"),
-        (lambda t: t.update({LOKR_KEY: torch.ones(8, 3)}), r"lokr_w2_a \[8, 3\], not \[8, 2\]"),
-        (lambda t: t[LOKR_KEY.replace("lokr_w2_a", "alpha")].fill_(9), "alpha is 9 .* and 3 in lokr_config"),
+        (lambda t: t.pop(LOKR_KEY), ["1 missing", LOKR_KEY]),
+        (lambda t: t.update({LOKR_KEY.replace("w2_a", "w9"): torch.ones(2)}), ["1 left over", "lokr_w9"]),
+        (rename(LOKR_KEY, "lycoris_layers_7_mlp_up_proj.lokr_w2_a"), ["1 left over", "lycoris_layers_7"]),
+        (lambda t: t.update({LOKR_KEY: torch.ones(8, 3)}), ["lokr_w2_a", "[8, 3]", "[8, 2]"]),
+        (lambda t: t[LOKR_KEY.replace("lokr_w2_a", "alpha")].fill_(9), ["alpha is 9", "3 in lokr_config"]),
     ],
 )
 def test_a_lokr_that_does_not_fit_is_refused_and_leaves_the_model_alone(
-    transformer: nn.Module, copy: Copy, edit: Edit, message: str
+    transformer: nn.Module, copy: Copy, edit: Edit, told: list[str]
 ) -> None:
     folder = copy("lokr-lowrank")
     edit_tensors(folder / "lokr_weights.safetensors", edit)
-    with pytest.raises(BadDataError, match=message):
+    with pytest.raises(BadDataError, match=facts(*told)):
         adapters.load(transformer, folder)
     assert not hasattr(transformer, "lokr")
     assert not any("forward" in vars(module) for module in transformer.modules())
@@ -94,9 +99,9 @@ def test_a_lokr_that_does_not_fit_is_refused_and_leaves_the_model_alone(
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({}, "no lokr_config"),
-        ({"algo": "loha", "lokr_config": "{}"}, "no lokr_config"),
-        ({"algo": "lokr", "lokr_config": '{"linear_dim": "many"}'}, "damaged"),
+        ({}, "lokr_config"),
+        ({"algo": "loha", "lokr_config": "{}"}, "lokr_config"),
+        ({"algo": "lokr", "lokr_config": '{"linear_dim": "many"}'}, "linear_dim"),
         ({"algo": "lokr", "lokr_config": '{"rs_lora": true}'}, "rs_lora"),
     ],
 )
@@ -110,25 +115,25 @@ def test_a_lokr_whose_header_does_not_say_how_to_scale_it_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "told"),
     [
-        ({"peft_type": "LOHA"}, "peft_type.*LORA"),
-        ({"peft_type": None}, "peft_type"),
-        ({"r": 8}, r"lora_A.weight \[4, 64\], not \[8, 64\]"),
-        ({"lora_alpha": "twelve"}, "lora_alpha"),
-        ({"use_dora": True}, "not supported: use_dora = True"),
-        ({"bias": "all"}, "not supported: bias"),
-        ({"init_lora_weights": "pissa"}, "not supported: init_lora_weights"),
-        ({"scaled_by_moonlight": 2}, "not supported: scaled_by_moonlight"),
+        ({"peft_type": "LOHA"}, ["peft_type", "LORA"]),
+        ({"peft_type": None}, ["peft_type"]),
+        ({"r": 8}, ["lora_A.weight", "[4, 64]", "[8, 64]"]),
+        ({"lora_alpha": "twelve"}, ["lora_alpha"]),
+        ({"use_dora": True}, ["use_dora = True"]),
+        ({"bias": "all"}, ["bias = 'all'"]),
+        ({"init_lora_weights": "pissa"}, ["init_lora_weights = 'pissa'"]),
+        ({"scaled_by_moonlight": 2}, ["scaled_by_moonlight = 2"]),
     ],
 )
 def test_a_config_that_asks_for_something_else_is_refused(
-    transformer: nn.Module, copy: Copy, changes: dict[str, Any], message: str
+    transformer: nn.Module, copy: Copy, changes: dict[str, Any], told: list[str]
 ) -> None:
     folder = copy("lora-attention")
     file = folder / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    with pytest.raises(BadDataError, match=message):
+    with pytest.raises(BadDataError, match=facts(*told)):
         adapters.load(transformer, folder)
 
 
@@ -146,7 +151,7 @@ def test_patterns_and_rslora_scale_as_in_peft(transformer: nn.Module, copy: Copy
 def test_pickles_are_refused(transformer: nn.Module, copy: Copy) -> None:
     folder = copy("lora-attention")
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
-    with pytest.raises(BadDataError, match=r"adapter_model.bin: a pickle .* safetensors"):
+    with pytest.raises(BadDataError, match=facts("adapter_model.bin", "pickle", "safetensors")):
         adapters.load(transformer, folder)
 
 
@@ -154,14 +159,14 @@ def test_what_is_not_safetensors_is_refused(transformer: nn.Module, copy: Copy) 
     folder = copy("lora-attention")
     file = folder / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(BadDataError, match="not a readable safetensors file"):
+    with pytest.raises(BadDataError, match=facts(file)):
         adapters.load(transformer, folder)
 
 
 def test_two_adapters_in_one_folder_are_refused(transformer: nn.Module, copy: Copy) -> None:
     folder = copy("lora-attention")
     shutil.copy(copy("lokr") / "lokr_weights.safetensors", folder)
-    with pytest.raises(BadDataError, match="holds 2 adapters"):
+    with pytest.raises(BadDataError, match=facts(folder, *FILES)):
         adapters.load(transformer, folder)
 
 
@@ -169,9 +174,9 @@ def test_a_folder_without_an_adapter_is_missing_input(
     transformer: nn.Module, copy: Copy, tmp_path: Path
 ) -> None:
     for folder in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(MissingInputError, match=r"no adapter in .*adapter_model.*lokr_weights"):
+        with pytest.raises(MissingInputError, match=facts(folder, *FILES)):
             adapters.load(transformer, folder)
     folder = copy("lora-attention")
     (folder / "adapter_config.json").unlink()
-    with pytest.raises(MissingInputError, match=r"no adapter_config\.json"):
+    with pytest.raises(MissingInputError, match=facts(folder, "adapter_config.json")):
         adapters.load(transformer, folder)

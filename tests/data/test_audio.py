@@ -251,7 +251,7 @@ def test_a_picture_has_no_audio(tmp_path: Path) -> None:
         stream.pix_fmt = "yuv420p"
         for packet in [*stream.encode(av.VideoFrame(16, 16, "yuv420p")), *stream.encode(None)]:
             container.mux(packet)
-    with pytest.raises(BadDataError, match="no audio in it"):
+    with pytest.raises(BadDataError, match="no audio"):
         read_audio(tmp_path / "a.m4a", 240)
 
 

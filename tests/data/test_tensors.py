@@ -14,6 +14,7 @@ from sidestep.data.tensors import Sample, read_sample, sample_bytes, silent_cont
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.open import open_store
 from sidestep.storage.store import FileInfo, Store
+from tests.facts import facts
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ def test_metadata_is_not_needed(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(BadDataError, match=rf"song\.pt is not a preprocessed song: .*{message}"):
+    with pytest.raises(BadDataError, match=rf"song\.pt .*{message}"):
         read_sample(saved(tmp_path, **changes))
 
 
@@ -181,7 +182,7 @@ def test_a_pickle_that_runs_code_is_refused_not_run(tmp_path: Path) -> None:
         lambda value, path: path.write_bytes(pickle.dumps(value)),
     ):
         write({"target_latents": Bomb(tmp_path / "ran")}, tmp_path / "bomb.pt")
-        with pytest.raises(BadDataError, match=r"bomb\.pt cannot be read as plain tensors"):
+        with pytest.raises(BadDataError, match=r"bomb\.pt"):
             read_sample(tmp_path / "bomb.pt")
     assert not (tmp_path / "ran").exists()
 
@@ -189,24 +190,24 @@ def test_a_pickle_that_runs_code_is_refused_not_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04" + bytes(100)])
 def test_what_is_no_tensor_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.pt").write_bytes(content)
-    with pytest.raises(BadDataError, match=r"a\.pt cannot be read"):
+    with pytest.raises(BadDataError, match=r"a\.pt"):
         read_sample(tmp_path / "a.pt")
 
 
 def test_a_truncated_file(sample: Sample, tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(sample_bytes(sample)[:-100])
-    with pytest.raises(BadDataError, match=r"a\.pt cannot be read"):
+    with pytest.raises(BadDataError, match=r"a\.pt"):
         read_sample(tmp_path / "a.pt")
 
 
 def test_a_dict_of_something_else(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "a.pt")
-    with pytest.raises(BadDataError, match="holds a list, not a dict"):
+    with pytest.raises(BadDataError, match=facts("list", "dict")):
         read_sample(tmp_path / "a.pt")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(MissingInputError, match=r"a\.pt is not there"):
+    with pytest.raises(MissingInputError, match=r"a\.pt"):
         read_sample(tmp_path / "a.pt")
 
 
@@ -233,7 +234,7 @@ def test_with_an_index_only_its_files_are_samples(store: Store) -> None:
 def test_an_unfinished_dataset_is_not_trained_on(store: Store) -> None:
     store.write_bytes("one.pt", b"x")
     write_index(store, Index(samples={"/songs/b": "one", "/songs/a": "two"}))
-    with pytest.raises(MissingInputError, match="of 2 songs, 1 are not preprocessed"):
+    with pytest.raises(MissingInputError, match=facts("of 2", " 1 ")):
         list_samples(store)
 
 
@@ -259,5 +260,5 @@ def test_a_digest_holds_while_size_and_version_do(store: Store) -> None:
 )
 def test_a_damaged_index(store: Store, content: bytes) -> None:
     store.write_bytes("index.json", content)
-    with pytest.raises(BadDataError, match=r"index\.json is damaged"):
+    with pytest.raises(BadDataError, match=r"index\.json"):
         read_index(store)

@@ -25,6 +25,7 @@ from sidestep.planning.songs import assumed_songs, find_songs
 from sidestep.runtime.errors import BadSpecError
 from sidestep.training.optimizer import build_optimizer
 from tests.documents import ROOT
+from tests.facts import facts
 from tests.s3 import S3Server
 from tests.songs import MakeSpec, song, write_songs
 
@@ -213,7 +214,7 @@ def test_offline_knows_the_releases_alone() -> None:
     assert config_of(spec_of(model_variant="acestep-v15-xl-sft"), offline=True)["hidden_size"] == 2560
     mine = spec_of(model_variant="mine", base_model="turbo")
     assert config_of(mine, offline=True)["is_turbo"]
-    with pytest.raises(BadSpecError, match="--offline knows turbo, base"):
+    with pytest.raises(BadSpecError, match=facts("model_variant mine", "turbo", "base", "base_model")):
         config_of(spec_of(model_variant="mine"), offline=True)
 
 

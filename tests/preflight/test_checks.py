@@ -15,6 +15,7 @@ from sidestep.cli import main
 from sidestep.preflight import machine
 from sidestep.preflight.machine import Torch
 from sidestep.runtime import driver
+from tests.facts import tells
 from tests.s3 import S3Server
 from tests.songs import song, write_songs
 
@@ -86,7 +87,7 @@ def test_a_sound_job_is_a_line_for_each_check(places: list[str], tmp_path: Path,
         *("workspace", "device", "packages"),
     ]
     assert all(said.startswith("ok ") for said in found.values())
-    assert found["dataset_dir"].startswith("ok 3 tensors (.pt), ")
+    assert tells(found["dataset_dir"], "3 tensors", str(tmp_path))
     assert not (tmp_path / "out").exists()
 
 
@@ -109,9 +110,7 @@ def test_all_problems_at_once_and_the_first_one_s_code(tmp_path: Path, capsys: A
     places = ["--audio-dir", "nowhere", "--checkpoint-dir", "no models", "--output-dir", "file/run"]
     assert check(*places, "--device", "cuda:1", "--optimizer-type", "adamw8bit") == 66
     captured = capsys.readouterr()
-    assert captured.err.endswith(
-        "error: 4 of 8 checks failed: audio_dir, checkpoint_dir, output_dir, device\n"
-    )
+    assert tells(captured.err, "4 of 8", "audio_dir, checkpoint_dir, output_dir, device")
     assert captured.out.count("FAIL") == 4
     broken = [line for line in captured.out.splitlines() if max(map(len, line.split())) < 40]  # no long path
     assert all(len(line) <= 80 for line in broken)
@@ -135,7 +134,7 @@ def test_json_is_for_scripts(places: list[str], capsys: Any) -> None:
     checks = {entry.pop("name"): entry for entry in json.loads(capsys.readouterr().out)["checks"]}
     assert checks["dataset_dir"]["ok"] and "exit_code" not in checks["dataset_dir"]
     assert checks["checkpoint_dir"]["exit_code"] == 66
-    assert "there is no folder" in checks["checkpoint_dir"]["said"]
+    assert "nowhere" in checks["checkpoint_dir"]["said"]
 
 
 def test_credentials_that_are_not_there(
@@ -146,18 +145,18 @@ def test_credentials_that_are_not_there(
     remote = ["--output-dir", s3_server.place("out"), "--endpoint-url", s3_server.endpoint]
     assert check(*places, *remote) == 77
     found = by_name(capsys)
-    assert found["credentials"].startswith("FAIL none that can be used for S3: Unable to locate credentials.")
+    assert found["credentials"].startswith("FAIL ") and "AWS_ACCESS_KEY_ID" in found["credentials"]
     monkeypatch.setenv("AWS_PROFILE", "studio")
     assert check(*places, *remote) == 77
-    assert "The config profile (studio) could not be found" in by_name(capsys)["credentials"]
+    assert "studio" in by_name(capsys)["credentials"]
     check(*places, *remote, "--anonymous")
-    assert by_name(capsys)["credentials"] == "ok none are sent: storage.anonymous is set"
+    assert tells(by_name(capsys)["credentials"], "ok", "storage.anonymous")
 
 
 def test_what_may_not_be_read(places: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "1.pt")  # root may read anything
     assert check(*places) == 77
-    assert "1 of 3 files may not be read, first 1.pt" in by_name(capsys)["dataset_dir"]
+    assert tells(by_name(capsys)["dataset_dir"], "1 of 3", "1.pt")
 
 
 def test_a_gpu_is_named_and_its_driver_is_new_enough(
@@ -169,23 +168,23 @@ def test_a_gpu_is_named_and_its_driver_is_new_enough(
     assert found["device"] == "ok NVIDIA L4, 24.0 GiB"
     assert found["driver"].endswith("for torch 2.13.0 with CUDA 13.0")
     assert check(*places, "--device", "cuda:2") == 72
-    assert "runtime.device is cuda:2, and this machine has 2 NVIDIA GPUs" in by_name(capsys)["device"]
+    assert tells(by_name(capsys)["device"], "runtime.device is cuda:2", "2 NVIDIA GPUs")
     gpus(1, cuda=12080)
     assert check(*places) == 72
-    assert "which runs CUDA up to 12.8" in by_name(capsys)["driver"]
+    assert "12.8" in by_name(capsys)["driver"]
 
 
 def test_a_machine_that_does_not_fit(places: list[str], gpus: Callable[..., None], capsys: Any) -> None:
     gpus(1, code=803)
     assert check(*places) == 72
-    assert "does not start: CUDA error 803" in by_name(capsys)["device"]
+    assert "803" in by_name(capsys)["device"]
     gpus(0, code=100)
     assert check(*places) == 0
-    assert by_name(capsys)["device"] == "ok the CPU: this machine has no NVIDIA GPU"
+    assert by_name(capsys)["device"].startswith("ok the CPU")
     assert check(*places, "--precision", "fp16") == 72
-    assert "fp16, which needs a GPU" in by_name(capsys)["device"]
+    assert "runtime.precision is fp16" in by_name(capsys)["device"]
     assert check(*places, "--device", "cuda") == 72
-    assert "this machine has 0 NVIDIA GPUs" in by_name(capsys)["device"]
+    assert "0 NVIDIA GPUs" in by_name(capsys)["device"]
     assert check(*places, "--device", "cuda", "--elsewhere") == 0
     assert "device" not in by_name(capsys)
 
@@ -196,7 +195,7 @@ def test_a_torch_for_cpus_beside_a_gpu(
     gpus(1)
     monkeypatch.setattr(machine, "installed_torch", lambda: Torch("2.13.0+cpu", None))
     assert check(*places) == 72
-    assert "there is a NVIDIA L4, and torch 2.13.0+cpu is built for CPUs alone" in by_name(capsys)["device"]
+    assert tells(by_name(capsys)["device"], "NVIDIA L4", "torch 2.13.0+cpu")
 
 
 def test_what_torch_says_of_itself() -> None:
@@ -212,5 +211,5 @@ def test_packages_that_only_this_spec_needs(
         machine, "find_spec", lambda name: None if name == "bitsandbytes" else find_spec(name)
     )
     assert check(*places, "--optimizer-type", "adamw8bit") == 72
-    assert "not installed: bitsandbytes (for train.optimizer_type: adamw8bit)" in by_name(capsys)["packages"]
+    assert tells(by_name(capsys)["packages"], "bitsandbytes", "train.optimizer_type: adamw8bit")
     assert check(*places) == 0

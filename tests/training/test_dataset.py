@@ -15,6 +15,7 @@ from sidestep.runtime.errors import BadDataError, ExitCode
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.open import open_store
 from sidestep.training.dataset import Samples
+from tests.facts import facts, tells
 from tests.songs import song, write_songs
 
 TOKENS = 769  # what both pad the conditions to: 512 lyrics, 1 timbre, 256 text
@@ -121,15 +122,15 @@ def test_bad_tensors_end_a_run_before_it_begins(
 
     assert main(arguments(tiny_checkpoints, folder)) == ExitCode.BAD_DATA
     said = capsys.readouterr().err
-    assert "Traceback" not in said and "5 of 8 tensor files cannot be used:" in said
+    assert "Traceback" not in said and "5 of 8" in said
     for problem in (
-        "bomb.pt cannot be read as plain tensors (UnpicklingError)",
-        "cut.pt cannot be read as plain tensors",
-        "huge.pt is not a preprocessed song: target_latents claims to be [1000000000, 64]",
-        "song.tmp.pt is not a preprocessed song: it has no tensor target_latents",
-        "wide.pt has conditions 128 wide, those before it 64",
+        ("bomb.pt", "UnpicklingError"),
+        ("cut.pt", "plain tensors"),
+        ("huge.pt", "target_latents", "[1000000000, 64]"),
+        ("song.tmp.pt", "target_latents"),
+        ("wide.pt", "128", "64"),
     ):
-        assert problem in said
+        assert any(tells(line, *problem) for line in said.splitlines())
     assert not Path("exploded").exists()
     assert not Path("out/checkpoints").exists() and not Path("out/adapter").exists()
 
@@ -138,5 +139,5 @@ def test_a_sound_dataset_is_as_long_as_its_files(folder: Path, tmp_path: Path) -
     store = open_store(str(folder), StorageSpec())
     assert len(Samples.pull(store, Workspace(tmp_path / "work"))) == 3
     (folder / "0.pt").write_bytes(b"")
-    with pytest.raises(BadDataError, match=r"1 of 3 tensor files(.|\n)*0\.pt cannot be read"):
+    with pytest.raises(BadDataError, match=facts("1 of 3", "0.pt")):
         Samples.pull(store, Workspace(tmp_path / "work"))

@@ -1,5 +1,6 @@
 """The objective by hand; and chunks of songs: cut anywhere, out of all that runs along the song."""
 
+import hashlib
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from sidestep.config.job import JobSpec
 from sidestep.data.tensors import Sample
 from sidestep.tasks.setup import sampling_config
 from sidestep.training.flow import Batch, SamplingConfig, draw_batch, flow_loss
+from sidestep.training.timesteps import VANILLA_STEPS
 from tests.songs import song
 
 SAMPLING = SamplingConfig("corrected", -0.4, 1.0, cfg_dropout=0.0, seed=3, chunk_frames=8)
@@ -56,6 +58,32 @@ def test_a_chunk_is_cut_from_latents_and_context_alike() -> None:
     start = int(batch.latents[0, 0, 0])
     assert torch.equal(batch.latents[0, :, 0], torch.arange(start, start + 8.0))
     assert torch.equal(batch.context[0, :, 0], batch.latents[0, :, 0])
+
+
+def keyed(purpose: str, index: int) -> torch.Generator:
+    """The generator of one draw, as runs that are under way have drawn from it: seed 3."""
+    digest = hashlib.sha256(f"3/{purpose}/{index}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+@pytest.mark.parametrize("mode", ["corrected", "vanilla"])
+@pytest.mark.parametrize("index", [0, 1, 2, 3, 1000])
+def test_each_draw_of_a_micro_batch_has_a_key_of_its_own(mode: str, index: int) -> None:
+    """A run goes on with the draws it began with: purpose and micro-batch are the whole of the key."""
+    sampling = SamplingConfig(mode, mu=0.3, sigma=0.7, cfg_dropout=0.5, seed=3, chunk_frames=8)
+    torch.manual_seed(index)
+    batch = draw_batch(numbered(30), torch.full((1, 1, 64), 7.0), sampling, index, "cpu")
+    start = int(torch.randint(23, (), generator=keyed("crop", index)))
+    assert torch.equal(batch.latents[0, :, 0], torch.arange(start, start + 8.0))
+    assert torch.equal(batch.noise, torch.randn(1, 8, 64, generator=keyed("noise", index)))
+    is_dropped = mode == "corrected" and bool(torch.rand((), generator=keyed("condition", index)) < 0.5)
+    assert bool((batch.conditions == 7).all()) == is_dropped
+    if mode == "vanilla":
+        step = int(torch.randint(8, (1,), generator=keyed("timestep", index)))
+        assert batch.timesteps.tolist() == [pytest.approx(VANILLA_STEPS[step])]
+    else:
+        both = torch.sigmoid(0.3 + 0.7 * torch.randn(2, 1, generator=keyed("timestep", index)))
+        assert torch.equal(batch.timesteps, both.amax(0))
 
 
 def test_every_place_is_as_likely() -> None:

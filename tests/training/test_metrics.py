@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sidestep.training.flow import draw_batch
 from sidestep.training.history import RunningLoss, running_mean
-from sidestep.training.metrics import TIMESTEP_BINS, Metrics, losses_by_timestep
+from sidestep.training.metrics import Metrics, losses_by_timestep
 from sidestep.training.numbers import Progress
 from sidestep.training.throughput import Throughput
 from tests.songs import MakeSpec, absurd_song, song, write_songs
@@ -32,18 +32,23 @@ def test_the_curves_of_a_run(make_spec: MakeSpec) -> None:
     """Seven songs, by four and three: cheap curves every 2 steps, dear ones every 3 and at the first."""
     folder = write_songs(Path("seven"), [song(n) for n in range(6)] + [absurd_song(6)])
     trainer, progress = trainer_of(make_spec(dataset_dir=folder, accumulation=4, epochs=3)), Progress()
-    norms = {}
+    norms: dict[tuple[int, int], float] = {}
+    totals: dict[int, float] = {}
     with Metrics(Path("runs"), trainer, progress, log_every=2, log_heavy_every=3) as metrics:
+        metrics.describe("name: seven", {"train.lr": 0.01, "dataset": ["a"]}, [])
         for result in trainer.steps(progress):
             gradients = {n: p.grad for n, p in trainer.adapter.parameters().items() if p.grad is not None}
             for layer in (0, 1):
                 own = [gradient for name, gradient in gradients.items() if f"layers.{layer}." in name]
                 norms[progress.step, layer] = float(torch.nn.utils.get_total_norm(own))
+            totals[progress.step] = result.grad_norm
             metrics.log_step(result)
     events = EventAccumulator(str(Path("runs")), size_guidance={"histograms": 0})
     events.Reload()
 
     def curve(tag: str) -> dict[int, float]:
+        steps = [event.step for event in events.Scalars(tag)]
+        assert len(set(steps)) == len(steps), f"{tag} has a step twice"
         return {event.step: event.value for event in events.Scalars(tag)}
 
     running, smooth = RunningLoss(), {}
@@ -57,11 +62,15 @@ def test_the_curves_of_a_run(make_spec: MakeSpec) -> None:
     bad = [6 in trainer.schedule.group(n).samples for n in range(6)]
     assert curve("skipped_steps") == {n: sum(bad[:n]) for n in even}
     assert curve("loss/eval") == pytest.approx(progress.evaluations)
-    assert curve("grad_norm/total").keys() == curve("grad_norm/layers.0").keys() == set(heavy)
+    assert curve("grad_norm/total") == pytest.approx({n: totals[n] for n in heavy}, nan_ok=True)
     for layer in (0, 1):
         wanted = {n: norms[n, layer] for n in heavy}
         assert curve(f"grad_norm/layers.{layer}") == pytest.approx(wanted, nan_ok=True)
     assert curve("samples_per_second").keys() == curve("memory/peak_gb").keys() == {3, 6}
+    assert all(0 < rate < 1e4 for rate in curve("samples_per_second").values())
+    assert all(0.1 < gigabytes < 100 for gigabytes in curve("memory/peak_gb").values())  # of this process
+    (spec,) = events.Tensors("spec/text_summary")
+    assert (spec.step, spec.tensor_proto.string_val[0]) == (0, b"```yaml\nname: seven```")
 
     histograms = {event.step: event.histogram_value for event in events.Histograms("timesteps")}
     nothing = torch.zeros(1, 1, 64)
@@ -70,7 +79,8 @@ def test_the_curves_of_a_run(make_spec: MakeSpec) -> None:
     for step, timesteps in {3: drawn[:11], 6: drawn[11:]}.items():
         found = histograms[step]
         assert (found.num, found.sum) == (len(timesteps), pytest.approx(sum(timesteps)))
-        assert set(found.bucket_limit) <= set(TIMESTEP_BINS)
+        width = [limit * 40 for limit in found.bucket_limit]
+        assert width == pytest.approx([round(limit) for limit in width]), "the bins are fortieths of 0 to 1"
 
 
 def test_an_attempt_that_goes_on_shows_the_timesteps_of_the_one_before(make_spec: MakeSpec) -> None:

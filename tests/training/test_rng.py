@@ -1,5 +1,6 @@
 """Draws depend on their key alone."""
 
+import hashlib
 import random
 import subprocess
 import sys
@@ -26,12 +27,20 @@ def test_a_draw_is_the_same_in_every_process() -> None:
     assert runs == {f"{rng.key(7, 'noise', 3)} {here}\n"}
 
 
+def test_keys_are_what_they_were() -> None:
+    """Runs that are under way were begun with these."""
+    digest = hashlib.sha256(b"42/micro-batch/7").hexdigest()
+    assert rng.key(42, "micro-batch", 7) == int(digest[:16], 16) // 2 == 6921587574153383929
+    assert rng.key(42, "evaluation") == rng.key(42, "evaluation", 0)
+
+
 def test_reseeding_reaches_all_global_generators() -> None:
-    found = []
+    number = rng.key(1, "micro-batch", 2)
     for _ in range(2):
         rng.reseed_globals(1, "micro-batch", 2)
-        found.append((random.random(), np.random.rand(), torch.rand(1).item()))  # noqa: NPY002
-    assert found[0] == found[1]
+        assert random.random() == random.Random(number).random()
+        assert np.random.rand() == np.random.RandomState(number % 2**32).rand()  # noqa: NPY002
+        assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(number)))
 
 
 def test_each_epoch_has_its_own_order() -> None:
@@ -39,3 +48,6 @@ def test_each_epoch_has_its_own_order() -> None:
     assert all(sorted(order) == list(range(20)) for order in orders)
     assert orders[0] != orders[1] != orders[2]
     assert orders[0] == rng.order(0, 0, 20)
+    for epoch, order in enumerate(orders):
+        generator = torch.Generator().manual_seed(rng.key(0, "order", epoch))
+        assert order == torch.randperm(20, generator=generator).tolist()
