@@ -3,9 +3,8 @@
 import argparse
 import json
 import textwrap
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
 from sidestep.commands.command import Call
 from sidestep.commands.flags import add_flags
@@ -21,7 +20,6 @@ from sidestep.config.presets import (
     save_preset,
     write_file,
 )
-from sidestep.config.sources import Given
 from sidestep.config.yaml12 import dump_yaml
 from sidestep.runtime.console import write
 from sidestep.runtime.errors import SideStepError, UsageError
@@ -94,7 +92,7 @@ def _list(options: argparse.Namespace) -> None:
 
 def _says(preset: Preset) -> str:
     try:
-        _resolve(preset=preset)
+        resolve(preset=preset, needs_places=False)
     except SideStepError as error:
         return f"cannot be used: {str(error).splitlines()[-1].strip()}"
     return textwrap.shorten(preset.description, DESCRIPTION_WIDTH, placeholder=" …")
@@ -105,7 +103,8 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _save(options: argparse.Namespace) -> None:
-    spec, origins = _resolve(getattr(options, "given", []), config=options.config, preset=options.preset)
+    given = getattr(options, "given", [])
+    spec, origins = resolve(given, config=options.config, preset=options.preset, needs_places=False)
     kept = {path for path in preset_fields() if origins[".".join(path)] != "default"}
     if not kept:
         raise UsageError(
@@ -124,7 +123,7 @@ def _delete(options: argparse.Namespace) -> None:
 def _import(options: argparse.Namespace) -> None:
     file = Path(options.file)
     preset = Preset(options.name or file.stem, file, is_built_in=False)
-    _resolve(preset=preset)
+    resolve(preset=preset, needs_places=False)
     if not preset.read():
         raise UsageError(f"{file} sets nothing that a preset could hold")
     write(f"Saved {save_preset(preset.name, preset.text, replace=options.force)}\n")
@@ -140,8 +139,3 @@ def preset_text(spec: JobSpec, paths: Collection[FieldPath], description: str = 
     """A preset's file: what `spec` has at `paths`, under a comment."""
     comment = f"# {' '.join(description.split())}\n" if description else ""
     return comment + dump_yaml(only(spec.model_dump(mode="json"), paths)).decode()
-
-
-def _resolve(flags: Iterable[Given] = (), **sources: Any) -> tuple[JobSpec, dict[str, str]]:
-    """The spec of a job that has nothing of its own but a preset."""
-    return resolve(flags, **sources, needs_places=False)

@@ -53,11 +53,8 @@ class Song:
 def read_songs(audio_dir: Store | None, dataset_json: tuple[Store, str] | None) -> list[Song]:
     """The songs of a dataset JSON in its order; without one, all songs in `audio_dir`, sorted.
 
-    Args:
-        dataset_json: the folder that it is in, and its name there.
-
-    Raises BadDataError, or MissingInputError where files are missing and nothing else is wrong, with every
-    problem of the dataset at once.
+    `dataset_json` is the folder that it is in, and its name there. Raises BadDataError, or MissingInputError
+    where files are missing and nothing else is wrong, with every problem of the dataset at once.
     """
     if dataset_json:
         return _songs_of_json(*dataset_json, audio_dir)

@@ -33,12 +33,7 @@ class Retry:
     sleep: Callable[[float], object] = time.sleep
 
     def pause(self, failures: int, elapsed: float) -> float | None:
-        """Seconds to wait before the next try; None when it is time to give up.
-
-        Args:
-            failures: so far, at least one.
-            elapsed: seconds since the first of them.
-        """
+        """Seconds to wait after so many failures, `elapsed` seconds since the first; None to give up."""
         if failures >= self.tries and elapsed >= self.seconds:
             return None
         pause = min(self.first_pause * 2.0 ** (failures - 1), self.longest_pause)
@@ -52,10 +47,7 @@ class Retry:
     ) -> Answer:
         """What `attempt` returns, tried again after failures of which `may_pass` says that they may.
 
-        Args:
-            failed: told of each failure that is tried again, and of the seconds until then.
-
-        Raises what the last try raised.
+        `failed` is told of each of these, and of the seconds until then. Raises what the last try raised.
         """
         failures, first = 0, 0.0
         while True:

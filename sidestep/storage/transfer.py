@@ -30,10 +30,6 @@ def pull(store: Store, files: Sequence[FileInfo], workspace: Workspace, title: s
     A local store is used where it is. From another one a file is pulled unless the workspace has it in
     this size and version. What else the folder holds is from earlier pulls, and of no meaning.
 
-    Args:
-        files: what to pull, as the store listed it.
-        title: for the progress bar, such as "Pulling songs".
-
     Raises StorageError where a file changed while it was pulled, MachineError where the disk is too small.
     """
     if store.local_root is not None:

@@ -23,8 +23,6 @@ from sidestep.runtime.workspace import open_workspace
 
 log = logging.getLogger(__name__)
 
-CUT_SHORT = "--cut-short"
-
 
 def verify_resume(spec: JobSpec, steps: int) -> None:
     """Compare `steps` steps of the job made at one go with the same made in two attempts.
