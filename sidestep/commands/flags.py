@@ -13,24 +13,20 @@ from sidestep.runtime.words import nearest_word
 
 def add_flags(
     parser: argparse.ArgumentParser, leave_out: Collection[FieldPath] = (), about: Collection[str] = TASKS
-) -> list[str]:
-    """Give the parser a flag for every field of the spec but those in `leave_out`; returns the flags.
+) -> None:
+    """Give the parser a flag for every field of the spec but those in `leave_out`.
 
     What is written is collected in the namespace's `given`, a list of `Given`. Nothing is converted or
     checked here: the schema does that for all sources alike. Basic are the flags of the tasks `about`.
     """
-    taken: list[str] = []
     for group in GROUPS:
         shown = parser.add_argument_group(group.title)
         for path in group.paths:
             if path in leave_out:
                 continue
             field = spec_fields()[path]
-            options = flags_of(field)
-            assert not set(options) & set(taken), f"{field.name}: {options} are not all its own"
-            taken += options
             action = shown.add_argument(
-                *options,
+                *flags_of(field),
                 action=Give,
                 field=field,
                 nargs=0 if _is_switch(field) else "+" if field.types & {"array", "object"} else None,
@@ -39,7 +35,6 @@ def add_flags(
             )
             assert isinstance(action, Give)
             action.is_advanced = field.name not in group.basic or not {*group.tasks} & {*about}
-    return taken
 
 
 def misspelt_flags(rest: Sequence[str], known: Sequence[str]) -> list[Problem]:

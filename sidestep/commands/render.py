@@ -9,7 +9,6 @@ from sidestep.commands.parser import Parser
 from sidestep.config.presets import write_file
 from sidestep.config.sources import IMAGE_VARIABLE
 from sidestep.platforms.image import image_reference
-from sidestep.platforms.platform import Platform
 from sidestep.platforms.render import PLATFORMS, default_file, rendered_for, spec_file
 from sidestep.runtime.console import write
 from sidestep.runtime.errors import UsageError
@@ -38,7 +37,10 @@ def run(call: Call) -> None:
     file cannot be written.
     """
     options, spec, origins = read_job(call)
-    platform = _platform(options.place)
+    platform = PLATFORMS.get(options.place)
+    if platform is None:
+        hint = did_you_mean(options.place, PLATFORMS)
+        raise UsageError(f"{options.place!r} is no place that jobs are rendered for; {hint}")
     config, _ = spec_file(origins)
     if options.output and config and Path(options.output).resolve() == Path(config).resolve():
         raise UsageError(f"--output {options.output} is the spec's own file: name another one")
@@ -50,9 +52,3 @@ def run(call: Call) -> None:
         write(rendered.text)
         how = f"Save this as {default_file(platform, spec)}, and submit it with"
     sys.stderr.write(f"{how}:\n  {rendered.command}\n")
-
-
-def _platform(name: str) -> Platform:
-    if name in PLATFORMS:
-        return PLATFORMS[name]
-    raise UsageError(f"{name!r} is no place that jobs are rendered for; {did_you_mean(name, PLATFORMS)}")
