@@ -58,9 +58,9 @@ def run(call: Call) -> None:
             )
         machine.keep_or_release(spec.runtime.on_exit)
 
-        from sidestep import tasks  # loads torch
+        from sidestep.tasks import run as run_task
 
-        tasks.run(spec, preemption)
+        run_task(spec, preemption)
         if options.json:
             from sidestep.tasks.estimate import report
 

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from sidestep.acestep.layout import Part
+from sidestep.acestep.layout import Part, find_variant
 from sidestep.config.schema import PreprocessSpec
 from sidestep.data.dataset import Song
 from sidestep.data.index import Index
@@ -83,10 +83,20 @@ def weights_digest(part: Part, digests: dict[str, str]) -> str:
     return _digest({posixpath.basename(file.path): digests[file.path] for file in part.files})
 
 
-def pull_model(store: Store, part: Part, workspace: Workspace) -> tuple[Path, str]:
-    """The local folder that a model's files are below, and their digest."""
-    folder = pull(store, part.files, workspace, title=f"Pulling {part.folder}")
-    return folder, weights_digest(part, digests_of(store, part.files, Index(), workspace, part.folder))
+class PulledModel(NamedTuple):
+    """A model's files on this machine."""
+
+    root: Path  # of the checkpoint set
+    folder: str  # of the model, in it
+    digest: str  # of what is in its files
+
+
+def pull_model(store: Store, variant: str, workspace: Workspace) -> PulledModel:
+    """Pull a model from a checkpoint set. Raises MissingInputError where it is not there, or not whole."""
+    part = find_variant(store, variant)
+    root = pull(store, part.files, workspace, title=f"Pulling {part.folder}")
+    digests = digests_of(store, part.files, Index(), workspace, part.folder)
+    return PulledModel(root, part.folder, weights_digest(part, digests))
 
 
 def digests_of(

@@ -48,9 +48,9 @@ def finish(
 ) -> TrainResult:
     """All steps are made and the last one is committed: say so, and publish. `history` is of history.json."""
     reporter.begin("publish")
-    store = job.output.store
+    store, curve = job.output_store, loss_curve(progress.losses, progress.evaluations, job.spec.name)
     store.write_bytes(HISTORY, history)
-    store.write_bytes(CURVE, loss_curve(progress.losses, progress.evaluations, job.spec.name))
+    store.write_bytes(CURVE, curve)
     done = writer.finish()
     publish(job.commits, done, job.workspace)
     store.write_bytes(RECEIPT, receipt_bytes(job.spec, done, fingerprint, progress, reporter.spent()))
@@ -84,7 +84,7 @@ def finished_before(job: Job, reporter: Reporter) -> TrainResult | None:
 def _published_again(
     job: Job, reporter: Reporter, done: Record, settings: Mapping[str, Any]
 ) -> TrainResult | None:
-    spec, store = job.spec, job.output.store
+    spec, store = job.spec, job.output_store
     numbers = read_numbers(store.read_bytes(f"{done.folder}/{NUMBERS_FILE}"), done.folder)
     if spec.train.new_attempt and spec.train.resume_from and not has_gone_on(spec, job.commits, done):
         return None

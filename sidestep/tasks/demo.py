@@ -148,7 +148,8 @@ def compose(tune: Tune) -> NDArray[np.float32]:
         play(_noise(0.03, rate, 120, random), at, 0.08, pan=0.3)
         melody = root + 12 + int(random.choice(kind))
         play(_tone(melody, beat / 2, rate, 5, 6), at, 0.25, pan=-0.3)
-    return (0.9 * sound / np.abs(sound).max()).astype(np.float32)
+    loudest: float = np.abs(sound).max()
+    return (0.9 * sound / loudest).astype(np.float32)
 
 
 def write_songs(folder: Path) -> Path:

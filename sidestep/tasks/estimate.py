@@ -11,10 +11,10 @@ from sidestep.config.schema import RuntimeSpec
 from sidestep.config.training import ATTENTION_MODULES
 from sidestep.data.index import dataset_digest, dataset_files
 from sidestep.lifecycle.job import Job
-from sidestep.lifecycle.output import Output
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.runtime.canonical import json_bytes, png_bytes
 from sidestep.storage.open import open_store
+from sidestep.storage.store import Store
 from sidestep.tasks.setup import prepare_setup, sampling_config
 from sidestep.training import rng
 from sidestep.training.machine import choose_machine
@@ -32,16 +32,16 @@ def estimate(job: Job, reporter: Reporter) -> dict[str, float]:
     Modules are named as --target-modules takes them, most sensitive first. A report that is there and
     was made from the same songs, model and settings is shown again, not made again.
     """
-    spec, output = job.spec, job.output
+    spec, store = job.spec, job.output_store
     recipe = _recipe(job)
-    norms = _earlier_norms(output, recipe)
+    norms = _earlier_norms(store, recipe)
     if norms is None:
         reporter.begin("estimate")
         norms = _measure(job)
         modules = [{"module": module, "norm": norm} for module, norm in norms.items()]
-        output.store.write_bytes(PICTURE, png_bytes(_picture(norms, spec)))
-        output.store.write_bytes(REPORT, json_bytes({"recipe": recipe, "modules": modules}))
-    _show(norms, spec, output.place)
+        store.write_bytes(PICTURE, png_bytes(_picture(norms, spec)))
+        store.write_bytes(REPORT, json_bytes({"recipe": recipe, "modules": modules}))
+    _show(norms, spec, store.place)
     return norms
 
 
@@ -62,17 +62,17 @@ def _recipe(job: Job) -> dict[str, Any]:
     }
 
 
-def _earlier_norms(output: Output, recipe: dict[str, Any]) -> dict[str, float] | None:
+def _earlier_norms(store: Store, recipe: dict[str, Any]) -> dict[str, float] | None:
     """The ranking that the output already has, where it is this one."""
-    if output.store.stat(REPORT) is None:
+    if store.stat(REPORT) is None:
         return None
     try:
-        report = json.loads(output.store.read_bytes(REPORT))
+        report = json.loads(store.read_bytes(REPORT))
         if report["recipe"] == recipe:
-            log.info("Already estimated: %s/%s", output.store.place, REPORT)
+            log.info("Already estimated: %s/%s", store.place, REPORT)
             return {entry["module"]: entry["norm"] for entry in report["modules"]}
     except (ValueError, KeyError, TypeError) as error:
-        log.warning("%s/%s is damaged and is made again: %s", output.store.place, REPORT, error)
+        log.warning("%s/%s is damaged and is made again: %s", store.place, REPORT, error)
     return None
 
 

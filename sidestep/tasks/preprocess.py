@@ -7,7 +7,7 @@ nothing missing it loads no model and reads no song.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
 from sidestep.config.schema import StorageSpec
@@ -96,10 +96,10 @@ def _plan(job: Job, models: Models, songs: list[Song], known: Index) -> tuple[li
         Work(song, latents_key(audio[song.place], recipe), tensors_key(song, audio[song.place], recipe))
         for song in songs
     ]
-    index.samples = {work.song.place: work.tensors for work in works}
-    if copies := len(works) - len(set(index.samples.values())):
+    samples = {work.song.place: work.tensors for work in works}
+    if copies := len(works) - len(set(samples.values())):
         log.warning("%d songs have the same sound and texts as others, and count once", copies)
-    return works, index
+    return works, replace(index, samples=samples)
 
 
 def _not_made(works: list[Work], tensors: Store) -> list[Work]:

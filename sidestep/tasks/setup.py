@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from sidestep.acestep.layout import find_variant
 from sidestep.acestep.loading import AceStepModel, load_model, load_null_condition
 from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.config.job import JobSpec
@@ -36,19 +35,19 @@ def prepare_setup(job: Job, machine: Machine) -> TrainingSetup:
 
     Raises MissingInputError for what is not there, BadDataError for what does not fit together.
     """
-    spec = job.spec
     samples = Samples.pull(job.tensors, job.workspace)
-    part = find_variant(job.checkpoints, spec.model_variant)
-    folder, weights = pull_model(job.checkpoints, part, job.workspace)
+    device, dtype = machine.device, machine.dtype
+    pulled = pull_model(job.checkpoints, job.spec.model_variant, job.workspace)
     model = load_model(
-        *(folder, part.folder, machine.device, machine.dtype),
+        *(pulled.root, pulled.folder, device, dtype),
         parts=("transformer",),
-        base_model=spec.base_model,
+        base_model=job.spec.base_model,
         attention=machine.attention,
     )
     log.info("Loaded the decoder of %s alone: no encoder is in memory while it is trained", model.variant)
     _check_fit(samples, model)
-    return TrainingSetup(machine, samples, model, load_null_condition(folder, part.folder), weights)
+    null_condition = load_null_condition(pulled.root, pulled.folder)
+    return TrainingSetup(machine, samples, model, null_condition, pulled.digest)
 
 
 def sampling_config(spec: JobSpec, config: dict[str, Any]) -> SamplingConfig:

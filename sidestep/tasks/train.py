@@ -91,6 +91,7 @@ def _train(
 ) -> TrainResult:
     """Train from `start` to the end, with checkpoints, and publish: all that one writer does."""
     spec, schedule = job.spec, trainer.schedule
+    total_steps = schedule.total_steps
     reporter.speak()
     reporter.begin("train", gpus=int(setup.machine.device.type == "cuda"))
     progress = restore(start.folder, trainer.adapter, trainer.optimizer) if start.folder else Progress()
@@ -121,9 +122,9 @@ def _train(
             if name := policy.due(progress, result.group):
                 saver.save(name, progress, metrics.rotate(progress.step + 1))
         step = progress.step
-        if step < schedule.total_steps:
+        if step < total_steps:
             saver.save_in_time(f"checkpoint-step-{step}", progress, metrics.rotate(step + 1))
-            raise _stopped(step, schedule.total_steps, writer, saver)
+            raise _stopped(step, total_steps, writer, saver)
         saver.finish()
     rates = [schedule.learning_rate(step) for step in range(step)]
     history = history_bytes(progress, rates, setup.samples.facts)
