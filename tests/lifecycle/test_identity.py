@@ -262,7 +262,7 @@ def test_a_setting_that_an_older_checkpoint_lacks_counts_as_neutral(spec: JobSpe
     assert len(str(error.value).splitlines()) == 3  # the place, the one difference, what to do
 
 
-@pytest.mark.parametrize("name", WITHOUT_NEUTRAL)
+@pytest.mark.parametrize("name", sorted(WITHOUT_NEUTRAL))
 def test_a_state_that_lacks_a_digest_is_not_gone_on_with(spec: JobSpec, name: str) -> None:
     fingerprint = fingerprint_of(settings(spec), "abc")
     damaged = replace(numbers(settings(spec)), recipe=without(fingerprint, name))
