@@ -105,6 +105,23 @@ def test_attempts_add_up(attempt: MakeReporter, tmp_path: Path) -> None:
     assert spent.gpu_seconds == 2 * 100 + 9
 
 
+@pytest.mark.parametrize(
+    ("failure", "preemptions"), [(None, 0), (BadDataError("a song is broken"), 0), (AgainError("notice"), 1)]
+)
+def test_what_counts_as_a_preemption(
+    attempt: MakeReporter, tmp_path: Path, failure: Exception | None, preemptions: int
+) -> None:
+    """That the machine was taken away, not that the job was run again."""
+    if failure:
+        fail(attempt(), failure)
+    else:
+        with attempt() as first:
+            first.begin("estimate")
+    with attempt() as second:
+        second.begin("estimate")
+    assert (told(tmp_path).spent.attempts, told(tmp_path).spent.preemptions) == (2, preemptions)
+
+
 def test_a_run_that_has_ended_well_repeats_nothing(attempt: MakeReporter, tmp_path: Path) -> None:
     with attempt() as reporter:
         reporter.begin("train")

@@ -161,8 +161,8 @@ def _test(task: Task, scratch: Path) -> tuple[Judge, str | None]:
         assert Path(str(module.__file__)).is_relative_to(tree), f"{module} is not the mutant"
     folders = [f"--rootdir={tree}", f"--basetemp={scratch / 'pytest'}"]
     code = pytest.main([*PYTEST, *folders, *task.tests], plugins=[judge])
-    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED):
-        return judge, f"pytest ended with {code!r}"
+    if not judge.failures and (code != pytest.ExitCode.OK or not judge.seconds):
+        return judge, f"pytest ended with {code!r}, {len(judge.seconds)} tests passed and none failed"
     return judge, None
 
 

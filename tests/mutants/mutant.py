@@ -5,6 +5,7 @@ import contextlib
 import subprocess
 import tomllib
 from collections.abc import Iterable
+from functools import cache
 from importlib.util import cache_from_source
 from pathlib import Path
 
@@ -52,7 +53,7 @@ class Mutant(BaseModel):
             return f"`was` stands in it {count} times, not once: {self.was!r}"
         if self.module:
             try:
-                if ast.dump(ast.parse(text)) == ast.dump(ast.parse(text.replace(self.was, self.now))):
+                if ast.dump(ast.parse(text.replace(self.was, self.now))) == _meaning(text):
                     return "the mutant is the same program"
             except SyntaxError as error:
                 return f"the mutant is no Python: {error}"
@@ -65,10 +66,20 @@ class Mutant(BaseModel):
 def _is_there(root: Path, test: str) -> bool:
     """Whether file, class and function of `test` exist; the values of parameters are not looked at."""
     file, *names = test.partition("[")[0].split("::")
-    if not (root / file).is_file():
-        return False
-    nodes = ast.walk(ast.parse((root / file).read_text()))
-    return {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}.issuperset(names)
+    return (root / file).is_file() and _defined((root / file).read_text()).issuperset(names)
+
+
+@cache
+def _defined(text: str) -> set[str]:
+    """The names of the functions and classes in a program."""
+    nodes = ast.walk(ast.parse(text))
+    return {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+@cache
+def _meaning(text: str) -> str:
+    """A program without its comments and layout. Raises SyntaxError where it is none."""
+    return ast.dump(ast.parse(text))
 
 
 def read_rows(root: Path) -> list[Mutant]:

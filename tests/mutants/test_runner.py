@@ -129,13 +129,14 @@ def test_what_counts_as_a_death(toy: Path) -> None:
             ("def total", "def totl", "test_total"),  # the test cannot be collected
             ("sum(numbers)", "summe(numbers)", "test_total"),  # no such name
             ("/ len", "/ 0 / len", "test_fixture"),  # before the test begins
+            ('raise ValueError("no numbers")', "raise KeyboardInterrupt", "test_no_numbers"),  # ends pytest
         ],
     )
     code, output = mutants(toy)
     dead = dict.fromkeys(range(5), "killed")
-    broken = dict.fromkeys(range(6, 10), "ERROR")
+    broken = dict.fromkeys(range(6, 11), "ERROR")
     assert states(output) == {**dead, 5: "SURVIVED", **broken}, output
-    assert code == 1 and "5 killed, 1 survived, 4 errors" in output
+    assert code == 1 and "5 killed, 1 survived, 5 errors" in output
     assert (toy / "toy/sums.py").read_text() == PRODUCT
 
 

@@ -112,3 +112,15 @@ def test_seconds_of_the_spec_are_25_frames_each() -> None:
     assert sampling_config(spec, config).chunk_frames == 62
     spec = JobSpec(task="train", output_dir="out")
     assert sampling_config(spec, config).chunk_frames is None
+
+
+def test_the_timestep_law_is_the_spec_s_or_else_the_checkpoint_s() -> None:
+    config = {"timestep_mu": -0.3, "timestep_sigma": 1.1}
+    for train, law in (
+        ({}, (-0.3, 1.1)),
+        ({"timestep_mu": 0.0}, (0.0, 1.1)),
+        ({"timestep_sigma": 0.5}, (-0.3, 0.5)),
+        ({"timestep_mu": 0.2, "timestep_sigma": 0.7}, (0.2, 0.7)),
+    ):
+        sampling = sampling_config(JobSpec(task="train", output_dir="out", train=train), config)
+        assert (sampling.mu, sampling.sigma) == law

@@ -72,6 +72,25 @@ def test_gradient_checkpointing_changes_no_number(make_spec: MakeSpec) -> None:
     assert with_it.grad_norm == pytest.approx(without.grad_norm, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("settings", "runs"),
+    [
+        ({}, [2, 2, 2, 2]),
+        ({"gradient_checkpointing_ratio": 0.5}, [2, 2, 1, 1]),
+        ({"gradient_checkpointing": False}, [1, 1, 1, 1]),
+    ],
+)
+def test_the_layers_that_the_spec_asks_for_are_recomputed(
+    make_spec: MakeSpec, settings: dict[str, Any], runs: list[int]
+) -> None:
+    trainer = trainer_of(make_spec(accumulation=1, **settings))
+    layers, counts = list(trainer.adapter.transformer.layers), [0] * 4
+    for number, layer in enumerate(layers):
+        layer.register_forward_pre_hook(lambda *_, n=number: counts.__setitem__(n, counts[n] + 1))
+    trainer.step(0)
+    assert counts == runs
+
+
 def test_dropped_conditions_become_the_null_token() -> None:
     null = torch.full((1, 1, 64), 7.0)
     sampling = SamplingConfig("corrected", -0.4, 1.0, cfg_dropout=0.15, seed=3)
