@@ -121,9 +121,26 @@ def test_a_lost_tensor_of_the_state_is_noticed(make_spec: MakeSpec, tmp_path: Pa
         (tmp_path / name).write_bytes(b"".join(data))
     file = tmp_path / "training_state.safetensors"
     tensors, _ = read_safetensors(file)
+    assert tensors["history.losses"].dtype == torch.float64
     lost = max(key for key in tensors if key.startswith("optimizer."))
     save_file({key: tensor for key, tensor in tensors.items() if key != lost}, file)
     with pytest.raises(BadDataError, match=lost):
+        restore(tmp_path, trainer.adapter, trainer.optimizer)
+
+
+def test_a_parameter_of_another_type_is_not_cast(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """Nothing here writes one: the run that goes on would not be the one that was saved."""
+    from safetensors.torch import save_file
+
+    trainer = trainer_of(make_spec())
+    take_steps(trainer, 0, 1)
+    for name, data in checkpoint_files(trainer.adapter, trainer.optimizer, Progress(1), {}, {}).items():
+        (tmp_path / name).write_bytes(b"".join(data))
+    file = tmp_path / "training_state.safetensors"
+    tensors, _ = read_safetensors(file)
+    name = next(key for key in tensors if key.startswith("adapter."))
+    save_file({**tensors, name: tensors[name].half()}, file)
+    with pytest.raises(BadDataError, match=r"float16.*float32"):
         restore(tmp_path, trainer.adapter, trainer.optimizer)
 
 

@@ -16,6 +16,12 @@ def test_keys_tell_seed_purpose_and_index_apart() -> None:
     assert len(keys) == 300
 
 
+def test_keys_are_what_they_have_always_been() -> None:
+    """With others, a run that was begun before would go on with other draws."""
+    assert (rng.key(42, "noise"), rng.key(0, "order", 3)) == (1948580212742351494, 2723741169552378311)
+    assert rng.order(0, 3, 6) == [2, 5, 0, 3, 1, 4]
+
+
 def test_a_draw_is_the_same_in_every_process() -> None:
     code = "from sidestep.training import rng; import torch; print(rng.key(7, 'noise', 3), "
     code += "torch.randn(2, generator=rng.generator(7, 'noise', 3)).tolist())"
