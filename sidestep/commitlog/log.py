@@ -104,22 +104,21 @@ class CommitLog:
 
         A damaged commit is reported, and the one before it is taken.
         """
-        tried: set[str] = set()
-        kept: list[str] | None = None  # as the newest commit says: of older ones the files are deleted
+        untried: set[str] | None = None  # as the newest commit says: of older ones the files are deleted
         for record in self.back_from(tail):
-            if not record.files or record.folder in tried:
+            if not record.files:
                 continue
-            kept = record.kept if kept is None else kept
-            if record.folder not in kept:
+            untried = set(record.kept) if untried is None else untried
+            if record.folder not in untried:
                 continue
-            if len(tried) == len(kept):
-                return None
-            tried.add(record.folder)
+            untried.remove(record.folder)
             try:
                 self.fetch(record, target)
                 return record
             except (BadDataError, MissingInputError) as error:
                 log.warning("Checkpoint %s is damaged and is not used: %s", record.folder, error)
+            if not untried:
+                break
         return None
 
     def fetch(self, record: Record, target: Path) -> None:

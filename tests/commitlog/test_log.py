@@ -98,14 +98,22 @@ def test_a_damaged_commit_is_reported_and_the_one_before_taken(
 
 
 def test_with_all_kept_commits_damaged_the_deleted_ones_are_not_looked_for(
-    writer: Writer, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    writer: Writer,
+    store: Store,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for step in (1, 2, 3):
+    for step in range(1, 21):
         commit(writer, tmp_path, step, keep=2)
-    for step in (2, 3):
+    writer.finish()
+    for step in (19, 20):
         store.delete(f"checkpoints/checkpoint-epoch-{step}/a.json")
+    read, reads = store.read_bytes, []
+    monkeypatch.setattr(store, "read_bytes", lambda path: reads.append(path) or read(path))
     assert newest(store, tmp_path / "newest") is None
     assert caplog.text.count("is damaged") == 2
+    assert len(reads) <= 5, "the log was read to its beginning"
 
 
 @pytest.mark.parametrize("content", [b"{}", b"", b'{"kind": "commit", "files": 7}', b"\xff\xfe"])
@@ -226,12 +234,12 @@ def test_a_living_writer_is_not_disturbed(
 ) -> None:
     def sleep(seconds: float) -> None:
         clock.sleep(seconds)
+        assert clock.now < lease.seconds
         if sum(clock.slept) >= lease.beat_seconds:
             writer.heartbeat.beat()
 
     with pytest.raises(AgainError, match="it showed life a moment ago"):
         begin(store, replace(lease, sleep=sleep))
-    assert clock.now < lease.seconds / 2
     commit(writer, tmp_path, 1)
     assert newest(store, tmp_path / "newest") == 1
 
@@ -267,10 +275,9 @@ def test_signs_of_life_are_given_in_the_background(store: Store) -> None:
     assert json.loads(store.read_bytes(heartbeat)) == {"released": True}
 
 
-def test_an_answer_that_is_lost_does_not_fence_the_writer(
-    writer: Writer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The record gets through, the answer does not; the next try, or the next commit, finds that out."""
+def lose_commit(writer: Writer, folder: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record gets through, the answer does not."""
+    store = writer.commits.store
     create = store.create
 
     def lossy(path: str, data: bytes) -> bool:
@@ -278,18 +285,51 @@ def test_an_answer_that_is_lost_does_not_fence_the_writer(
         raise StorageError("the connection was cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr(writer.commits.store, "create", lossy)
+        patch.setattr(store, "create", lossy)
         with pytest.raises(StorageError):
-            commit(writer, tmp_path / "lost", 1)
+            commit(writer, folder, step)
+
+
+def test_an_answer_that_is_lost_does_not_fence_the_writer(
+    writer: Writer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next try, or the next commit, finds out what had got through."""
+    lose_commit(writer, tmp_path / "lost", 1, monkeypatch)
     commit(writer, tmp_path / "again", 1)  # the same again, as a retry does
     assert newest(store, tmp_path / "newest") == 1
-    with monkeypatch.context() as patch:
-        patch.setattr(writer.commits.store, "create", lossy)
-        with pytest.raises(StorageError):
-            commit(writer, tmp_path / "lost", 2)
+    lose_commit(writer, tmp_path / "lost", 2, monkeypatch)
     commit(writer, tmp_path, 3)  # a newer one, as the one before was given up
     records = list(CommitLog(store).back_from(CommitLog(store).tail()))
     assert [record.step for record in records] == [3, 2, 1, 0]
+
+
+def test_a_commit_that_was_given_up_and_not_kept_is_not_gone_back_to(
+    writer: Writer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(writer, tmp_path, 1)
+    lose_commit(writer, tmp_path, 2, monkeypatch)
+    commit(writer, tmp_path, 3)
+    store.delete("checkpoints/checkpoint-epoch-3/a.json")
+    assert newest(store, tmp_path / "newest") == 1
+
+
+def test_a_commit_that_had_got_through_is_known_to_its_writer(
+    writer: Writer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the next one fails: what is said of a run that is stopped then is true."""
+    lose_commit(writer, tmp_path, 1, monkeypatch)
+    create = store.create
+
+    def refused(path: str, data: bytes) -> bool:
+        if store.stat(path) is None:
+            raise StorageError("the connection was refused")
+        return create(path, data)
+
+    monkeypatch.setattr(store, "create", refused)
+    with pytest.raises(StorageError):
+        commit(writer, tmp_path, 2)
+    assert writer.newest
+    assert writer.newest.step == 1
 
 
 def test_retention_deletes_files_and_keeps_the_history(writer: Writer, store: Store, tmp_path: Path) -> None:

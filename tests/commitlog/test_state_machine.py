@@ -1,0 +1,383 @@
+"""Up to three writers at a time, on a store that loses answers, lists late and lets requests land late, in
+processes that end, or stand still, between any two calls.
+
+Whatever comes: no two records have one number, the generations only grow, a commit that a writer was told of
+is in the log and whole, a checkpoint never has files of two writers, and a writer that was taken over stops.
+
+SIDESTEP_TEST_EXAMPLES=5000 tries as many runs, other ones each time, in place of the usual few.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from sidestep.commitlog.lease import Lease, Watch, heartbeat_path
+from sidestep.commitlog.log import CommitLog, Record, record_path
+from sidestep.commitlog.writer import Writer, take_over
+from sidestep.runtime.canonical import json_bytes
+from sidestep.runtime.errors import AgainError, SideStepError, StorageError
+from tests.commitlog.world import FATES, Crash, Process, World
+
+EXAMPLES = int(os.environ.get("SIDESTEP_TEST_EXAMPLES", 0))
+FILES = ("a", "b")
+DAMAGES = (lambda data: data[:-1], lambda data: data[:-1] + b"?", lambda data: None)
+KEPT = 2  # checkpoints
+STEPS = 3  # of each process
+LEASE = 6.0
+fates = st.sampled_from(["stop", "stop", *FATES])
+CALLS = ("create", "create", "upload", "list_files", "delete", "write_bytes")
+
+
+def content(process: int, step: int, file: str) -> bytes:
+    """Of a checkpoint's file: it says whose it is."""
+    return f"{file} of process {process} after step {step}".encode()
+
+
+class Attempt(Process):
+    """One attempt at the run, in the order of `sidestep.tasks.train`: what takes part in the commit log.
+
+    Attributes:
+        writer: once it is one.
+        told: the records that it was told are in the log.
+        beaten: when its heartbeat was given last.
+        is_beating: whether the thread of its heartbeat would be running.
+    """
+
+    def __init__(self, world: World, number: int, folder: Path, tries: int = 2) -> None:
+        """`tries`: of a commit that meets a failure, until it is given up for the next one."""
+        super().__init__(world, number)
+        self.folder, self.tries = folder, tries
+        self.lease = Lease(LEASE, lambda: world.now, self.sleep)
+        self.writer: Writer | None = None
+        self.told: list[Record] = []
+        self.beaten, self.is_beating = 0.0, False
+
+    def program(self) -> None:
+        commits = CommitLog(self.store)
+        tail = commits.tail()
+        watch = Watch(self.store, tail.generation, self.lease) if tail else None
+        newest, start = commits.newest_commit(tail), self.fetch(commits, tail)
+        writer = take_over(commits, self.lease, watch, {"processor": f"of process {self.number}"})
+        self.beaten, self.writer, self.generation = self.world.now, writer, writer.generation
+        self.is_beating = True
+        assert self.world.records[writer.position[0] - 1]["by"] is self, "two are the same writer"
+        try:
+            if writer.newest != newest:
+                start = self.fetch(commits, commits.tail())
+            first = start.step + 1 if start else 1
+            for step in range(first, first + STEPS):
+                self.save(writer, step)
+            if self.told:
+                self.told.append(writer.finish())
+                commits.fetch(self.told[-1], self.folder / f"adapter-{self.number}")
+        finally:
+            self.release(writer)
+
+    def fetch(self, commits: CommitLog, tail: Record | None) -> Record | None:
+        """What it goes on from, which must be as it was committed."""
+        folder = self.folder / f"start-{self.number}"
+        found = commits.fetch_newest(folder, tail)
+        for name, expected in found.files.items() if found else ():
+            assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected["sha256"]
+        return found
+
+    def save(self, writer: Writer, step: int) -> None:
+        """Commit a checkpoint, or give it up."""
+        name = f"checkpoint-step-{step}"
+        files = self.folder / f"{self.number}-{step}"
+        if not files.exists():
+            files.mkdir()
+            for file in FILES:
+                (files / file).write_bytes(content(self.number, step, file))
+        for _ in range(self.tries):
+            writer.check()
+            is_fenced, sent = self.is_fenced(), self.sent
+            try:
+                self.told.append(writer.commit(files, name, step, writer.checkpoints(name)[:KEPT]))
+                return
+            except StorageError:
+                continue
+            finally:
+                assert not is_fenced or sent == self.sent, "a writer that was taken over has sent files"
+                known = self.world.newest_commit(writer.position[0])
+                assert (writer.newest and writer.newest.number) == (known and known["number"])
+
+    def release(self, writer: Writer) -> None:
+        is_lost, before = writer.heartbeat.lost.is_set(), self.world.files.get(self.heartbeat)
+        self.is_beating = False
+        writer.release()
+        now = self.world.files.get(self.heartbeat)
+        assert now == before if is_lost else self.fate or now == json_bytes({"released": True})
+
+    def is_fenced(self) -> bool:
+        """Whether the record after those that its writer knows of is another one's."""
+        assert self.writer
+        number, nonce = self.writer.position
+        return any(record["nonce"] != nonce for record in self.world.records[number : number + 1])
+
+    def beat(self, fate: str = "") -> None:
+        """What the heartbeat's thread does every so often."""
+        assert self.writer
+        since, before = self.world.now - self.beaten, self.world.files.get(self.heartbeat)
+        is_fenced, self.fate = self.is_fenced(), fate
+        try:
+            self.writer.heartbeat.beat()
+        except StorageError:
+            return
+        if self.writer.heartbeat.lost.is_set():
+            assert is_fenced, "a writer stops for nothing"
+            assert self.world.files.get(self.heartbeat) == before, "a writer that stops shows life"
+            with pytest.raises(AgainError):
+                self.writer.check()
+            self.is_beating = False
+        else:
+            self.writer.check()
+            assert since <= LEASE / 2 or not is_fenced, "a writer does not know that it was taken over"
+            self.beaten = self.world.now
+
+    @property
+    def heartbeat(self) -> str:
+        return heartbeat_path(self.generation)
+
+
+class Writers(RuleBasedStateMachine):
+    """The rules choose who goes on, how far, and what is broken on the way."""
+
+    folder: Path
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.attempts: list[Attempt] = []
+        self.checked = 0  # records
+        self.has_damaged = False
+
+    @property
+    def running(self) -> list[Attempt]:
+        return [attempt for attempt in self.attempts if attempt.is_running]
+
+    @property
+    def beating(self) -> list[Attempt]:
+        return [attempt for attempt in self.running if attempt.is_beating]
+
+    @initialize(calls=st.integers(0, 12), tries=st.integers(1, 2))
+    def begin(self, calls: int, tries: int) -> None:
+        self.start(calls, tries)
+
+    @precondition(lambda self: len(self.running) < 3)
+    @rule(calls=st.integers(0, 8), tries=st.integers(1, 2))
+    def start(self, calls: int, tries: int) -> None:
+        attempt = Attempt(self.world, len(self.attempts), self.folder, tries)
+        self.attempts.append(attempt)
+        attempt.start()
+        attempt.go_on(calls)
+
+    @precondition(lambda self: 0 < len(self.running) < 3)
+    @rule(calls=st.integers(0, 25), tries=st.integers(1, 2))
+    def overtake(self, calls: int, tries: int) -> None:
+        """All stand still while a new process becomes the writer and goes on."""
+        self.start(0, tries)
+        attempt = self.attempts[-1]
+        for _ in range(200):
+            if attempt.is_running and not attempt.writer:
+                attempt.go()
+        attempt.go_on(calls)
+
+    @precondition(lambda self: self.running)
+    @rule(who=st.integers(0, 2), calls=st.integers(0, 25), others_live=st.booleans(), fate=fates)
+    def go_on(self, who: int, calls: int, others_live: bool, fate: str) -> None:
+        """One process makes some calls; the others stand still, but for their heartbeats."""
+        attempt = self.running[who % len(self.running)]
+        for _ in range(calls):
+            if attempt.at[0] == "sleep" and others_live:
+                self.beat_in_time(attempt)
+            attempt.go_on(1)
+        self.meet(attempt, fate)
+
+    @precondition(lambda self: self.running)
+    @rule(who=st.integers(0, 2), call=st.sampled_from(CALLS), fate=fates)
+    def go_to(self, who: int, call: str, fate: str) -> None:
+        """One process goes on until it is about to make such a call."""
+        attempt = self.running[who % len(self.running)]
+        for _ in range(80):
+            if attempt.at[0] != call:
+                attempt.go_on(1)
+        self.meet(attempt, fate)
+
+    @precondition(lambda self: self.beating)
+    @rule(who=st.integers(0, 2), fate=st.sampled_from(["", "", "refused", "lost", "late"]))
+    def beat(self, who: int, fate: str) -> None:
+        self.beating[who % len(self.beating)].beat(fate)
+
+    @rule(seconds=st.sampled_from([1, LEASE / 2 + 0.1, LEASE + 0.1]))
+    def stand_still(self, seconds: float) -> None:
+        """All processes are paused, and time goes by."""
+        self.world.now += seconds
+
+    @rule(changes=st.integers(0, 12))
+    def list_late(self, changes: int) -> None:
+        self.world.lag = changes
+
+    @precondition(lambda self: self.world.in_flight)
+    @rule(which=st.integers(0, 9))
+    def land(self, which: int) -> None:
+        """A request that was given up for lost gets there."""
+        self.world.in_flight.pop(which % len(self.world.in_flight))()
+
+    @precondition(lambda self: self.kept())
+    @rule(which=st.integers(0, KEPT - 1), file=st.sampled_from(FILES), how=st.sampled_from(DAMAGES))
+    def damage(self, which: int, file: str, how: Callable[[bytes], bytes | None]) -> None:
+        """At rest, in a checkpoint that counts."""
+        path = f"{self.kept()[which % len(self.kept())]}/{file}"
+        if path in self.world.files:
+            self.world.damage(path, how(self.world.files[path]))
+            self.has_damaged = True
+        self.read()
+
+    @invariant()
+    def no_record_was_touched(self) -> None:
+        assert not self.world.wrong
+
+    @invariant()
+    def records_follow_one_another(self) -> None:
+        """Each number once, each generation one more than the one before, and each record its writer's."""
+        records = self.world.records
+        for number, record in enumerate(records[self.checked :], start=self.checked + 1):
+            before = records[number - 2] if number > 1 else {"generation": 0, "nonce": "", "by": None}
+            assert record["number"] == number
+            if record["kind"] == "take-over":
+                assert record["generation"] == before["generation"] + 1
+                assert record["by"] is not before["by"]
+                if number > 1:
+                    self.check_take_over(record["by"], before["generation"])
+            else:
+                assert (record["generation"], record["by"]) == (before["generation"], before["by"])
+                self.check_kept(record)
+        self.checked = len(records)
+
+    @invariant()
+    def what_was_told_is_in_the_log(self) -> None:
+        for attempt in self.attempts:
+            for record in attempt.told:
+                assert self.world.files[record_path(record.number)] == record.content()
+
+    @invariant()
+    def kept_checkpoints_are_whole(self) -> None:
+        for folder in self.kept():
+            assert self.is_whole(folder) or self.is_damaged(folder), f"{folder} is lost, or mixed"
+
+    @invariant()
+    def processes_end_for_a_reason(self) -> None:
+        for attempt in self.attempts:
+            error = attempt.error
+            if error is None or isinstance(error, Crash):
+                continue
+            assert isinstance(error, SideStepError), repr(error)
+            if isinstance(error, AgainError):
+                assert attempt.writer is None or attempt.is_fenced()
+            else:
+                assert attempt.has_met_faults or self.has_damaged or attempt.is_fenced()
+
+    def teardown(self) -> None:
+        """Whatever has happened: an attempt that nobody disturbs takes over and ends."""
+        for attempt in self.attempts:
+            attempt.crash()
+        self.world.lag = 0
+        self.start(calls=500, tries=1)
+        last = self.attempts[-1]
+        assert not last.is_running and last.error is None, last.error
+        assert [record.kind for record in last.told] == ["commit"] * STEPS + ["done"]
+        self.records_follow_one_another()
+        self.kept_checkpoints_are_whole()
+        self.read()
+
+    def read(self) -> None:
+        """A reader finds the newest checkpoint that is whole, or none."""
+        commits = CommitLog(Attempt(self.world, -1, self.folder).store)
+        found = commits.fetch_newest(self.folder / "read", commits.tail())
+        whole = [folder for folder in self.kept() if self.is_whole(folder)]
+        assert (found and found.folder) == (whole[0] if whole else None)
+        for name in FILES if found else ():
+            assert (self.folder / "read" / name).read_bytes() == self.world.files[f"{whole[0]}/{name}"]
+
+    def beat_in_time(self, but: Attempt) -> None:
+        """Time has passed: all heartbeats that are due are given, but for one process's."""
+        for attempt in self.beating:
+            if attempt is not but and self.world.now - attempt.beaten >= attempt.lease.beat_seconds:
+                attempt.beat()
+
+    def meet(self, attempt: Attempt, fate: str) -> None:
+        """The call that a process is about to make meets that fate; with "stop" it is not made yet."""
+        if attempt.is_running and fate != "stop":
+            attempt.go("" if attempt.at[0] == "sleep" and fate != "crash" else fate)
+
+    def check_take_over(self, attempt: Attempt, generation: int) -> None:
+        """Only from a writer that had ended, or shown no life for as long as a lease is."""
+        heartbeat = heartbeat_path(generation)
+        assert heartbeat in attempt.seen_released or attempt.stood_still.get(heartbeat, 0) >= LEASE
+
+    def check_kept(self, record: dict[str, Any]) -> None:
+        """A record keeps itself and as many as the rule says of those that the commit before it kept.
+
+        Its writer may know of a commit before it that it was not told of, or not.
+        """
+        allowed = []
+        for before in reversed(self.world.records[: record["number"] - 1]):
+            if before["files"]:
+                kept = [record["folder"], *(kept for kept in before["kept"] if kept != record["folder"])]
+                allowed.append(kept[:KEPT])
+                if before["by"] is not record["by"] or self.was_told(before):
+                    break
+        else:
+            allowed.append([record["folder"]])
+        assert record["kept"] in allowed
+
+    def kept(self) -> list[str]:
+        """The folders of the checkpoints that the newest commit keeps, the newest first."""
+        newest = self.world.newest_commit()
+        return newest["kept"] if newest else []
+
+    def is_whole(self, folder: str) -> bool:
+        """Whether all files are those of the one writer that committed this checkpoint."""
+        record = next(record for record in reversed(self.world.records) if record["folder"] == folder)
+        return record["files"].keys() == set(FILES) and all(
+            self.world.files.get(f"{folder}/{file}") == content(record["by"].number, record["step"], file)
+            for file in FILES
+        )
+
+    def is_damaged(self, folder: str) -> bool:
+        return any(f"{folder}/{file}" in self.world.damaged for file in FILES)
+
+    def was_told(self, record: dict[str, Any]) -> bool:
+        return any(told.number == record["number"] for told in record["by"].told)
+
+
+def test_the_commit_log_keeps_its_promises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)  # hundreds of warnings
+    machine = type("Writers", (Writers,), {"folder": tmp_path})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=EXAMPLES or 300,
+            stateful_step_count=40,
+            derandomize=not EXAMPLES,
+            phases=list(Phase) if EXAMPLES else [Phase.generate],  # to find a short way takes minutes
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
