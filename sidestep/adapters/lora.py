@@ -92,7 +92,7 @@ _HARMLESS = {
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "inference_mode"),
     *("base_model_name_or_path", "revision", "task_type", "auto_mapping", "peft_version"),
 }
-_HARMLESS_INITS = (True, False, "gaussian", "eva", "orthogonal")
+_HARMLESS_INITS = ("gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,13 @@ def test_a_variant_by_its_folder(checkpoints: Path) -> None:
     assert load_model(checkpoints, "my-finetune", parts=("transformer",)).variant == "my-finetune"
 
 
+def test_a_folder_s_name_comes_before_an_alias(checkpoints: Path) -> None:
+    """A fine-tune may be called like a release's alias."""
+    shutil.copytree(checkpoints / FOLDER, checkpoints / "turbo")
+    assert load_model(checkpoints, "turbo", parts=("transformer",)).variant == "turbo"
+    assert load_model(checkpoints, "base", parts=("transformer",)).variant == FOLDER
+
+
 def test_an_incomplete_folder_says_what_it_lacks(checkpoints: Path) -> None:
     (checkpoints / FOLDER / "silence_latent.pt").unlink()
     with pytest.raises(MissingInputError, match=r"silence_latent\.pt"):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -135,6 +136,17 @@ def test_a_config_that_asks_for_something_else_is_refused(
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     with pytest.raises(BadDataError, match=facts(*told)):
         adapters.load(transformer, folder)
+
+
+def test_what_a_config_leaves_out_is_as_in_peft(transformer: nn.Module, copy: Copy) -> None:
+    """Its alpha is 8 then, and the rank of this file is 4."""
+    folder = copy("lora-attention")
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text())
+    del config["lora_alpha"]
+    file.write_text(json.dumps(config))
+    layers: dict[str, Any] = dict(adapters.load(transformer, folder).layers)
+    assert layers["layers.0.self_attn.q_proj"].scaling["default"] == LoraConfig().lora_alpha / 4 == 2
 
 
 def test_patterns_and_rslora_scale_as_in_peft(transformer: nn.Module, copy: Copy) -> None:

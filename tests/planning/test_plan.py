@@ -15,7 +15,7 @@ from sidestep.acestep.tiny import tiny_config
 from sidestep.config.job import JobSpec
 from sidestep.config.optimizers import OPTIMIZERS
 from sidestep.config.training import AdapterSpec, TrainSpec
-from sidestep.planning.cards import CARDS
+from sidestep.planning.cards import CARDS, Card
 from sidestep.planning.fit import changed, changes_to_fit
 from sidestep.planning.memory import Memory, attention_workspace, memory_of
 from sidestep.planning.plan import Plan, make_plan
@@ -60,6 +60,16 @@ def test_a_run_of_half_the_songs_takes_half_the_time() -> None:
         assert long.seconds == pytest.approx(2 * short.seconds)
     few_steps = plan_of(spec_of(epochs=10, accumulation=1, max_steps=7))
     assert few_steps.cards[0].seconds == pytest.approx(whole.cards[0].seconds / 10)
+
+
+def test_a_card_computes_at_its_share_of_the_peak() -> None:
+    card = Card("made", 8, half=100, single=25, efficiency=0.4)
+    assert (card.seconds(80e12, "bf16"), card.seconds(80e12, "fp16"), card.seconds(80e12, "fp32")) == (
+        2,
+        2,
+        8,
+    )
+    assert card.memory == 8 * 2**30
 
 
 def test_cards_without_bf16_take_what_training_would_take() -> None:
@@ -191,6 +201,16 @@ def test_songs_are_measured_where_they_are_and_assumed_in_a_bucket(
     )
     assert there.basis == there.tokens_basis == "assumed"
     assert there.longest == pytest.approx(160, rel=0.05)
+    write_songs(Path("mixed"), [song(0, conditions=9), song(1, conditions=31), song(2, conditions=2)])
+    assert find_songs(make_spec(dataset_dir="mixed")).tokens == 31
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chunk", "frames"),
+    [(60, None, 1500), (60, 30, 750), (10, 30, 250), (10.01, None, 251), (0.01, None, 1)],
+)
+def test_a_step_sees_a_song_or_a_chunk_of_it(seconds: float, chunk: float | None, frames: int) -> None:
+    assert assumed_songs(3, 8.0).frames(seconds, chunk) == frames
 
 
 def test_sound_files_say_their_length(tiny_checkpoints: Path, s3_server: S3Server) -> None:

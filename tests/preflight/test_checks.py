@@ -33,8 +33,14 @@ int cuInit(unsigned flags) {{ return {code}; }}
 int cuDriverGetVersion(int *version) {{ *version = {cuda}; return 0; }}
 int cuDeviceGetCount(int *count) {{ *count = {count}; return 0; }}
 int cuDeviceGet(int *device, int index) {{ *device = index; return 0; }}
-int cuDeviceGetName(char *name, int size, int device) {{ strncpy(name, "{name}", size); return 0; }}
-int cuDeviceTotalMem_v2(size_t *bytes, int device) {{ *bytes = {memory}UL; return 0; }}
+int cuDeviceGetName(char *name, int size, int device) {{
+    strncpy(name, device ? "{name}" : "NVIDIA T4", size);
+    return 0;
+}}
+int cuDeviceTotalMem_v2(size_t *bytes, int device) {{
+    *bytes = device ? {memory}UL : {memory}UL / 2;
+    return 0;
+}}
 """
 
 
@@ -166,7 +172,9 @@ def test_a_gpu_is_named_and_its_driver_is_new_enough(
     assert check(*places, "--device", "cuda:1") == 0
     found = by_name(capsys)
     assert found["device"] == "ok NVIDIA L4, 24.0 GiB"
-    assert found["driver"].endswith("for torch 2.13.0 with CUDA 13.0")
+    assert tells(found["driver"], "torch 2.13.0", "CUDA 13.0")
+    assert check(*places) == 0
+    assert by_name(capsys)["device"] == "ok NVIDIA T4, 12.0 GiB"
     assert check(*places, "--device", "cuda:2") == 72
     assert tells(by_name(capsys)["device"], "runtime.device is cuda:2", "2 NVIDIA GPUs")
     gpus(1, cuda=12080)
@@ -195,7 +203,7 @@ def test_a_torch_for_cpus_beside_a_gpu(
     gpus(1)
     monkeypatch.setattr(machine, "installed_torch", lambda: Torch("2.13.0+cpu", None))
     assert check(*places) == 72
-    assert tells(by_name(capsys)["device"], "NVIDIA L4", "torch 2.13.0+cpu")
+    assert tells(by_name(capsys)["device"], "NVIDIA T4", "torch 2.13.0+cpu")
 
 
 def test_what_torch_says_of_itself() -> None:

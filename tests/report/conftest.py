@@ -66,7 +66,7 @@ def spec(tmp_path: Path) -> JobSpec:
 @pytest.fixture
 def output(spec: JobSpec, receipt: dict[str, Any], history: dict[str, Any]) -> Store:
     store = open_store(spec.output_place, spec.storage)
-    ranking = [{"module": f"layers.{n}.self_attn.q_proj", "norm": 1 / (n + 1)} for n in range(24)]
+    ranking = [{"module": f"layers.{n}.self_attn.q_proj", "norm": 3 / (n + 1)} for n in range(24)]
     files = {"receipt.json": receipt, "history.json": history, "estimate/report.json": {"modules": ranking}}
     for path, content in files.items():
         store.write_bytes(path, json.dumps(content).encode())

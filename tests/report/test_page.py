@@ -61,6 +61,8 @@ def test_all_parts_are_there(output: Store, spec: JobSpec) -> None:
         assert fact in words
     assert re.search("optimizer type ?adamw", words)
     assert ("circle", True) in {(tag, "cx" in attributes) for tag, attributes in read.tags}
+    bars = [attributes["width"] for tag, attributes in read.tags if tag == "rect" and "rx" in attributes]
+    assert bars[:4] == ["100.0", "50.0", "33.3", "25.0"], "of the most sensitive module's"
     identities = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
     assert len(identities) == len(set(identities))
 

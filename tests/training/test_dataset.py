@@ -137,7 +137,11 @@ def test_bad_tensors_end_a_run_before_it_begins(
 
 def test_a_sound_dataset_is_as_long_as_its_files(folder: Path, tmp_path: Path) -> None:
     store = open_store(str(folder), StorageSpec())
-    assert len(Samples.pull(store, Workspace(tmp_path / "work"))) == 3
+    samples = Samples.pull(store, Workspace(tmp_path / "work"))
+    assert len(samples) == len(list(folder.glob("*.pt"))) == 3
+    told = {fact.name: (fact.seconds, fact.caption) for fact in samples.facts}
+    assert told["0.pt"] == (24 / 25, "0")  # of 24 frames; its metadata has no name
+    assert told[APP["filename"]] == (round(len(samples[1].target_latents) / 25, 2), APP["caption"])
     (folder / "0.pt").write_bytes(b"")
     with pytest.raises(BadDataError, match=facts("1 of 3", "0.pt")):
         Samples.pull(store, Workspace(tmp_path / "work"))

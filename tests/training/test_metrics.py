@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.nn import Parameter
 
 from sidestep.training.flow import draw_batch
 from sidestep.training.history import RunningLoss, running_mean
-from sidestep.training.metrics import Metrics, losses_by_timestep
+from sidestep.training.metrics import Metrics, layer_gradient_norms, losses_by_timestep
 from sidestep.training.numbers import Progress
 from sidestep.training.throughput import Throughput
 from tests.songs import MakeSpec, absurd_song, song, write_songs
@@ -94,6 +95,25 @@ def test_an_attempt_that_goes_on_shows_the_timesteps_of_the_one_before(make_spec
     assert (histogram.step, histogram.histogram_value.num) == (6, 6)
     (smooth,) = events.Scalars("loss/smooth")
     assert smooth.value == pytest.approx(RunningLoss(progress.losses).value)
+
+
+def test_gradient_norms_are_told_apart_by_layer() -> None:
+    """By PEFT's names and by LyCORIS', of one digit and of two; what is not trained has none."""
+
+    def parameter(*gradient: float) -> Parameter:
+        made = Parameter(torch.zeros(len(gradient)))
+        made.grad = torch.tensor(gradient)
+        return made
+
+    assert layer_gradient_norms(
+        {
+            "layers.12.mlp.up_proj.lora_A.weight": parameter(5.0),
+            "layers.1.self_attn.q_proj.lora_A.weight": parameter(3.0, 0.0),
+            "layers.1.self_attn.q_proj.lora_B.weight": parameter(0.0, 4.0),
+            "lycoris_layers_2_self_attn_q_proj.lokr_w1": parameter(2.0),
+            "layers.3.self_attn.q_proj.lora_A.weight": Parameter(torch.zeros(2)),
+        }
+    ) == {"layers.1": 5.0, "layers.2": 2.0, "layers.12": 5.0}
 
 
 def test_the_running_loss() -> None:

@@ -144,6 +144,12 @@ def test_a_parameter_of_another_type_is_not_cast(make_spec: MakeSpec, tmp_path: 
         restore(tmp_path, trainer.adapter, trainer.optimizer)
 
 
+def test_prodigy_finds_its_rate_through_the_warm_up(make_spec: MakeSpec) -> None:
+    """With safeguard_warmup, small rates do not blow up its estimate; bias correction would slow it down."""
+    (group,) = trainer_of(make_spec(optimizer_type="prodigy", lr=None)).optimizer.param_groups
+    assert group["safeguard_warmup"] and not group["use_bias_correction"]
+
+
 def test_a_missing_bitsandbytes_is_named_before_a_model_is_pulled(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
