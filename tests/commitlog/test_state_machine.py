@@ -4,7 +4,7 @@ processes that end, or stand still, between any two calls.
 Whatever comes: no two records have one number, the generations only grow, a commit that a writer was told of
 is in the log and whole, a checkpoint never has files of two writers, and a writer that was taken over stops.
 
-SIDESTEP_TEST_EXAMPLES=5000 tries as many runs, other ones each time, in place of the usual few.
+`make test-slow` tries more runs, other ones each time; SIDESTEP_TEST_EXAMPLES says how many.
 """
 
 import hashlib
@@ -33,7 +33,9 @@ from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import AgainError, SideStepError, StorageError
 from tests.commitlog.world import FATES, Crash, Process, World
 
-EXAMPLES = int(os.environ.get("SIDESTEP_TEST_EXAMPLES", 0))
+QUICK = settings(
+    max_examples=300, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
 FILES = ("a", "b")
 DAMAGES = (lambda data: data[:-1], lambda data: data[:-1] + b"?", lambda data: None)
 KEPT = 2  # checkpoints
@@ -258,7 +260,7 @@ class Writers(RuleBasedStateMachine):
         """Each number once, each generation one more than the one before, and each record its writer's."""
         records = self.world.records
         for number, record in enumerate(records[self.checked :], start=self.checked + 1):
-            before = records[number - 2] if number > 1 else {"generation": 0, "nonce": "", "by": None}
+            before: dict[str, Any] = records[number - 2] if number > 1 else {"generation": 0, "by": None}
             assert record["number"] == number
             if record["kind"] == "take-over":
                 assert record["generation"] == before["generation"] + 1
@@ -367,17 +369,19 @@ class Writers(RuleBasedStateMachine):
         return any(told.number == record["number"] for told in record["by"].told)
 
 
-def test_the_commit_log_keeps_its_promises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def machine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> type[Writers]:
     caplog.set_level(logging.CRITICAL)  # hundreds of warnings
-    machine = type("Writers", (Writers,), {"folder": tmp_path})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=EXAMPLES or 300,
-            stateful_step_count=40,
-            derandomize=not EXAMPLES,
-            phases=list(Phase) if EXAMPLES else [Phase.generate],  # to find a short way takes minutes
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    return type("Writers", (Writers,), {"folder": tmp_path})
+
+
+def test_the_commit_log_keeps_its_promises(machine: type[Writers]) -> None:
+    """The same runs each time, and no search for a shorter way to a failure, which takes minutes."""
+    run_state_machine_as_test(machine, settings=settings(QUICK, derandomize=True, phases=[Phase.generate]))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_commit_log_keeps_its_promises_in_other_runs_each_time(machine: type[Writers]) -> None:
+    examples = int(os.environ.get("SIDESTEP_TEST_EXAMPLES", 800))
+    run_state_machine_as_test(machine, settings=settings(QUICK, max_examples=examples))

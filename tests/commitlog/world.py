@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from sidestep.commitlog.lease import FOLDER as HEARTBEATS
 from sidestep.commitlog.lease import heartbeat_path
 from sidestep.commitlog.log import FOLDER as COMMITS
+from sidestep.commitlog.writer import CHECKPOINTS
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import MissingInputError, StorageError
 from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_advance
@@ -47,9 +48,9 @@ class World:
         wrong: what was done to the log that nobody may do.
     """
 
-    spares_newer = True
-    """A writer's clean-up is not fenced yet: what one that was taken over deletes of newer checkpoints is
-    spared here. It is to end with the issue on zombies."""
+    forbids_late_deletes = True
+    """A writer's clean-up is not fenced yet: what one that was taken over would delete stays here. Without
+    this, it deletes the checkpoints of the writer that took over, and those that are being uploaded."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -79,11 +80,8 @@ class World:
     def delete(self, path: str, by: "Process") -> None:
         if path.startswith(COMMITS) or path == heartbeat_path(self.records[-1]["generation"]):
             self.wrong.append(f"{path} was deleted")
-        newest = self.newest_commit()
-        is_late = newest is not None and by.generation < newest["generation"]
-        if self.spares_newer and is_late and path.rpartition("/")[0] in newest["kept"]:
-            return
-        if path in self.files:
+        is_late = by.generation < self.records[-1]["generation"] and path.startswith(CHECKPOINTS)
+        if path in self.files and not (is_late and self.forbids_late_deletes):
             self._change(path, None)
 
     def newest_commit(self, until: int | None = None) -> dict[str, Any] | None:
