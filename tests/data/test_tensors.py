@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sidestep.config.schema import StorageSpec
-from sidestep.data.index import Index, list_samples, read_index, write_index
+from sidestep.data.index import Index, dataset_digest, list_samples, read_index, write_index
 from sidestep.data.tensors import Sample, read_sample, sample_bytes, silent_context
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.open import open_store
@@ -262,3 +262,12 @@ def test_a_damaged_index(store: Store, content: bytes) -> None:
     store.write_bytes("index.json", content)
     with pytest.raises(BadDataError, match=r"index\.json"):
         read_index(store)
+
+
+def test_a_dataset_is_known_by_the_names_and_sizes_of_its_files() -> None:
+    files = [FileInfo("a.pt", 3, "1"), FileInfo("b.pt", 4, "1")]
+    digest = dataset_digest(files)
+    assert dataset_digest(files[::-1]) == digest
+    assert dataset_digest([replace(file, version="2") for file in files]) == digest  # in another place
+    others = [files[:1], [files[0], replace(files[1], size=5)], [files[0], replace(files[1], path="c.pt")]]
+    assert digest not in [dataset_digest(other) for other in others]

@@ -123,15 +123,17 @@ def test_large_downloads_are_cut_within_their_parts(
 @pytest.mark.parametrize("fault", ["lost", "cut", "cut short"])
 @pytest.mark.parametrize("again", ["", "404"])
 def test_an_upload_in_parts_that_was_completed_unheard(
-    faulty: FaultyServer, store: Store, fault: str, again: str
+    faulty: FaultyServer, store: Store, tmp_path: Path, fault: str, again: str
 ) -> None:
     """The request that completes it, sent again, is answered as before, or: there is no such upload."""
     faulty.only = lambda method, path: method == "POST" and "uploadId" in path
     data = LARGE[: PART + 1]
+    (tmp_path / "source").write_bytes(data)
     for number in range(5):
         faulty.faults[:] = [fault, *([again] if again and fault != "cut short" else [])]
-        store.write_bytes(f"large-{number}", data)
-        assert not faulty.faults
+        moved: list[int] = []
+        store.upload(tmp_path / "source", f"large-{number}", moved.append)
+        assert not faulty.faults and sum(moved) == len(data)
     assert all(info.size == len(data) for info in store.list_files() if info.path != "file")
     assert store.read_bytes("large-4") == data
 
