@@ -223,6 +223,17 @@ def test_a_paused_heartbeat_finds_out_that_it_was_given_up(
     second.check()
 
 
+def test_a_pause_of_more_than_half_a_lease_is_enough_to_ask(
+    writer: Writer, store: Store, lease: Lease, clock: Clock
+) -> None:
+    """Whoever took over may have watched for longer than this writer was paused."""
+    take_over(CommitLog(store), replace(lease, seconds=0), None, {})
+    clock.now += 0.6 * lease.seconds
+    writer.heartbeat.beat()
+    with pytest.raises(AgainError, match=FENCED):
+        writer.check()
+
+
 def test_a_living_writer_is_not_disturbed(
     writer: Writer, store: Store, lease: Lease, clock: Clock, tmp_path: Path
 ) -> None:
