@@ -22,7 +22,7 @@ from sidestep.training.mel import BANDS, mel_picture
 from sidestep.training.metrics import description
 from tests.facts import tells
 
-CLIP_FRAMES = 50  # two seconds, for speed
+CLIP_FRAMES = 25  # a second, for speed
 
 
 @pytest.fixture
@@ -35,19 +35,19 @@ def tone(seconds: float, hertz: float = 440.0) -> torch.Tensor:
     return torch.stack([0.5 * torch.sin(2 * torch.pi * hertz * time), 0.25 * time / seconds])
 
 
-@pytest.mark.parametrize("seconds", [0.2, 1.01, 3.5])
+@pytest.mark.parametrize("seconds", [0.2, 0.51, 2.1])
 def test_a_clip_and_what_the_vae_makes_of_it(
     tiny_checkpoints: Path, tensors: Store, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sidestep.data.preview.CLIP_FRAMES", CLIP_FRAMES)
-    monkeypatch.setattr("sidestep.data.preview.OVERLAP_FRAMES", 20)
+    monkeypatch.setattr("sidestep.data.preview.OVERLAP_FRAMES", 12)
     vae = load_vae(tiny_checkpoints, "cpu", torch.float32)
     waveform = tone(seconds)
     latents = encode_audio(vae, waveform)
     write_preview(tensors, vae, waveform, latents)
     clip, reconstruction = read_preview(tensors)
     assert (clip.name, reconstruction.name) == ("clip", "reconstruction")
-    assert clip.samples.shape == reconstruction.samples.shape == (2, min(waveform.shape[1], 2 * SAMPLE_RATE))
+    assert clip.samples.shape == reconstruction.samples.shape == (2, min(waveform.shape[1], SAMPLE_RATE))
     start = max(len(latents) - CLIP_FRAMES, 0) // 2 * 1920
     assert torch.allclose(clip.samples, waveform[:, start : start + clip.samples.shape[1]], atol=1e-4)
     whole = decode_latents(vae, latents)[:, start : start + clip.samples.shape[1]].clamp(-1, 1)

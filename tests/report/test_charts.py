@@ -68,3 +68,24 @@ def test_one_step_and_none() -> None:
 
 def _ys(pieces: list[str]) -> list[str]:
     return [point.split(",")[1] for piece in pieces for point in piece.split()]
+
+
+def test_where_everything_is_in_the_picture() -> None:
+    """720 × 300, with margins of 58, 12, 12 and 34: so the plot is 650 × 254."""
+    drawn = chart("Loss", [Line("raw", "each step", [1.0, None, 3.0, 2.0])], {0: 4.0, 2: None, 4: 1.0})
+    assert drawn
+    assert (drawn.width, drawn.height) == (720, 300)
+    assert drawn.plot == {"left": 58, "right": 708, "top": 12, "bottom": 266}
+    ((line, pieces),) = drawn.lines
+    assert line.name == "raw"
+    assert pieces == ["220.5,266.0 220.5,266.0", "545.5,96.7 708.0,181.3"]
+    assert drawn.dots == [(58.0, 12.0, "step 0: 4"), (708.0, 266.0, "step 4: 1")]
+    steps = {"0": 58.0, "1": 220.5, "2": 383.0, "3": 545.5, "4": 708.0}
+    assert {tick.label: tick.at for tick in drawn.x_ticks} == steps
+    assert {tick.label: tick.at for tick in drawn.y_ticks} == {"1": 266.0, "2": 181.3, "3": 96.7, "4": 12.0}
+
+
+def test_without_a_value_at_step_0_the_first_step_is_at_the_edge() -> None:
+    drawn = chart("Loss", [Line("raw", "each step", [2.0, 1.0])])
+    assert drawn and drawn.lines[0][1] == ["58.0,12.0 708.0,266.0"]
+    assert [tick.label for tick in drawn.x_ticks] == ["1", "2"]

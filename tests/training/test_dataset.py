@@ -141,7 +141,7 @@ def test_a_sound_dataset_is_as_long_as_its_files(folder: Path, tmp_path: Path) -
     assert len(samples) == len(list(folder.glob("*.pt"))) == 3
     told = {fact.name: (fact.seconds, fact.caption) for fact in samples.facts}
     assert told["0.pt"] == (24 / 25, "0")  # of 24 frames; its metadata has no name
-    assert told[APP["filename"]] == (round(len(samples[1].target_latents) / 25, 2), APP["caption"])
+    assert told["a.mp3"] == (round(len(samples[1].target_latents) / 25, 2), APP["caption"])
     (folder / "0.pt").write_bytes(b"")
     with pytest.raises(BadDataError, match=facts("1 of 3", "0.pt")):
         Samples.pull(store, Workspace(tmp_path / "work"))

@@ -84,7 +84,8 @@ def test_the_layers_that_the_spec_asks_for_are_recomputed(
     make_spec: MakeSpec, settings: dict[str, Any], runs: list[int]
 ) -> None:
     trainer = trainer_of(make_spec(accumulation=1, **settings))
-    layers, counts = list(trainer.adapter.transformer.layers), [0] * 4
+    layers: Any = trainer.adapter.transformer.layers
+    counts = [0] * 4
     for number, layer in enumerate(layers):
         layer.register_forward_pre_hook(lambda *_, n=number: counts.__setitem__(n, counts[n] + 1))
     trainer.step(0)
@@ -107,13 +108,13 @@ def test_dropped_conditions_become_the_null_token() -> None:
 
 
 def test_one_clip_is_learnt(golden: Path, make_spec: MakeSpec) -> None:
-    """Two hundred steps on one clip lower the loss on fixed draws by at least a third."""
+    """A hundred steps on one clip lower the loss on fixed draws by at least a third."""
     folder = write_songs(Path("one"), [song(0, frames=24)])
     checkpoints = golden / "checkpoints"
     spec = make_spec(
         dataset_dir=folder,
         checkpoint_dir=checkpoints,
-        epochs=200,
+        epochs=100,
         accumulation=1,
         lr=1e-2,
         adapter={"rank": 16, "alpha": 32, "dropout": 0},
@@ -121,7 +122,7 @@ def test_one_clip_is_learnt(golden: Path, make_spec: MakeSpec) -> None:
     trainer = trainer_of(spec)
     progress = Progress()
     run(trainer, progress)
-    first, last = progress.evaluations[0], progress.evaluations[200]
+    first, last = progress.evaluations[0], progress.evaluations[100]
     assert last <= first * 2 / 3, f"{first} → {last}"
     # The base stays as it was: all learning is in the adapter.
     fresh = load_model(checkpoints, "base", parts=("transformer",)).transformer
