@@ -415,7 +415,7 @@ def test_a_take_over_whose_record_is_lost_still_counts_as_a_generation(
 
 
 def test_a_commit_between_those_that_are_kept_is_passed_over(
-    writer: Writer, store: Store, tmp_path: Path
+    writer: Writer, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for step in (3, 4):
         commit(writer, tmp_path, step)
@@ -425,6 +425,7 @@ def test_a_commit_between_those_that_are_kept_is_passed_over(
     writer.commit(tmp_path / "last", "checkpoint-epoch-5", 5, [folders[0], folders[2]])
     store.write_bytes("checkpoints/checkpoint-epoch-5/a.json", b"damaged")
     assert newest(store, tmp_path / "newest") == 3
+    assert "checkpoint-epoch-5" in caplog.text and "checkpoint-epoch-4" not in caplog.text
 
 
 def test_where_a_run_came_from_is_passed_on(
