@@ -57,7 +57,8 @@ class HttpStore(remote.RemoteStore):
 
     def read_bytes(self, path: str) -> bytes:
         with self._failures(path):
-            return self._ask(lambda: self._fs.cat_file(self._key(path)))
+            data: bytes = self._ask(lambda: self._fs.cat_file(self._key(path)))
+            return data
 
     def download(self, path: str, target: Path, advance: ProgressCallback = no_advance) -> None:
         key, moved = self._key(path), 0

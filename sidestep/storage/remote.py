@@ -59,7 +59,8 @@ class RemoteStore(Store):
 
     def read_bytes(self, path: str) -> bytes:
         with self._failures(path):
-            return self._fs.cat_file(self._key(path))
+            data: bytes = self._fs.cat_file(self._key(path))
+            return data
 
     def write_bytes(self, path: str, data: bytes) -> None:
         with self._failures(path):
@@ -130,7 +131,7 @@ class MemoryStore(RemoteStore):
         return FileInfo(path, details["size"], self._fs.modified(details["name"]).isoformat())
 
 
-class Moved(Callback):
+class Moved(Callback):  # type: ignore[misc]  # published without types
     """fsspec's progress, passed on."""
 
     def __init__(self, advance: ProgressCallback) -> None:

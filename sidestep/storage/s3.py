@@ -78,7 +78,7 @@ def connect(options: StorageSpec, limits: Limits) -> S3Client:
     return S3Client(requests, TransferManager(requests, transfers))
 
 
-class StayedSilentError(HTTPClientError):
+class StayedSilentError(HTTPClientError):  # type: ignore[misc]  # published without types
     """A server answered nothing, time and again. The transfer manager would ask on after ReadTimeoutError."""
 
     fmt = "No answer from {endpoint_url}"
@@ -243,7 +243,7 @@ def _was_misheard(error: Exception) -> bool:
     return isinstance(error, ResponseParserError) or error_code(error) == "NoSuchUpload"
 
 
-class Moved(BaseSubscriber):
+class Moved(BaseSubscriber):  # type: ignore[misc]  # published without types
     """The transfer manager's progress, passed on; what must be moved again counts negative."""
 
     def __init__(self, advance: ProgressCallback) -> None:
