@@ -23,17 +23,19 @@ CHANGES_NOTHING = {
 }
 """Fields of `train` that do not touch the adapter's numbers; all others make the fingerprint."""
 
+# fmt: off - a table, by rows that belong together
 NEUTRAL: dict[str, Any] = {
     "model_variant": "acestep-v15-base",
     "train.mode": "corrected",
+    "train.seed": 42,
     "train.adapter.type": "lora",
     "train.adapter.rank": 64,
     "train.adapter.alpha": 128,
-    "train.adapter.dropout": 0.1,
     "train.adapter.target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
     "train.adapter.attention": "both",
     "train.adapter.rank_pattern": {},
     "train.adapter.alpha_pattern": {},
+    "train.adapter.dropout": 0.1,
     "train.adapter.bias": "none",
     "train.adapter.factor": -1,
     "train.adapter.decompose_both": False,
@@ -42,24 +44,23 @@ NEUTRAL: dict[str, Any] = {
     "train.adapter.weight_decompose": False,
     "train.epochs": 100,
     "train.max_steps": None,
+    "train.accumulation": 4,
+    "train.chunk_duration": None,
     "train.optimizer_type": "adamw",
+    "train.weight_decay": 0.01,
+    "train.max_grad_norm": 1.0,
     "train.lr": 1e-4,
     "train.scheduler": "cosine",
     "train.warmup_steps": 100,
-    "train.weight_decay": 0.01,
-    "train.accumulation": 4,
-    "train.max_grad_norm": 1.0,
     "train.cfg_dropout": 0.15,
     "train.timestep_mu": None,
     "train.timestep_sigma": None,
-    "train.chunk_duration": None,
-    "train.seed": 42,
-    # of a machine's kind
     "deterministic": True,
     "numerics.fp32": 1,
     "numerics.bf16": 1,
-    "numerics.fp16": 1,
+    "numerics.fp16": 1,  # of a machine's kind
 }
+# fmt: on
 """What a run had that says nothing of a field: the value that does what was done before there was the field.
 
 So a new field refuses no run that was begun without it. An entry never changes, even where the default of its
@@ -71,7 +72,7 @@ LEFT_OUT = {"versions.side-step"}
 
 
 def settings_of(job: Job) -> dict[str, Any]:
-    """The fingerprint as far as it is known before the weights are here: the settings, and the songs' digest.
+    """The fingerprint but for the digest of the weights, `weights`, which is known once they are here.
 
     Raises MissingInputError where there are no tensors.
     """
@@ -82,11 +83,6 @@ def settings_of(job: Job) -> dict[str, Any]:
         "dataset": dataset_digest(dataset_files(job.tensors)),
         **{f"train.{key}": value for key, value in train.items()},
     }
-
-
-def fingerprint_of(settings: Mapping[str, Any], weights: str) -> dict[str, Any]:
-    """The run's fingerprint: all that decides the adapter's numbers. `weights` is their digest."""
-    return {**settings, "weights": weights}
 
 
 def check_same_run(

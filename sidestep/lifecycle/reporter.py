@@ -49,7 +49,9 @@ class Reporter:
         self.before = read_status(job.output) or nothing
         self._status = nothing
         self._spent_before = Spent()
-        self._times = PhaseTimes(clock)
+        self._clock, self._since = clock, clock()
+        self._seconds: dict[str, float] = {}  # by phase, of those that are over
+        self._gpus = 0
         self._lock = threading.Lock()
         self._is_told, self._told_failure = False, False
         self._end = threading.Event()
@@ -84,8 +86,9 @@ class Reporter:
             gpus: how many GPUs this attempt uses, once that is known.
         """
         with self._lock:
-            self._times.begin(phase, gpus)
-        self.update(phase=phase)
+            self._seconds, self._since = self._seconds_by_phase(), self._clock()
+            self._gpus = self._gpus if gpus is None else gpus
+            self._status = self._status.model_copy(update={"phase": phase})
         if not self._is_told and (self.watch is None or self.watch.is_free()):
             self.speak()
 
@@ -104,10 +107,6 @@ class Reporter:
         self._job.output.begin_log(attempts)
         self.tell()
         self._thread.start()
-
-    def became_writer(self, generation: int) -> None:
-        """Nobody else is the writer of the output: what others say of it, who are not, is overwritten."""
-        self.update(generation=generation)
 
     def resumed_at(self, step: int) -> None:
         """The attempt goes on after `step`: what the one before had made beyond it is made again."""
@@ -128,10 +127,16 @@ class Reporter:
 
     def spent(self) -> Spent:
         """What all attempts have cost until now."""
-        before, seconds = self._spent_before, self._times.seconds()
+        before, seconds = self._spent_before, self._seconds_by_phase()
         totals = {phase: round(before.seconds.get(phase, 0) + own, 1) for phase, own in seconds.items()}
-        gpu_seconds = round(before.gpu_seconds + self._times.gpus * sum(seconds.values()), 1)
+        gpu_seconds = round(before.gpu_seconds + self._gpus * sum(seconds.values()), 1)
         return before.model_copy(update={"seconds": before.seconds | totals, "gpu_seconds": gpu_seconds})
+
+    def _seconds_by_phase(self) -> dict[str, float]:
+        """This attempt's, with those of the phase that it is in."""
+        phase = self._status.phase
+        running = self._seconds.get(phase, 0) + self._clock() - self._since
+        return {**self._seconds, phase: running}
 
     def tell(self) -> None:
         """Write status.json now, unless a later attempt has the word. A store that is gone stops nothing."""
@@ -152,27 +157,6 @@ class Reporter:
     def _tell_regularly(self) -> None:
         while not self._end.wait(self._heartbeat_seconds):
             self.tell()
-
-
-class PhaseTimes:
-    """How long an attempt has been in each phase, and how many GPUs it uses."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._since = clock, clock()
-        self._phase: Phase = "pull"
-        self._ended: dict[str, float] = {}  # seconds of phases that are over
-        self.gpus = 0
-
-    def begin(self, phase: Phase, gpus: int | None) -> None:
-        """Another phase begins; the one before is over."""
-        self._ended = self.seconds()
-        self._phase, self._since = phase, self._clock()
-        self.gpus = self.gpus if gpus is None else gpus
-
-    def seconds(self) -> dict[str, float]:
-        """Wall time by phase, until now."""
-        running = self._ended.get(self._phase, 0) + self._clock() - self._since
-        return {**self._ended, self._phase: running}
 
 
 def read_status(output: Output) -> Status | None:

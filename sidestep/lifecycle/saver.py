@@ -65,15 +65,11 @@ class Saver:
         self._taken_step = -1  # of the newest snapshot
         self.saved_step = -1
 
-    def save(self, name: str, progress: Progress, events: str | None) -> None:
+    def save(self, name: str, progress: Progress) -> None:
         """Take a snapshot now, and commit it as checkpoint `name` in the background.
 
         Where notice comes while the snapshot before is on its way, this one does not wait for that to end.
-
-        Args:
-            events: the name of TensorBoard's file that is complete with this step; None: there is no new one.
         """
-        self._events.add(events)
         self._hurry.set()
         while not (self._is_idle() or self._job.preemption.requested):
             time.sleep(POLL_SECONDS)
@@ -81,34 +77,32 @@ class Saver:
             self._hurry.clear()
             self.check()
             self._take(progress)
-            self._on_the_way = [self._worker.submit(self._put_and_send, name, progress.step)]
+            step = progress.step
+            self._on_the_way = [self._worker.submit(lambda: self._send(self._put(name, step), name, step))]
         else:
-            self._save_in_time(name, progress)
+            self.save_in_time(name, progress)
         self._policy.saved()
 
     def send(self, unsent: Unsent) -> None:
         """Commit, in the background, a checkpoint that is whole on this machine's disk."""
         self._taken_step = self.saved_step = unsent.step
-        self._on_the_way = [self._worker.submit(self._send, unsent.folder, unsent.name, unsent.step)]
+        self._on_the_way = [self._worker.submit(lambda: self._send(unsent.folder, unsent.name, unsent.step))]
 
-    def save_in_time(self, name: str, progress: Progress, events: str | None) -> None:
+    def save_in_time(self, name: str, progress: Progress) -> None:
         """After notice: keep the state on this machine's disk first, then send as much as there is time for.
 
         A snapshot that is on its way goes first. A row of skipped steps is not saved: see `CheckpointPolicy`.
         """
-        self._events.add(events)
-        self._save_in_time(name, progress)
-
-    def _save_in_time(self, name: str, progress: Progress) -> None:
-        if progress.step > self._taken_step and progress.step > 0 and not progress.skipped_in_row:
+        step = progress.step
+        if step > self._taken_step and step > 0 and not progress.skipped_in_row:
             # The copy is in use until the snapshot before is on the disk.
             if not self._wait_until(lambda: self._is_idle() or self.saved_step == self._taken_step):
                 return
             self._take(progress)
-            folder = self._put(name, progress.step)
+            folder = self._put(name, step)
             if not self._wait_until(self._is_idle):
                 return
-            self._on_the_way.append(self._worker.submit(self._send, folder, name, progress.step))
+            self._on_the_way.append(self._worker.submit(lambda: self._send(folder, name, step)))
         self._wait_until(self._is_idle)
         self.check()
 
@@ -145,9 +139,6 @@ class Saver:
         folder = self._job.pending.put(name, step, self._snapshot.files(), self._writer.position)
         self.saved_step = step
         return folder
-
-    def _put_and_send(self, name: str, step: int) -> None:
-        self._send(self._put(name, step), name, step)
 
     def _send(self, folder: Path, name: str, step: int) -> None:
         try:

@@ -2,39 +2,33 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, wait
-from typing import Any, ParamSpec, TypeVar
+from concurrent.futures import Future, wait
+from typing import Any, TypeVar
 
-Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
-class OneWorker(Executor):
-    """Makes one call at a time, in the order they came.
+class OneWorker:
+    """An executor that makes one call at a time, in the order they came, each in a daemon thread.
 
-    The executors of the standard library are waited for when the interpreter ends, however long a store
-    hangs. Here each call has a daemon thread, which begins when the call before has ended.
+    Those of the standard library are waited for when the interpreter ends, however long a store hangs.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._last: Future[Any] | None = None
 
-    def submit(
-        self, fn: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
-    ) -> "Future[Result]":
+    def submit(self, call: Callable[[], Result]) -> Future[Result]:
         """Make this call when those before it have ended. To be called from one thread."""
         before, future = self._last, Future[Result]()
 
-        def call() -> None:
-            if before:
-                wait([before])
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(fn(*args, **kwargs))
-                except BaseException as error:  # noqa: BLE001 - whoever asks for the result gets it
-                    future.set_exception(error)
+        def work() -> None:
+            wait([before] if before else [])
+            try:
+                future.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - whoever asks for the result gets it
+                future.set_exception(error)
 
         self._last = future
-        threading.Thread(target=call, name=self._name, daemon=True).start()
+        threading.Thread(target=work, name=self._name, daemon=True).start()
         return future

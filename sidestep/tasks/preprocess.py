@@ -7,7 +7,7 @@ nothing missing it loads no model and reads no song.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
 from sidestep.config.schema import StorageSpec
@@ -26,15 +26,6 @@ from sidestep.training.machine import choose_machine
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Models:
-    """The parts of the checkpoint set that songs go through."""
-
-    vae: Part
-    text_encoder: Part
-    model: Part
-
-
 def preprocess(job: Job, reporter: Reporter) -> None:
     """Make the tensors of all songs of a job.
 
@@ -43,12 +34,13 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     tensors, store = job.tensors, job.checkpoints
     songs = read_songs(job.songs, job.dataset_json)
     # All models are found before any of them is pulled.
-    models = Models(find_vae(store), find_text_encoder(store), find_variant(store, job.spec.model_variant))
+    vae, text_encoder = find_vae(store), find_text_encoder(store)
+    model = find_variant(store, job.spec.model_variant)
     scratch = open_store(str(job.workspace.scratch("preprocess")), StorageSpec())
     unfinished = Unfinished(scratch, tensors)
     known = read_index(tensors) or Index()
     songs = sound_songs(songs, job.spec.preprocess, known, job.workspace)
-    works, index = _plan(job, models, songs, known)
+    works, index = _plan(job, (vae, text_encoder, model), songs, known)
     write_index(tensors, index)
     missing = _not_made(works, tensors)
     if not missing:
@@ -60,17 +52,19 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     device = choose_machine(job.spec.runtime).device
     log.info("Preprocessing %d of %d songs, in fp32 on %s", len(missing), len(songs), device)
     encoder = SongEncoder(store, tensors, unfinished, job.workspace, job.spec.preprocess, device)
-    encoder.encode_songs(models.vae, missing, shown=works[0].latents)
+    encoder.encode_songs(vae, missing, shown=works[0].latents)
     free_memory()
-    encoder.encode_texts(models.text_encoder, missing)
+    encoder.encode_texts(text_encoder, missing)
     free_memory()
-    encoder.encode_conditions(models.model, missing, job.spec.base_model)
+    encoder.encode_conditions(model, missing, job.spec.base_model)
     free_memory()
     unfinished.clear()
     log.info("All %d songs are preprocessed, in %s", len(songs), tensors.place)
 
 
-def _plan(job: Job, models: Models, songs: list[Song], known: Index) -> tuple[list[Work], Index]:
+def _plan(
+    job: Job, parts: tuple[Part, Part, Part], songs: list[Song], known: Index
+) -> tuple[list[Work], Index]:
     """What is to be made of each song, and the index that says so.
 
     Songs and weights are read for this only where the last run's index does not know them.
@@ -89,7 +83,6 @@ def _plan(job: Job, models: Models, songs: list[Song], known: Index) -> tuple[li
     for store, files in by_store(songs):
         found = digests(store, files, "songs", probed=settings.max_duration)
         audio |= {f"{store.place}/{path}": digest for path, digest in found.items()}
-    parts = (models.vae, models.text_encoder, models.model)
     weights = digests(job.checkpoints, [file for part in parts for file in part.files], "the model")
     recipe = recipe_of(settings, *(weights_digest(part, weights) for part in parts))
     works = [

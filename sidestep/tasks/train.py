@@ -15,13 +15,7 @@ from sidestep.config.yaml12 import dump_yaml
 from sidestep.data.preview import read_preview
 from sidestep.lifecycle.events import EventsToSend
 from sidestep.lifecycle.finish import TrainResult, finish
-from sidestep.lifecycle.identity import (
-    check_same_run,
-    differences,
-    fingerprint_of,
-    length_before,
-    settings_of,
-)
+from sidestep.lifecycle.identity import check_same_run, differences, length_before, settings_of
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.output import RUNS
 from sidestep.lifecycle.policy import CheckpointPolicy
@@ -65,11 +59,11 @@ def train(job: Job, reporter: Reporter) -> TrainResult:
         reporter.begin("pull")
         machine = choose_machine(spec.runtime, start.numbers.machine if start.numbers else None)
         setup = prepare_setup(job, machine)
-        fingerprint = fingerprint_of(settings, setup.weights)
+        fingerprint = {**settings, "weights": setup.weights}
         check_same_run(spec, start.numbers, fingerprint, start.place)
         trainer = build_trainer(spec, setup, job.preemption)
         with take_over(job.commits, reporter.lease, reporter.watch, machine.kind()) as writer:
-            reporter.became_writer(writer.generation)
+            reporter.update(generation=writer.generation)  # what others say, who are not, is overwritten
             if writer.newest != start.newest:  # the writer before had still added to the log
                 start = find_resume_point(job, Path(temporary))
                 check_same_run(spec, start.numbers, fingerprint, start.place)
@@ -120,10 +114,12 @@ def _train(
             saver.check()
             report_step(reporter, result, schedule, throughput)
             if name := policy.due(progress, result.group):
-                saver.save(name, progress, metrics.rotate(progress.step + 1))
+                events.add(metrics.rotate(progress.step + 1))
+                saver.save(name, progress)
         step = progress.step
         if step < total_steps:
-            saver.save_in_time(f"checkpoint-step-{step}", progress, metrics.rotate(step + 1))
+            events.add(metrics.rotate(step + 1))
+            saver.save_in_time(f"checkpoint-step-{step}", progress)
             raise _stopped(step, total_steps, writer, saver)
         saver.finish()
     rates = [schedule.learning_rate(step) for step in range(step)]

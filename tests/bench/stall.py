@@ -56,11 +56,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         saver, size = _saver(Path(folder))
         plain = _steps(lambda: None)
-        background = _steps(lambda: saver.save("checkpoint-step-10", Progress(10), None)) - plain
+        background = _steps(lambda: saver.save("checkpoint-step-10", Progress(10))) - plain
         saver.finish()
 
         def save_and_wait() -> None:
-            saver.save("checkpoint-step-20", Progress(20), None)
+            saver.save("checkpoint-step-20", Progress(20))
             saver.finish()
 
         waited_for = _steps(save_and_wait) - plain

@@ -21,7 +21,6 @@ from sidestep.lifecycle.identity import (
     check_same_run,
     differences,
     distinct_kinds,
-    fingerprint_of,
     length_before,
     settings_of,
 )
@@ -227,6 +226,10 @@ def test_of_what_base_model_stands_in_for_all_releases_say_the_same() -> None:
     """But for is_turbo, of which training only warns. Where one differs, base_model is in the fingerprint."""
     said = [{**release, "is_turbo": None} for release in RELEASES.values()]
     assert all(each == said[0] for each in said)
+
+
+def fingerprint_of(settings: dict[str, Any], weights: str) -> dict[str, Any]:
+    return {**settings, "weights": weights}
 
 
 def numbers(recipe: dict[str, Any], machine: dict[str, Any] | None = None) -> Numbers:

@@ -155,7 +155,7 @@ def test_the_writer_is_not_talked_over_by_one_that_came_too_late(
             refused.begin("pull")
             writer.tell()
             assert told(tmp_path).attempt == 2
-            writer.became_writer(1)
+            writer.update(generation=1)
             writer.tell()
             assert told(tmp_path).attempt == 1
             raise AgainError("another run is writing here")

@@ -109,10 +109,10 @@ class Run:
         self.saver = Saver(self.job, self.reporter, self.writer, State(), policy, events, retry)  # type: ignore[arg-type]
 
     def save(self, step: int) -> None:
-        self.saver.save(f"checkpoint-step-{step}", Progress(step), None)
+        self.saver.save(f"checkpoint-step-{step}", Progress(step))
 
     def stop(self, step: int, **progress: Any) -> None:
-        self.saver.save_in_time(f"checkpoint-step-{step}", Progress(step, **progress), None)
+        self.saver.save_in_time(f"checkpoint-step-{step}", Progress(step, **progress))
 
     @property
     def committed(self) -> list[int]:

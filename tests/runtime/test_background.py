@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -20,14 +21,14 @@ def test_calls_are_made_in_order_one_at_a_time() -> None:
         at_work.release()
         return name * number
 
-    futures = [worker.submit(work, number, name="x") for number in range(4)]
+    futures = [worker.submit(partial(work, number, name="x")) for number in range(4)]
     assert [future.result(10) for future in futures] == ["", "x", "xx", "xxx"]
     assert made == [0, 1, 2, 3]
 
 
 def test_a_failure_is_for_whoever_asks_and_ends_nothing_else() -> None:
     worker = OneWorker("test")
-    failing, next_one = worker.submit(int, "no number"), worker.submit(int, "7")
+    failing, next_one = worker.submit(lambda: int("no number")), worker.submit(lambda: int("7"))
     with pytest.raises(ValueError, match="no number"):
         failing.result(10)
     assert next_one.result(10) == 7
@@ -37,7 +38,7 @@ def test_the_end_of_the_process_waits_for_none_of_it() -> None:
     code = (
         "import time\n"
         "from sidestep.runtime.background import OneWorker\n"
-        "OneWorker('stuck').submit(time.sleep, 3600)\n"
+        "OneWorker('stuck').submit(lambda: time.sleep(3600))\n"
         "raise SystemExit(7)"
     )
     began = time.monotonic()
