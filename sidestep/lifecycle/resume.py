@@ -20,7 +20,7 @@ from sidestep.training.numbers import NUMBERS_FILE, STATE_FILES, Numbers, number
 
 log = logging.getLogger(__name__)
 
-HOPELESS = 5  # attempts
+CRASH_LOOP = 5  # attempts in a row without a checkpoint
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,13 @@ def has_gone_on(spec: JobSpec, commits: CommitLog, newest: Record) -> bool:
         )
 
 
-def check_hope(job: Job) -> None:
+def check_crash_loop(job: Job) -> None:
     """Raise SideStepError (70) where many attempts in a row have ended before their first checkpoint."""
-    last = islice(job.commits.back_from(job.commits.tail()), HOPELESS)
+    last = islice(job.commits.back_from(job.commits.tail()), CRASH_LOOP)
     row = sum(1 for _ in takewhile(lambda record: record.kind == "take-over", last))
-    if row == HOPELESS and not job.spec.train.new_attempt:
+    if row == CRASH_LOOP and not job.spec.train.new_attempt:
         raise SideStepError(
-            f"{HOPELESS} attempts in a row ended before their first checkpoint, in {job.output.place}\n"
+            f"{CRASH_LOOP} attempts in a row ended before their first checkpoint, in {job.output.place}\n"
             "  its logs/ may say why; on machines that are soon taken away, a smaller "
             "train.checkpoint.every_minutes helps\n"
             "  with --new-attempt, it is tried again"

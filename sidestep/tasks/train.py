@@ -20,7 +20,7 @@ from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.output import RUNS
 from sidestep.lifecycle.policy import CheckpointPolicy
 from sidestep.lifecycle.reporter import Reporter
-from sidestep.lifecycle.resume import ResumePoint, check_hope, find_resume_point
+from sidestep.lifecycle.resume import ResumePoint, check_crash_loop, find_resume_point
 from sidestep.lifecycle.saver import RETRY, Saver
 from sidestep.runtime.errors import AgainError, BadSpecError
 from sidestep.runtime.preemption import Preemption
@@ -50,7 +50,7 @@ def train(job: Job, reporter: Reporter) -> TrainResult:
     not be sent.
     """
     spec = job.spec
-    check_hope(job)
+    check_crash_loop(job)
     check_optimizer(spec.train)
     settings = settings_of(job)
     with job.workspace.temporary() as temporary:
@@ -122,7 +122,7 @@ def _train(
             saver.save_in_time(f"checkpoint-step-{step}", progress)
             raise _stopped(step, total_steps, writer, saver)
         saver.finish()
-    rates = [schedule.learning_rate(step) for step in range(step)]
+    rates = [schedule.learning_rate(made) for made in range(step)]
     history = history_bytes(progress, rates, setup.samples.facts)
     return finish(job, reporter, writer, fingerprint, progress, history)
 

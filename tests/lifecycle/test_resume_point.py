@@ -9,7 +9,7 @@ from sidestep.commitlog.lease import Lease
 from sidestep.commitlog.writer import Writer, take_over
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Job
-from sidestep.lifecycle.resume import HOPELESS, ResumePoint, check_hope, find_resume_point
+from sidestep.lifecycle.resume import CRASH_LOOP, ResumePoint, check_crash_loop, find_resume_point
 from sidestep.runtime.errors import BadSpecError, MissingInputError, SideStepError
 from sidestep.training.numbers import NUMBERS_FILE, TENSORS_FILE, Numbers, Progress, numbers_bytes
 from tests.clock import Clock
@@ -126,14 +126,14 @@ def test_what_is_no_checkpoint_is_said_with_what_there_is(tmp_path: Path) -> Non
 
 def test_after_many_attempts_without_a_checkpoint_there_is_no_hope(tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    for _ in range(HOPELESS - 1):
+    for _ in range(CRASH_LOOP - 1):
         begin(job)
-    check_hope(job)
+    check_crash_loop(job)
     begin(job)
-    with pytest.raises(SideStepError, match=f"{HOPELESS} attempts"):
-        check_hope(job)
-    check_hope(make_job(tmp_path, new_attempt=True))
+    with pytest.raises(SideStepError, match=f"{CRASH_LOOP} attempts"):
+        check_crash_loop(job)
+    check_crash_loop(make_job(tmp_path, new_attempt=True))
     commit(job, begin(job), 2)
-    for _ in range(HOPELESS - 1):
+    for _ in range(CRASH_LOOP - 1):
         begin(job)
-    check_hope(job)
+    check_crash_loop(job)
