@@ -113,8 +113,8 @@ def _published_again(
 
 def _result(job: Job, progress: Progress) -> TrainResult:
     return TrainResult(
-        adapter=f"{job.output.place}/{ADAPTER}",
-        runs=f"{job.output.place}/{RUNS}",
+        adapter=f"{job.output_store.place}/{ADAPTER}",
+        runs=f"{job.output_store.place}/{RUNS}",
         steps=progress.step,
         first_loss=progress.evaluations[min(progress.evaluations)],
         last_loss=progress.evaluations[max(progress.evaluations)],

@@ -19,11 +19,6 @@ class Output:
         self.store = store
         self.folder = store.local_root or workspace.pulled(store.place)
 
-    @property
-    def place(self) -> str:
-        """The output's path or URI."""
-        return self.store.place
-
     def begin_log(self, attempt: int) -> None:
         """Write this attempt's log into the output from now on."""
         add_log_file(self.path(LOGS) / f"sidestep-{attempt}.log")

@@ -15,11 +15,12 @@ from typing import Any, Self
 from sidestep.commitlog.lease import Lease, Watch
 from sidestep.commitlog.log import Record
 from sidestep.lifecycle.job import Job
-from sidestep.lifecycle.output import LOGS, Output
+from sidestep.lifecycle.output import LOGS
 from sidestep.lifecycle.status import FILE, HEARTBEAT_SECONDS, Commit, Phase, Spent, State, Status, now
 from sidestep.runtime import liveness
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import AgainError, BadDataError, ExitCode, MissingInputError, SideStepError
+from sidestep.storage.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +43,11 @@ class Reporter:
         self._job, self._heartbeat_seconds = job, heartbeat_seconds
         tail = job.commits.tail()
         self.lease = Lease(job.spec.runtime.lease_seconds)
-        self.watch = Watch(job.output.store, tail.generation, self.lease) if tail else None
+        self.watch = Watch(job.output_store, tail.generation, self.lease) if tail else None
         nothing = Status(
             name=job.spec.name, task=job.spec.task, attempt=0, heartbeat_seconds=heartbeat_seconds
         )
-        self.before = read_status(job.output) or nothing
+        self.before = read_status(job.output_store) or nothing
         self._status = nothing
         self._spent_before = Spent()
         self._clock, self._since = clock, clock()
@@ -97,7 +98,7 @@ class Reporter:
         if self._is_told:
             return
         self._is_told = True
-        self.before = before = read_status(self._job.output) or self.before
+        self.before = before = read_status(self._job.output_store) or self.before
         was_lost = before.attempt > 0 and before.state not in ("done", "failed")
         attempts = max(before.attempt, before.spent.attempts) + 1
         self._spent_before = before.spent.model_copy(
@@ -144,10 +145,10 @@ class Reporter:
             self._status = self._status.model_copy(update={"heartbeat": now(), "spent": self.spent()})
             status = self._status
         try:
-            there = read_status(self._job.output)
+            there = read_status(self._job.output_store)
             if there and there.is_later_than(status):
                 return
-            self._job.output.store.write_bytes(FILE, json_bytes(status.model_dump(mode="json")))
+            self._job.output_store.write_bytes(FILE, json_bytes(status.model_dump(mode="json")))
             self._told_failure = False
         except SideStepError as error:
             if not self._told_failure:
@@ -159,10 +160,10 @@ class Reporter:
             self.tell()
 
 
-def read_status(output: Output) -> Status | None:
+def read_status(store: Store) -> Status | None:
     """What the output's status.json says; None where there is none, or none that can be read."""
     try:
-        return Status.read(output.store.read_bytes(FILE), f"{output.place}/{FILE}")
+        return Status.read(store.read_bytes(FILE), f"{store.place}/{FILE}")
     except MissingInputError:
         return None
     except BadDataError as error:

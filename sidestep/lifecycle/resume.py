@@ -52,7 +52,7 @@ def find_resume_point(job: Job, folder: Path) -> ResumePoint:
     Raises MissingInputError where --resume-from names no checkpoint, BadSpecError where it would go back
     behind the newest commit and the spec does not say so.
     """
-    commits, place = job.commits, job.output.place
+    commits, place = job.commits, job.output_store.place
     tail = commits.tail()
     newest = commits.newest_commit(tail)
     if job.spec.train.resume_from and (point := _asked_for(job, newest)):
@@ -86,11 +86,11 @@ def has_gone_on(spec: JobSpec, commits: CommitLog, newest: Record) -> bool:
 
 def check_crash_loop(job: Job) -> None:
     """Raise SideStepError (70) where many attempts in a row have ended before their first checkpoint."""
-    last = islice(job.commits.back_from(job.commits.tail()), CRASH_LOOP)
+    place, last = job.output_store.place, islice(job.commits.back_from(job.commits.tail()), CRASH_LOOP)
     row = sum(1 for _ in takewhile(lambda record: record.kind == "take-over", last))
     if row == CRASH_LOOP and not job.spec.train.new_attempt:
         raise SideStepError(
-            f"{CRASH_LOOP} attempts in a row ended before their first checkpoint, in {job.output.place}\n"
+            f"{CRASH_LOOP} attempts in a row ended before their first checkpoint, in {place}\n"
             "  its logs/ may say why; on machines that are soon taken away, a smaller "
             "train.checkpoint.every_minutes helps\n"
             "  with --new-attempt, it is tried again"
@@ -99,7 +99,7 @@ def check_crash_loop(job: Job) -> None:
 
 def _asked_for(job: Job, newest: Record | None) -> ResumePoint | None:
     """What --resume-from names; None where this output has gone on from there already."""
-    spec, output = job.spec, job.output.store
+    spec, output = job.spec, job.output_store
     if newest and has_gone_on(spec, job.commits, newest):
         log.info("Going on from the newest checkpoint, which came from %s", spec.train.resume_from)
         return None

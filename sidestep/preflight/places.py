@@ -51,11 +51,11 @@ def input_checks(job: Job) -> list[Check]:
     makes_tensors = spec.task in ("preprocess", "pipeline")
     checks = []
     if makes_tensors and spec.audio_dir:
-        checks.append(Check("audio_dir", partial(_check_songs, job)))
+        checks.append(Check("audio_dir", lambda: _check_files(job.songs, "files", "")))
     if makes_tensors and spec.dataset_json:
         checks.append(Check("dataset_json", partial(_check_dataset_json, job)))
     if not makes_tensors:
-        checks.append(Check(_tensors_field(spec), partial(_check_tensors, job)))
+        checks.append(Check(_tensors_field(spec), lambda: _check_files(job.tensors, "tensors (.pt)", ".pt")))
     checks.append(Check("checkpoint_dir", partial(_check_models, job, with_encoders=makes_tensors)))
     if spec.task in ("train", "pipeline"):
         checks.append(Check("train.adapter", partial(_check_targets, job)))
@@ -77,16 +77,8 @@ def _tensors_field(spec: JobSpec) -> str:
     return "dataset_dir" if spec.dataset_dir else "output_dir"
 
 
-def _check_songs(job: Job) -> str:
-    assert job.songs, "asked for where the spec names them"
-    return _check_files(job.songs, "files", "")
-
-
-def _check_tensors(job: Job) -> str:
-    return _check_files(job.tensors, "tensors (.pt)", ".pt")
-
-
-def _check_files(store: Store, what: str, suffix: str) -> str:
+def _check_files(store: Store | None, what: str, suffix: str) -> str:
+    assert store, "asked for where the spec names the place"
     if files := [file for file in store.list_files() if file.path.endswith(suffix)]:
         _check_readable(store, files)
         return f"{len(files)} {what}, {_size(files)}, in {store.place}"
