@@ -32,7 +32,7 @@ class Lease:
 
     @property
     def beat_seconds(self) -> float:
-        """From one sign of life to the next."""
+        """Seconds from one sign of life to the next."""
         return self.seconds / BEATS_PER_LEASE
 
 
@@ -96,7 +96,7 @@ class Watch:
         self._seen, self._since = self._look(), lease.clock()
 
     def is_free(self) -> bool:
-        """Whether that writer has ended, or has shown no life for as long as a lease is."""
+        """Return whether that writer has ended, or has shown no life for as long as a lease is."""
         now = self._look()
         if now != self._seen:
             self._seen, self._since = now, self._lease.clock()
@@ -136,5 +136,5 @@ class Watch:
 
 
 def heartbeat_path(generation: int) -> str:
-    """Where the heartbeat of a generation's writer is, relative to the output."""
+    """Return where the heartbeat of a generation's writer is, relative to the output."""
     return f"{FOLDER}/{generation:06}.json"

@@ -45,7 +45,7 @@ class Record:
     number: int = 0
 
     def content(self) -> bytes:
-        """The record as it is stored; its number is its file's name."""
+        """Return the record as it is stored; its number is its file's name."""
         return json_bytes({key: value for key, value in asdict(self).items() if key != "number"})
 
 
@@ -59,7 +59,7 @@ class CommitLog:
         self.store = store
 
     def tail(self) -> Record | None:
-        """The newest record.
+        """Return the newest record; None if there is none.
 
         A listing may lag behind what was written, so the numbers after its last are tried, too.
         """
@@ -70,13 +70,13 @@ class CommitLog:
         return self._read_or_stand_in(newest) if newest else None
 
     def back_from(self, record: Record | None) -> Iterator[Record]:
-        """`record` and those before it, newest first, each read when it is its turn."""
+        """Yield `record` and those before it, newest first, each read when it is its turn."""
         while record:
             yield record
             record = self._read_or_stand_in(record.number - 1) if record.number > 1 else None
 
     def read(self, number: int) -> Record:
-        """The record of that number. Raises BadDataError for one that is none, and what the store does."""
+        """Return the record of that number. Raises BadDataError for one that is none, MissingInputError."""
         path = record_path(number)
         try:
             record = _RECORD.validate_json(self.store.read_bytes(path))
@@ -96,13 +96,13 @@ class CommitLog:
         return Record("take-over", generation + 1, nonce="", number=number)
 
     def newest_commit(self, tail: Record | None) -> Record | None:
-        """The newest record with a checkpoint, whether that is whole or not."""
+        """Return the newest record with a checkpoint, whether that is whole or not; None if there is none."""
         return next((record for record in self.back_from(tail) if record.files), None)
 
     def fetch_newest(self, target: Path, tail: Record | None) -> Record | None:
-        """Download the newest commit up to `tail` that is whole into `target`; None where there is none.
+        """Download the newest commit up to `tail` that is whole into the local folder `target`.
 
-        A damaged commit is reported, and the one before it is taken.
+        A damaged one is reported, and the one before it taken. Returns its record; None if none is whole.
         """
         untried: set[str] | None = None  # as the newest commit says: of older ones the files are deleted
         for record in self.back_from(tail):
@@ -122,7 +122,10 @@ class CommitLog:
         return None
 
     def fetch(self, record: Record, target: Path) -> None:
-        """Download the files of `record` into `target`; BadDataError where one is not as recorded."""
+        """Download the files of `record` into the local folder `target`.
+
+        Raises BadDataError where one is not as it was committed, MissingInputError where one is gone.
+        """
         target.mkdir(parents=True, exist_ok=True)
         for name, expected in record.files.items():
             if Path(name).name != name:
@@ -135,12 +138,12 @@ class CommitLog:
 
 
 def record_path(number: int) -> str:
-    """Where record `number` is, relative to the output."""
+    """Return where record `number` is, relative to the output."""
     return f"{FOLDER}/{number:06}.json"
 
 
 def file_digest(path: Path) -> dict[str, Any]:
-    """A file's entry in a record: its size in bytes and its sha256."""
+    """Return a file's entry in a record: its size in bytes and its sha256."""
     with path.open("rb") as file:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 

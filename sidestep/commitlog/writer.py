@@ -63,7 +63,7 @@ class Writer:
             raise self._fenced()
 
     def checkpoints(self, name: str) -> list[str]:
-        """The folders of the output's checkpoints, the newest first, once `name` is committed."""
+        """Return the folders that checkpoints will have once `name` is committed, the newest first."""
         target = f"{CHECKPOINTS}/{name}" + (f".g{self.generation}" if self.generation > 1 else "")
         return [target, *(kept for kept in (self.newest.kept if self.newest else []) if kept != target)]
 
@@ -107,7 +107,7 @@ class Writer:
         return self.newest
 
     def finish(self) -> Record:
-        """Say that the run is done with its newest commit; the record that says so. Raises as `commit`."""
+        """Record that the run is done with its newest commit, and return the record. Raises as `commit`."""
         assert self.newest, "a run ends with a commit"
         record = replace(self.newest, kind="done", generation=self.generation, nonce=self._nonce)
         return self._append(replace(record, machines=self.machines))

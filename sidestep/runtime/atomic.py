@@ -12,7 +12,7 @@ TEMPORARY = ".sidestep-tmp-"
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Gives a temporary path to write; at the end of the block that file becomes `target`.
+    """Yield a temporary path to write; at the end of the block that file becomes `target`.
 
     Readers see the old file or the new one, never a part. After a failure the old one stays.
     """
@@ -24,7 +24,7 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def create_file(target: Path, data: bytes) -> bool:
-    """Writes `target` only if it is not there, as one step; False when it was.
+    """Write `target` only if it is not there, atomically; return whether it was written.
 
     A hard link is the one local operation that both refuses to replace and shows the whole content at
     once: O_EXCL would show an empty file first.
@@ -59,7 +59,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Waits until the file's content, or the folder's entries, are on the disk."""
+    """Wait until the file's content, or the folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -34,21 +34,21 @@ SAFETENSORS_KINDS = {
 
 
 def json_bytes(value: Any) -> bytes:
-    """`value` as UTF-8 JSON for people and programs: sorted keys, indented, a newline at the end.
+    """Return `value` as UTF-8 JSON for people and programs: sorted keys, indented, a newline at the end.
 
-    NaN and infinity are not JSON and raise ValueError.
+    Raises ValueError for NaN and infinity, which are not JSON.
     """
     text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
     return f"{text}\n".encode()
 
 
 def safetensors_bytes(tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None) -> bytes:
-    """`tensors` as a safetensors file with `metadata` in its header."""
+    """Return `tensors` as a safetensors file with `metadata` in its header."""
     return b"".join(safetensors_parts(tensors, metadata))
 
 
 def safetensors_parts(tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None) -> Parts:
-    """The same in parts, which one after the other are the file; those of CPU tensors are their own memory.
+    """Return the same file in parts, one after the other; those of CPU tensors are their own memory.
 
     Written here and not by the library, as that orders metadata at random, and makes the file as one piece
     while it holds Python's lock: a training beside it would stand still for seconds.
@@ -77,10 +77,10 @@ def safetensors_parts(tensors: Mapping[str, "Tensor"], metadata: Mapping[str, st
 
 
 def torch_bytes(value: Any) -> bytes:
-    """`value` as torch.save writes it, for torch.load(weights_only=True).
+    """Return `value` as torch.save writes it, for torch.load(weights_only=True).
 
-    Takes dicts with str keys, lists, tuples, tensors, str, int, float, bool and None, nested at will;
-    anything else raises TypeError. Pickle tells equal objects from identical ones and a view drags its
+    Takes dicts with str keys, lists, tuples, tensors, str, int, float, bool and None, nested at will, and
+    raises TypeError for anything else. Pickle tells equal objects from identical ones and a view drags its
     whole storage along, so what is saved is a copy without either: keys sorted, one object for equal
     strings, each tensor alone.
     """
@@ -109,7 +109,7 @@ def _without_identity(value: Any) -> Any:
 
 
 def png_bytes(figure: "Figure") -> bytes:
-    """A matplotlib figure as PNG, without the program's version in its metadata."""
+    """Return a matplotlib figure as PNG, without the program's version in its metadata."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -21,7 +21,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def local_errors(place: Path | str) -> Iterator[None]:
-    """Failures of the local file system become one message for the user."""
+    """Raise failures of the local file system as errors for the user, with what to do."""
     try:
         yield
     except OSError as error:
@@ -29,7 +29,7 @@ def local_errors(place: Path | str) -> Iterator[None]:
 
 
 def to_user_error(error: OSError, place: str) -> SideStepError:
-    """What a failure of the local file system means, and what to do."""
+    """Return what a failure of the local file system at `place` means for the user, and what to do."""
     if isinstance(error.filename, str | bytes) and TEMPORARY not in os.fsdecode(error.filename):
         place = os.fsdecode(error.filename)
     if isinstance(error, FileNotFoundError | NotADirectoryError):

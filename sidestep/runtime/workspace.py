@@ -22,7 +22,7 @@ class Workspace:
         self.root = root
 
     def pulled(self, place: str) -> Path:
-        """The folder that holds what was pulled from `place`: always the same one for the same place.
+        """Return the folder for what is pulled from `place`: always the same one for the same place.
 
         `place` is a store's own, normalised one (`Store.place`).
         """
@@ -31,13 +31,13 @@ class Workspace:
         return self._folder("pulled", f"{readable}-{digest}" if readable else digest)
 
     def scratch(self, name: str) -> Path:
-        """A folder for unfinished work called `name`. What an earlier process left is still in it."""
+        """Return the folder of unfinished work called `name`. What an earlier process left is still there."""
         assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name), f"not a plain name: {name!r}"
         return self._folder("scratch", name)
 
     @contextmanager
     def temporary(self) -> Iterator[str]:
-        """A folder of this process alone, deleted with its content when the `with` block ends.
+        """Yield a folder of this process alone, deleted with its content when the `with` block ends.
 
         Those of processes that were killed are deleted, too: each is locked while its process lives.
         """
@@ -73,7 +73,7 @@ def _locked(folder: Path, wait: bool = True) -> Iterator[None]:
 
 
 def open_workspace(path: str | None) -> Workspace:
-    """The workspace at `path`, or `sidestep` in the user's cache folder where None names it.
+    """Return the workspace at `path`; without one, at `sidestep` in the user's cache folder.
 
     Raises MachineError where the folder cannot be made or written.
     """

@@ -18,6 +18,7 @@ class Clients(Generic[Client]):
         self._by_process: dict[int, Client] = {}
 
     def mine(self) -> Client:
+        """Return this process's client, connected when it is first asked for."""
         process = os.getpid()
         if process not in self._by_process:
             # Without a lock, which could come locked over the fork; a client that loses was never connected.

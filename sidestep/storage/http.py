@@ -18,7 +18,7 @@ from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.errors import BadDataError, BadSpecError
 from sidestep.storage import remote
 from sidestep.storage.retry import Limits
-from sidestep.storage.store import FileInfo, ProgressCallback, no_advance
+from sidestep.storage.store import FileInfo, ProgressCallback, no_progress
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ VERSIONS = ("ETag", "Content-MD5", "Digest", "Last-Modified")
 
 
 def http_settings(limits: Limits) -> dict[str, Any]:
-    """As fsspec takes it. No limit on the whole: a model takes as long as it takes, silence does not."""
+    """Return settings for fsspec. No limit on the whole: a model takes its time, silence does not."""
     timeout = aiohttp.ClientTimeout(
         total=None, sock_connect=limits.connect_seconds, sock_read=limits.read_seconds
     )
@@ -46,7 +46,7 @@ class HttpStore(remote.RemoteStore):
 
     def list_files(self, path: str = "") -> list[FileInfo]:
         with self._failures(path):
-            paths = sorted(set(self._paths_below(self.checked(path))))
+            paths = sorted(set(self._paths_below(self.clean_path(path))))
             with ThreadPoolExecutor(self.options.connections) as threads:
                 infos = list(threads.map(self._ask_info, paths))  # an index page says no exact sizes
         return [info for info in infos if info]
@@ -60,17 +60,17 @@ class HttpStore(remote.RemoteStore):
             data: bytes = self._ask(lambda: self._fs.cat_file(self._key(path)))
             return data
 
-    def download(self, path: str, target: Path, advance: ProgressCallback = no_advance) -> None:
+    def download(self, path: str, target: Path, progress: ProgressCallback = no_progress) -> None:
         key, moved = self._key(path), 0
 
         def count(size: int) -> None:
             nonlocal moved
             moved += size
-            advance(size)
+            progress(size)
 
         def get(temporary: Path) -> None:
             count(-moved)  # what an earlier try had got through
-            self._fs.get_file(key, str(temporary), callback=remote.Moved(count))
+            self._fs.get_file(key, str(temporary), callback=remote.Forwarded(count))
 
         with local_errors(target), replacing(target) as temporary, self._failures(path):
             self._ask(lambda: get(temporary))
@@ -81,7 +81,7 @@ class HttpStore(remote.RemoteStore):
     def create(self, path: str, data: bytes) -> bool:
         self._refuse()
 
-    def upload(self, source: Path, path: str, advance: ProgressCallback = no_advance) -> None:
+    def upload(self, source: Path, path: str, progress: ProgressCallback = no_progress) -> None:
         self._refuse()
 
     def delete(self, path: str) -> None:
@@ -101,7 +101,7 @@ class HttpStore(remote.RemoteStore):
     def _key(self, path: str) -> str:
         # The place is a URL, in which '%' already quotes; a path in it is made of plain names.
         base = f"{self.scheme}://{quote(self.root, safe='/%:@[]~!$&()*+,;=')}"
-        return "/".join(part for part in (base, quote(self.checked(path))) if part)
+        return "/".join(part for part in (base, quote(self.clean_path(path))) if part)
 
     def _paths_below(self, folder: str) -> Iterator[str]:
         url = self._key(folder) + "/"
@@ -118,7 +118,7 @@ class HttpStore(remote.RemoteStore):
             ):
                 continue  # the page's own sorting links, and the way up
             name = unquote(relative)
-            path = self.checked(f"{folder}/{name}" if folder else name)
+            path = self.clean_path(f"{folder}/{name}" if folder else name)
             if not name.endswith("/"):
                 yield path
             elif "/" not in name[:-1]:
@@ -139,7 +139,7 @@ class HttpStore(remote.RemoteStore):
         if details["size"] is None:
             raise BadDataError(f"{self.place}/{path}: the server does not say how large it is.")
         version = next((details[header] for header in VERSIONS if header in details), "")
-        return FileInfo(self.checked(path), details["size"], str(version))
+        return FileInfo(self.clean_path(path), details["size"], str(version))
 
 
 def _may_pass(failure: BaseException | None) -> bool:

@@ -9,7 +9,7 @@ from sidestep.config.schema import StorageSpec
 from sidestep.runtime.atomic import TEMPORARY, create_file, replacing
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.errors import BadDataError
-from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_advance
+from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_progress
 
 COPY_BYTES = 2**20
 
@@ -24,14 +24,14 @@ class LocalStore(Store):
         self.follow_links = follow_links
 
     def child(self, path: str) -> Self:
-        return type(self)(self.root / self.checked(path), self.options, self.follow_links)
+        return type(self)(self.root / self.clean_path(path), self.options, self.follow_links)
 
     def locate(self, path: str) -> Path:
-        """The file's own path on this machine, which need not exist.
+        """Return the file's own path on this machine, which need not exist.
 
         Raises BadDataError where it leads out of the folder, by itself or through a symbolic link.
         """
-        full = self.root / self.checked(path)
+        full = self.root / self.clean_path(path)
         if not self.follow_links:
             real, root = os.path.realpath(full), os.path.realpath(self.root)
             if os.path.commonpath((real, root)) != root:
@@ -43,13 +43,13 @@ class LocalStore(Store):
 
     def list_files(self, path: str = "") -> list[FileInfo]:
         with local_errors(f"{self.place}/{path}"):
-            found = self._files_below(self.checked(path), frozenset())
+            found = self._files_below(self.clean_path(path), frozenset())
             return sorted(found, key=lambda info: info.path)
 
     def stat(self, path: str) -> FileInfo | None:
         full = self.locate(path)
         with local_errors(full):
-            return _info(full, self.checked(path)) if full.is_file() else None
+            return _info(full, self.clean_path(path)) if full.is_file() else None
 
     def read_bytes(self, path: str) -> bytes:
         full = self.locate(path)
@@ -66,11 +66,11 @@ class LocalStore(Store):
         with local_errors(full):
             return create_file(full, data)
 
-    def download(self, path: str, target: Path, advance: ProgressCallback = no_advance) -> None:
-        _copy(self.locate(path), target, advance)
+    def download(self, path: str, target: Path, progress: ProgressCallback = no_progress) -> None:
+        _copy(self.locate(path), target, progress)
 
-    def upload(self, source: Path, path: str, advance: ProgressCallback = no_advance) -> None:
-        _copy(source, self.locate(path), advance)
+    def upload(self, source: Path, path: str, progress: ProgressCallback = no_progress) -> None:
+        _copy(source, self.locate(path), progress)
 
     def delete(self, path: str) -> None:
         full = self.locate(path)
@@ -79,7 +79,7 @@ class LocalStore(Store):
             self._remove_empty_folders(full)
 
     def _remove_empty_folders(self, deleted: Path) -> None:
-        """A folder that holds nothing is none, as in a bucket. The store's own stays."""
+        """A folder that holds nothing goes, as in a bucket. The store's own stays."""
         for folder in deleted.parents:
             if folder == self.root or not folder.is_relative_to(self.root):
                 return
@@ -113,10 +113,10 @@ def _info(full: Path, path: str) -> FileInfo | None:
     return FileInfo(path, status.st_size, str(status.st_mtime_ns))
 
 
-def _copy(source: Path, target: Path, advance: ProgressCallback) -> None:
+def _copy(source: Path, target: Path, progress: ProgressCallback) -> None:
     with local_errors(source):
         reader = source.open("rb")
     with reader, local_errors(target), replacing(target) as temporary, temporary.open("wb") as writer:
         while block := reader.read(COPY_BYTES):
             writer.write(block)
-            advance(len(block))
+            progress(len(block))

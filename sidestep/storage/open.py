@@ -22,7 +22,7 @@ PACKAGES = {"gs": "gcsfs", "az": "adlfs"}  # not installed by default
 def open_store(
     place: str, options: StorageSpec, *, follow_links: bool = False, limits: Limits = LIMITS
 ) -> Store:
-    """The store at a place: a path, or a URI with one of `SCHEMES`. Nothing is read or written yet.
+    """Return the store at a place: a path, or a URI with one of `SCHEMES`. Nothing is read or written yet.
 
     Args:
         follow_links: let symbolic links lead out of a local folder, such as those in a model hub's cache.
@@ -93,7 +93,7 @@ def _open_remote(scheme: str, root: str, options: StorageSpec, limits: Limits) -
 
 
 def local_path(place: str) -> Path | None:
-    """The absolute path of a place on this machine, or None for a place elsewhere.
+    """Return the absolute path of a place on this machine; None if the place is elsewhere.
 
     Raises BadSpecError where its file:// URI is none, or it begins with ~ and an unknown user.
     """

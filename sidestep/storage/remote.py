@@ -14,7 +14,7 @@ from sidestep.runtime.diskerrors import local_errors
 from sidestep.storage.clients import Clients
 from sidestep.storage.remote_errors import is_failure, to_user_error
 from sidestep.storage.retry import Limits
-from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_advance
+from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_progress
 
 
 class RemoteStore(Store):
@@ -31,7 +31,7 @@ class RemoteStore(Store):
         self.place = f"{scheme}://{root}"
 
     def child(self, path: str) -> Self:
-        root = "/".join(part for part in (self.root, self.checked(path)) if part)
+        root = "/".join(part for part in (self.root, self.clean_path(path)) if part)
         return type(self)(self.scheme, root, self.options, self.clients, self.limits)
 
     def list_files(self, path: str = "") -> list[FileInfo]:
@@ -55,7 +55,7 @@ class RemoteStore(Store):
                 details = self._fs.info(self._key(path))
             except FileNotFoundError:
                 return None
-            return self._info(self.checked(path), details) if details["type"] == "file" else None
+            return self._info(self.clean_path(path), details) if details["type"] == "file" else None
 
     def read_bytes(self, path: str) -> bytes:
         with self._failures(path):
@@ -74,13 +74,13 @@ class RemoteStore(Store):
                 return False
             return True
 
-    def download(self, path: str, target: Path, advance: ProgressCallback = no_advance) -> None:
+    def download(self, path: str, target: Path, progress: ProgressCallback = no_progress) -> None:
         with local_errors(target), replacing(target) as temporary, self._failures(path):
-            self._fs.get_file(self._key(path), str(temporary), callback=Moved(advance))
+            self._fs.get_file(self._key(path), str(temporary), callback=Forwarded(progress))
 
-    def upload(self, source: Path, path: str, advance: ProgressCallback = no_advance) -> None:
+    def upload(self, source: Path, path: str, progress: ProgressCallback = no_progress) -> None:
         with self._failures(path):
-            self._fs.put_file(str(source), self._key(path), callback=Moved(advance))
+            self._fs.put_file(str(source), self._key(path), callback=Forwarded(progress))
 
     def delete(self, path: str) -> None:
         with self._failures(path), suppress(FileNotFoundError):
@@ -92,7 +92,7 @@ class RemoteStore(Store):
 
     def _key(self, path: str) -> str:
         """What fsspec calls the file: with the bucket, without the scheme."""
-        return "/".join(part for part in (self.root, self.checked(path)) if part)
+        return "/".join(part for part in (self.root, self.clean_path(path)) if part)
 
     def _info(self, path: str, details: dict[str, Any]) -> FileInfo:
         return FileInfo(path, details["size"], str(details.get("ETag") or details["etag"]).strip('"'))
@@ -116,12 +116,12 @@ class MemoryStore(RemoteStore):
         with self._creating:  # fsspec looks first and writes then
             return super().create(path, data)
 
-    def upload(self, source: Path, path: str, advance: ProgressCallback = no_advance) -> None:
+    def upload(self, source: Path, path: str, progress: ProgressCallback = no_progress) -> None:
         # fsspec would show the file while it is copied.
         with local_errors(source):
             data = source.read_bytes()
         self.write_bytes(path, data)
-        advance(len(data))
+        progress(len(data))
 
     def _key(self, path: str) -> str:
         key = super()._key(path)
@@ -131,12 +131,12 @@ class MemoryStore(RemoteStore):
         return FileInfo(path, details["size"], self._fs.modified(details["name"]).isoformat())
 
 
-class Moved(Callback):  # type: ignore[misc]  # published without types
+class Forwarded(Callback):  # type: ignore[misc]  # published without types
     """fsspec's progress, passed on."""
 
-    def __init__(self, advance: ProgressCallback) -> None:
+    def __init__(self, progress: ProgressCallback) -> None:
         super().__init__()
-        self._advance = advance
+        self._progress = progress
 
     def relative_update(self, inc: int = 1) -> None:
-        self._advance(inc)
+        self._progress(inc)

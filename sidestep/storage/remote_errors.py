@@ -20,17 +20,17 @@ CREDENTIALS = {
 
 
 def is_failure(error: BaseException) -> bool:
-    """Whether this is how a store fails, and no bug."""
+    """Return whether this is how a store fails, and no bug."""
     return isinstance(error, FAILURES) or _is_of_a_cloud(error)
 
 
 def to_user_error(error: BaseException, where: str) -> SideStepError:
-    """The user's message for a failure at `where`.
+    """Return what a failure at `where` means for the user.
 
     The server's own words are left out: they can repeat what was sent to it. The log file has them.
     """
     if isinstance(error, aiohttp.ClientResponseError):
-        return _of_a_web_server(error, where)
+        return _from_http_status(error, where)
     if _refuses(error):
         return AccessError(
             f"{where}: the store refuses access. Check the credentials{_from(where)}, that they have not "
@@ -55,7 +55,7 @@ def to_user_error(error: BaseException, where: str) -> SideStepError:
 
 
 def no_credentials(scheme: str) -> AccessError:
-    """A client of `scheme` could not be made for lack of credentials."""
+    """Return the error for a client of `scheme` that could not be made for lack of credentials."""
     return AccessError(f"{scheme}://: no usable credentials were found{_from(f'{scheme}://')}.")
 
 
@@ -82,7 +82,7 @@ def _refuses(error: BaseException) -> bool:
     return type(error).__name__ in ("DefaultCredentialsError", "RefreshError") or _status(error) in (401, 403)
 
 
-def _of_a_web_server(error: aiohttp.ClientResponseError, where: str) -> SideStepError:
+def _from_http_status(error: aiohttp.ClientResponseError, where: str) -> SideStepError:
     if error.status in (401, 403, 407):
         return AccessError(
             f"{where}: the web server refuses access ({error.status}). Files are read there without "

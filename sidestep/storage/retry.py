@@ -1,4 +1,4 @@
-"""What fails and may pass is tried again: one rule for all of it, with limits of its own for each use."""
+"""Retrying what failed and may pass: one rule, with limits of its own for each use."""
 
 import random
 import time
@@ -12,7 +12,7 @@ _jitter = random.SystemRandom()  # training seeds the global generator, and uplo
 
 
 def _say_nothing(error: Exception, pause: float) -> None:
-    """For those who do not want to know."""
+    """The callback of those who do not want to know."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Retry:
         may_pass: Callable[[Exception], bool],
         failed: Callable[[Exception, float], object] = _say_nothing,
     ) -> Answer:
-        """What `attempt` returns, tried again after failures of which `may_pass` says that they may.
+        """Return what `attempt` returns, tried again after failures of which `may_pass` says that they may.
 
         `failed` is told of each of these, and of the seconds until then. Raises what the last try raised.
         """
@@ -65,7 +65,7 @@ class Retry:
 
 @dataclass(frozen=True)
 class Limits:
-    """How a store is waited for, and in what pieces large files move."""
+    """How long a store is waited for, and in what parts large files move."""
 
     retry: Retry = Retry()
     connect_seconds: float = 10  # also how long a server may leave 128 KiB of an upload unread

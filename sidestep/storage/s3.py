@@ -28,7 +28,7 @@ from sidestep.runtime.diskerrors import local_errors
 from sidestep.storage.clients import Clients
 from sidestep.storage.retry import Limits, Retry
 from sidestep.storage.s3_errors import FAILURES, error_code, to_user_error
-from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_advance
+from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_progress
 
 _descriptions = create_loader()  # of S3 and its endpoints: to read them takes a client 0.3 s, the first one
 PASSING_STATUSES = (429, 500, 502, 503, 504)
@@ -44,12 +44,12 @@ class S3Client:
 
 
 def open_s3(root: str, options: StorageSpec, limits: Limits) -> "S3Store":
-    """The store at s3://root, a bucket or bucket/prefix."""
+    """Return the store at s3://root, a bucket or bucket/prefix."""
     return S3Store(root, options, Clients(lambda: connect(options, limits)), limits)
 
 
 def connect(options: StorageSpec, limits: Limits) -> S3Client:
-    """A client as the spec says. Credentials are left to botocore's own chain. Nothing is asked yet."""
+    """Return a client as the spec says. Credentials are left to botocore's own chain. Nothing is sent yet."""
     path_style = options.path_style if options.path_style is not None else options.endpoint_url is not None
     config = Config(
         connect_timeout=limits.connect_seconds,
@@ -117,7 +117,7 @@ class S3Store(Store):
         self.bucket, _, self._prefix = root.partition("/")
 
     def child(self, path: str) -> Self:
-        root = "/".join(part for part in (self.root, self.checked(path)) if part)
+        root = "/".join(part for part in (self.root, self.clean_path(path)) if part)
         return type(self)(root, self.options, self.clients, self.limits)
 
     def list_files(self, path: str = "") -> list[FileInfo]:
@@ -145,15 +145,15 @@ class S3Store(Store):
                     raise
                 self._refuse_missing_bucket()
                 return None
-        return FileInfo(self.checked(path), found["ContentLength"], found["ETag"].strip('"'))
+        return FileInfo(self.clean_path(path), found["ContentLength"], found["ETag"].strip('"'))
 
     def read_bytes(self, path: str) -> bytes:
         target = io.BytesIO()
-        self._fetch(path, target, no_advance)
+        self._fetch(path, target, no_progress)
         return target.getvalue()
 
     def write_bytes(self, path: str, data: bytes) -> None:
-        self._send(path, io.BytesIO(data), no_advance)
+        self._send(path, io.BytesIO(data), no_progress)
 
     def create(self, path: str, data: bytes) -> bool:
         """Put with If-None-Match: *. A server that ignores it is found out by the commit log."""
@@ -168,14 +168,14 @@ class S3Store(Store):
                 raise
             return True
 
-    def download(self, path: str, target: Path, advance: ProgressCallback = no_advance) -> None:
+    def download(self, path: str, target: Path, progress: ProgressCallback = no_progress) -> None:
         with local_errors(target), replacing(target) as temporary, temporary.open("wb") as file:
-            self._fetch(path, file, advance)
+            self._fetch(path, file, progress)
 
-    def upload(self, source: Path, path: str, advance: ProgressCallback = no_advance) -> None:
+    def upload(self, source: Path, path: str, progress: ProgressCallback = no_progress) -> None:
         with local_errors(source):
             source.open("rb").close()  # else a folder or a missing file would be the store's failure
-        self._send(path, str(source), advance)
+        self._send(path, str(source), progress)
 
     def delete(self, path: str) -> None:
         with self._failures(path):
@@ -186,33 +186,34 @@ class S3Store(Store):
         return self.clients.mine().requests
 
     def _key(self, path: str) -> str:
-        return "/".join(part for part in (self._prefix, self.checked(path)) if part)
+        return "/".join(part for part in (self._prefix, self.clean_path(path)) if part)
 
-    def _fetch(self, path: str, target: io.IOBase, advance: ProgressCallback) -> None:
+    def _fetch(self, path: str, target: io.IOBase, progress: ProgressCallback) -> None:
         """In parts where it is large; a part that breaks off is asked for again, of the same version."""
         with self._failures(path):
             manager = self.clients.mine().transfers
             try:
-                manager.download(self.bucket, self._key(path), target, subscribers=[Moved(advance)]).result()
+                told = [Forwarded(progress)]
+                manager.download(self.bucket, self._key(path), target, subscribers=told).result()
             except ClientError as error:
                 # An empty file has no first part. The manager knows that answer by another name alone.
                 if error_code(error) != "416":
                     raise
 
-    def _send(self, path: str, source: str | io.BytesIO, advance: ProgressCallback) -> None:
+    def _send(self, path: str, source: str | io.BytesIO, progress: ProgressCallback) -> None:
         key, moved = self._key(path), 0
 
         def count(size: int) -> None:
             nonlocal moved
             moved += size
-            advance(size)
+            progress(size)
 
         def send() -> None:
             count(-moved)  # what an earlier try had got through
             if not isinstance(source, str):
                 source.seek(0)
             manager = self.clients.mine().transfers
-            manager.upload(source, self.bucket, key, subscribers=[Moved(count)]).result()
+            manager.upload(source, self.bucket, key, subscribers=[Forwarded(count)]).result()
 
         with self._failures(path):
             self.limits.retry.call(send, _was_misheard)
@@ -243,11 +244,11 @@ def _was_misheard(error: Exception) -> bool:
     return isinstance(error, ResponseParserError) or error_code(error) == "NoSuchUpload"
 
 
-class Moved(BaseSubscriber):  # type: ignore[misc]  # published without types
+class Forwarded(BaseSubscriber):  # type: ignore[misc]  # published without types
     """The transfer manager's progress, passed on; what must be moved again counts negative."""
 
-    def __init__(self, advance: ProgressCallback) -> None:
-        self._advance = advance
+    def __init__(self, progress: ProgressCallback) -> None:
+        self._progress = progress
 
     def on_progress(self, future: Any, bytes_transferred: int, **_: Any) -> None:
-        self._advance(bytes_transferred)
+        self._progress(bytes_transferred)

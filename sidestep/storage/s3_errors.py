@@ -38,12 +38,12 @@ CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE with ~/.
 
 
 def error_code(error: BaseException) -> str:
-    """The code that an S3 server answered with, such as NoSuchBucket; "" when it was no such answer."""
+    """Return the code that an S3 server answered with, such as NoSuchBucket; "" if it was no such answer."""
     return str(error.response["Error"].get("Code", "")) if isinstance(error, boto.ClientError) else ""
 
 
 def to_user_error(error: BaseException, where: str, place: str) -> SideStepError:
-    """The user's message for a failure at `where` in the store `place`.
+    """Return what a failure at `where` in the store `place` means for the user.
 
     The server's own words are left out: they can repeat what was sent to it.
     """
@@ -57,7 +57,7 @@ def to_user_error(error: BaseException, where: str, place: str) -> SideStepError
     if isinstance(error, boto.ParamValidationError):
         return _no_bucket_name(place)
     if isinstance(error, boto.ClientError):
-        return _of_an_answer(error, where, place)
+        return _from_response(error, where, place)
     if isinstance(error, S3DownloadFailedError):
         return StorageError(f"{where} changed while it was read. Run again when nobody writes there.")
     if isinstance(error, OSError) and error.errno:
@@ -68,7 +68,7 @@ def to_user_error(error: BaseException, where: str, place: str) -> SideStepError
     )
 
 
-def _of_an_answer(error: boto.ClientError, where: str, place: str) -> SideStepError:
+def _from_response(error: boto.ClientError, where: str, place: str) -> SideStepError:
     code = error_code(error)
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     if code == "NoSuchBucket":

@@ -1,4 +1,4 @@
-"""Where things are. A `Store` is one place, a folder or a bucket's prefix, that holds files.
+"""`Store`: the files of one place, a local folder or a bucket's prefix, behind one interface.
 
 The rest of Side-Step knows no other storage than this: small files are read and written as bytes, large
 ones are moved to and from the local disk, and `create` is all that the commit log needs to have one
@@ -16,11 +16,11 @@ from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import BadDataError
 
 ProgressCallback = Callable[[int], object]
-"""Told of bytes as they are moved, from any thread."""
+"""Called with the number of bytes just moved, from any thread; negative for those to be moved again."""
 
 
-def no_advance(size: int) -> None:
-    """For those who do not want to know."""
+def no_progress(size: int) -> None:
+    """The callback of those who do not want to know."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,16 @@ class FileInfo:
 
 
 class Store(ABC):
-    """A place that holds files.
+    """The files of one place.
 
     Attributes:
-        place: its normalised name: an absolute path, or a URI without a slash at its end.
-        local_root: the folder, when the place is one on this machine.
+        place: the absolute path, or the URI without a slash at its end.
+        local_root: the folder, if the place is one on this machine.
         options: how it is reached.
 
-    Every method may raise AccessError, StorageError (out of reach) and BadDataError (a path that leads out
-    of the place); those that need a file raise MissingInputError where there is none.
+    Every method raises AccessError where the store refuses, StorageError where it is out of reach, and
+    BadDataError for a path that leads out of the place; those that need a file raise MissingInputError
+    where there is none.
     """
 
     place: str
@@ -50,46 +51,46 @@ class Store(ABC):
 
     @abstractmethod
     def child(self, path: str) -> Self:
-        """The store of a folder in this one. It need not exist."""
+        """Return the store of a folder in this one, which need not exist."""
 
     @abstractmethod
     def list_files(self, path: str = "") -> list[FileInfo]:
-        """All files below a folder, however deep, sorted by path; [] when nothing is there."""
+        """List all files below a folder, however deep, sorted by path; [] if there are none."""
 
     @abstractmethod
     def stat(self, path: str) -> FileInfo | None:
-        """What a file is now; None when it is not there (a folder is no file)."""
+        """Return size and version of a file; None if it is not there, or is a folder."""
 
     @abstractmethod
     def read_bytes(self, path: str) -> bytes:
-        """The whole content of a small file."""
+        """Return the content of a small file."""
 
     @abstractmethod
     def write_bytes(self, path: str, data: bytes) -> None:
-        """Writes a small file or replaces it; readers see all of it or nothing."""
+        """Write or replace a small file; readers see all of it or nothing."""
 
     @abstractmethod
     def create(self, path: str, data: bytes) -> bool:
-        """Writes a small file only if it is not there, as one step; False when it was.
+        """Write a small file only if it is not there, atomically; return whether it was written.
 
         After a network failure the request is sent again, and then False may mean that the first one had
-        got through: whoever needs to know puts something of his own in `data` and reads it back.
+        got through: whoever needs to know puts a nonce into `data` and reads it back.
         """
 
     @abstractmethod
-    def download(self, path: str, target: Path, advance: ProgressCallback = no_advance) -> None:
-        """Copies a file to the local disk; `target` appears only when it is complete."""
+    def download(self, path: str, target: Path, progress: ProgressCallback = no_progress) -> None:
+        """Copy a file to the local path `target`, which appears only when it is complete."""
 
     @abstractmethod
-    def upload(self, source: Path, path: str, advance: ProgressCallback = no_advance) -> None:
-        """Copies a local file here; readers see all of it or nothing."""
+    def upload(self, source: Path, path: str, progress: ProgressCallback = no_progress) -> None:
+        """Copy the local file `source` here; readers see all of it or nothing."""
 
     @abstractmethod
     def delete(self, path: str) -> None:
-        """Deletes a file; it is fine if there is none."""
+        """Delete a file, if it is there."""
 
-    def checked(self, path: str) -> str:
-        """`path` without "." parts and a slash at its end. Raises BadDataError where it leads out."""
+    def clean_path(self, path: str) -> str:
+        """Return `path` without "." parts and a slash at its end. Raises BadDataError where it leads out."""
         parts = path.split("/")
         if path.startswith("/") or ".." in parts or "\0" in path:
             raise BadDataError(

@@ -25,7 +25,7 @@ Item = TypeVar("Item")
 
 
 def pull(store: Store, files: Sequence[FileInfo], workspace: Workspace, title: str) -> Path:
-    """A local folder that holds these files of the store under their paths.
+    """Bring files of a store to the local disk, and return the folder that holds them under their paths.
 
     A local store is used where it is. From another one a file is pulled unless the workspace has it in
     this size and version. What else the folder holds is from earlier pulls, and of no meaning.
@@ -49,7 +49,7 @@ def pull(store: Store, files: Sequence[FileInfo], workspace: Workspace, title: s
     with track(title, size, "B") as bar:
 
         def pull_one(file: FileInfo) -> None:
-            store.download(file.path, folder / store.checked(file.path), bar.advance)
+            store.download(file.path, folder / store.clean_path(file.path), bar.advance)
             if store.stat(file.path) != file:
                 raise StorageError(
                     f"{store.place}/{file.path} changed while it was pulled. Run the same command again "

@@ -26,7 +26,7 @@ from sidestep.lifecycle.policy import CheckpointPolicy
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.lifecycle.saver import Saver
 from sidestep.storage.local import LocalStore
-from sidestep.storage.store import ProgressCallback, Store, no_advance
+from sidestep.storage.store import ProgressCallback, Store, no_progress
 from sidestep.training.numbers import Progress
 from sidestep.training.optimizer import build_optimizer
 from sidestep.training.schedule import Schedule
@@ -41,9 +41,9 @@ RANK = 970  # with AdamW's two moments and the published copy, about 500 MB
 class SlowStore(LocalStore):
     """A folder that takes as long as a network would."""
 
-    def upload(self, source: Path, path: str, advance: ProgressCallback = no_advance) -> None:
+    def upload(self, source: Path, path: str, progress: ProgressCallback = no_progress) -> None:
         time.sleep(source.stat().st_size / BYTES_PER_SECOND)
-        super().upload(source, path, advance)
+        super().upload(source, path, progress)
 
 
 class SlowJob(Job):

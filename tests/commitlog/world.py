@@ -18,7 +18,7 @@ from sidestep.commitlog.log import FOLDER as COMMITS
 from sidestep.commitlog.writer import CHECKPOINTS
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import MissingInputError, StorageError
-from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_advance
+from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_progress
 
 Answer = TypeVar("Answer")
 
@@ -220,7 +220,7 @@ class FaultyStore(Store):
     def read_bytes(self, path: str) -> bytes:
         return self._ask("read_bytes", path, lambda: self._read(path))
 
-    def download(self, path: str, target: Path, advance: ProgressCallback = no_advance) -> None:
+    def download(self, path: str, target: Path, progress: ProgressCallback = no_progress) -> None:
         target.write_bytes(self._ask("download", path, lambda: self._read(path)))
 
     def write_bytes(self, path: str, data: bytes) -> None:
@@ -229,7 +229,7 @@ class FaultyStore(Store):
     def create(self, path: str, data: bytes) -> bool:
         return self._change("create", path, lambda: self.world.create(path, data, self.process))
 
-    def upload(self, source: Path, path: str, advance: ProgressCallback = no_advance) -> None:
+    def upload(self, source: Path, path: str, progress: ProgressCallback = no_progress) -> None:
         data = source.read_bytes()
         self.process.sent += 1
         self._change("upload", path, lambda: self.world.put(path, data, self.process))

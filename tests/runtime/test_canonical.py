@@ -34,17 +34,18 @@ print({name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
 """
 
 
-def test_five_processes_with_different_hash_seeds_write_the_same_bytes() -> None:
+def test_processes_with_different_hash_seeds_write_the_same_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     def start(seed: int) -> subprocess.Popen[str]:
         environment = os.environ | {"PYTHONHASHSEED": str(seed)}
         return subprocess.Popen(
             [sys.executable, "-c", WRITE_ALL], env=environment, stdout=subprocess.PIPE, text=True
         )
 
-    runs = [start(seed) for seed in range(5)]
-    outputs = [run.communicate()[0] for run in runs]
+    runs = [start(seed) for seed in (1, 2)]
+    exec(WRITE_ALL, {})  # here, a third seed
+    outputs = {capsys.readouterr().out, *(run.communicate()[0] for run in runs)}
     assert all(run.returncode == 0 for run in runs)
-    assert len(set(outputs)) == 1
+    assert len(outputs) == 1
 
 
 def test_json_is_sorted_readable_and_strict() -> None:
