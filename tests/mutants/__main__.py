@@ -23,6 +23,7 @@ PRELOAD = (
 """What the tests import of others, and takes longest."""
 
 os.environ["OMP_NUM_THREADS"] = "1"  # as tests/conftest.py has it, and before torch reads it
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the Makefile has it
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
