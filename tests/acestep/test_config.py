@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidestep.acestep.config import read_config
+from sidestep.acestep.config import read_config, whole_config
 from sidestep.acestep.tiny import tiny_config
 from sidestep.runtime.errors import BadDataError
 from tests.facts import facts, tells
@@ -64,6 +64,7 @@ def test_a_release_is_its_own_base(tmp_path: Path, caplog: pytest.LogCaptureFixt
 def test_rope_theta_wherever_transformers_wrote_it(tmp_path: Path) -> None:
     folder = write(tmp_path, {**without("rope_theta"), "rope_parameters": {"rope_theta": 5000.0}})
     assert read_config(folder)["rope_theta"] == 5000.0
+    assert read_config(write(tmp_path, without("rope_theta")))["rope_theta"] == 1_000_000
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,9 @@ def test_rope_theta_wherever_transformers_wrote_it(tmp_path: Path) -> None:
     [
         ({"hidden_size": "64"}, ["hidden_size", "integer"]),
         ({"num_hidden_layers": 10**9}, ["num_hidden_layers", "1024"]),
+        ({"hidden_size": 0}, ["hidden_size", "1"]),
+        ({"intermediate_size": 2**20 + 1}, ["intermediate_size", str(2**20)]),
+        ({"timestep_mu": float("nan")}, ["timestep_mu"]),
         ({"num_attention_heads": 3}, ["num_attention_heads", "num_key_value_heads"]),
         ({"head_dim": 15}, ["head_dim", "even"]),
         ({"layer_types": ["sliding_attention"]}, ["layer_types", "1 entries"]),
@@ -82,6 +86,12 @@ def test_what_is_no_config_of_the_model(tmp_path: Path, change: dict[str, Any], 
     folder = write(tmp_path, {**without(), **change})
     with pytest.raises(BadDataError, match=facts(folder / "config.json", *told)):
         read_config(folder)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"3", b"null", b"{", b"[" * 100_000, b"\xff"])
+def test_what_is_no_json_object(content: bytes) -> None:
+    with pytest.raises(BadDataError, match=facts("set/mine/config.json")):
+        whole_config(content, "set/mine/config.json")
 
 
 def test_what_is_missing_is_named_at_once(tmp_path: Path) -> None:

@@ -182,6 +182,16 @@ def test_the_best_interval_between_commits() -> None:
     assert often.interval == often.uptime
 
 
+def test_the_interval_is_daly_s() -> None:
+    """Equation 37 by hand: 400 MB at 50 MB/s and two seconds more, every two hours, and 300 s to restart."""
+    found = plan_for_preemptions(400e6, uptime=7200)
+    assert (found.uptime, found.commit) == (7200, 10)
+    assert found.interval == pytest.approx(372.8359, rel=1e-5)
+    assert found.lost_share == pytest.approx(10 / 372.8359 + (372.8359 / 2 + 300) / 7200, rel=1e-5)
+    assert plan_for_preemptions(0, uptime=1.0).interval == 1.0  # 2 s to commit: where the formula ends
+    assert plan_for_preemptions(0, uptime=1.01).interval == pytest.approx(0.8978, rel=1e-3)
+
+
 def test_preemptions_stretch_the_time() -> None:
     plain, spot = plan_of(spec_of()), plan_of(spec_of(), hours_between_preemptions=2.0)
     share = spot.preemptions["lost"].value

@@ -59,12 +59,21 @@ def test_all_parts_are_there(output: Store, spec: JobSpec) -> None:
         "3 min 20 s",
     ):
         assert fact in words
-    assert re.search("optimizer type ?adamw", words)
+    for setting in ("optimizer type ?adamw", "deterministic ?yes", "anonymous ?no", "resume from ?–"):
+        assert re.search(setting, words)
     assert ("circle", True) in {(tag, "cx" in attributes) for tag, attributes in read.tags}
     bars = [attributes["width"] for tag, attributes in read.tags if tag == "rect" and "rx" in attributes]
     assert bars[:4] == ["100.0", "50.0", "33.3", "25.0"], "of the most sensitive module's"
     identities = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
     assert len(identities) == len(set(identities))
+
+
+def test_an_estimate_of_nothing_has_bars_of_no_length(output: Store, spec: JobSpec) -> None:
+    ranking = [{"module": f"layers.{n}.self_attn.q_proj", "norm": 0.0} for n in range(2)]
+    output.write_bytes("estimate/report.json", json.dumps({"modules": ranking}).encode())
+    assert page(output, spec).count('<rect width="0.0"') == 2
+    output.write_bytes("estimate/report.json", b'{"modules": []}')
+    assert "Sensitivities" not in page(output, spec)
 
 
 def test_a_song_s_words_are_text(output: Store, spec: JobSpec) -> None:
