@@ -75,6 +75,7 @@ def test_rope_theta_wherever_transformers_wrote_it(tmp_path: Path) -> None:
         ({"hidden_size": 0}, ["hidden_size", "1"]),
         ({"intermediate_size": 2**20 + 1}, ["intermediate_size", str(2**20)]),
         ({"timestep_mu": float("nan")}, ["timestep_mu"]),
+        ({"rope_theta": float("inf")}, ["rope_theta", "finite"]),
         ({"num_attention_heads": 3}, ["num_attention_heads", "num_key_value_heads"]),
         ({"head_dim": 15}, ["head_dim", "even"]),
         ({"layer_types": ["sliding_attention"]}, ["layer_types", "1 entries"]),

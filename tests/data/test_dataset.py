@@ -10,7 +10,7 @@ from sidestep.data.dataset import Song
 from sidestep.data.prompts import prompt_caption
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from tests.data.readers import songs_of
-from tests.facts import facts
+from tests.facts import facts, tells
 
 from .conftest import PlaceFiles
 
@@ -250,6 +250,15 @@ def test_other_ways_into_audio_dir(place_files: PlaceFiles, read: Read, written:
 
 
 @pytest.mark.parametrize(
+    "written", ["{root}/audio/x/a.mp3", "../audio/x/a.mp3", "file://{root}/audio/x/a.mp3", "x/a.mp3"]
+)
+def test_a_path_decides_between_files_of_one_name(place_files: PlaceFiles, read: Read, written: str) -> None:
+    root = place_files("audio/x/a.mp3", "audio/y/a.mp3")
+    (song,) = read([{"audio_path": written.format(root=root)}], audio_dir="audio")
+    assert song.place == f"{root}/audio/x/a.mp3"
+
+
+@pytest.mark.parametrize(
     "written",
     ["../secret.mp3", "x/../../secret.mp3", "{root}/secret.mp3", "file://{root}/secret.mp3", "ftp://x/a.mp3"],
 )
@@ -299,27 +308,28 @@ def test_everything_wrong_is_said_at_once(place_files: PlaceFiles, read: Read) -
         read({"metadata": {"genre_ratio": 0.3, "tag_position": "middle"}, "samples": samples}, "audio")
     text = str(caught.value)
     assert "dataset.json: 18 problems in the dataset\n" in text
-    for said in (
-        "metadata, genre_ratio: is in percent: write 30",
-        "metadata, tag_position: Input should be 'prepend', 'append' or 'replace', not \"middle\"",
-        'sample 1, bpm: should be a number, not "fast"',
-        "sample 1, is_instrumental: ",
-        "sample 3, audio_path 'a.mp3': the same file as sample 2",
-        "sample 4, audio_path: is missing",
-        'sample 5: should be an object with fields, not "a.mp3"',
-        "sample 6, audio_path 'gone.mp3': there is no such file in",
-        "sample 7, audio_path 'twice.mp3': fits several files in",
-        "sample 8, audio_path '../gone.mp3': leads out of",
-        'sample 9, lyrics: Input should be a valid string, not ["La"]',
-        "sample 9, bpm: ",
-        "sample 10, audio_path: holds a null character",
-        "sample 11, caption: ",
-        "sample 12, bpm: should be a number",
-        "sample 12, prompt_override: ",
-        "sample 13, audio_path: is empty",
-        "sample 14, audio_path: holds half a surrogate pair",
+    for where, *told in (
+        ("metadata, genre_ratio", "30"),
+        ("metadata, tag_position", "prepend", "append", "replace", '"middle"'),
+        ("sample 1, bpm", '"fast"'),
+        ("sample 1, is_instrumental", '"perhaps"'),
+        ("sample 3, audio_path 'a.mp3'", "sample 2"),
+        ("sample 4, audio_path",),
+        ("sample 5", '"a.mp3"'),
+        ("sample 6, audio_path 'gone.mp3'", "/set", "/audio"),
+        ("sample 7, audio_path 'twice.mp3'", "x/twice.mp3", "y/twice.mp3"),
+        ("sample 8, audio_path '../gone.mp3'", "/set", "/audio"),
+        ("sample 9, lyrics", '["La"]'),
+        ("sample 9, bpm", "1"),
+        ("sample 10, audio_path", "null"),
+        ("sample 11, caption",),
+        ("sample 12, bpm", "true"),
+        ("sample 12, prompt_override", '"lyrics"'),
+        ("sample 13, audio_path", "empty"),
+        ("sample 14, audio_path", "surrogate"),
     ):
-        assert said in text
+        (line,) = (line for line in text.splitlines() if line.strip().startswith(f"{where}: "))
+        assert tells(line, *told)
 
 
 def test_missing_files_alone_are_missing_inputs(place_files: PlaceFiles, read: Read) -> None:
