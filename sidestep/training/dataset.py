@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
 
 from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.data.index import dataset_files
@@ -61,13 +60,7 @@ class Samples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._files)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Samples": ...
-    def __getitem__(self, index: int | slice) -> "Sample | Samples":
-        if isinstance(index, slice):
-            return Samples(self.place, self._files[index])
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # nobody asks for a slice
         return read_sample(self._files[index])
 
 
