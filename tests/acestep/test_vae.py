@@ -1,5 +1,6 @@
 """Latents of whole songs: their number, and tiles that leave no seam."""
 
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -7,12 +8,25 @@ import torch
 from diffusers import AutoencoderOobleck
 
 from sidestep.acestep import load_vae
+from sidestep.acestep import vae as vae_module
 from sidestep.acestep.vae import SAMPLES_PER_LATENT, encode_audio
+from sidestep.data import audio, tensors
 
 
 @pytest.fixture(scope="module")
 def vae(tiny_checkpoints: Path) -> AutoencoderOobleck:
     return load_vae(tiny_checkpoints, "cpu", torch.float32)
+
+
+def test_the_numbers_are_those_of_the_autoencoder(golden: Path) -> None:
+    config = load_vae(golden / "checkpoints", "cpu", torch.float32).config
+    assert (
+        (config.sampling_rate, config.audio_channels) == (vae_module.SAMPLE_RATE, 2) == (audio.SAMPLE_RATE, 2)
+    )
+    assert prod(config.downsampling_ratios) == SAMPLES_PER_LATENT
+    assert vae_module.LATENTS_PER_SECOND == vae_module.SAMPLE_RATE / SAMPLES_PER_LATENT
+    assert config.decoder_input_channels == vae_module.LATENT_CHANNELS == tensors.LATENT_CHANNELS
+    assert (vae_module.TILE_FRAMES, vae_module.OVERLAP_FRAMES) == (30 * 25, 2 * 25)  # as upstream encodes
 
 
 @pytest.mark.parametrize(("samples", "frames"), [(1, 1), (1920, 1), (1921, 2), (4800, 3)])

@@ -214,6 +214,19 @@ def test_a_file_that_changes_its_format_on_the_way(tmp_path: Path) -> None:
     assert level(waveform[:, 60_000:90_000]) == pytest.approx([AMPLITUDE] * 2, rel=0.06)
 
 
+def test_no_sample_is_lost_where_the_rate_changes() -> None:
+    """An mp3 loses some at a joint by itself, so these frames come from no file."""
+    frames = []
+    for rate, layout in ((44_100, "stereo"), (22_050, "mono"), (44_100, "stereo")):
+        channels = 2 if layout == "stereo" else 1
+        frame = av.AudioFrame.from_ndarray(np.zeros((channels, rate), np.float32), "fltp", layout)
+        frame.sample_rate = rate
+        frames.append(frame)
+    resampled = list(audio._at_48_khz(iter(frames)))
+    assert sum(frame.samples for frame in resampled) == 3 * SAMPLE_RATE
+    assert {frame.sample_rate for frame in resampled} == {SAMPLE_RATE}
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -47,6 +47,11 @@ def test_an_instrumental(song: MakeSong) -> None:
     assert lyrics_prompt(song("x")) == "# Languages\nunknown\n\n# Lyric\n[Instrumental]<|endoftext|>"
 
 
+def test_raw_lyrics_have_no_template(song: MakeSong) -> None:
+    """As trainers had it that knew none."""
+    assert lyrics_prompt(song("x", lyrics="La\nLa", language="it"), "raw") == "La\nLa"
+
+
 @pytest.mark.parametrize(
     ("fields", "text"),
     [

@@ -36,7 +36,13 @@ def test_when_all_tensors_are_made_only_the_machine_that_made_them_keeps_it(
     tensors.write_bytes("song.pt", b"tensors")
     unfinished = Unfinished(machine(tmp_path, "one"), tensors)
     unfinished.write("a", {"latents": torch.ones(2)})
+    (tmp_path / "tensors" / FOLDER / "b").write_bytes((tmp_path / "one" / "a").read_bytes())
+    unfinished = Unfinished(machine(tmp_path, "one"), tensors)
+    unfinished.write("c", {"latents": torch.zeros(2)})
+    assert unfinished.has("b")
     unfinished.clear()
+    assert unfinished.has("a") and unfinished.has("c") and not unfinished.has("b")
+    assert unfinished.read("c")["latents"].tolist() == [0, 0]
     assert [file.path for file in tensors.list_files()] == ["song.pt"]
     assert tensors.list_files(FOLDER) == []
     assert Unfinished(machine(tmp_path, "one"), tensors).has("a")
