@@ -80,8 +80,9 @@ def _measure(job: Job) -> dict[str, float]:
     """Gradient norms over `estimate.batches` songs, as in corrected training without dropout."""
     spec = job.spec
     setup = prepare_setup(job, choose_machine(_without_fp16(spec.runtime)))
-    sampling = replace(sampling_config(spec, setup.model.config), mode="corrected", cfg_dropout=0.0)
-    sampling = replace(sampling, seed=rng.key(sampling.seed, "estimate"))
+    sampling = sampling_config(spec, setup.model.config, setup.machine.dtype)
+    seed = rng.key(sampling.seed, "estimate")
+    sampling = replace(sampling, mode="corrected", cfg_dropout=0.0, seed=seed)
     transformer = setup.model.transformer
     transformer.enable_gradient_checkpointing()
     module = setup.machine.fabric().setup_module(transformer)

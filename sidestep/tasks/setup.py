@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sidestep.acestep.loading import AceStepModel, load_model, load_null_condition
@@ -50,8 +51,11 @@ def prepare_setup(job: Job, machine: Machine) -> TrainingSetup:
     return TrainingSetup(machine, samples, model, null_condition, pulled.digest)
 
 
-def sampling_config(spec: JobSpec, config: dict[str, Any]) -> SamplingConfig:
-    """How `spec` draws micro-batches; timestep parameters that it leaves out are the checkpoint's."""
+def sampling_config(spec: JobSpec, config: dict[str, Any], dtype: torch.dtype) -> SamplingConfig:
+    """How `spec` draws micro-batches; timestep parameters that it leaves out are the checkpoint's.
+
+    `dtype` is what the machine computes in.
+    """
     mu, sigma = spec.train.timestep_mu, spec.train.timestep_sigma
     seconds = spec.train.chunk_duration
     return SamplingConfig(
@@ -61,6 +65,7 @@ def sampling_config(spec: JobSpec, config: dict[str, Any]) -> SamplingConfig:
         cfg_dropout=spec.train.cfg_dropout,
         seed=spec.train.seed,
         chunk_frames=round(seconds * LATENTS_PER_SECOND) if seconds else None,
+        timestep_dtype=dtype,
     )
 
 

@@ -142,7 +142,7 @@ def build_trainer(spec: JobSpec, setup: TrainingSetup, preemption: Preemption | 
         optimizer=build_optimizer(adapter, train),
         samples=setup.samples,
         null_condition=setup.null_condition,
-        sampling=sampling_config(spec, setup.model.config),
+        sampling=sampling_config(spec, setup.model.config, setup.machine.dtype),
         schedule=Schedule.of(train, len(setup.samples)),
         max_grad_norm=train.max_grad_norm,
         preemption=preemption or Preemption(),

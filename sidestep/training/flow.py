@@ -18,7 +18,7 @@ class Batch:
     latents: Tensor  # x0 [B, T, 64]
     context: Tensor  # [B, T, 128]
     conditions: Tensor  # [B, L, D]
-    timesteps: Tensor  # t [B], fp32 also where the model is not: bf16 would blur t · 1000
+    timesteps: Tensor  # t [B], fp32; its values are those that the model is told
     noise: Tensor  # [B, T, 64]
 
 
@@ -35,6 +35,7 @@ class SamplingConfig:
     cfg_dropout: float
     seed: int
     chunk_frames: int | None = None  # latents of a song that one micro-batch sees; None: all
+    timestep_dtype: torch.dtype = torch.float32  # what the model computes in, and so is told t in
 
     def chunk(self, index: int, frames: int) -> slice:
         """The part of a song's `frames` latents that micro-batch number `index` sees, uniformly drawn."""
@@ -45,11 +46,17 @@ class SamplingConfig:
         return slice(start, start + self.chunk_frames)
 
     def timestep(self, index: int) -> Tensor:
-        """The timestep t [1] of micro-batch number `index`, from 0 (clean) to 1 (noise). fp32."""
+        """The timestep t [1] of micro-batch number `index`, from 0 (clean) to 1 (noise).
+
+        In half precision Fabric casts t on its way into the model. So t is rounded before x_t is made of it,
+        or the model would be told another noise level than it sees. It stays fp32, for an exact 1 − t.
+        """
         generator = rng.generator(self.seed, "timestep", index)
         if self.mode == "corrected":
-            return corrected_timesteps(1, self.mu, self.sigma, generator)
-        return vanilla_timesteps(1, generator)
+            drawn = corrected_timesteps(1, self.mu, self.sigma, generator)
+        else:
+            drawn = vanilla_timesteps(1, generator)
+        return drawn.to(self.timestep_dtype).float()
 
     def drops_conditions(self, index: int) -> bool:
         """Whether micro-batch number `index` is trained without its conditions; in corrected mode alone."""

@@ -217,7 +217,7 @@ def test_a_number_that_moves_is_another_kind_where_it_is_used(
     """As if what is computed in one precision were computed in another way from now on."""
     before = {used: kind(spec, gpu, precision=used) for used in NUMERICS}
     assert all("side-step" not in each["versions"] for each in before.values())
-    monkeypatch.setattr(machine_module, "NUMERICS", {**NUMERICS, precision: 2})
+    monkeypatch.setattr(machine_module, "NUMERICS", {**NUMERICS, precision: NUMERICS[precision] + 1})
     moved = [used for used in NUMERICS if differences(before[used], kind(spec, gpu, precision=used))]
     assert moved == [precision]
 

@@ -65,10 +65,17 @@ def test_a_fine_tune_is_trained_as_its_base_is(
 def test_a_fine_tune_s_own_timestep_law_wins(make_spec: MakeSpec, finetune: Callable[..., Path]) -> None:
     checkpoints = finetune(timestep_mu=0.5, timestep_sigma=None)
     spec = make_spec(checkpoint_dir=checkpoints, model_variant="my-finetune")
-    sampling = sampling_config(spec, setup_of(spec).model.config)
+    sampling = sampling_config(spec, setup_of(spec).model.config, torch.float32)
     assert (sampling.mu, sampling.sigma) == (0.5, 1.0)
     given = make_spec(checkpoint_dir=checkpoints, model_variant="my-finetune", timestep_mu=-1)
-    assert sampling_config(given, setup_of(given).model.config).mu == -1
+    assert sampling_config(given, setup_of(given).model.config, torch.float32).mu == -1
+
+
+def test_t_is_drawn_in_the_machine_s_precision(make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    config = {"timestep_mu": -0.4, "timestep_sigma": 1.0}
+    drawn = [sampling_config(spec, config, dtype).timestep(0) for dtype in (torch.float32, torch.bfloat16)]
+    assert torch.equal(drawn[0].bfloat16().float(), drawn[1]) and drawn[0] != drawn[1]
 
 
 def test_the_encoders_are_never_in_memory(make_spec: MakeSpec, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,6 +13,7 @@ from sidestep.config.job import JobSpec
 from sidestep.data.tensors import Sample
 from sidestep.tasks.setup import sampling_config
 from sidestep.training.flow import Batch, SamplingConfig, draw_batch, flow_loss
+from sidestep.training.machine import Machine
 from sidestep.training.timesteps import VANILLA_STEPS
 from tests.songs import song
 
@@ -67,6 +68,25 @@ def keyed(purpose: str, index: int) -> torch.Generator:
 
 
 @pytest.mark.parametrize("mode", ["corrected", "vanilla"])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_the_model_is_told_the_noise_level_that_it_sees(mode: str, precision: str) -> None:
+    """Through Fabric, which casts what enters the model: of a song of zeros, x_t is t · noise."""
+    machine = Machine(torch.device("cpu"), precision)
+    sampling = SamplingConfig(mode, -0.4, 1.0, cfg_dropout=0, seed=3, timestep_dtype=machine.dtype)
+    model = Velocity(0.0)
+    module = machine.fabric().setup_module(model)
+    quiet = replace(song(0), target_latents=torch.zeros(20, 64), context_latents=torch.zeros(20, 128))
+    for index in range(8):
+        batch = draw_batch(quiet, NULL, sampling, index, "cpu")
+        flow_loss(module, batch)
+        told, seen = model.inputs["timestep"], model.inputs["hidden_states"]
+        assert told.dtype == seen.dtype == machine.dtype
+        assert torch.equal(seen, (told.float() * batch.noise).to(machine.dtype))
+        if precision == "fp32":
+            assert torch.equal(told, replace(sampling, timestep_dtype=torch.float32).timestep(index))
+
+
+@pytest.mark.parametrize("mode", ["corrected", "vanilla"])
 @pytest.mark.parametrize("index", [0, 1, 2, 3, 1000])
 def test_each_draw_of_a_micro_batch_has_a_key_of_its_own(mode: str, index: int) -> None:
     """A run goes on with the draws it began with: purpose and micro-batch are the whole of the key."""
@@ -109,9 +129,9 @@ def test_a_song_no_longer_than_a_chunk_is_seen_whole(frames: int) -> None:
 def test_seconds_of_the_spec_are_25_frames_each() -> None:
     config = {"timestep_mu": -0.4, "timestep_sigma": 1.0}
     spec = JobSpec(task="train", output_dir="out", train={"chunk_duration": 2.5})
-    assert sampling_config(spec, config).chunk_frames == 62
+    assert sampling_config(spec, config, torch.float32).chunk_frames == 62
     spec = JobSpec(task="train", output_dir="out")
-    assert sampling_config(spec, config).chunk_frames is None
+    assert sampling_config(spec, config, torch.float32).chunk_frames is None
 
 
 def test_the_timestep_law_is_the_spec_s_or_else_the_checkpoint_s() -> None:
@@ -122,5 +142,7 @@ def test_the_timestep_law_is_the_spec_s_or_else_the_checkpoint_s() -> None:
         ({"timestep_sigma": 0.5}, (-0.3, 0.5)),
         ({"timestep_mu": 0.2, "timestep_sigma": 0.7}, (0.2, 0.7)),
     ):
-        sampling = sampling_config(JobSpec(task="train", output_dir="out", train=train), config)
+        sampling = sampling_config(
+            JobSpec(task="train", output_dir="out", train=train), config, torch.float32
+        )
         assert (sampling.mu, sampling.sigma) == law
