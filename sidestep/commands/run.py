@@ -50,7 +50,7 @@ def run(call: Call) -> None:
     from sidestep.platforms.release import RentedMachine
     from sidestep.runtime.preemption import Preemption
 
-    with Preemption() as preemption, RentedMachine() as machine:
+    with Preemption(is_command=True) as preemption, RentedMachine() as machine:
         options, spec, _ = read_job(call, says)
         if options.json and spec.task != "estimate":
             raise UsageError(

@@ -6,6 +6,8 @@ first. A second signal, or the end of the time, ends the process there and then,
 a long step, a slow upload or a library that waits: commits are safe at any moment.
 
 Installed by the command before anything else, as a process that is PID 1 ignores signals without a handler.
+A program or notebook that runs a job lives on after it: there the handlers are given back and the clock is
+stopped once the job has ended.
 """
 
 import logging
@@ -27,16 +29,23 @@ RESERVE = 1.0  # seconds of the grace that are left to be gone
 
 
 class Preemption:
-    """Whether notice came, and how long is left. Use it as a context manager in the main thread."""
+    """Whether notice came, and how long is left. Use it as a context manager in the main thread.
+
+    `is_command`: the process is the command's own. After notice it ends with the job, and until it has, a
+    second signal and the clock end it still.
+    """
 
     def __init__(
         self,
         grace_seconds: float = 30,
         clock: Callable[[], float] = time.monotonic,
         end_process: Callable[[int], object] = os._exit,
+        is_command: bool = False,
     ) -> None:
         self._grace_seconds, self._clock, self._end_process = grace_seconds, clock, end_process
+        self._is_command, self._over = is_command, threading.Event()
         self._deadline: float | None = None
+        self._signal: signal.Signals | None = None
         self._is_deferred = False
         self._before: dict[signal.Signals, Any] = {}
 
@@ -46,14 +55,21 @@ class Preemption:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self.requested:  # else a second signal still ends the process at once
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
+        if self.requested and self._is_command:
+            return
+        self._over.set()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     @property
     def requested(self) -> bool:
         """Whether notice came."""
         return self._deadline is not None
+
+    @property
+    def is_interrupt(self) -> bool:
+        """Whether notice came by Ctrl-C."""
+        return self._signal is signal.SIGINT
 
     @property
     def grace_seconds(self) -> float:
@@ -81,20 +97,23 @@ class Preemption:
     def request(self, why: str = "notice") -> None:
         """Notice came: from now on the time runs, at whose end the process ends."""
         self._deadline = self._clock() + max(self._grace_seconds - RESERVE, 0)
-        end = threading.Timer(self.seconds_left(), self._end_process, [ExitCode.AGAIN])
-        end.daemon = True
-        end.start()
+        threading.Thread(target=self._end_in_time, daemon=True).start()
         threading.Thread(target=self._log, args=[why], daemon=True).start()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         """Nothing here takes a lock or a buffer, as the signal may have come while they were in use."""
         if self.requested:
             self._end_process(ExitCode.AGAIN)
-        self.request(signal.Signals(number).name)
+        self._signal = signal.Signals(number)
+        self.request(self._signal.name)
         if not self._is_deferred:
             raise KeyboardInterrupt
 
+    def _end_in_time(self) -> None:
+        if not self._over.wait(max(self.seconds_left(), 0)):
+            self._end_process(ExitCode.AGAIN)
+
     def _log(self, why: str) -> None:
         log.info("%s came: saving and ending within %g s", why, self._grace_seconds)
-        time.sleep(max(self.seconds_left() - 0.5, 0))
-        log.warning("The time is over: ending with what is saved")
+        if not self._over.wait(max(self.seconds_left() - 0.5, 0)):
+            log.warning("The time is over: ending with what is saved")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from sidestep.config.job import JobSpec
 from sidestep.config.needs import check_needs
+from sidestep.runtime.errors import AgainError
 from sidestep.runtime.preemption import Preemption
 
 if TYPE_CHECKING:
@@ -16,14 +17,23 @@ def run(spec: JobSpec, preemption: Preemption | None = None) -> "TrainResult | N
     """Do what `spec.task` says. Training returns what it made, the other tasks return nothing.
 
     SIGTERM and Ctrl-C are taken as notice that the machine will go (see `Preemption`), unless the caller has
-    taken them already. Raises a SideStepError with a message for the user where something is wrong.
+    taken them already.
+
+    Raises:
+        SideStepError: something is wrong, and the message is for the user; AgainError after SIGTERM.
+        KeyboardInterrupt: after Ctrl-C, once all is saved.
     """
     from sidestep.lifecycle.job import Job
 
     check_needs(spec)
     with nullcontext(preemption) if preemption else Preemption() as noted:
         noted.set_grace(spec.runtime.grace_seconds)
-        return _run(Job(spec, noted))
+        try:
+            return _run(Job(spec, noted))
+        except AgainError as error:
+            if preemption is None and noted.is_interrupt:
+                raise KeyboardInterrupt(str(error)) from error
+            raise
 
 
 def _run(job: "Job") -> "TrainResult | None":

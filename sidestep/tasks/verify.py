@@ -109,7 +109,7 @@ def _main(file: str, *vanish: str) -> None:
 
     setup_logging()
     try:
-        with Preemption() as preemption:
+        with Preemption(is_command=True) as preemption:
             job = Job(JobSpec.load(file), preemption)
             with (_Vanishing if vanish else Reporter)(job) as reporter:
                 train(job, reporter)

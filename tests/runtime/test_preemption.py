@@ -5,12 +5,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from sidestep.runtime.errors import ExitCode
-from sidestep.runtime.preemption import RESERVE, SIGNALS, Preemption
+from sidestep.runtime.preemption import RESERVE, Preemption
 from tests.clock import Clock
 
 BEGIN = "from sidestep.runtime.preemption import Preemption\nimport signal, sys, time\n"
@@ -37,7 +36,7 @@ def ended(process: subprocess.Popen[str], within: float) -> int:
 def test_where_nothing_is_lost_the_work_ends_at_once(number: signal.Signals) -> None:
     process = start(
         "try:\n"
-        "    with Preemption(30):\n"
+        "    with Preemption(30, is_command=True):\n"
         "        print('ready', flush=True); time.sleep(60)\n"
         "except KeyboardInterrupt:\n"
         "    sys.exit(33)\n"
@@ -86,15 +85,6 @@ def test_a_second_signal_ends_it_there_and_then() -> None:
     assert ended(process, within=5) == 75
 
 
-@pytest.fixture
-def own_signals() -> Iterator[None]:
-    """After notice, they are not given back: a second signal ends the process at once."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 def test_the_time_runs_from_the_notice_on() -> None:
     clock = Clock()
     notice = Preemption(600, clock, end_process=lambda code: None)
@@ -116,7 +106,6 @@ def test_at_its_end_the_process_ends() -> None:
     assert ended.wait(10) and codes == [ExitCode.AGAIN]
 
 
-@pytest.mark.usefixtures("own_signals")
 def test_while_it_is_deferred_the_second_signal_alone_ends_the_process() -> None:
     codes: list[int] = []
     with Preemption(600, end_process=codes.append) as notice:
@@ -127,7 +116,6 @@ def test_while_it_is_deferred_the_second_signal_alone_ends_the_process() -> None
         assert codes == [ExitCode.AGAIN]
 
 
-@pytest.mark.usefixtures("own_signals")
 def test_after_what_is_deferred_a_signal_ends_the_work_again() -> None:
     with Preemption(600, end_process=lambda code: None) as notice:
         with notice.deferred():
@@ -142,3 +130,35 @@ def test_it_gives_the_signals_back() -> None:
         assert signal.getsignal(signal.SIGTERM) == notice._receive
         assert notice.seconds_left() == float("inf")
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_host_lives_on_after_the_job_that_was_interrupted(number: signal.Signals) -> None:
+    """No clock ends it later, nothing is said of an end, and a second signal is its own again."""
+    process = start(
+        "import logging; logging.basicConfig(level=logging.INFO)\n"
+        "before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)\n"
+        "with Preemption(2.5) as notice, notice.deferred():\n"
+        "    print('ready', flush=True)\n"
+        "    while not notice.requested: time.sleep(0.01)\n"
+        "assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before\n"
+        "time.sleep(2)\n"
+        "sys.exit(36 if notice.is_interrupt else 35)\n"
+    )
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == (36 if number == signal.SIGINT else 35), said
+    assert number.name in said and "over" not in said
+
+
+def test_the_command_s_own_process_still_ends_at_a_second_signal() -> None:
+    process = start(
+        "with Preemption(60, is_command=True) as notice, notice.deferred():\n"
+        "    print('ready', flush=True)\n"
+        "    while not notice.requested: time.sleep(0.01)\n"
+        "time.sleep(60)\n"
+    )
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert ended(process, within=10) == 75

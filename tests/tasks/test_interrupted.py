@@ -15,7 +15,7 @@ from sidestep.commitlog.writer import Writer
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.runtime.errors import AgainError
-from sidestep.runtime.preemption import SIGNALS, Preemption
+from sidestep.runtime.preemption import Preemption
 from sidestep.storage.open import open_store
 from sidestep.tasks import run
 from sidestep.tasks import train as task
@@ -25,12 +25,8 @@ from tests.songs import MakeSpec
 
 @pytest.fixture
 def preemption() -> Iterator[Preemption]:
-    """Of the whole process, whose signals are given back even after one of them."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
     with Preemption(end_process=lambda code: None) as preemption:
         yield preemption
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def tail(spec: JobSpec) -> Record:
