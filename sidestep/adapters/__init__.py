@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from sidestep.adapters import lokr, lora
+from sidestep.adapters import lokr, lokr_load, lora
 from sidestep.adapters.adapter import Adapter, check_bare, publish
 from sidestep.adapters.targets import target_paths
 from sidestep.config.training import AdapterSpec
@@ -23,7 +23,11 @@ _INJECT: dict[str, Callable[[nn.Module, AdapterSpec, int], Adapter]] = {
     "lora": lora.inject,
     "lokr": lokr.inject,
 }
-_READERS = {lora.APP_FILE: lora.load_app, lora.DIFFUSERS_FILE: lora.load_diffusers, lokr.APP_FILE: lokr.load}
+_READERS = {
+    lora.APP_FILE: lora.load_app,
+    lora.DIFFUSERS_FILE: lora.load_diffusers,
+    lokr.APP_FILE: lokr_load.load,
+}
 
 
 def inject(transformer: nn.Module, spec: AdapterSpec, seed: int) -> Adapter:

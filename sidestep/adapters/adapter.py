@@ -83,6 +83,18 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise BadDataError(f"{path} is not a readable safetensors file: {error}") from error
 
 
+def read_finite(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """`read_safetensors`, for an adapter. Raises BadDataError where a value is no finite number, too."""
+    tensors, metadata = read_safetensors(path)
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    if bad := {name for name, tensor in floats.items() if not tensor.float().isfinite().all()}:
+        raise BadDataError(
+            f"{path}: {len(bad)} of {len(tensors)} tensors are NaN or infinite somewhere: {_some(bad)}\n"
+            "  the training that made them diverged, or the file is damaged: take an earlier checkpoint"
+        )
+    return tensors, metadata
+
+
 def check_exact(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], path: Path) -> None:
     """Raise one BadDataError unless `tensors` are exactly those expected, by name, shape and kind."""
     if not tensors:

@@ -1,6 +1,7 @@
 """An adapter's files for one reader, where the folder that training publishes serves them all."""
 
 import json
+import logging
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from sidestep.adapters import lokr, lora
 from sidestep.adapters.adapter import Adapter, publish
 from sidestep.runtime.canonical import safetensors_bytes
 from sidestep.runtime.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 _OF_APP = (lora.APP_FILE, lora.CONFIG_FILE, lokr.APP_FILE)
 
@@ -27,20 +30,33 @@ def files_for(adapter: Adapter, format_: str, name: str) -> dict[str, bytes]:
 
     Raises UsageError where the reader has no such adapter.
     """
+    if format_ == "comfyui":
+        return {f"{name}.safetensors": _comfyui_file(adapter)}
     files = publish(adapter)
     if format_ == "app":
         return {file: data for file, data in files.items() if file in _OF_APP}
-    if format_ == "comfyui":
-        if isinstance(adapter, lokr.LokrAdapter) and adapter.config.weight_decompose:
-            raise UsageError(
-                "ComfyUI computes weight_decompose otherwise: it would not be the adapter that was trained"
-            )
-        return {f"{name}.safetensors": next(files[file] for file in _OF_APP if file in files)}
     if lora.APP_FILE in files:
         return {lora.DIFFUSERS_FILE: _diffusers_lora(load(files[lora.APP_FILE]))}
     if lokr.DIFFUSERS_FILE in files:
+        assert isinstance(adapter, lokr.LokrAdapter)
+        if left_out := adapter.left_out_by_peft:
+            log.warning(
+                "Without %s, so not the whole adapter: PEFT's LoKR, which diffusers reads, computes another "
+                "update of such a convolution",
+                ", ".join(left_out),
+            )
         return {lokr.DIFFUSERS_FILE: files[lokr.DIFFUSERS_FILE]}
     raise UsageError("PEFT's LoKR, which diffusers reads, has none like this: keep to the app's format")
+
+
+def _comfyui_file(adapter: Adapter) -> bytes:
+    if not isinstance(adapter, lokr.LokrAdapter):
+        return publish(adapter)[lora.APP_FILE]
+    if adapter.config.weight_decompose:
+        raise UsageError(
+            "ComfyUI computes weight_decompose otherwise: it would not be the adapter that was trained"
+        )
+    return b"".join(adapter.comfyui_file())
 
 
 def shapes_alone(config: dict[str, Any]) -> nn.Module:

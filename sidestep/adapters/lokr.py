@@ -1,7 +1,8 @@
 """LoKR through LyCORIS, and its file formats.
 
 The update of a weight [out, in] is scale · kron(w1, w2), where w2 = w2_a @ w2_b if the rank is small
-enough (as w1, with decompose_both), and scale = alpha / rank, or 1 where both factors are full.
+enough (as w1, with decompose_both), and scale = alpha / rank, or 1 where both factors are full. New
+adapters are on linear layers; a file that is loaded may adapt the decoder's convolution, too.
 
 LyCORIS' modules are built here one by one. Its `create_lycoris` chooses modules by presets that are
 global to the class and reach further than their names say, and drops options that it does not know.
@@ -18,22 +19,21 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from lycoris.functional import factorization
+from lycoris.functional.general import rebuild_tucker
 from lycoris.modules.lokr import LokrModule
 from peft.tuners.lokr.layer import factorization as peft_factorization
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from sidestep.acestep.names import diffusers_name
-from sidestep.adapters.adapter import Adapter, check_exact, draw, read_safetensors
-from sidestep.adapters.targets import linear_modules, target_paths
+from sidestep.adapters.adapter import Adapter, draw
+from sidestep.adapters.targets import layers_of, target_paths
 from sidestep.config.targets import target_names
 from sidestep.config.training import ATTENTION_MODULES, AdapterSpec
 from sidestep.runtime.canonical import Parts, safetensors_parts
-from sidestep.runtime.errors import BadDataError
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class LokrConfig(BaseModel):
     linear_alpha: float = 128
     factor: int = -1
     decompose_both: bool = False
-    use_tucker: bool = False  # for convolutions; nothing to a linear layer
+    use_tucker: bool = False  # for convolutions wider than 1; nothing to a linear layer
     use_scalar: bool = False
     weight_decompose: bool = False
     target_modules: tuple[str, ...] = ATTENTION_MODULES
@@ -67,7 +67,7 @@ class LokrConfig(BaseModel):
 
 @dataclass(frozen=True)
 class LokrAdapter(Adapter):
-    """W + scale · kron(w1, w2), by LyCORIS modules that stand in for the linear layers' forward."""
+    """W + scale · kron(w1, w2), by LyCORIS modules that stand in for the layers' forward."""
 
     kind = "lokr"
     layers: Mapping[str, LokrModule]
@@ -85,8 +85,20 @@ class LokrAdapter(Adapter):
         folded = {path: _folded(layer) for path, layer in self.layers.items()}
         files = {APP_FILE: self._app_file(folded)}
         if self.fits_peft:
-            files[DIFFUSERS_FILE] = self._diffusers_file(folded)
+            of_peft = folded.keys() - self.left_out_by_peft
+            files[DIFFUSERS_FILE] = self._diffusers_file({path: folded[path] for path in sorted(of_peft)})
         return files
+
+    def comfyui_file(self) -> Parts:
+        """The app's file with a convolution's second factor as a matrix: all else ComfyUI computes wrong.
+
+        With a w2 [c, d, width] its Kronecker product mixes up the axes; of Tucker's it applies nothing.
+        """
+        folded = {path: _folded(layer) for path, layer in self.layers.items()}
+        for path, layer in self.layers.items():
+            if len(layer.shape) > 2:
+                folded[path] = _with_matrix(folded[path])
+        return self._app_file(folded)
 
     @property
     def fits_peft(self) -> bool:
@@ -95,7 +107,20 @@ class LokrAdapter(Adapter):
         return not (config.weight_decompose or config.full_matrix or config.unbalanced_factorization) and all(
             peft_factorization(size, config.factor) == factorization(size, config.factor)
             for layer in self.layers.values()
-            for size in layer.shape
+            for size in layer.shape[:2]
+        )
+
+    @property
+    def left_out_by_peft(self) -> list[str]:
+        """The modules that the file for diffusers lacks, as PEFT would compute another update.
+
+        That is a convolution whose w2 is no product of two matrices. PEFT has another form of Tucker's core,
+        and its Kronecker product mixes up the axes of a w2 [c, d, width].
+        """
+        return sorted(
+            path
+            for path, layer in self.layers.items()
+            if len(layer.shape) > 2 and (layer.use_w2 or layer.tucker)
         )
 
     def _app_file(self, folded: dict[str, dict[str, Tensor]]) -> Parts:
@@ -104,7 +129,7 @@ class LokrAdapter(Adapter):
         config = self.config.model_dump() | settled
         config["target_modules"] = sorted(config["target_modules"])
         tensors = {
-            f"{_flat(path)}.{name}": tensor
+            f"{flat(path)}.{name}": tensor
             for path, weights in folded.items()
             for name, tensor in weights.items()
         }
@@ -140,8 +165,8 @@ def inject(transformer: nn.Module, spec: AdapterSpec, seed: int) -> LokrAdapter:
         target_modules=names,
         **spec.model_dump(include={*_OPTIONS, "use_tucker"}),
     )
-    layers = _build(transformer, target_paths(transformer, names), config)
-    adapter = _attach(transformer, spec, config, layers)
+    layers = build(transformer, target_paths(transformer, names), config)
+    adapter = attach(transformer, spec, config, layers)
     zero = () if config.use_scalar else (".lokr_w2", ".lokr_w2_b")
     factors = {name: p for name, p in adapter.parameters().items() if ".lokr_" in name}
     draw({name: p for name, p in factors.items() if not name.endswith(zero)}, seed)
@@ -153,7 +178,7 @@ def inject(transformer: nn.Module, spec: AdapterSpec, seed: int) -> LokrAdapter:
 
 def _log_ineffective(spec: AdapterSpec, layers: Mapping[str, LokrModule]) -> None:
     """Log which options have no effect, or another one than their names say."""
-    full = sum(_is_full(layer) for layer in layers.values())
+    full = sum(is_full(layer) for layer in layers.values())
     if full and spec.alpha != spec.rank:
         log.info(
             "alpha has no effect on %d of %d LoKR modules: at rank %d both their factors are full "
@@ -179,34 +204,6 @@ def _log_ineffective(spec: AdapterSpec, layers: Mapping[str, LokrModule]) -> Non
         )
 
 
-def load(transformer: nn.Module, folder: Path) -> LokrAdapter:
-    """The app's LoKR file; its header's lokr_config is required, as its readers go wrong without it."""
-    path = folder / APP_FILE
-    tensors, header = read_safetensors(path)
-    config = _read_config(header, path)
-    prefixes = {key.split(".")[0] for key in tensors}
-    paths = [path for path in linear_modules(transformer) if _flat(path) in prefixes]
-    layers = _build(transformer, paths, config)
-    expected = {
-        f"{_flat(module)}.{name}": tuple(tensor.shape)
-        for module, layer in layers.items()
-        for name, tensor in layer.state_dict().items()
-    }
-    check_exact(expected, tensors, path)
-    with torch.no_grad():
-        for module, layer in layers.items():
-            _fill(layer, {name: tensors[f"{_flat(module)}.{name}"] for name in layer.state_dict()}, path)
-    spec = AdapterSpec.model_construct(  # as the file says; the spec's ranges are for new adapters
-        type="lokr",
-        rank=config.linear_dim,
-        alpha=config.linear_alpha,
-        dropout=0.0,
-        target_modules=config.target_modules,
-        factor=config.factor,
-    )
-    return _attach(transformer, spec, config, layers)
-
-
 class _Lokr(LokrModule):  # type: ignore[misc]  # LyCORIS has no types
     """LyCORIS' module, with W + update added up in float32 where weight decomposition needs the sum.
 
@@ -218,62 +215,35 @@ class _Lokr(LokrModule):  # type: ignore[misc]  # LyCORIS has no types
         return weight.float()
 
 
-def _read_config(header: dict[str, str], path: Path) -> LokrConfig:
-    if header.get("algo", "lokr") != "lokr" or "lokr_config" not in header:
-        raise BadDataError(f"{path} has no lokr_config in its header: its scale and shapes cannot be known")
-    try:
-        config = LokrConfig.model_validate_json(header["lokr_config"])
-    except ValidationError as error:
-        raise BadDataError(f"{path}: its lokr_config is damaged: {error}") from error
-    if config.rs_lora:
-        raise BadDataError(f"{path} asks for rs_lora, which readers of LoKR take differently: not supported")
-    return config
-
-
-def _build(transformer: nn.Module, paths: list[str], config: LokrConfig) -> dict[str, LokrModule]:
-    """A LyCORIS module for each path, on its linear's device, in float32; not yet in effect."""
-    linears = linear_modules(transformer)
+def build(transformer: nn.Module, paths: list[str], config: LokrConfig) -> dict[str, LokrModule]:
+    """A LyCORIS module for each path, on its layer's device, in float32; not yet in effect."""
+    bases = layers_of(transformer, nn.Linear, nn.Conv1d)
     layers = {}
     for path in paths:
         layer = _Lokr(
-            _flat(path),
-            linears[path],
+            flat(path),
+            bases[path],
             lora_dim=config.linear_dim,
             alpha=config.linear_alpha,
-            **config.model_dump(include={*_OPTIONS, "full_matrix", "unbalanced_factorization"}),
+            **config.model_dump(include={*_OPTIONS, "use_tucker", "full_matrix", "unbalanced_factorization"}),
             # The factors are applied to the activations; the other way builds a whole [out, in] matrix.
             # Weight decomposition needs that matrix' norms, and LyCORIS leaves it out in this mode.
             bypass_mode=not config.weight_decompose,
         )
-        layers[path] = layer.to(linears[path].weight.device, torch.float32)
+        layers[path] = layer.to(bases[path].weight.device, torch.float32)
     return layers
 
 
-def _attach(
+def attach(
     transformer: nn.Module, spec: AdapterSpec, config: LokrConfig, layers: dict[str, LokrModule]
 ) -> LokrAdapter:
     for layer in layers.values():
         layer.apply_to()
     # A part of the transformer, so that it follows .to() and .train().
-    transformer.lokr = nn.ModuleDict({_flat(path): layer for path, layer in layers.items()})
+    transformer.lokr = nn.ModuleDict({flat(path): layer for path, layer in layers.items()})
     adapter = LokrAdapter(spec, transformer, layers, config)
     adapter.make_trainable()
     return adapter
-
-
-def _fill(layer: LokrModule, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy a file's tensors for one module; `scalar` is folded into them already."""
-    alpha = tensors["alpha"].item()
-    if alpha != layer.alpha.item() and not _is_full(layer):
-        raise BadDataError(
-            f"{path}: alpha is {alpha:g} in {layer.lora_name} and {layer.alpha.item():g} in lokr_config: "
-            "its readers would scale it differently"
-        )
-    for name, parameter in layer.named_parameters():
-        if name == "scalar":
-            parameter.fill_(1)
-        else:
-            parameter.copy_(tensors[name])
 
 
 def _folded(layer: LokrModule) -> dict[str, Tensor]:
@@ -283,10 +253,22 @@ def _folded(layer: LokrModule) -> dict[str, Tensor]:
     return weights | {first: weights[first] * layer.scale, "alpha": torch.tensor(float(layer.lora_dim))}
 
 
-def _is_full(layer: LokrModule) -> bool:
+def _with_matrix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A convolution's tensors with its second factor as one matrix [c, d · width]."""
+    if "lokr_t2" in weights:
+        w2 = rebuild_tucker(weights["lokr_t2"], weights["lokr_w2_a"], weights["lokr_w2_b"])
+    elif "lokr_w2" in weights:
+        w2 = weights["lokr_w2"]
+    else:
+        return weights  # w2_a @ w2_b is one already
+    others = {name: weights[name] for name in weights if not name.startswith(("lokr_w2", "lokr_t2"))}
+    return others | {"lokr_w2": w2.flatten(1)}
+
+
+def is_full(layer: LokrModule) -> bool:
     return bool(layer.use_w1 and layer.use_w2)
 
 
-def _flat(path: str) -> str:
+def flat(path: str) -> str:
     """A module's name in the file: layers.0.self_attn.q_proj → lycoris_layers_0_self_attn_q_proj."""
     return "lycoris_" + path.replace(".", "_")

@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from torch import Tensor, nn
 
 from sidestep.acestep.names import diffusers_name, original_name
-from sidestep.adapters.adapter import Adapter, check_exact, draw, read_safetensors
+from sidestep.adapters.adapter import Adapter, check_exact, draw, read_finite
 from sidestep.adapters.targets import linear_modules, target_paths
 from sidestep.config.targets import by_pattern, is_end_of, target_names
 from sidestep.config.training import AdapterSpec
@@ -196,15 +196,15 @@ def load_app(transformer: nn.Module, folder: Path) -> LoraAdapter:
     source = folder / CONFIG_FILE
     if not source.is_file():
         raise MissingInputError(f"{folder} has no {CONFIG_FILE}, without which {APP_FILE} cannot be scaled")
-    tensors, _ = read_safetensors(folder / APP_FILE)
-    config = _read_config(source.read_text(), source)
+    tensors, _ = read_finite(folder / APP_FILE)
+    config = _read_config(source.read_bytes(), source)
     return _load(transformer, folder / APP_FILE, tensors, _APP_PREFIX, config)
 
 
 def load_diffusers(transformer: nn.Module, folder: Path) -> LoraAdapter:
     """A file of diffusers' `save_lora_weights`. Without metadata in its header, alpha = rank."""
     path = folder / DIFFUSERS_FILE
-    tensors, header = read_safetensors(path)
+    tensors, header = read_finite(path)
     if text := header.get("lora_adapter_metadata"):
         config = _read_config(text, path)
     else:
@@ -217,7 +217,7 @@ def load_diffusers(transformer: nn.Module, folder: Path) -> LoraAdapter:
     return _load(transformer, path, tensors, _DIFFUSERS_PREFIX, config)
 
 
-def _read_config(text: str, source: Path) -> _PeftConfig:
+def _read_config(text: str | bytes, source: Path) -> _PeftConfig:
     try:
         config = _PeftConfig.model_validate_json(text)
     except ValidationError as error:

@@ -22,6 +22,15 @@ def linear_modules(transformer: nn.Module) -> dict[str, nn.Linear]:
     }
 
 
+def layers_of(transformer: nn.Module, *kinds: type[nn.Module]) -> dict[str, nn.Module]:
+    """Every layer of one of `kinds` by its original path, in the model's order."""
+    return {
+        original_name(name): module
+        for name, module in transformer.named_modules()
+        if isinstance(module, kinds)
+    }
+
+
 def target_paths(transformer: nn.Module, target_modules: Iterable[str]) -> list[str]:
     """The original paths that `target_modules` name, in the model's order: see `sidestep.config.targets`.
 

@@ -138,6 +138,28 @@ def test_a_config_that_asks_for_something_else_is_refused(
         adapters.load(transformer, folder)
 
 
+def test_a_config_that_is_no_utf8_is_named(transformer: nn.Module, copy: Copy) -> None:
+    folder = copy("lora-attention")
+    file = folder / "adapter_config.json"
+    path = b'"base_model_name_or_path": "D:/mod\xe8les"'
+    file.write_bytes(file.read_bytes().replace(b'"base_model_name_or_path": ""', path))
+    assert path in file.read_bytes()
+    with pytest.raises(BadDataError, match=facts(file)):
+        adapters.load(transformer, folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize(("kind", "key"), [("lora-attention", LORA_KEY), ("lokr-lowrank", LOKR_KEY)])
+def test_an_adapter_with_a_value_that_is_not_finite_is_refused(
+    transformer: nn.Module, copy: Copy, kind: str, key: str, value: float
+) -> None:
+    folder = copy(kind)
+    (file,) = folder.glob("*.safetensors")
+    edit_tensors(file, lambda tensors: tensors[key].view(-1)[-1:].fill_(value))
+    with pytest.raises(BadDataError, match=facts(file, "1 of", key)):
+        adapters.load(transformer, folder)
+
+
 def test_what_a_config_leaves_out_is_as_in_peft(transformer: nn.Module, copy: Copy) -> None:
     """Its alpha is 8 then, and the rank of this file is 4."""
     folder = copy("lora-attention")

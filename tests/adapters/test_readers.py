@@ -5,6 +5,7 @@ original names; the weights that come out are put into a fresh transformer and r
 """
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from sidestep import adapters
 from sidestep.acestep.names import diffusers_name
 from sidestep.adapters import Adapter
-from sidestep.adapters.targets import linear_modules
+from sidestep.adapters.targets import layers_of
 from sidestep.config.training import AdapterSpec
 
 from .conftest import Decode, MakeEffective, NewTransformer
@@ -109,33 +110,37 @@ def write(adapter: Adapter, folder: Path) -> Path:
 
 
 class OriginalDecoder(nn.Module):
-    """The linear layers of a transformer under their original paths."""
+    """The linear layers of a transformer, and its convolution, under their original paths."""
 
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__()
-        for path, linear in linear_modules(transformer).items():
+        for path, layer in layers_of(transformer, nn.Linear, nn.Conv1d).items():
             *parents, name = path.split(".")
             module: nn.Module = self
             for parent in parents:
                 if not hasattr(module, parent):
                     module.add_module(parent, nn.Module())
                 module = module.get_submodule(parent)
-            module.add_module(name, linear)
+            module.add_module(name, layer)
 
     def linears(self) -> Iterator[tuple[str, nn.Linear]]:
         return ((name, module) for name, module in self.named_modules() if isinstance(module, nn.Linear))
+
+    def adaptable(self) -> Iterator[tuple[str, nn.Module]]:
+        kinds = (nn.Linear, nn.Conv1d)
+        return ((name, module) for name, module in self.named_modules() if isinstance(module, kinds))
 
 
 Reader = Callable[[OriginalDecoder, Path], dict[str, Tensor]]
 
 
-def effective_weight(linear: nn.Linear) -> Tensor:
-    """The matrix that a layer, with whatever is hooked to it, applies."""
+def effective_weight(layer: nn.Module) -> Tensor:
+    """The weight that a layer, with whatever is hooked to it, applies."""
+    shape = tuple(layer.get_parameter("weight").shape)
+    inputs = torch.eye(math.prod(shape[1:])).view(-1, *shape[1:])
     with torch.no_grad():
-        weight: Tensor = (
-            linear(torch.eye(linear.in_features)) - linear(torch.zeros(1, linear.in_features))
-        ).T
-        return weight
+        outputs: Tensor = layer(inputs) - layer(torch.zeros_like(inputs))
+        return outputs.flatten(1).T.reshape(shape)
 
 
 def set_weights(transformer: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
@@ -163,7 +168,7 @@ def by_app_lokr(decoder: OriginalDecoder, folder: Path) -> dict[str, Tensor]:
     network = create_lycoris(decoder, 1.0, algo="lokr", dora_wd=dora, **config)
     network.apply_to()
     assert not network.load_weights(str(file)).get("unexpected keys")
-    return {path: effective_weight(linear) for path, linear in decoder.linears()}
+    return {path: effective_weight(layer) for path, layer in decoder.adaptable()}
 
 
 def by_lycoris(decoder: OriginalDecoder, folder: Path) -> dict[str, Tensor]:
@@ -183,8 +188,8 @@ def by_comfyui(decoder: OriginalDecoder, folder: Path) -> dict[str, Tensor]:
     )
     tensors = load_file(file)
     merged = {}
-    for path, linear in decoder.linears():
-        weight = merged[path] = linear.weight.detach().clone()
+    for path, layer in decoder.adaptable():
+        weight = merged[path] = layer.get_parameter("weight").detach().clone()
         for prefix in (f"base_model.model.{path}", "lycoris_" + path.replace(".", "_")):
             alpha = tensors.pop(f"{prefix}.alpha", None)
             if f"{prefix}.lora_B.weight" in tensors:
@@ -196,9 +201,9 @@ def by_comfyui(decoder: OriginalDecoder, folder: Path) -> dict[str, Tensor]:
                 for name in ("lokr_w1", "lokr_w2"):
                     if (factor := tensors.pop(f"{prefix}.{name}", None)) is None:
                         a, b = tensors.pop(f"{prefix}.{name}_a"), tensors.pop(f"{prefix}.{name}_b")
-                        factor, rank = a @ b, b.shape[0]
+                        factor, rank = a @ b, b.shape[0]  # Tucker's core raises there, and is left over here
                     factors.append(factor)
-                weight += (1.0 if rank is None else alpha / rank) * torch.kron(*factors)
+                weight += (1.0 if rank is None else alpha / rank) * torch.kron(*factors).reshape(weight.shape)
     assert not tensors, f"lora key not loaded: {sorted(tensors)}"
     return merged
 
