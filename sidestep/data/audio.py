@@ -1,7 +1,6 @@
 """Songs from files: any codec, rate and channel count → 48 kHz stereo, as the VAE takes it."""
 
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +11,9 @@ from av.audio import AudioFrame, AudioStream
 from av.container import InputContainer
 from torch import Tensor
 
-from sidestep.data.sidecar import AUDIO_SUFFIXES
+from sidestep.data import containers, wav
+from sidestep.data.containers import Reading
+from sidestep.data.kinds import AUDIO_SUFFIXES
 from sidestep.runtime.errors import BadDataError
 
 log = logging.getLogger(__name__)
@@ -21,12 +22,7 @@ SAMPLE_RATE = 48_000
 
 # FFmpeg looks at the content, not at the name. Without this list a playlist named song.mp3 would be
 # opened as a playlist, and could name any file or address.
-_OPTIONS = {"format_whitelist": "wav,mp3,flac,ogg,mov,m4a"}
-
-# Rounding in headers and codec delay move a song's end by some 50 ms.
-_END_TOLERANCE = 0.1
-
-_UNKNOWN_RIFF_SIZE = 0x7FFF_F000  # writers into a pipe put this or more, as they cannot know
+_OPTIONS = {"format_whitelist": "wav,w64,mp3,flac,ogg,mov,m4a,mp4,aiff,aac,asf,matroska,webm"}
 
 
 def read_audio(path: Path, max_duration: float) -> Tensor:
@@ -41,19 +37,21 @@ def read_audio(path: Path, max_duration: float) -> Tensor:
     """
     limit = round(max_duration * SAMPLE_RATE)
     chunks: list[Tensor] = []
-    length = 0
+    length, reading = 0, Reading()
     try:
-        with path.open("rb") as file, av.open(file, "r", options=_OPTIONS) as container:
+        with path.open("rb") as file, av.open(_as_stored(file), "r", options=_OPTIONS) as container:
             if not container.streams.audio:
                 raise BadDataError(f"{path} has no audio in it")
-            stream = container.streams.audio[0]
-            for frame in _at_48_khz(_decode(container, stream, path)):
+            stream, *others = container.streams.audio
+            if others:
+                log.info("%s has %d audio streams: the first is used", path, 1 + len(others))
+            for frame in _at_48_khz(_decode(container, stream, reading)):
                 chunks.append(torch.from_numpy(frame.to_ndarray()).expand(2, -1))
                 length += frame.samples
                 if length >= limit:
                     break
             else:
-                if length and _breaks_off(file, container, stream, length / SAMPLE_RATE):
+                if length and containers.is_cut(file, container, stream, reading):
                     raise BadDataError(
                         f"{path} is truncated or damaged: it breaks off after {length / SAMPLE_RATE:.2f} s\n"
                         "  copy or convert this song again, or take it out of the dataset"
@@ -63,6 +61,8 @@ def read_audio(path: Path, max_duration: float) -> Tensor:
             f"{path} is not a sound file that can be read: {error.strerror}\n"
             f"  wanted is one of {', '.join(AUDIO_SUFFIXES)}, whole"
         ) from error
+    if reading.damaged:
+        log.warning("%s: %d damaged packets were skipped", path, reading.damaged)
     if not length:
         raise BadDataError(f"{path} is empty or not a sound file: nothing in it decodes to sound")
     waveform = torch.cat(chunks, dim=1)[:, :limit]
@@ -74,24 +74,53 @@ def read_audio(path: Path, max_duration: float) -> Tensor:
 def seconds_by_header(path: Path) -> float | None:
     """A sound file's length in seconds by its header. None if that has none, or the file is no sound."""
     try:
-        with path.open("rb") as file, av.open(file, "r", options=_OPTIONS) as container:
+        with path.open("rb") as file, av.open(_as_stored(file), "r", options=_OPTIONS) as container:
             return container.duration / av.time_base if container.duration else None
-    except (av.FFmpegError, OSError):
+    except (av.FFmpegError, BadDataError, OSError):
         return None
 
 
-def _decode(container: InputContainer, stream: AudioStream, path: Path) -> Iterator[AudioFrame]:
+class _Replaced:
+    """A file in which other bytes stand at some offsets, for readers that take any object with `read`."""
+
+    def __init__(self, file: BinaryIO, bytes_at: dict[int, bytes]) -> None:
+        self._file, self._bytes_at = file, bytes_at
+        self.name, self.seek, self.tell = file.name, file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        start = self._file.tell()
+        data = bytearray(self._file.read(size))
+        for offset, replacement in self._bytes_at.items():
+            for at, byte in enumerate(replacement, start=offset - start):
+                if 0 <= at < len(data):
+                    data[at] = byte
+        return bytes(data)
+
+
+def _as_stored(file: BinaryIO) -> BinaryIO | _Replaced:
+    """The file as FFmpeg has to see it to decode all its bits."""
+    if wav.is_big_endian(file):
+        raise BadDataError(
+            f"{file.name} is a big-endian WAV (RIFX), which is not read: convert it to WAV or FLAC"
+        )
+    bytes_at = wav.bits_by_container(file)
+    file.seek(0)
+    return _Replaced(file, bytes_at) if bytes_at else file
+
+
+def _decode(container: InputContainer, stream: AudioStream, reading: Reading) -> Iterator[AudioFrame]:
     """All frames of a stream. Packets that do not decode are skipped, as players do: tags and junk at
-    a file's end look like that too. Whether the song is whole is checked later.
+    a file's end look like that too. Whether the song is whole is checked later, by what `reading` has noted.
     """
-    damaged = 0
     for packet in container.demux(stream):
+        reading.packets += packet.size > 0
+        reading.incomplete |= packet.is_corrupt
         try:
-            yield from packet.decode()
+            for frame in packet.decode():
+                reading.note(frame)
+                yield frame
         except av.FFmpegError:
-            damaged += 1
-    if damaged:
-        log.warning("%s: %d damaged packets were skipped", path, damaged)
+            reading.damaged += 1
 
 
 def _at_48_khz(frames: Iterator[AudioFrame]) -> Iterator[AudioFrame]:
@@ -122,39 +151,3 @@ def _at_48_khz(frames: Iterator[AudioFrame]) -> Iterator[AudioFrame]:
 def _resample(resampler: av.AudioResampler, frame: AudioFrame | None) -> Iterator[AudioFrame]:
     """`frame` resampled, or the rest flushed for None (which one with nothing to do gives back)."""
     return (resampled for resampled in resampler.resample(frame) if resampled is not None)
-
-
-def _breaks_off(file: BinaryIO, container: InputContainer, stream: AudioStream, seconds: float) -> bool:
-    """Whether a file that gave `seconds` of sound ends before its song does.
-
-    FFmpeg decodes what is there and is content; each container says in its own way how much there should be.
-    """
-    size = file.seek(0, os.SEEK_END)
-    if container.format.name == "wav":
-        file.seek(0)
-        magic, declared = file.read(4), int.from_bytes(file.read(4), "little")
-        if magic == b"RIFF" and size < declared < _UNKNOWN_RIFF_SIZE:
-            return True
-    if container.format.name == "ogg":
-        file.seek(max(0, size - 2 * 65_307))  # a page is at most 65,307 bytes
-        tail = file.read()
-        flags = tail[tail.rfind(b"OggS") + 5 :][:1]
-        return not (flags and flags[0] & 4)  # 4: this page ends the stream
-    if container.format.name == "mp3" and not _has_mp3_length(file):
-        return False  # its duration is only a guess from the bit rate
-    declared_seconds = (
-        float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-    )
-    return declared_seconds - seconds > _END_TOLERANCE
-
-
-def _has_mp3_length(file: BinaryIO) -> bool:
-    """Whether an mp3's first frame is a Xing, Info or VBRI header, which counts the frames."""
-    file.seek(0)
-    tag = file.read(10)
-    if tag[:3] == b"ID3":  # the tag's size has 7 bits in each byte
-        file.seek(10 + sum(byte << shift for byte, shift in zip(tag[6:10], (21, 14, 7, 0), strict=True)))
-    else:
-        file.seek(0)
-    head = file.read(256)
-    return any(name in head for name in (b"Xing", b"Info", b"VBRI"))

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from sidestep.data.entries import Entry, Metadata, TagPosition, read_dataset, validated
+from sidestep.data.kinds import AUDIO_SUFFIXES
 from sidestep.data.places import SongFinder
-from sidestep.data.sidecar import AUDIO_SUFFIXES, read_sidecar, sidecar_of
+from sidestep.data.sidecar import read_sidecar, sidecar_of
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.store import FileInfo, Store
 

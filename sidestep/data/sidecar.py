@@ -17,8 +17,6 @@ import posixpath
 
 from sidestep.runtime.errors import BadDataError
 
-AUDIO_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a")  # of the songs that have one
-
 _OTHER_NAMES = {"key": "keyscale", "signature": "timesignature"}
 
 

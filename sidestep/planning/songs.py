@@ -28,8 +28,14 @@ TOKENS = 512
 WIDTH = 2048
 """Numbers in a condition token, in all released models."""
 
-_KILOBITS = {".wav": 1411, ".flac": 900, ".mp3": 256, ".m4a": 192, ".ogg": 192, ".opus": 128}
-"""Per second of sound, as music is usually stored."""
+_KILOBITS = {
+    **dict.fromkeys((".wav", ".wave", ".w64", ".aiff", ".aif", ".aifc"), 1411),
+    ".flac": 900,
+    ".mp3": 256,
+    ".opus": 128,
+    ".webm": 128,
+}
+"""Per second of sound, as music is usually stored; 192 in other kinds."""
 
 _FRAME_BYTES = 4 * (64 + 128 + 1)  # in a tensor file: latents, context and mask
 _TOKEN_BYTES = 4 * (WIDTH + 1)  # a condition token and its mask
@@ -108,4 +114,4 @@ def _limited(seconds: Iterable[float], limit: float) -> tuple[float, ...]:
 
 def _seconds_by_size(file: FileInfo) -> float:
     suffix = posixpath.splitext(file.path)[1].lower()
-    return file.size * 8 / (_KILOBITS[suffix] * 1000)
+    return file.size * 8 / (_KILOBITS.get(suffix, 192) * 1000)
