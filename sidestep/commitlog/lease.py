@@ -7,6 +7,7 @@ heartbeat has not changed.
 
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -138,3 +139,9 @@ class Watch:
 def heartbeat_path(generation: int) -> str:
     """Return where the heartbeat of a generation's writer is, relative to the output."""
     return f"{FOLDER}/{generation:06}.json"
+
+
+def generation_of(path: str) -> int:
+    """Return whose heartbeat is at a path relative to the output; 0 where it is nobody's."""
+    name = re.fullmatch(rf"{FOLDER}/(\d{{6,}})\.json", path)
+    return int(name[1]) if name else 0

@@ -3,26 +3,34 @@
 Every record is created with the number after the last one that this writer knows. Where another writer
 has taken over meanwhile, that number exists, and creating it fails: whoever was paused, cut off or given
 up for lost can therefore harm nothing when it comes back.
+
+A delete has no such condition, and may be carried out long after it was asked for. It harms nothing either,
+because what it names is never used again:
+
+- Only the newest generation deletes, and asks the log anew right before each delete whether it is that.
+- It deletes what the newest commit does not keep. Each later commit keeps some of these and its own, new one.
+- It deletes in folders of its own and of older generations. Later ones write to folders of their own, and one
+  writer makes no checkpoint twice under a name that it has deleted.
 """
 
 import logging
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from sidestep.commitlog.lease import FOLDER as HEARTBEATS
-from sidestep.commitlog.lease import Heartbeat, Lease, Watch, heartbeat_path
+from sidestep.commitlog.lease import Heartbeat, Lease, Watch, generation_of
 from sidestep.commitlog.log import CommitLog, Record, file_digest, record_path
 from sidestep.runtime.errors import AgainError, SideStepError
 
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
-_CHECKPOINT = re.compile(rf"{CHECKPOINTS}/checkpoint-(epoch|step)-(?P<number>\d+)(\.g\d+)?")
+_CHECKPOINT = re.compile(rf"{CHECKPOINTS}/checkpoint-(epoch|step)-\d+(\.g(?P<generation>\d+))?")
 
 
 class Writer:
@@ -41,6 +49,7 @@ class Writer:
         self.commits, self.generation, self._nonce = commits, taken.generation, taken.nonce
         self.newest, self.machines = newest, taken.machines
         self._number = taken.number
+        self._deleted: set[str] = set()  # folders
         self.heartbeat = Heartbeat(commits.store, self.generation, lease, self._is_last)
 
     def __enter__(self) -> Self:
@@ -84,27 +93,32 @@ class Writer:
             AgainError: another writer has taken over. Nothing of this commit counts.
             StorageError: the store is out of reach. The record may be there all the same.
         """
-        self._refuse_if_fenced()
+        self._catch_up()
         target = self.checkpoints(name)[0]
+        assert target not in self._deleted, f"{target} may still be deleted by a request on its way"
         files = sorted(path.name for path in folder.iterdir())
         digests = {file: file_digest(folder / file) for file in files}
-        for file in files:
-            self.commits.store.upload(folder / file, f"{target}/{file}")
-        self.newest = self._append(
-            Record(
-                kind="commit",
-                generation=self.generation,
-                nonce=self._nonce,
-                folder=target,
-                step=step,
-                files=digests,
-                kept=list(kept),
-                origin=origin or (self.newest.origin if self.newest else ""),
-                machines=self.machines,
+        if self.newest and (self.newest.folder, self.newest.files) == (target, digests):
+            committed = self.newest  # by an earlier try, of which only the answer was lost
+        else:
+            for file in files:
+                self.commits.store.upload(folder / file, f"{target}/{file}")
+            committed = self._append(
+                Record(
+                    kind="commit",
+                    generation=self.generation,
+                    nonce=self._nonce,
+                    folder=target,
+                    step=step,
+                    files=digests,
+                    kept=list(kept),
+                    origin=origin or (self.newest.origin if self.newest else ""),
+                    machines=self.machines,
+                )
             )
-        )
-        self._delete_all_but(kept)
-        return self.newest
+        self.newest = committed
+        self._delete_all_but(committed.kept)
+        return committed
 
     def finish(self) -> Record:
         """Record that the run is done with its newest commit, and return the record. Raises as `commit`."""
@@ -126,22 +140,29 @@ class Writer:
             there = _created(self.commits, replace(record, number=self._number + 1))
             if there.nonce != self._nonce:
                 raise self._fenced()
-            self._number += 1
-            if there.content() == record.content():
+            self._number = there.number
+            if there.content() == replace(record, number=there.number).content():
                 return there
             self.newest = there  # an earlier try, given up for lost, had got through
 
-    def _refuse_if_fenced(self) -> None:
-        if not self._is_last():
-            raise self._fenced()
+    def _catch_up(self) -> None:
+        """Learn of the records of this writer whose answers were lost. Raises AgainError where another has
+        taken over."""
+        for there in self._following():
+            if there.nonce != self._nonce:
+                raise self._fenced()
+            self._number, self.newest = there.number, there
 
     def _is_last(self) -> bool:
-        """Whether nobody else has added to the log."""
-        following = self._number + 1
-        return (
-            self.commits.store.stat(record_path(following)) is None
-            or self.commits.read(following).nonce == self._nonce
-        )
+        """Whether nobody else has added to the log. Asked by the heartbeat's thread, too."""
+        return all(there.nonce == self._nonce for there in self._following())
+
+    def _following(self) -> Iterator[Record]:
+        """The records after those that this writer knows of."""
+        number = self._number + 1
+        while self.commits.store.stat(record_path(number)):
+            yield self.commits.read(number)
+            number += 1
 
     def _fenced(self) -> AgainError:
         return AgainError(
@@ -151,13 +172,19 @@ class Writer:
 
     def _delete_all_but(self, kept: Sequence[str]) -> None:
         """Delete checkpoints that no commit needs: older ones, and those whose writer was lost before its
-        record. What fails now is deleted after the next commit."""
+        record. What fails now is deleted after the next commit; see above for when it may come late."""
         store = self.commits.store
         try:
             for file in store.list_files(CHECKPOINTS):
                 folder = file.path.rpartition("/")[0]
-                if folder not in kept and _CHECKPOINT.fullmatch(folder):
-                    store.delete(file.path)
+                match = _CHECKPOINT.fullmatch(folder)
+                if folder in kept or not match or int(match["generation"] or 1) > self.generation:
+                    continue
+                if not self._is_last():
+                    log.info("Another run has taken over: older checkpoints are left to it")
+                    return
+                self._deleted.add(folder)
+                store.delete(file.path)
         except SideStepError as error:
             log.warning("An older checkpoint could not be deleted, and is kept for now: %s", error)
 
@@ -209,9 +236,10 @@ def _created(commits: CommitLog, record: Record) -> Record:
 
 
 def _delete_old_heartbeats(commits: CommitLog, generation: int) -> None:
+    """However late, it is of a writer that has been taken over: each has a heartbeat of its own."""
     try:
         for file in commits.store.list_files(HEARTBEATS):
-            if file.path < heartbeat_path(generation):
+            if 0 < generation_of(file.path) < generation:
                 commits.store.delete(file.path)
     except SideStepError as error:
         log.warning("An older heartbeat could not be deleted: %s", error)

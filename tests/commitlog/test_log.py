@@ -308,6 +308,30 @@ def test_an_answer_that_is_lost_does_not_fence_the_writer(
     assert [record.step for record in records] == [3, 2, 1, 0]
 
 
+def test_a_record_that_was_given_up_may_come_as_late_as_the_next_one_is_written(
+    writer: Writer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, upload, late = store.create, store.upload, []
+
+    def delayed(path: str, data: bytes) -> bool:
+        late.append((path, data))
+        raise StorageError("no answer")
+
+    def then_landed(source: Path, path: str) -> None:
+        upload(source, path)
+        create(*late[0])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "create", delayed)
+        with pytest.raises(StorageError):
+            commit(writer, tmp_path, 1)
+    monkeypatch.setattr(store, "upload", then_landed)
+    commit(writer, tmp_path, 2)
+    records = list(CommitLog(store).back_from(CommitLog(store).tail()))
+    assert [record.step for record in records] == [2, 1, 0]
+    assert newest(store, tmp_path / "newest") == 2
+
+
 def test_a_commit_that_was_given_up_and_not_kept_is_not_gone_back_to(
     writer: Writer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -370,6 +394,151 @@ def test_retention_survives_a_failed_delete(
     assert "could not be deleted, and is kept for now" in caplog.text
     commit(writer, tmp_path, 3, keep=1)
     assert {file.path.split("/")[1] for file in store.list_files("checkpoints")} == {"checkpoint-epoch-3"}
+
+
+def checkpoints(store: Store) -> set[str]:
+    return {file.path.split("/")[1] for file in store.list_files("checkpoints")}
+
+
+@pytest.mark.parametrize("call", ["list_files", "delete"])
+def test_a_writer_that_wakes_in_its_clean_up_takes_nothing_from_the_next_one(
+    writer: Writer,
+    store: Store,
+    lease: Lease,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+) -> None:
+    """It was paused after its record: before it looked what there is, or with its first delete on the way."""
+    commit(writer, tmp_path, 1, keep=2)
+    commit(writer, tmp_path, 2, keep=2)
+    real = getattr(store, call)
+    others: list[Writer] = []
+
+    def paused(path: str) -> Any:
+        if not others and path.startswith("checkpoints"):
+            others.append(begin(store, lease))
+            for step in (4, 5, 6):
+                commit(others[0], tmp_path / "other", step, keep=2)
+        return real(path)
+
+    monkeypatch.setattr(store, call, paused)
+    commit(writer, tmp_path, 3, keep=1)
+    assert others
+    assert checkpoints(store) == {"checkpoint-epoch-5.g2", "checkpoint-epoch-6.g2"}
+    assert newest(store, tmp_path / "newest") == 6
+
+
+def test_each_delete_is_asked_for_anew(
+    writer: Writer, store: Store, lease: Lease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the newest commit keeps may lie in a folder of any older generation."""
+    commit(writer, tmp_path, 1)
+    delete, deleted = store.delete, []
+
+    def then_paused(path: str) -> None:
+        delete(path)
+        if path.startswith("checkpoints"):
+            deleted.append(path)
+            begin(store, lease)
+
+    monkeypatch.setattr(store, "delete", then_paused)
+    commit(writer, tmp_path, 2, keep=1)
+    assert deleted == ["checkpoints/checkpoint-epoch-1/a.json"]
+    assert newest(store, tmp_path / "newest") == 2
+
+
+def test_deletes_that_come_late_hit_nothing_that_is_needed(
+    writer: Writer, store: Store, lease: Lease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were asked for by who was the writer then, and are carried out when others have gone on."""
+    commit(writer, tmp_path, 1)
+    commit(writer, tmp_path, 2)
+    late: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "delete", late.append)
+        commit(writer, tmp_path, 3, keep=1)
+    assert late
+    second = begin(store, lease)
+    commit(second, tmp_path / "second", 1, keep=2)  # as one that goes back does
+    for path in late:
+        store.delete(path)
+    assert newest(store, tmp_path / "newest") == 1
+    assert checkpoints(store) == {"checkpoint-epoch-3", "checkpoint-epoch-1.g2"}
+
+
+def test_no_checkpoint_is_made_under_a_name_that_was_deleted(
+    writer: Writer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delete that is still on its way would hit the new one."""
+
+    def broken(source: Path, path: str) -> None:
+        upload(source, path)
+        raise StorageError("the connection was cut")
+
+    upload = store.upload
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "upload", broken)
+        with pytest.raises(StorageError):
+            commit(writer, tmp_path / "cut", 1)
+    commit(writer, tmp_path, 2)
+    assert checkpoints(store) == {"checkpoint-epoch-2"}
+    with pytest.raises(AssertionError, match="checkpoint-epoch-1"):
+        commit(writer, tmp_path, 1)
+
+
+def test_folders_of_later_generations_are_not_deleted(writer: Writer, store: Store, tmp_path: Path) -> None:
+    """Their writer may have taken over a moment ago."""
+    store.write_bytes("checkpoints/checkpoint-epoch-1.g2/a.json", b"on its way")
+    commit(writer, tmp_path, 1)
+    assert checkpoints(store) == {"checkpoint-epoch-1.g2", "checkpoint-epoch-1"}
+
+
+def test_a_writer_whose_answer_was_lost_before_the_take_over_sends_and_deletes_nothing(
+    writer: Writer, store: Store, lease: Lease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record after the last that it knows of is its own: the fence is the one after that."""
+    lose_commit(writer, tmp_path / "lost", 1, monkeypatch)
+    second = begin(store, lease)
+    commit(second, tmp_path / "second", 2, keep=1)
+    before = store.list_files("checkpoints")
+    with pytest.raises(AgainError, match=FENCED):
+        commit(writer, tmp_path / "again", 1)
+    assert store.list_files("checkpoints") == before
+    assert newest(store, tmp_path / "newest") == 2
+
+
+def test_a_paused_heartbeat_looks_beyond_the_records_of_its_own(
+    writer: Writer, store: Store, lease: Lease, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_commit(writer, tmp_path, 1, monkeypatch)
+    begin(store, lease)
+    clock.now += lease.seconds
+    writer.heartbeat.beat()
+    with pytest.raises(AgainError, match=FENCED):
+        writer.check()
+
+
+def test_a_commit_that_had_got_through_is_not_sent_again(
+    writer: Writer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_commit(writer, tmp_path / "lost", 1, monkeypatch)
+    monkeypatch.setattr(store, "upload", lambda *given: pytest.fail("it is sent again"))
+    commit(writer, tmp_path / "again", 1)
+    assert [record.step for record in CommitLog(store).back_from(CommitLog(store).tail())] == [1, 0]
+
+
+def test_only_heartbeats_of_older_generations_are_deleted(
+    writer: Writer, store: Store, lease: Lease, tmp_path: Path
+) -> None:
+    for name in ("000001.json.bak", "000003.json", "notes"):
+        store.write_bytes(f"heartbeats/{name}", b"")
+    writer.release()
+    begin(store, lease)
+    names = [file.path for file in store.list_files("heartbeats")]
+    assert names == [
+        f"heartbeats/{name}" for name in ("000001.json.bak", "000002.json", "000003.json", "notes")
+    ]
 
 
 def test_a_store_with_many_commits_is_resumed_with_a_handful_of_calls(

@@ -128,10 +128,10 @@ class Attempt(Process):
         assert now == before if is_lost else self.fate or now == json_bytes({"released": True})
 
     def is_fenced(self) -> bool:
-        """Whether the record after those that its writer knows of is another one's."""
+        """Whether a record after those that its writer knows of is another one's."""
         assert self.writer
         number, nonce = self.writer.position
-        return any(record["nonce"] != nonce for record in self.world.records[number : number + 1])
+        return any(record["nonce"] != nonce for record in self.world.records[number:])
 
     def beat(self, fate: str = "") -> None:
         """What the heartbeat's thread does every so often."""
@@ -221,6 +221,16 @@ class Writers(RuleBasedStateMachine):
             if attempt.at[0] != call:
                 attempt.go_on(1)
         self.meet(attempt, fate)
+
+    @precondition(lambda self: 0 < len(self.running) < 3)
+    @rule(who=st.integers(0, 2), calls=st.integers(0, 30), fate=st.sampled_from(["", "", "late", "repeated"]))
+    def delete_late(self, who: int, calls: int, fate: str) -> None:
+        """One process stands still before a delete, while another one takes over and goes on."""
+        self.go_to(who, "delete", "stop")
+        attempt = self.running[who % len(self.running)] if self.running else None
+        if attempt and attempt.at[0] == "delete":
+            self.overtake(calls, 1)
+            self.meet(attempt, fate)
 
     @precondition(lambda self: self.beating)
     @rule(who=st.integers(0, 2), fate=st.sampled_from(["", "", "refused", "lost", "late"]))

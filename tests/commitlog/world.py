@@ -7,6 +7,7 @@ Time passes for all together, and only when somebody sleeps or the test says so.
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -48,10 +49,6 @@ class World:
         wrong: what was done to the log that nobody may do.
     """
 
-    forbids_late_deletes = True
-    """A writer's clean-up is not fenced yet: what one that was taken over would delete stays here. Without
-    this, it deletes the checkpoints of the writer that took over, and those that are being uploaded."""
-
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.now, self.lag = 0.0, 0
@@ -80,8 +77,9 @@ class World:
     def delete(self, path: str, by: "Process") -> None:
         if path.startswith(COMMITS) or path == heartbeat_path(self.records[-1]["generation"]):
             self.wrong.append(f"{path} was deleted")
-        is_late = by.generation < self.records[-1]["generation"] and path.startswith(CHECKPOINTS)
-        if path in self.files and not (is_late and self.forbids_late_deletes):
+        if (generation := re.search(r"\.g(\d+)/", path)) and int(generation[1]) > by.generation:
+            self.wrong.append(f"{path} of a later generation was deleted")
+        if path in self.files:
             self._change(path, None)
 
     def newest_commit(self, until: int | None = None) -> dict[str, Any] | None:
@@ -235,6 +233,9 @@ class FaultyStore(Store):
         self._change("upload", path, lambda: self.world.put(path, data, self.process))
 
     def delete(self, path: str) -> None:
+        call, asked = self.process.at
+        if path.startswith(CHECKPOINTS) and not (call == "stat" and asked.startswith(COMMITS)):
+            self.world.wrong.append(f"{path} was deleted by who had not asked whether it is the writer")
         self._change("delete", path, lambda: self.world.delete(path, self.process))
 
     def _read(self, path: str) -> bytes:

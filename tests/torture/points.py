@@ -49,6 +49,7 @@ POINTS = {
     "events": Point(_UPLOAD, after=True, only=_below("runs/"), most=6),
     "before the record": Point(_CREATED, only=_is("commit"), most=6),
     "after the record": Point(_CREATED, after=True, only=_is("commit"), most=6),
+    "cleaning up": Point("sidestep.commitlog.writer:Writer._delete_all_but", most=6),
     "retention": Point(_DELETE, only=_below("checkpoints/"), most=12),
     "within retention": Point(_DELETE, after=True, only=_below("checkpoints/"), most=12),
     "before done": Point(_CREATED, only=_is("done")),

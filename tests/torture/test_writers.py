@@ -65,3 +65,22 @@ def test_a_writer_that_was_paused_past_its_lease_is_fenced(
     assert {record["generation"] for record in records[-5:]} == {2}
     assert other.steps[-1] == STEPS
     assert read_outcome(store_of(spec)) == expected
+
+
+@pytest.mark.parametrize("other_ends", [True, False], ids=["at the end", "on the way"])
+def test_a_writer_that_wakes_before_its_clean_up_deletes_nothing(
+    field: Field, spec: dict[str, Any], expected: Outcome, other_ends: bool
+) -> None:
+    """It was paused after its record, and another one has gone on."""
+    paused = field.start(spec, "cleaning up", 4, signal.SIGSTOP, fresh=True)
+    paused.wait_until(lambda: paused.is_stopped)
+    other = field.start(spec)
+    if other_ends:
+        assert other.end() == 0, other.said
+    else:
+        other.wait_until(lambda: len(other.steps) >= 4)
+    os.kill(paused.pid, signal.SIGCONT)
+    assert paused.end() == 75, paused.said
+    assert other_ends or other.end() == 0, other.said
+    assert len(check_log(store_of(spec))[-1]["kept"]) == 2
+    assert read_outcome(store_of(spec)) == expected
