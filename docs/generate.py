@@ -53,7 +53,9 @@ Each is a key of the YAML file, a flag and an environment variable. What is said
 
 A switch `--[no-]x` is `--x` or `--no-x`, and `true` or `false` in a file or variable. A list or mapping is
 several words after a flag, and one text with spaces in a variable. A place is a path, or a URI such as
-`s3://bucket/prefix`.
+`s3://bucket/prefix`. What looks like a URI or a template and is none (`s3:/x`, `${X}/songs`, `'songs'`) is
+refused; a folder that is really called so is written `./NAME` or `file:///…`. Blanks and line ends around a
+variable's value are left out; its name is written in capitals.
 """
 
 

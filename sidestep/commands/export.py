@@ -39,9 +39,16 @@ def add_arguments(parser: Parser) -> None:
 def run(call: Call) -> None:
     options = call.options()
     setup_logging()
-    place = Given(("output_dir",), options.adapter, call.parser.prog)  # it is checked as a place is
-    spec, _ = resolve(flags=[*getattr(options, "given", []), place], needs_places=False)
-    export(spec, options.adapter, options.format, options.output, offline=options.offline)
+    given = getattr(options, "given", [])
+    spec, adapter = _with_place(given, options.adapter, call.parser.prog)
+    output = _with_place(given, options.output, "--output")[1] if options.output is not None else None
+    export(spec, adapter, options.format, output, offline=options.offline)
+
+
+def _with_place(given: list[Given], place: str, origin: str) -> tuple[JobSpec, str]:
+    """The spec, and `place` as it is once it is checked like a place of the spec."""
+    spec, _ = resolve(flags=[*given, Given(("output_dir",), place, origin)], needs_places=False)
+    return spec, spec.output_place
 
 
 def export(spec: JobSpec, adapter_place: str, format_: str, output: str | None, *, offline: bool) -> None:

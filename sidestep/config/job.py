@@ -18,7 +18,15 @@ from sidestep.config.needs import missing_places
 from sidestep.config.presets import Preset, preset_fields
 from sidestep.config.problems import Problem, invalid_values, report
 from sidestep.config.schema import JobFields
-from sidestep.config.sources import Given, Source, from_arguments, from_environment, from_preset, from_yaml
+from sidestep.config.sources import (
+    Given,
+    Source,
+    from_arguments,
+    from_environment,
+    from_preset,
+    from_yaml,
+    tidied,
+)
 from sidestep.runtime.errors import BadSpecError, UsageError
 from sidestep.runtime.words import set_at
 
@@ -65,15 +73,15 @@ def resolve(
     """The spec that all sources make together, and the origin of each value by its dotted name.
 
     `flags` come from the command line, `arguments` (nested) from Python; `environ` is os.environ unless
-    given; `config` is the YAML file, else it is found through SIDESTEP_CONFIG or at
-    /etc/sidestep/job.yaml; `preset` is one or its name. A value that nobody gave has the origin "default".
+    given; `config` is the YAML file, else it is found through SIDESTEP_CONFIG or at /etc/sidestep/job.yaml;
+    `preset` is one or its name. A value that nobody gave has the origin "default".
     `usage` are problems of the command line itself, to be reported with all others. With `needs_places` off,
     the spec may lack places that its task needs: where the task is not run.
 
     Raises BadSpecError with every problem of every source, or UsageError with them where `usage` has some;
     MissingInputError when the file is not there; UsageError for a preset that is not known.
     """
-    environ = os.environ if environ is None else environ
+    environ = tidied(environ)
     sources = (
         Source(flags),
         Source(from_arguments(arguments or {})),

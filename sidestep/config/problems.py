@@ -41,6 +41,8 @@ def report(problems: Sequence[Problem]) -> str:
 def unknown_key(path: FieldPath, origin: str) -> Problem:
     """A key that its source may not set. Its value is not shown: it may be a secret in the wrong place."""
     name = ".".join(path)
+    if path == (origin,):  # a variable's name, as a whole
+        return Problem(name, f"is not read: variables are written in capitals, as {name.upper()}", origin)
     if path in spec_fields():
         return Problem(name, "is a job's own: a preset says how to train, not what or where", origin)
     if path in spec_sections():

@@ -6,9 +6,10 @@ imported here or anywhere below `sidestep.config`: a spec is checked before anyt
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
-from sidestep.config.section import Place, Section, check_no_credentials, path_as_text, setting
+from sidestep.config.place import check_place
+from sidestep.config.section import Folder, Place, Section, check_no_credentials, setting
 from sidestep.config.training import TrainSpec
 
 
@@ -79,7 +80,7 @@ class RuntimeSpec(Section):
         "Keep the encoders out of memory while training. Always so here, as training reads what "
         "they made: the flag is accepted and changes nothing.",
     )
-    workspace: Annotated[str, Field(min_length=1), BeforeValidator(path_as_text)] | None = setting(
+    workspace: Folder | None = setting(
         None, "Local folder for downloads and unfinished work; by default one in the user's cache."
     )
     grace_seconds: float = setting(
@@ -119,9 +120,15 @@ class StorageSpec(Section):
     """How s3:// is reached. Credentials come from the usual AWS chain, never from the spec."""
 
     endpoint_url: (
-        Annotated[str, Field(pattern=r"^https?://"), AfterValidator(check_no_credentials)] | None
+        Annotated[
+            str,
+            Field(pattern=r"^https?://\S+$"),
+            AfterValidator(check_no_credentials),
+            AfterValidator(check_place),
+        ]
+        | None
     ) = setting(None, "S3 server's URL (http:// or https://), for anything but AWS.")
-    region: str | None = setting(None, "S3 region.", min_length=1)
+    region: str | None = setting(None, "S3 region, such as us-east-1.", pattern=r"^[A-Za-z0-9._-]+$")
     path_style: bool | None = setting(
         None, "http://host/bucket/key addressing; by default on where endpoint_url is set."
     )

@@ -17,6 +17,8 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from sidestep.config.place import check_folder, check_place
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -79,8 +81,12 @@ Place = Annotated[
     Field(min_length=1, examples=["s3://studio/songs", "./songs"]),
     BeforeValidator(path_as_text),
     AfterValidator(check_no_credentials),
+    AfterValidator(check_place),
 ]
 """Where something is: a path, or a URI such as s3://bucket/prefix."""
+
+Folder = Annotated[str, Field(min_length=1), BeforeValidator(path_as_text), AfterValidator(check_folder)]
+"""A folder on this machine."""
 
 
 class Section(BaseModel):
@@ -96,6 +102,12 @@ class Section(BaseModel):
         if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation in _NUMBERS:
             raise ValueError("must be a number, not true or false")
         return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _line_ends_are_no_part(cls, value: Any) -> Any:
+        """A YAML block (`output_dir: |`) ends in one, and so does what a shell reads from a file."""
+        return value.strip("\r\n") if isinstance(value, str) else value
 
 
 _NUMBERS = (int, float, int | None, float | None)

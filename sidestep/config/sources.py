@@ -5,7 +5,7 @@
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +17,7 @@ from sidestep.config.fields import ENVIRONMENT_PREFIX, FieldPath, SpecField, spe
 from sidestep.config.presets import Preset, find_preset
 from sidestep.config.problems import Problem, unknown_key
 from sidestep.config.yaml12 import read_yaml
+from sidestep.runtime.environment import tidy_environment
 from sidestep.runtime.errors import MissingInputError
 from sidestep.runtime.words import nested
 
@@ -83,11 +84,24 @@ def from_arguments(values: Mapping[str, Any]) -> Iterator[Given]:
     return _flatten(values, lambda path: "argument")
 
 
+def tidied(environ: Mapping[str, str] | None) -> Mapping[str, str]:
+    """`environ` without blanks and line ends around values; os.environ itself, where None is given."""
+    variables: MutableMapping[str, str] = os.environ if environ is None else dict(environ)
+    tidy_environment(variables)
+    return variables
+
+
 def from_environment(environ: Mapping[str, str]) -> Iterator[Given]:
-    """SIDESTEP_TRAIN__LR=1e-4 is train.lr. An empty variable counts as one that is not set."""
+    """SIDESTEP_TRAIN__LR=1e-4 is train.lr. An empty variable counts as one that is not set.
+
+    `sidestep_train__lr` is refused under its whole name: on Linux it is another variable.
+    """
     for name, text in sorted(environ.items()):
-        ours = name.startswith(ENVIRONMENT_PREFIX) and name not in (CONFIG_VARIABLE, IMAGE_VARIABLE)
+        ours = name.upper().startswith(ENVIRONMENT_PREFIX) and name not in (CONFIG_VARIABLE, IMAGE_VARIABLE)
         if ours and text and not _SERVICE_LINK.search(name):
+            if not name.startswith(ENVIRONMENT_PREFIX):
+                yield Given((name,), text, name)
+                continue
             path = tuple(name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"))
             field = spec_fields().get(path)
             yield Given(path, from_text(field, text) if field else text, name)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from sidestep.config.place import SCHEMES
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import BadSpecError, MachineError
 from sidestep.storage.clients import Clients
 from sidestep.storage.retry import LIMITS, Limits
 from sidestep.storage.store import Store
 
-SCHEMES = ("s3", "file", "memory", "gs", "az", "http", "https")
 PACKAGES = {"gs": "gcsfs", "az": "adlfs"}  # not installed by default
 
 

@@ -1,10 +1,12 @@
 """The tasks a job can have: preprocess, estimate, train, and the three in a row as a pipeline."""
 
+import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from sidestep.config.job import JobSpec
 from sidestep.config.needs import check_needs
+from sidestep.runtime.environment import tidy_environment
 from sidestep.runtime.errors import AgainError
 from sidestep.runtime.preemption import Preemption
 
@@ -26,6 +28,7 @@ def run(spec: JobSpec, preemption: Preemption | None = None) -> "TrainResult | N
     from sidestep.lifecycle.job import Job
 
     check_needs(spec)
+    tidy_environment(os.environ)
     with nullcontext(preemption) if preemption else Preemption() as noted:
         noted.set_grace(spec.runtime.grace_seconds)
         try:

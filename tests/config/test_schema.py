@@ -97,7 +97,7 @@ def test_what_is_refused(wrong: dict[str, object]) -> None:
         ("s3://KEY:SEC/RET@bucket/songs", False),
         ("s3://bucket/songs", True),
         ("s3://bucket/a:b@c", True),
-        ("abfs://container@account.dfs.core.windows.net/songs", True),
+        ("az://container@account.dfs.core.windows.net/songs", True),
         ("./a:b@c", True),
         ("/songs/mix@home", True),
         (Path("songs"), True),

@@ -1,5 +1,6 @@
 """Four sources make one spec; all that is wrong in any of them is one report that says where."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -195,6 +196,21 @@ def test_secrets_are_never_echoed() -> None:
 )
 def test_variables_that_kubernetes_adds_are_not_ours(name: str) -> None:
     assert resolve(environ={name: "10.0.0.1"}, config=job(BASE))
+
+
+@pytest.mark.parametrize("name", ["sidestep_train__lr", "Sidestep_Train__Lr", "sidestep_config"])
+def test_a_variable_in_lower_case_is_named(name: str) -> None:
+    [problem] = problems(environ={name: "hunter2"}, config=job(BASE))
+    assert has_facts(problem, f"{name} ({name})", name.upper()) and "hunter2" not in problem
+
+
+def test_blanks_around_a_variable_are_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIDESTEP_OUTPUT_DIR", " s3://studio/o\r\n")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token\n")
+    monkeypatch.setenv("SIDESTEP_CONFIG", job(BASE) + "\n")
+    assert resolve()[0].output_dir == "s3://studio/o"
+    assert os.environ["AWS_SESSION_TOKEN"] == "token"  # for the libraries that read it
+    assert resolve(environ={"SIDESTEP_NAME": "x\n"}, config=job(BASE))[0].name == "x"
 
 
 def test_null_and_empty_in_variables() -> None:

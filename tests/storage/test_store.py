@@ -182,7 +182,7 @@ def test_secrets_in_a_place_are_refused_and_not_repeated() -> None:
 
 def test_an_endpoint_without_a_host_is_refused() -> None:
     with pytest.raises(BadSpecError, match=r"endpoint_url .* names no host"):
-        open_store("s3://bucket", StorageSpec(endpoint_url="http://"))
+        open_store("s3://bucket", StorageSpec(endpoint_url="http://:80"))
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

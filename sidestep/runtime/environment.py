@@ -1,0 +1,38 @@
+"""The environment's variables as they were meant: without the blanks and line ends that files leave there."""
+
+import logging
+import re
+from collections.abc import MutableMapping
+
+from sidestep.runtime.errors import BadSpecError
+
+log = logging.getLogger(__name__)
+
+PREFIXES = ("SIDESTEP_", "AWS_", "GOOGLE_", "AZURE_", "HF_")
+"""How the names of the variables begin that a job reads: its own, and those of the stores' credentials."""
+
+ONE_LINE = ("AWS_", "AZURE_", "HF_")
+"""Of these, the ones whose values never have a second line: Google's may be a whole JSON file."""
+
+
+def tidy_environment(environ: MutableMapping[str, str]) -> None:
+    """Strip blanks and line ends around the value of each variable that a job reads, in place.
+
+    A Kubernetes secret made from a file ends in a line end, a CRLF file leaves a carriage return; a server
+    would only say that the credentials are wrong. Values are never shown: they may be secrets. A variable
+    with nothing else in it is taken out, which is how the libraries that read them know one that is not set.
+
+    Raises BadSpecError for a line end inside the value of a credential: it would be sent as a header.
+    """
+    stripped = []
+    for name in sorted(name for name in environ if name.upper().startswith(PREFIXES)):
+        value = environ[name].strip()
+        if value != environ[name]:
+            stripped.append(name)
+            environ[name] = value
+        if not value:
+            del environ[name]
+        elif name.startswith(ONE_LINE) and re.search(r"[\x00-\x1f\x7f]", value):
+            raise BadSpecError(f"{name} has a line end or another control character inside its value")
+    if stripped:
+        log.info("Blanks or line ends around the value were left out: %s", ", ".join(stripped))
