@@ -8,8 +8,9 @@ All of it is computed in fp32: tensors outlive the machine they are made on and 
 import gc
 import posixpath
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -67,6 +68,8 @@ class SongEncoder:
         checkpoints: where the models are.
         tensors: where what is made goes.
         unfinished: latents and texts on their way.
+        damaged: the keys of tensors that are there and are not what was written.
+        made: the keys of tensors that this attempt has made, with the sha256 of their files.
     """
 
     checkpoints: Store
@@ -74,7 +77,19 @@ class SongEncoder:
     unfinished: Unfinished
     workspace: Workspace
     settings: PreprocessSpec
+    base_model: str | None
     device: torch.device
+    damaged: Set[str] = frozenset()
+    made: dict[str, str] = field(default_factory=dict)
+
+    def encode(self, vae: Part, text_encoder: Part, model: Part, works: Sequence[Work], shown: str) -> None:
+        """Both passes. Raises GoneError where a result of the first is gone before the second has used it."""
+        self.encode_songs(vae, works, shown)
+        free_memory()
+        self.encode_texts(text_encoder, works)
+        free_memory()
+        self.encode_conditions(model, works)
+        free_memory()
 
     def encode_songs(self, part: Part, works: Sequence[Work], shown: str) -> None:
         """Pass 1, first half: each song's latents, by the VAE in `part`. A new caption finds them there.
@@ -128,13 +143,13 @@ class SongEncoder:
                 self.unfinished.write(work.texts_file, made)
                 bar.advance(1)
 
-    def encode_conditions(self, part: Part, works: Sequence[Work], base_model: str | None) -> None:
+    def encode_conditions(self, part: Part, works: Sequence[Work]) -> None:
         """Pass 2: conditions of texts, by the model in `part`, and with them the finished tensors."""
         checkpoints = pull(self.checkpoints, part.files, self.workspace, "Pulling the model")
         model = load_model(
             *(checkpoints, part.folder, self.device, torch.float32),
             parts=("condition_encoder",),
-            base_model=base_model,
+            base_model=self.base_model,
         )
         with track("Pass 2", len(works), "songs") as bar:
             for work in works:
@@ -146,8 +161,19 @@ class SongEncoder:
                     silent_context(model.condition_encoder.silence_latent, len(song["latents"])),
                     _metadata(work.song, self.settings, int(song["samples"]) / SAMPLE_RATE),
                 )
-                self.tensors.write_bytes(tensors_file(work.tensors), sample_bytes(sample))
+                self._publish(work.tensors, sample_bytes(sample))
                 bar.advance(1)
+
+    def _publish(self, key: str, data: bytes) -> None:
+        """Write a song's tensors, but where another attempt was faster: a machine of another kind may have
+        made them of other bits, and then each digest that was kept is of those that are there."""
+        file = tensors_file(key)
+        if key not in self.damaged and self.tensors.stat(file):
+            data = self.tensors.read_bytes(file)
+        else:
+            self.unfinished.note_digest(key, sha256(data).hexdigest())
+            self.tensors.write_bytes(file, data)
+        self.made[key] = sha256(data).hexdigest()
 
 
 def _metadata(song: Song, settings: PreprocessSpec, seconds: float) -> dict[str, Any]:

@@ -3,26 +3,41 @@
     {
       "files":   {"s3://studio/songs/a.mp3": {"size": 4711, "version": "<ETag or mtime>", "sha256": "…",
                                               "probed": 240.0}, …},
-      "samples": {"s3://studio/songs/a.mp3": "<key>", …}
+      "samples": {"s3://studio/songs/a.mp3": "<key>", …},
+      "tensors": {"<key>": "<sha256>", …}
     }
 
 `files` holds songs and the model's files: one whose size and version still hold needs no reading to know
 its content, and a song that was found sound over `probed` seconds is not decoded again to see that.
 `samples` is the dataset as last preprocessed, each song with the key of its tensors, which are in
 `<key>.pt`. It is written before the tensors are made: a dataset that is not finished shows as such.
+`tensors` has the digest of each of these files as it was written: who reads one compares.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from sidestep.runtime.canonical import json_bytes
-from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.errors import BadDataError, MissingInputError, StorageError
+from sidestep.storage.retry import Retry
 from sidestep.storage.store import FileInfo, Store
+
+log = logging.getLogger(__name__)
 
 INDEX_FILE = "index.json"
 TENSORS_SUFFIX = ".pt"
+
+WAIT = Retry(tries=1, seconds=60, first_pause=1, longest_pause=8, jitter=0)
+"""For tensors that were written, and that the store does not show yet."""
+
+
+class LateError(StorageError):
+    """Tensors that were written do not show."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +52,11 @@ class FileRecord:
 
 @dataclass
 class Index:
-    """The content of index.json; both are keyed by a file's whole path or URI."""
+    """The content of index.json; `files` and `samples` are keyed by a file's whole path or URI."""
 
     files: dict[str, FileRecord] = field(default_factory=dict)
     samples: dict[str, str] = field(default_factory=dict)
+    tensors: dict[str, str] = field(default_factory=dict)  # key → sha256 of its file, as it was written
 
     def sha256(self, store: Store, file: FileInfo) -> str | None:
         """The digest of a file's content; None where it is not known, or the file has changed since."""
@@ -74,10 +90,8 @@ def read_index(store: Store) -> Index | None:
         return None
     try:
         data = json.loads(store.read_bytes(INDEX_FILE))
-        samples = data["samples"]
-        if not all(isinstance(key, str) for key in samples.values()):
-            raise TypeError("a key is not text")
-        return Index({place: FileRecord(**record) for place, record in data["files"].items()}, samples)
+        files = {place: file_record(record) for place, record in data["files"].items()}
+        return Index(files, _texts(data["samples"]), _texts(data.get("tensors", {})))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadDataError(
             f"{store.place}/{INDEX_FILE} is damaged: {error}\n"
@@ -85,40 +99,103 @@ def read_index(store: Store) -> Index | None:
         ) from error
 
 
+def file_record(content: Mapping[str, Any]) -> FileRecord:
+    """A record as it was read from JSON. Raises TypeError where it is none."""
+    record = FileRecord(**content)
+    if not (isinstance(record.size, int) and isinstance(record.version, str)):
+        raise TypeError(f"not a size and a version: {record.size!r}, {record.version!r}")
+    if not isinstance(record.sha256, str):
+        raise TypeError(f"not a digest: {record.sha256!r}")
+    return record
+
+
+def _texts(content: dict[str, Any]) -> dict[str, str]:
+    if not all(isinstance(value, str) for value in content.values()):
+        raise TypeError("a key or a digest is not text")
+    return content
+
+
 def write_index(store: Store, index: Index) -> None:
     """Publish an index, if it says anything new."""
     files = {place: asdict(record) for place, record in index.files.items()}
-    content = json_bytes({"files": files, "samples": index.samples})
+    content = json_bytes({"files": files, "samples": index.samples, "tensors": index.tensors})
     if not store.stat(INDEX_FILE) or store.read_bytes(INDEX_FILE) != content:
         store.write_bytes(INDEX_FILE, content)
 
 
-def list_samples(store: Store) -> list[FileInfo]:
+def record_tensors(store: Store, index: Index, made: Mapping[str, str]) -> None:
+    """Add the digests of finished tensors to what the index says by now, or else to `index`.
+
+    Another attempt may have come meanwhile, with other songs: what it wrote stays.
+    """
+    newest = read_index(store) or index
+    write_index(store, replace(newest, tensors={**newest.tensors, **made}))
+
+
+def find_files(store: Store, paths: Iterable[str]) -> dict[str, FileInfo]:
+    """Those of `paths` that are in a place.
+
+    A listing may lag behind writes by seconds, so what it lacks is asked for by itself.
+    """
+    listed = {file.path: file for file in store.list_files()}
+    return _and_asked_for(store, paths, listed)
+
+
+def _and_asked_for(store: Store, paths: Iterable[str], listed: Mapping[str, FileInfo]) -> dict[str, FileInfo]:
+    paths = list(paths)
+    lacking = [path for path in paths if path not in listed]
+    with ThreadPoolExecutor(store.options.connections) as pool:
+        asked = {file.path: file for file in pool.map(store.stat, lacking) if file}
+    return {path: file for path in paths if (file := listed.get(path) or asked.get(path))}
+
+
+def list_samples(store: Store, wait: Retry = WAIT) -> list[FileInfo]:
     """The tensor files of the dataset in a place, sorted: those that its index names, or else all `*.pt`.
 
     So tensors of songs or captions that have been taken out of the dataset are not trained on. Raises
-    MissingInputError where the index names tensors that are not there: preprocessing has not finished.
+    MissingInputError where the index names tensors that were never made: preprocessing has not finished; and
+    StorageError where some were made, and do not show as long as `wait` says.
     """
-    files = {
+    index = read_index(store)  # before the listing: what it says was made is not younger than that
+    listed = {
         file.path: file
         for file in store.list_files()
         if file.path.endswith(TENSORS_SUFFIX) and "/" not in file.path and not file.path.startswith(".")
     }
-    index = read_index(store)
     if index is None:
-        return list(files.values())
-    named = sorted({tensors_file(key) for key in index.samples.values()})
-    if missing := [path for path in named if path not in files]:
-        raise MissingInputError(
-            f"{store.place} is not complete: of {len(named)} songs, {len(missing)} are not preprocessed\n"
-            "  run `sidestep preprocess` with the same settings again: it makes what is missing"
-        )
-    return [files[path] for path in named]
+        return list(listed.values())
+    keys = {tensors_file(key): key for key in sorted(set(index.samples.values()))}
+
+    def ask() -> dict[str, FileInfo]:
+        found = _and_asked_for(store, keys, listed)
+        missing = [path for path in keys if path not in found]
+        not_made = [path for path in missing if keys[path] not in index.tensors]
+        if not_made:
+            raise MissingInputError(
+                f"{store.place} is not complete: of {len(keys)} songs, {len(not_made)} are not preprocessed\n"
+                "  run `sidestep preprocess` with the same settings again: it makes what is missing"
+            )
+        if missing:
+            raise LateError(
+                f"{store.place} does not show {missing[0]}, which was written: of {len(keys)} songs,"
+                f" {len(missing)} are not there\n"
+                "  if they were deleted, run `sidestep preprocess` with the same settings again"
+            )
+        return found
+
+    def may_pass(error: Exception) -> bool:
+        return isinstance(error, LateError)
+
+    return list(wait.call(ask, may_pass, _log_late).values())
 
 
-def dataset_files(store: Store) -> list[FileInfo]:
+def _log_late(error: Exception, pause: float) -> None:
+    log.info("%s; asked again in %.0f s", str(error).splitlines()[0], pause)
+
+
+def dataset_files(store: Store, wait: Retry = WAIT) -> list[FileInfo]:
     """The tensor files of a dataset. Raises MissingInputError where there are none."""
-    files = list_samples(store)
+    files = list_samples(store, wait)
     if not files:
         raise MissingInputError(
             f"no preprocessed songs (.pt) in {store.place}\n"

@@ -3,17 +3,31 @@
 It lies in two places. This machine's disk keeps it, as a new caption needs the same latents again. The
 tensors' own place has it in `unfinished/` until all tensors are made, so that a job whose machine vanishes
 goes on elsewhere with the next song.
+
+Either place may lose a file or damage it at any time, and another attempt that ends clears `unfinished/`.
+What cannot be read back as it was written is made anew.
 """
 
+import json
+import logging
 from collections.abc import Mapping
+from hashlib import sha256
 
+from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
 from sidestep.runtime.canonical import safetensors_bytes
+from sidestep.runtime.errors import MissingInputError
 from sidestep.storage.store import Store
 
+log = logging.getLogger(__name__)
+
 FOLDER = "unfinished"
+
+
+class GoneError(Exception):
+    """An intermediate result was there and is not any more. `Unfinished.has` knows that from now on."""
 
 
 class Unfinished:
@@ -23,25 +37,66 @@ class Unfinished:
         """`here` is a folder on this machine, `tensors` the place where the finished ones go."""
         self._here, self._tensors = here, tensors
         self._names_here = {file.path for file in here.list_files()}
-        self._names_there = {file.path.removeprefix(f"{FOLDER}/") for file in tensors.list_files(FOLDER)}
+        self._names_there = self._listed_there()
 
     def has(self, name: str) -> bool:
         return name in self._names_here or name in self._names_there
 
     def read(self, name: str) -> dict[str, Tensor]:
-        if name in self._names_here:
-            return load(self._here.read_bytes(name))
-        return load(self._tensors.read_bytes(f"{FOLDER}/{name}"))
+        """Raises GoneError where it is gone from both places, or damaged."""
+        for store, path, names in (
+            (self._here, name, self._names_here),
+            (self._tensors, f"{FOLDER}/{name}", self._names_there),
+        ):
+            if name in names:
+                try:
+                    return _unpacked(store.read_bytes(path))
+                except (MissingInputError, SafetensorError, ValueError) as error:
+                    log.info("%s/%s is not used: %s", store.place, path, error)
+                    names.discard(name)
+        raise GoneError(name)
 
     def write(self, name: str, made: Mapping[str, Tensor]) -> None:
-        data = safetensors_bytes(made)
+        data = safetensors_bytes(made, {"sha256": _digest(made)})
         self._here.write_bytes(name, data)
         self._names_here.add(name)
         self._tensors.write_bytes(f"{FOLDER}/{name}", data)
         self._names_there.add(name)
 
+    def note_digest(self, key: str, digest: str) -> None:
+        """Keep the sha256 of finished tensors, before they are written and until the index has it."""
+        self._tensors.write_bytes(f"{FOLDER}/{_note(key)}", digest.encode())
+        self._names_there.add(_note(key))
+
+    def noted_digest(self, key: str) -> str | None:
+        """The sha256 of tensors that an attempt wrote which came to no end; None where none is known."""
+        try:
+            return self._tensors.read_bytes(f"{FOLDER}/{_note(key)}").decode("ascii", "replace")
+        except MissingInputError:
+            return None
+
     def clear(self) -> None:
         """Delete what lies beside the tensors, as all of them are made; this machine keeps its own copy."""
-        for name in sorted(self._names_there):
+        for name in sorted(self._names_there | self._listed_there()):
             self._tensors.delete(f"{FOLDER}/{name}")
         self._names_there.clear()
+
+    def _listed_there(self) -> set[str]:
+        return {file.path.removeprefix(f"{FOLDER}/") for file in self._tensors.list_files(FOLDER)}
+
+
+def _note(key: str) -> str:
+    return f"{key}.sha256"
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    return sha256(safetensors_bytes(tensors)).hexdigest()
+
+
+def _unpacked(data: bytes) -> dict[str, Tensor]:
+    """Raises SafetensorError or ValueError where it is not what was written. Older ones have no digest."""
+    tensors = load(data)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    if header.get("__metadata__", {}).get("sha256") not in (None, _digest(tensors)):
+        raise ValueError("it is damaged")
+    return tensors

@@ -3,11 +3,13 @@
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TEMPORARY = ".sidestep-tmp-"
 """How the names of unfinished files begin. A store's listing leaves them out."""
+
+TRIES_TO_MAKE_A_FOLDER = 20
 
 
 @contextmanager
@@ -20,7 +22,7 @@ def replacing(target: Path) -> Iterator[Path]:
         yield temporary
         _sync(temporary)
         temporary.replace(target)
-        _sync(target.parent)
+        _sync_entries(target.parent)
 
 
 def create_file(target: Path, data: bytes) -> bool:
@@ -36,19 +38,31 @@ def create_file(target: Path, data: bytes) -> bool:
             target.hardlink_to(temporary)
         except FileExistsError:
             return False
-        _sync(target.parent)
+        _sync_entries(target.parent)
         return True
 
 
 @contextmanager
 def _temporary_beside(target: Path) -> Iterator[Path]:
     # In the same folder: a rename or a link does not cross file systems.
-    _make_folder(target.parent)
     temporary = target.with_name(TEMPORARY + uuid.uuid4().hex)
+    _begin(temporary)
     try:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _begin(temporary: Path) -> None:
+    """Make the folder and the empty file: a folder that holds something is not removed by anybody."""
+    for tries_left in reversed(range(TRIES_TO_MAKE_A_FOLDER)):
+        try:
+            _make_folder(temporary.parent)
+            temporary.touch()
+            return
+        except FileNotFoundError:  # another process has deleted the last file in it, and the folder
+            if not tries_left:
+                raise
 
 
 def _make_folder(folder: Path) -> None:
@@ -56,6 +70,11 @@ def _make_folder(folder: Path) -> None:
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         _sync(folder.parent)
+
+
+def _sync_entries(folder: Path) -> None:
+    with suppress(FileNotFoundError):  # another process has deleted the file since, and the folder with it
+        _sync(folder)
 
 
 def _sync(path: Path) -> None:

@@ -94,7 +94,11 @@ class LocalStore(Store):
         real = os.path.realpath(full)
         if real in above or not full.is_dir():
             return
-        with os.scandir(full) as entries:
+        try:
+            scanned = os.scandir(full)
+        except FileNotFoundError:  # deleted since it was seen
+            return
+        with scanned as entries:
             for entry in entries:
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_dir():

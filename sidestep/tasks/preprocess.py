@@ -12,11 +12,12 @@ from dataclasses import replace
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
 from sidestep.config.schema import StorageSpec
 from sidestep.data.dataset import Song, by_store, read_songs
-from sidestep.data.encode import SongEncoder, Work, free_memory
-from sidestep.data.index import Index, read_index, tensors_file, write_index
+from sidestep.data.encode import SongEncoder, Work
+from sidestep.data.index import Index, read_index, record_tensors, write_index
 from sidestep.data.keys import digests_of, latents_key, recipe_of, tensors_key, weights_digest
+from sidestep.data.made import find_made
 from sidestep.data.probe import sound_songs
-from sidestep.data.unfinished import Unfinished
+from sidestep.data.unfinished import GoneError, Unfinished
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.storage.open import open_store
@@ -41,8 +42,13 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     known = read_index(tensors) or Index()
     songs = sound_songs(songs, job.spec.preprocess, known, job.workspace)
     works, index = _plan(job, (vae, text_encoder, model), songs, known)
+    unique = {work.tensors: work for work in works}
+    sound, damaged = find_made(tensors, unique, known.tensors, unfinished, job.workspace)
+    # What has a digest there is waited for, where it does not show: so nothing has that is still to be made.
+    others = {key: digest for key, digest in known.tensors.items() if key not in unique}
+    index = replace(index, tensors=others | sound)
     write_index(tensors, index)
-    missing = _not_made(works, tensors)
+    missing = [work for key, work in unique.items() if key not in sound]
     if not missing:
         unfinished.clear()
         log.info("All %d songs are preprocessed already, in %s", len(songs), tensors.place)
@@ -51,13 +57,22 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     reporter.begin("preprocess")
     device = choose_machine(job.spec.runtime).device
     log.info("Preprocessing %d of %d songs, in fp32 on %s", len(missing), len(songs), device)
-    encoder = SongEncoder(store, tensors, unfinished, job.workspace, job.spec.preprocess, device)
-    encoder.encode_songs(vae, missing, shown=works[0].latents)
-    free_memory()
-    encoder.encode_texts(text_encoder, missing)
-    free_memory()
-    encoder.encode_conditions(model, missing, job.spec.base_model)
-    free_memory()
+    settings, base_model = job.spec.preprocess, job.spec.base_model
+    encoder = SongEncoder(
+        store, tensors, unfinished, job.workspace, settings, base_model, device, damaged=damaged
+    )
+    while missing:
+        try:
+            encoder.encode(vae, text_encoder, model, missing, shown=works[0].latents)
+        except GoneError as error:
+            # Each time there is one less to count on, so this comes to an end.
+            log.info("%s is gone: another attempt has ended, or it was damaged", error)
+            digests = (read_index(tensors) or known).tensors
+            keys = [work.tensors for work in missing]
+            sound |= find_made(tensors, keys, digests, unfinished, job.workspace)[0]
+        sound |= encoder.made
+        missing = [work for work in missing if work.tensors not in sound]
+    record_tensors(tensors, index, sound)
     unfinished.clear()
     log.info("All %d songs are preprocessed, in %s", len(songs), tensors.place)
 
@@ -93,9 +108,3 @@ def _plan(
     if copies := len(works) - len(set(samples.values())):
         log.warning("%d songs have the same sound and texts as others, and count once", copies)
     return works, replace(index, samples=samples)
-
-
-def _not_made(works: list[Work], tensors: Store) -> list[Work]:
-    there = {file.path for file in tensors.list_files()}
-    unique = {work.tensors: work for work in works}
-    return [work for key, work in unique.items() if tensors_file(key) not in there]

@@ -9,11 +9,22 @@ import pytest
 import torch
 
 from sidestep.config.schema import StorageSpec
-from sidestep.data.index import Index, dataset_digest, list_samples, read_index, write_index
+from sidestep.data.index import (
+    WAIT,
+    Index,
+    dataset_digest,
+    find_files,
+    list_samples,
+    read_index,
+    record_tensors,
+    write_index,
+)
 from sidestep.data.tensors import Sample, read_sample, sample_bytes, silent_context
-from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.errors import BadDataError, MissingInputError, StorageError
+from sidestep.storage.local import LocalStore
 from sidestep.storage.open import open_store
 from sidestep.storage.store import FileInfo, Store
+from tests.clock import Clock
 from tests.facts import facts
 
 
@@ -238,6 +249,77 @@ def test_an_unfinished_dataset_is_not_trained_on(store: Store) -> None:
         list_samples(store)
 
 
+class LateStore(LocalStore):
+    """A folder that shows new files to nobody who lists it, and the files in `late` to nobody at all."""
+
+    late: tuple[str, ...] = ()
+
+    def list_files(self, path: str = "") -> list[FileInfo]:
+        return []
+
+    def stat(self, path: str) -> FileInfo | None:
+        return None if path in self.late else super().stat(path)
+
+
+@pytest.fixture
+def late_store(tmp_path: Path) -> LateStore:
+    """With the tensors of two songs, whose digests its index has."""
+    store = LateStore(tmp_path / "tensors", StorageSpec())
+    for path in ("one.pt", "two.pt"):
+        store.write_bytes(path, b"x")
+    write_index(store, Index(samples={"/a": "one", "/b": "two"}, tensors={"one": "1", "two": "2"}))
+    return store
+
+
+def test_what_a_listing_lacks_is_asked_for_by_itself(late_store: LateStore) -> None:
+    assert [file.path for file in list_samples(late_store)] == ["one.pt", "two.pt"]
+    assert find_files(late_store, ["two.pt", "three.pt"]).keys() == {"two.pt"}
+
+
+def test_what_was_written_is_waited_for(late_store: LateStore) -> None:
+    clock = Clock()
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        if clock.now > 20:
+            late_store.late = ()
+
+    late_store.late = ("two.pt",)
+    found = list_samples(late_store, replace(WAIT, clock=clock, sleep=sleep))
+    assert [file.path for file in found] == ["one.pt", "two.pt"] and 20 < clock.now < 40
+
+
+def test_what_does_not_come_is_a_fault_of_the_store(late_store: LateStore) -> None:
+    clock = Clock()
+    late_store.late = ("two.pt",)
+    with pytest.raises(StorageError, match=facts(late_store.place, "two.pt", "of 2", " 1 ", "preprocess")):
+        list_samples(late_store, replace(WAIT, clock=clock, sleep=clock.sleep))
+    assert 60 <= clock.now < 80
+
+
+def test_what_was_never_made_is_not_waited_for(late_store: LateStore) -> None:
+    clock = Clock()
+    late_store.late = ("one.pt", "two.pt")
+    write_index(late_store, Index(samples={"/a": "one", "/b": "two"}, tensors={"one": "1"}))
+    with pytest.raises(MissingInputError, match=facts("of 2", " 1 ")):
+        list_samples(late_store, replace(WAIT, clock=clock, sleep=clock.sleep))
+    assert clock.now == 0
+
+
+def test_digests_are_added_to_what_another_attempt_wrote_meanwhile(store: Store) -> None:
+    mine, other = Index(samples={"/a": "one"}), Index(samples={"/b": "two"}, tensors={"two": "2"})
+    record_tensors(store, mine, {"one": "1"})
+    assert read_index(store) == replace(mine, tensors={"one": "1"})
+    write_index(store, other)
+    record_tensors(store, mine, {"one": "1"})
+    assert read_index(store) == replace(other, tensors={"one": "1", "two": "2"})
+
+
+def test_an_index_of_an_older_version_has_no_digests(store: Store) -> None:
+    store.write_bytes("index.json", b'{"files": {}, "samples": {"/a": "one"}}')
+    assert read_index(store) == Index(samples={"/a": "one"})
+
+
 def test_an_empty_place_has_no_samples(store: Store) -> None:
     assert list_samples(store) == [] and read_index(store) is None
 
@@ -256,7 +338,12 @@ def test_a_digest_holds_while_size_and_version_do(store: Store) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[]", b"{}", b'{"files": {}, "samples": {"a": 1}}', b'{"files": {"a": {}}, "samples": {}}'],
+    [
+        *(b"", b"[]", b"{}", b'{"files": {}, "samples": {"a": 1}}', b'{"files": {"a": {}}, "samples": {}}'),
+        b'{"files": {}, "samples": {}, "tensors": {"a": 1}}',
+        b'{"files": {"a": {"size": "1", "version": "1", "sha256": "1"}}, "samples": {}}',
+        b'{"files": {"a": {"size": 1, "version": "1", "sha256": 1}}, "samples": {}}',
+    ],
 )
 def test_a_damaged_index(store: Store, content: bytes) -> None:
     store.write_bytes("index.json", content)

@@ -245,3 +245,54 @@ def test_a_delete_that_fails_deletes_nothing(store: LocalStore) -> None:
     with pytest.raises(StorageError, match="Is a directory"):
         store.delete("folder")
     assert store.read_bytes("folder/file") == b"1"
+
+
+def test_a_folder_that_others_remove_as_empty_is_made_again(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process deletes the last file in it just when this one is about to write there."""
+    made: list[Path] = []
+    make = atomic._make_folder
+
+    def removed_once(folder: Path) -> None:
+        make(folder)
+        if folder.name == "deeper" and len(made) < 2:
+            made.append(folder)
+            folder.rmdir()
+
+    monkeypatch.setattr(atomic, "_make_folder", removed_once)
+    store.write_bytes("deeper/a", b"x")
+    assert store.create("deeper/b", b"y") and made == [store.root / "deeper"] * 2
+    assert [file.path for file in store.list_files()] == ["deeper/a", "deeper/b"]
+
+
+def test_a_file_that_others_delete_at_once_was_written(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = atomic._sync
+
+    def after_the_other(path: Path) -> None:
+        if path == store.root / "deeper" and (path / "a").exists():
+            store.delete("deeper/a")
+        sync(path)
+
+    monkeypatch.setattr(atomic, "_sync", after_the_other)
+    store.write_bytes("deeper/a", b"x")
+    assert store.create("deeper/a", b"x")
+    assert store.list_files() == []
+
+
+def test_a_folder_that_others_remove_while_it_is_listed_is_empty(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("a", "deeper/b"):
+        store.write_bytes(path, b"x")
+    scan = os.scandir
+
+    def scan_late(folder: Path) -> object:
+        if folder == store.root / "deeper":
+            store.delete("deeper/b")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", scan_late)
+    assert [file.path for file in store.list_files()] == ["a"]

@@ -1,0 +1,75 @@
+"""Which tensors of a dataset are made already, and are still what was written."""
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from sidestep.data.index import Index, find_files, tensors_file
+from sidestep.data.keys import digests_of
+from sidestep.data.tensors import read_sample
+from sidestep.data.unfinished import Unfinished
+from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.workspace import Workspace
+from sidestep.storage.store import FileInfo, Store
+from sidestep.storage.transfer import pull
+
+log = logging.getLogger(__name__)
+
+
+def find_made(
+    tensors: Store,
+    keys: Collection[str],
+    known: Mapping[str, str],
+    unfinished: Unfinished,
+    workspace: Workspace,
+) -> tuple[dict[str, str], set[str]]:
+    """Of the tensors with these keys, those that are there: the digests of sound ones, and what is damaged.
+
+    Each file is read once and compared with what was written: a bit that flips at rest changes neither the
+    file's size nor its time. `known` are the digests by key that the index has; an attempt that came to no
+    end noted its own. Older versions kept none: what they wrote counts where it can be read.
+    """
+    found = find_files(tensors, map(tensors_file, keys))
+    there = {key: found[tensors_file(key)] for key in keys if tensors_file(key) in found}
+    with ThreadPoolExecutor(tensors.options.connections) as pool:
+        unknown = [key for key in there if key not in known]
+        noted = dict(zip(unknown, pool.map(unfinished.noted_digest, unknown), strict=True))
+    expected = {key: known.get(key) or noted[key] for key in there}
+
+    digests = _digests(tensors, list(there.values()), workspace)
+    differing = [key for key, file in there.items() if expected[key] not in (None, digests[file.path])]
+    if differing and tensors.local_root is None:  # it may be the copy in the workspace that is damaged
+        again = pull_again(tensors, [there[key] for key in differing], workspace)
+        digests |= _digests(tensors, again, workspace)
+    damaged: set[str] = set()
+    for key, file in there.items():
+        if expected[key] is None:
+            is_sound = _can_be_read(tensors, file, workspace)
+        else:
+            is_sound = expected[key] == digests[file.path]
+        if not is_sound:
+            log.warning("%s/%s is damaged and is made again", tensors.place, file.path)
+            damaged.add(key)
+    return {key: digests[file.path] for key, file in there.items() if key not in damaged}, damaged
+
+
+def pull_again(store: Store, files: Sequence[FileInfo], workspace: Workspace) -> list[FileInfo]:
+    """Pull files whose copies in the workspace are not what they should be, as the store has them now."""
+    now = [file for file in map(store.stat, (file.path for file in files)) if file]
+    for file in now:
+        (workspace.pulled(store.place) / file.path).unlink(missing_ok=True)
+    pull(store, now, workspace, "Pulling tensors again")
+    return now
+
+
+def _digests(store: Store, files: Sequence[FileInfo], workspace: Workspace) -> dict[str, str]:
+    return digests_of(store, files, Index(), workspace, "tensors")
+
+
+def _can_be_read(store: Store, file: FileInfo, workspace: Workspace) -> bool:
+    try:
+        read_sample(pull(store, [file], workspace, "Pulling tensors") / file.path)
+    except BadDataError as error:
+        log.debug("%s", error)
+        return False
+    return True
