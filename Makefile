@@ -52,8 +52,8 @@ house: setup ## the rooms by floors, what they import, and each circle or arrow 
 music: setup ## real music through an S3 server, all adapters and modes (needs apt-get)
 	@$(RUN) tests.music.run
 
-torture: setup ## two hundred kills over all adapters and optimizers (under 20 minutes on two cores)
-	@$(RUN) tests.torture.run
+torture: setup ## kills, pauses, races, damage, S3 faults by the hundred (40 minutes on two cores; SHARE=0.1)
+	@$(RUN) tests.torture.run $(if $(SHARE),--share $(SHARE))
 
 golden: setup ## record the golden runs anew, and print what moved
 	@$(RUN) tests.golden.record

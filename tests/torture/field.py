@@ -1,9 +1,8 @@
-"""Where attempts are started, killed and compared: jobs on a tiny checkpoint, an S3 server in a process of
+"""Where attempts are started, disturbed and compared: jobs on a tiny checkpoint, an S3 server in a process of
 its own, and for every attempt a workspace that is empty."""
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import threading
 import time
 import wave
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +24,8 @@ from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
 from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server, server_process
 from tests.songs import song, write_songs
-from tests.torture.outcome import Outcome, check_log, damage_newest, read_outcome
-from tests.torture.points import Point
+from tests.torture.child import Order
+from tests.torture.outcome import Outcome, read_outcome
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": ACCESS_KEY,
@@ -53,13 +52,19 @@ SECONDS_AT_MOST = 300  # of one attempt
 
 @dataclass
 class Field:
-    """All that attempts share."""
+    """All that attempts share.
+
+    Attributes:
+        codes: the exit codes of all attempts so far.
+    """
 
     folder: Path
     server: S3Server
-    warm: subprocess.Popen[str]
+    warm: "Warm"
     attempts: list["Attempt"] = field(default_factory=list)
     runs: int = 0
+    codes: Counter[int] = field(default_factory=Counter)
+    _references: dict[str, "Reference"] = field(default_factory=dict)
 
     def spec(self, output: str, settings: dict[str, Any], **top: Any) -> dict[str, Any]:
         """A job that saves after each of its steps; `settings` are those of train."""
@@ -77,14 +82,26 @@ class Field:
             **top,
         }
 
-    def pipeline(self, output: str, settings: dict[str, Any]) -> dict[str, Any]:
+    def pipeline(self, output: str, settings: dict[str, Any], **top: Any) -> dict[str, Any]:
         """A job that makes its tensors from songs first."""
         songs = {"audio_dir": str(self.folder / "songs"), "dataset_dir": None, "estimate": {"batches": 1}}
-        return self.spec(output, settings, task="pipeline", **songs)
+        return self.spec(output, settings, **({"task": "pipeline"} | songs | top))
 
-    def new_output(self) -> str:
+    def new_output(self, kind: str = "s3") -> str:
+        """A place that is not there yet, in the bucket or ("local") on this machine's disk."""
         self.runs += 1
-        return self.server.place(f"run-{self.runs}")
+        name = f"run-{self.runs}"
+        return self.server.place(name) if kind == "s3" else str(self.folder / "outputs" / name)
+
+    def reference(self, name: str, spec_of: Callable[[str], dict[str, Any]]) -> "Reference":
+        """What the job comes to where nobody disturbs it, found out once for each `name`."""
+        if name not in self._references:
+            spec, began = spec_of(self.new_output("local")), time.monotonic()
+            attempt = self.start(spec)
+            assert attempt.end() == 0, attempt.said
+            seconds = time.monotonic() - began
+            self._references[name] = Reference(read_outcome(store_of(spec)), seconds, spec)
+        return self._references[name]
 
     def start(
         self,
@@ -94,45 +111,83 @@ class Field:
         what: signal.Signals = signal.SIGKILL,
         *,
         fresh: bool = False,
+        command: str = "run",
+        workspace: Path | None = None,
+        **more: Any,
     ) -> "Attempt":
         """Begin an attempt with an empty workspace, in a fork of the warm process or a fresh interpreter.
 
-        At the call `number` of `point` it gets the signal `what`.
+        At the call `number` of `point` it gets the signal `what`. `more` are fields of the order.
         """
         place = self.folder / f"attempt-{len(self.attempts) + 1}"
         place.mkdir()
-        spec = {**spec, "runtime": {**spec["runtime"], "workspace": str(place / "workspace")}}
+        spec = {**spec, "runtime": {**spec["runtime"], "workspace": str(workspace or place / "workspace")}}
         (place / "job.json").write_text(json.dumps(spec))
-        order = {
-            "spec": str(place / "job.json"),
-            "said": str(place / "said"),
-            "steps": str(place / "steps"),
-            "point": point,
-            "number": number,
-            "signal": what,
-        }
         (place / "steps").touch()
+        words = [command, "--config", str(place / "job.json")]
+        order = Order(words, str(place / "said"), str(place / "steps"), point, number, what, **more)
         if fresh:
-            command = [sys.executable, "-m", "tests.torture.child", json.dumps(order)]
-            process = subprocess.Popen(command, cwd=ROOT, env=os.environ | ENVIRONMENT)
-            self.attempts.append(Attempt(place, process.pid, process.wait))
+            argv = [sys.executable, "-m", "tests.torture.child", order.as_json()]
+            process = subprocess.Popen(argv, cwd=ROOT, env=os.environ | ENVIRONMENT)
+            attempt = Attempt(place, process.pid, process.wait, self.codes)
         else:
-            assert self.warm.stdin and self.warm.stdout
-            answers = self.warm.stdout
-            self.stop(attempt for attempt in self.attempts if attempt.forked)  # of a test that failed
-            self.warm.stdin.write(json.dumps(order) + "\n")
-            self.warm.stdin.flush()
-            pid = int(answers.readline())
-            self.attempts.append(Attempt(place, pid, lambda: int(answers.readline()), forked=True))
-        return self.attempts[-1]
+            pid = self.warm.fork(order)
+            attempt = Attempt(place, pid, lambda: self.warm.wait(pid), self.codes)
+        self.attempts.append(attempt)
+        return attempt
 
-    def stop(self, attempts: Iterable["Attempt"]) -> None:
-        """End those of `attempts` that have not ended: a test has failed meanwhile."""
-        for attempt in attempts:
+    def stop(self) -> None:
+        """End the attempts that have not ended: a test has failed meanwhile."""
+        for attempt in self.attempts:
             if not attempt.has_ended:
                 with suppress(ProcessLookupError):
                     os.kill(attempt.pid, signal.SIGKILL)
-                attempt.end()
+                with suppress(AssertionError):
+                    attempt.end()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A job that nobody disturbed."""
+
+    outcome: Outcome
+    seconds: float
+    spec: dict[str, Any]  # its output is still there
+
+
+@dataclass
+class Warm:
+    """The process that attempts are forked from."""
+
+    process: subprocess.Popen[str]
+    _ended: dict[int, int] = field(default_factory=dict)  # exit codes that nobody has asked for yet
+
+    def fork(self, order: Order) -> int:
+        """Begin an attempt; its process id."""
+        assert self.process.stdin
+        self.process.stdin.write(order.as_json() + "\n")
+        self.process.stdin.flush()
+        while (began := self._hear()) is None:
+            pass
+        return began
+
+    def wait(self, pid: int) -> int:
+        """The exit code of an attempt, once it has ended."""
+        while pid not in self._ended:
+            self._hear()
+        return self._ended.pop(pid)
+
+    def _hear(self) -> int | None:
+        """The process id of an attempt that has begun; None where one has ended."""
+        assert self.process.stdout
+        match self.process.stdout.readline().split():
+            case ["began", pid]:
+                return int(pid)
+            case ["ended", pid, code]:
+                self._ended[int(pid)] = int(code)
+            case words:
+                raise AssertionError(f"the warm process said {words}")
+        return None
 
 
 @dataclass
@@ -142,11 +197,11 @@ class Attempt:
     place: Path
     pid: int
     _wait: Callable[[], int]  # for its exit code, or minus the signal that it died of
+    _codes: Counter[int]
     has_ended: bool = False
-    forked: bool = False  # from the warm process, which has one at a time
 
     def end(self, kill_after: float | None = None) -> int:
-        """Wait for the end: the exit code, or minus the signal that it died of."""
+        """Wait for the end: the exit code, or minus the signal that it died of. It is never a bug."""
         limit = SECONDS_AT_MOST if kill_after is None else kill_after
         killer = threading.Timer(limit, os.kill, [self.pid, signal.SIGKILL])
         killer.start()
@@ -154,7 +209,10 @@ class Attempt:
         code, self.has_ended = self._wait(), True
         killer.cancel()
         killer.join()
+        self._codes[code] += 1
         assert time.monotonic() - began < SECONDS_AT_MOST, f"it did not end: {self.said}"
+        assert code != 70, f"70: {self.said}"
+        assert "Traceback" not in self.said, self.said
         return code
 
     def wait_until(self, made: Callable[[], bool], seconds: float = SECONDS_AT_MOST) -> None:
@@ -166,35 +224,29 @@ class Attempt:
 
     @property
     def is_stopped(self) -> bool:
-        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        return self._state == "T"
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has ended, though nobody may have waited for it yet."""
+        return self._state in ("", "Z")
+
+    @property
+    def _state(self) -> str:
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return ""
 
     @property
     def said(self) -> str:
-        return (self.place / "said").read_text()
+        path = self.place / "said"
+        return path.read_text() if path.exists() else ""
 
     @property
     def steps(self) -> list[int]:
         """The steps that it made."""
         return [int(line) for line in (self.place / "steps").read_text().split()]
-
-
-@dataclass
-class Tally:
-    """What a torture came to."""
-
-    kills: Counter[str] = field(default_factory=Counter)
-    fresh: int = 0  # attempts with an interpreter of their own
-    attempts: int = 0
-    runs: int = 0
-    damaged: int = 0  # commits that were damaged on purpose, between two attempts
-    seconds: float = 0
-
-    def __str__(self) -> str:
-        where = ", ".join(f"{name} {count}" for name, count in sorted(self.kills.items()))
-        return (
-            f"{self.kills.total()} kills in {self.runs} runs, {self.attempts} attempts ({self.fresh} with a "
-            f"fresh interpreter), {self.damaged} commits damaged, {self.seconds:.0f} s: all equal\n  {where}"
-        )
 
 
 @contextmanager
@@ -210,74 +262,25 @@ def torture_field(folder: Path) -> Iterator[Field]:
     pipe = subprocess.PIPE
     with (
         server_process() as server,
-        subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, text=True) as warm,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, text=True) as process,
     ):
-        assert warm.stdout and warm.stdout.readline() == "ready\n"
-        field_ = Field(folder, server, warm)
+        assert process.stdout and process.stdout.readline() == "ready\n"
+        field_ = Field(folder, server, Warm(process))
         try:
             yield field_
         finally:
-            field_.stop(field_.attempts)
-            assert warm.stdin
-            warm.stdin.close()
+            field_.stop()
+            assert process.stdin
+            process.stdin.close()
 
 
-def torture(
-    field_: Field,
-    spec_of: Callable[[str], dict[str, Any]],
-    points: dict[str, Point],
-    kills: int,
-    seed: int,
-    *,
-    fresh_every: int = 6,
-    damage_every: int = 9,
-) -> Tally:
-    """Kill attempts at a job `kills` times, in as many runs as that takes; each must end as if never killed.
-
-    Args:
-        spec_of: the job with its results at this output.
-        points: where, besides at any time.
-        fresh_every: each so-manieth attempt has an interpreter of its own.
-        damage_every: after each so-manieth kill the newest commit's files are damaged, too.
-    """
-    rng, tally, began = random.Random(seed), Tally(), time.monotonic()
-    whole = spec_of(field_.new_output())
-    first = field_.start(whole)
-    ran = time.monotonic()
-    assert first.end() == 0, first.said
-    duration = time.monotonic() - ran
-    expected = read_outcome(store_of(whole))
-    check_log(store_of(whole))
-    plan = _plan(points, rng, duration)
-
-    while tally.kills.total() < kills:
-        tally.runs += 1
-        spec, before, budget, is_damaged = spec_of(field_.new_output()), [0], rng.randint(3, 8), False
-        records: list[dict[str, Any]] = []
-        while True:
-            tally.attempts += 1
-            fresh = tally.attempts % fresh_every == 0
-            tally.fresh += fresh
-            # The fifth attempt in a row that ends before its first checkpoint would be the last.
-            is_last_chance = len(records) >= 4 and all(not record["files"] for record in records[-4:])
-            spared = budget == 0 or tally.kills.total() == kills or is_last_chance
-            name, number, seconds = (None, 0, None) if spared else next(plan)
-            attempt = field_.start(spec, name, number, fresh=fresh)
-            code = attempt.end(kill_after=seconds)
-            assert ("is damaged and is not used" in attempt.said) <= is_damaged, attempt.said
-            before = _not_more_lost_than_two_steps(before, attempt, is_damaged)
-            if code == 0:
-                break
-            assert code == -signal.SIGKILL, f"exit code {code}: {attempt.said}"
-            tally.kills[name or "at a random time"] += 1
-            budget -= 1
-            records = check_log(store_of(spec), spare_newest=is_damaged)
-            if tally.kills.total() % damage_every == 0 and len(records) > 2:
-                is_damaged = damage_newest(store_of(spec)) or is_damaged
-                tally.damaged += 1
-        _same(read_outcome(store_of(spec)), expected)
-    tally.seconds = time.monotonic() - began
-    return tally
+def same(found: Outcome, expected: Outcome, *, curves: bool = True) -> None:
+    """Fail where two outcomes differ, with the first thing that does."""
+    assert found.adapter == expected.adapter, "another adapter"
+    assert found.losses == expected.losses, "other losses"
+    for tag in found.curves.keys() | expected.curves.keys() if curves else ():
+        points, wanted = found.curves.get(tag), expected.curves.get(tag)
+        assert points == wanted, f"another curve {tag}: {points}, not {wanted}"
 
 
 def write_tone(path: Path, hertz: float, seconds: float) -> None:
@@ -293,30 +296,3 @@ def write_tone(path: Path, hertz: float, seconds: float) -> None:
 
 def store_of(spec: dict[str, Any]) -> Store:
     return open_store(spec["output_dir"], JobSpec.model_validate(spec).storage)
-
-
-def _plan(
-    points: dict[str, Point], rng: random.Random, duration: float
-) -> Iterator[tuple[str | None, int, float | None]]:
-    """What kills the next attempt: a point and the number of its call, or a time; each point in its turn."""
-    turns = [*points, *[None] * max(1, len(points) // 4)]
-    while True:
-        rng.shuffle(turns)
-        for name in turns:
-            if name is None:
-                yield None, 0, rng.uniform(0, duration)
-            else:
-                yield name, rng.randint(1, points[name].most), None
-
-
-def _not_more_lost_than_two_steps(before: list[int], attempt: Attempt, is_damaged: bool) -> list[int]:
-    """Every step is saved: one may be lost, and those made while it was on its way, which is one more."""
-    if attempt.steps and not is_damaged:
-        assert before[-1] - 2 <= attempt.steps[0] - 1 <= before[-1], (before, attempt.steps)
-    return attempt.steps or before
-
-
-def _same(found: Outcome, expected: Outcome) -> None:
-    assert found.curves == expected.curves
-    assert found.losses == expected.losses
-    assert found.adapter == expected.adapter

@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Point:
-    function: str  # "module:Class.method"
+    functions: str | tuple[str, ...]  # "module:Class.method", of which each call counts
     after: bool = False  # the call, else before it
     only: Callable[..., bool] = lambda *arguments: True  # the calls that count
     most: int = 1  # how often it is called in a short run, about
@@ -31,12 +31,23 @@ def _ends(ending: str) -> Callable[..., bool]:
     return lambda store, path, *arguments: path.endswith(ending)
 
 
+def _within(folder: str) -> Callable[..., bool]:
+    return lambda path: f"/{folder}/" in str(path)
+
+
 _CREATED = "sidestep.commitlog.writer:_created"
-_UPLOAD, _WRITE, _DELETE = (
-    f"sidestep.storage.s3:S3Store.{name}" for name in ("upload", "write_bytes", "delete")
+_UPLOAD, _WRITE, _DELETE, _LIST = (
+    (f"sidestep.storage.s3:S3Store.{name}", f"sidestep.storage.local:LocalStore.{name}")
+    for name in ("upload", "write_bytes", "delete", "list_files")
 )
 
 POINTS = {
+    "reading the spec": Point("sidestep.config.job:from_environment"),
+    "before preflight": Point("sidestep.preflight.places:check_places"),
+    "after preflight": Point("sidestep.preflight.places:check_places", after=True),
+    "reading the log": Point("sidestep.commitlog.log:CommitLog.tail", after=True, most=4),
+    "watching": Point("sidestep.commitlog.lease:Watch.wait"),
+    "fetching": Point("sidestep.commitlog.log:CommitLog.fetch", after=True),
     "taking over": Point(_CREATED, only=_is("take-over")),
     "taken over": Point(_CREATED, after=True, only=_is("take-over")),
     "first words": Point(_WRITE, after=True, only=_ends("status.json")),
@@ -45,11 +56,13 @@ POINTS = {
     "outbox": Point("sidestep.lifecycle.pending:PendingCheckpoints.put", after=True, most=6),
     "hashing": Point("sidestep.commitlog.writer:file_digest", most=20),
     "within an upload": Point("s3transfer.utils:ReadFileChunk.read", most=60),
+    "within a copy": Point("sidestep.runtime.atomic:_sync", only=_within("checkpoints"), most=40),
     "between uploads": Point(_UPLOAD, after=True, only=_below("checkpoints/"), most=20),
     "events": Point(_UPLOAD, after=True, only=_below("runs/"), most=6),
     "before the record": Point(_CREATED, only=_is("commit"), most=6),
     "after the record": Point(_CREATED, after=True, only=_is("commit"), most=6),
     "cleaning up": Point("sidestep.commitlog.writer:Writer._delete_all_but", most=6),
+    "listing": Point(_LIST, after=True, only=_below("checkpoints"), most=6),
     "retention": Point(_DELETE, only=_below("checkpoints/"), most=12),
     "within retention": Point(_DELETE, after=True, only=_below("checkpoints/"), most=12),
     "before done": Point(_CREATED, only=_is("done")),
@@ -83,7 +96,8 @@ def signal_at(point: Point, number: int, what: int) -> None:
 
         return wrapped
 
-    wrap(point.function, around)
+    for function in (point.functions,) if isinstance(point.functions, str) else point.functions:
+        wrap(function, around)
 
 
 def wrap(function: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
