@@ -1,6 +1,5 @@
 """A model folder's config.json: checked, and completed by what is known of the released models."""
 
-import json
 import logging
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
@@ -9,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sidestep.acestep.layout import ALIASES, FOLDERS
 from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.parsing import parse_json, read_small
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class _Config(BaseModel):
 def read_config(folder: Path, base_model: str | None = None) -> dict[str, Any]:
     """A model folder's config.json: see `whole_config`."""
     path = folder / "config.json"
-    return whole_config(_read(path), str(path), base_model)
+    return whole_config(read_small(path), str(path), base_model)
 
 
 def whole_config(content: bytes, path: str, base_model: str | None = None) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def parse_config(content: bytes, name: str) -> dict[str, Any]:
 
     Raises BadDataError where it is not the config of an ACE-Step 1.5 model.
     """
-    config = parse_json(content, name)
+    config = parse_object(content, name)
     try:
         _Config.model_validate(config)
     except ValidationError as error:
@@ -112,22 +112,12 @@ def parse_config(content: bytes, name: str) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a checkpoint's file. Raises BadDataError where there is none."""
-    return parse_json(_read(path), str(path))
+    return parse_object(read_small(path), str(path))
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadDataError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def parse_json(content: bytes, name: str) -> dict[str, Any]:
+def parse_object(content: bytes, name: str) -> dict[str, Any]:
     """The JSON object in the content of a file called `name`. Raises BadDataError where there is none."""
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise BadDataError(f"{name} is not JSON: {error}\n  download it again") from error
+    found = parse_json(content, name)
     if not isinstance(found, dict):
         raise BadDataError(f"{name} does not hold a JSON object")
     return found

@@ -9,12 +9,14 @@
 Only these files are ever pulled or read; the checkpoint's own Python (`modeling_*.py`) is not run.
 """
 
-import json
 import posixpath
 from dataclasses import dataclass
 
+from pydantic import BaseModel
+
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.parsing import parse_as
 from sidestep.storage.open import open_store
 from sidestep.storage.store import FileInfo, Store
 
@@ -71,18 +73,17 @@ def find_text_encoder(store: Store) -> Part:
     return _find(store, TEXT_ENCODER_FOLDER, needed=("config.json", "*.safetensors", "tokenizer.json"))
 
 
+class _ShardIndex(BaseModel):
+    weight_map: dict[str, str]
+
+
 def shard_names(content: bytes, name: str) -> list[str]:
     """The safetensors files that an index names, sorted; `name` is what messages call the index.
 
     Raises BadDataError where it is no index, or names a file outside its folder.
     """
-    try:
-        names = sorted(set(json.loads(content)["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise BadDataError(f"{name} is not a safetensors index: {error}") from error
-    if outside := [
-        shard for shard in names if not isinstance(shard, str) or posixpath.basename(shard) != shard
-    ]:
+    names = sorted(set(parse_as(_ShardIndex, content, name).weight_map.values()))
+    if outside := [shard for shard in names if posixpath.basename(shard) != shard]:
         raise BadDataError(f"{name} names files outside its folder: {outside}")
     return names
 
@@ -91,7 +92,7 @@ def _check_shards(store: Store, part: Part) -> None:
     """A shard that an index names and the folder lacks is noticed before gigabytes of others are pulled."""
     there = {posixpath.basename(file.path) for file in part.files}
     for index in (file.path for file in part.files if file.path.endswith(INDEX_SUFFIX)):
-        missing = sorted({*shard_names(store.read_bytes(index), f"{store.place}/{index}")} - there)
+        missing = sorted({*shard_names(store.read_small(index), f"{store.place}/{index}")} - there)
         if missing:
             raise MissingInputError(
                 f"{store.place}/{part.folder} lacks {', '.join(missing)}, which {posixpath.basename(index)} "

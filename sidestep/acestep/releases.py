@@ -59,4 +59,4 @@ def config_of(spec: JobSpec, *, offline: bool) -> dict[str, Any]:
         return released_config(alias)
     store = open_checkpoints(spec.checkpoint_dir, spec.storage)
     path = f"{find_variant(store, spec.model_variant).folder}/config.json"
-    return whole_config(store.read_bytes(path), f"{store.place}/{path}", spec.base_model)
+    return whole_config(store.read_small(path), f"{store.place}/{path}", spec.base_model)

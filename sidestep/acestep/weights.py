@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sidestep.acestep.layout import INDEX_SUFFIX, shard_names
 from sidestep.acestep.names import original_name
 from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.parsing import read_small
 
 SHOWN_KEYS = 5
 
@@ -26,7 +27,7 @@ def weight_files(folder: Path) -> list[Path]:
     indexes = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
     if not indexes:
         return sorted(folder.glob("*.safetensors"))
-    names = shard_names(indexes[0].read_bytes(), str(indexes[0]))
+    names = shard_names(read_small(indexes[0]), str(indexes[0]))
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise MissingInputError(f"{folder} lacks {', '.join(missing)}, which {indexes[0].name} names")
     return [folder / name for name in names]

@@ -26,7 +26,7 @@ def add_arguments(parser: Parser) -> None:
 def run(call: Call) -> None:
     """Print the script. The presets in it are those that there are now."""
     options = call.options()
-    write(shtab.complete(_root(call.commands), options.shell))
+    write(shtab.complete(_root(call.commands), options.shell), exactly=True)
 
 
 def _root(commands: Mapping[str, Command]) -> Parser:

@@ -1,7 +1,6 @@
 """`sidestep plan`: check a job, and say what memory, time and money it takes, before a GPU is rented."""
 
 import argparse
-import json
 import re
 from typing import Any
 
@@ -9,7 +8,7 @@ from sidestep.commands.command import Call
 from sidestep.commands.job import add_job_flags, read_job
 from sidestep.commands.parser import Parser
 from sidestep.config.job import JobSpec
-from sidestep.runtime.console import write
+from sidestep.runtime.console import write, write_json
 
 
 def add_arguments(parser: Parser) -> None:
@@ -74,7 +73,7 @@ def run(call: Call) -> None:
     if not troubles and not options.check_only:
         data["plan"] = _whole_plan(spec, options)
     if options.json:
-        write(json.dumps(data, indent=2) + "\n")
+        write_json(data)
     if troubles:
         first = next(iter(troubles.values()))
         names = ", ".join(troubles)

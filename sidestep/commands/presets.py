@@ -1,7 +1,6 @@
 """`sidestep presets`: list, show, save, delete, import and export named settings."""
 
 import argparse
-import json
 import textwrap
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -21,7 +20,7 @@ from sidestep.config.presets import (
     write_file,
 )
 from sidestep.config.yaml12 import dump_yaml
-from sidestep.runtime.console import write
+from sidestep.runtime.console import write, write_json
 from sidestep.runtime.errors import SideStepError, UsageError
 from sidestep.runtime.logs import setup_logging
 
@@ -82,7 +81,7 @@ def _list(options: argparse.Namespace) -> None:
             {"name": preset.name, "built_in": preset.is_built_in, "description": preset.description}
             for preset in presets
         ]
-        write(json.dumps(rows, indent=2) + "\n")
+        write_json(rows)
         return
     width = max(len(preset.name) for preset in presets)
     for preset in presets:
@@ -99,7 +98,7 @@ def _says(preset: Preset) -> str:
 
 
 def _show(options: argparse.Namespace) -> None:
-    write(find_preset(options.name).text)
+    write(find_preset(options.name).text, exactly=True)
 
 
 def _save(options: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from sidestep.platforms.image import image_reference
 from sidestep.platforms.render import PLATFORMS, default_file, rendered_for, spec_file
 from sidestep.runtime.console import write
 from sidestep.runtime.errors import UsageError
+from sidestep.runtime.shown import shown
 from sidestep.runtime.words import did_you_mean
 
 
@@ -49,6 +50,6 @@ def run(call: Call) -> None:
         write_file(Path(options.output), rendered.text, replace=True)
         how = "Submit it with"
     else:
-        write(rendered.text)
+        write(rendered.text, exactly=True)
         how = f"Save this as {default_file(platform, spec)}, and submit it with"
-    sys.stderr.write(f"{how}:\n  {rendered.command}\n")
+    sys.stderr.write(shown(f"{how}:\n  {rendered.command}\n"))

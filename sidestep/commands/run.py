@@ -5,7 +5,7 @@ from sidestep.commands.job import add_job_flags, read_job
 from sidestep.commands.parser import Parser
 from sidestep.config.fields import FieldPath
 from sidestep.config.groups import TASKS
-from sidestep.runtime.console import write
+from sidestep.runtime.console import write, write_json
 from sidestep.runtime.errors import UsageError
 
 # What each of these commands says of the spec; `run` leaves everything to it.
@@ -64,11 +64,11 @@ def run(call: Call) -> None:
         if options.json:
             from sidestep.tasks.estimate import report
 
-            write(report(spec))
+            write_json(report(spec))
 
 
 def _dry_run(call: Call, says: dict[FieldPath, str]) -> None:
     from sidestep.config.resolved import as_json, as_yaml
 
     options, spec, origins = read_job(call, says)
-    write(as_json(spec, origins) if options.json else as_yaml(spec, origins))
+    write(as_json(spec, origins) if options.json else as_yaml(spec, origins), exactly=True)

@@ -19,4 +19,4 @@ def run(call: Call) -> None:
     from sidestep.config.job import JobSpec
 
     schema = {"$schema": GenerateJsonSchema.schema_dialect, **JobSpec.model_json_schema()}
-    write(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
+    write(json.dumps(schema, indent=2, ensure_ascii=False) + "\n", exactly=True)

@@ -10,9 +10,10 @@ from sidestep.config.fields import spec_fields
 from sidestep.config.job import resolve
 from sidestep.config.sources import Given
 from sidestep.lifecycle.status import FILE, Status
-from sidestep.runtime.console import write
+from sidestep.runtime.console import write, write_json
 from sidestep.runtime.errors import MissingInputError
 from sidestep.runtime.logs import setup_logging
+from sidestep.runtime.shown import on_one_line
 from sidestep.runtime.words import duration
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
@@ -46,7 +47,10 @@ def show_status(
     """
     while True:
         status = _read(store)
-        write(status.model_dump_json(indent=2) + "\n" if as_json else _for_people(status))
+        if as_json:
+            write_json(status.model_dump(mode="json"))
+        else:
+            write(_for_people(status))
         if not watch or status.state != "running":
             return
         sleep(WATCH_SECONDS)
@@ -54,7 +58,7 @@ def show_status(
 
 def _read(store: Store) -> Status:
     try:
-        return Status.read(store.read_bytes(FILE), f"{store.place}/{FILE}")
+        return Status.read(store.read_small(FILE), f"{store.place}/{FILE}")
     except MissingInputError as error:
         raise MissingInputError(
             f"there is no {FILE} in {store.place}: no job has begun there. Name a job's output_dir."
@@ -85,4 +89,4 @@ def _for_people(status: Status) -> str:
         )
     elif status.state == "running":
         lines.append(f"last sign of life {duration(max(status.silence(), 0))} ago")
-    return "\n  ".join(lines) + "\n"
+    return "\n  ".join(map(on_one_line, lines)) + "\n"

@@ -5,7 +5,6 @@ ended. Nobody trusts another machine's clock: whoever waits watches, by his own 
 heartbeat has not changed.
 """
 
-import json
 import logging
 import re
 import threading
@@ -14,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sidestep.runtime.canonical import json_bytes
-from sidestep.runtime.errors import AgainError, MissingInputError, SideStepError
+from sidestep.runtime.errors import AgainError, BadDataError, MissingInputError, SideStepError
+from sidestep.runtime.parsing import parse_json
 from sidestep.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -131,9 +131,11 @@ class Watch:
         except MissingInputError:
             return ""
         try:
-            return "released" if json.loads(data).get("released") else data.decode()
-        except (ValueError, AttributeError):
-            return data.decode(errors="replace")
+            beat = parse_json(data, heartbeat_path(self.generation))
+        except BadDataError:
+            beat = None
+        is_released = isinstance(beat, dict) and beat.get("released") is True
+        return "released" if is_released else data.decode(errors="replace")
 
 
 def heartbeat_path(generation: int) -> str:

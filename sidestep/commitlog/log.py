@@ -14,10 +14,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
-
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.parsing import parse_as
 from sidestep.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -49,9 +48,6 @@ class Record:
         return json_bytes({key: value for key, value in asdict(self).items() if key != "number"})
 
 
-_RECORD = TypeAdapter(Record)
-
-
 class CommitLog:
     """The log of one output. Reading it asks the store every time: nothing is cached."""
 
@@ -78,12 +74,7 @@ class CommitLog:
     def read(self, number: int) -> Record:
         """Return the record of that number. Raises BadDataError for one that is none, MissingInputError."""
         path = record_path(number)
-        try:
-            record = _RECORD.validate_json(self.store.read_bytes(path))
-        except ValidationError as error:
-            raise BadDataError(
-                f"{self.store.place}/{path} is not a commit record: {error.errors()[0]['msg']}"
-            ) from error
+        record = parse_as(Record, self.store.read_bytes(path), f"{self.store.place}/{path}")
         return replace(record, number=number)
 
     def _read_or_stand_in(self, number: int) -> Record:

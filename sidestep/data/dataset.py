@@ -100,7 +100,7 @@ def _songs_of_folder(folder: Store) -> list[Song]:
         try:
             if folder.local_root:
                 folder.stat(file.path)  # refuses a link that leads out, which a listing shows as a file
-            return read_sidecar(folder.read_bytes(sidecar), sidecar) if sidecar in listed else {}
+            return read_sidecar(folder.read_small(sidecar), sidecar) if sidecar in listed else {}
         except BadDataError as error:
             return error
 
@@ -132,7 +132,7 @@ def _log_unused(fields: set[str], place: str) -> None:
 
 def _songs_of_json(folder: Store, name: str, audio_dir: Store | None) -> list[Song]:
     place = f"{folder.place}/{name}"
-    dataset = read_dataset(folder.read_bytes(name), place)
+    dataset = read_dataset(folder.read_small(name), place)
     _log_unused(dataset.unused_fields, place)
     finder = SongFinder(folder, audio_dir)
 

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.parsing import parse_json
 
 TagPosition = Literal["prepend", "append", "replace"]
 
@@ -129,10 +130,7 @@ def read_dataset(content: bytes, place: str) -> Dataset:
 
 
 def _parts(content: bytes, place: str) -> tuple[Any, list[Any]]:
-    try:
-        data = json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise BadDataError(f"{place} is not JSON: {error}") from error
+    data = parse_json(content, place, only_depth=True)  # single values are named with their sample
     metadata, samples = None, data
     if isinstance(data, dict):
         metadata, samples = data.get("metadata"), data.get("samples")

@@ -15,15 +15,16 @@ its content, and a song that was found sound over `probed` seconds is not decode
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+
+from pydantic import BaseModel
 
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError, StorageError
+from sidestep.runtime.parsing import parse_as
 from sidestep.storage.retry import Retry
 from sidestep.storage.store import FileInfo, Store
 
@@ -76,6 +77,14 @@ class Index:
         return record if record and (record.size, record.version) == (file.size, file.version) else None
 
 
+class _Content(BaseModel):
+    """What index.json holds; those of older versions have no digests."""
+
+    files: dict[str, FileRecord]
+    samples: dict[str, str]
+    tensors: dict[str, str] = {}
+
+
 def place_of(store: Store, file: FileInfo) -> str:
     return f"{store.place}/{file.path}"
 
@@ -89,30 +98,12 @@ def read_index(store: Store) -> Index | None:
     if not store.stat(INDEX_FILE):
         return None
     try:
-        data = json.loads(store.read_bytes(INDEX_FILE))
-        files = {place: file_record(record) for place, record in data["files"].items()}
-        return Index(files, _texts(data["samples"]), _texts(data.get("tensors", {})))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        read = parse_as(_Content, store.read_small(INDEX_FILE), f"{store.place}/{INDEX_FILE}")
+    except BadDataError as error:
         raise BadDataError(
-            f"{store.place}/{INDEX_FILE} is damaged: {error}\n"
-            "  delete it and preprocess again: tensors that are there already are not made again"
+            f"{error}\n  delete it and preprocess again: tensors that are there already are not made again"
         ) from error
-
-
-def file_record(content: Mapping[str, Any]) -> FileRecord:
-    """A record as it was read from JSON. Raises TypeError where it is none."""
-    record = FileRecord(**content)
-    if not (isinstance(record.size, int) and isinstance(record.version, str)):
-        raise TypeError(f"not a size and a version: {record.size!r}, {record.version!r}")
-    if not isinstance(record.sha256, str):
-        raise TypeError(f"not a digest: {record.sha256!r}")
-    return record
-
-
-def _texts(content: dict[str, Any]) -> dict[str, str]:
-    if not all(isinstance(value, str) for value in content.values()):
-        raise TypeError("a key or a digest is not text")
-    return content
+    return Index(read.files, read.samples, read.tensors)
 
 
 def write_index(store: Store, index: Index) -> None:

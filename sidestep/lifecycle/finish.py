@@ -85,7 +85,7 @@ def _published_again(
     job: Job, reporter: Reporter, done: Record, settings: Mapping[str, Any]
 ) -> TrainResult | None:
     spec, store = job.spec, job.output_store
-    numbers = read_numbers(store.read_bytes(f"{done.folder}/{NUMBERS_FILE}"), done.folder)
+    numbers = read_numbers(store.read_small(f"{done.folder}/{NUMBERS_FILE}"), done.folder)
     if spec.train.new_attempt and spec.train.resume_from and not has_gone_on(spec, job.commits, done):
         return None
     check_same_run(spec, numbers, settings, store.place)

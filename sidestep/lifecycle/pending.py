@@ -5,7 +5,6 @@ for sending, or the process dies, it waits here, and the next attempt on this ma
 """
 
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from sidestep.runtime.atomic import replacing
 from sidestep.runtime.canonical import Parts, json_bytes
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.parsing import parse_json
 from sidestep.runtime.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class PendingCheckpoints:
     def unsent(self, commits: CommitLog, newest: Record | None) -> Unsent | None:
         """The checkpoint that is still to be sent, where it is whole and newer than the newest commit."""
         try:
-            note: dict[str, Any] = json.loads(self._note.read_bytes())
+            note: dict[str, Any] = parse_json(self._note.read_bytes(), str(self._note))
             folder = self._root / Path(note["name"]).name
             is_newer = newest is None or newest.number <= note["number"]
             if newest and newest.nonce == note["nonce"]:  # its own writer's: it was on its way meanwhile

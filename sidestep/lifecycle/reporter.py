@@ -163,7 +163,7 @@ class Reporter:
 def read_status(store: Store) -> Status | None:
     """What the output's status.json says; None where there is none, or none that can be read."""
     try:
-        return Status.read(store.read_bytes(FILE), f"{store.place}/{FILE}")
+        return Status.read(store.read_small(FILE), f"{store.place}/{FILE}")
     except MissingInputError:
         return None
     except BadDataError as error:

@@ -3,9 +3,9 @@
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.parsing import Amount, Count, Number, parse_as
 
 FILE = "status.json"
 HEARTBEAT_SECONDS = 5.0
@@ -17,19 +17,19 @@ Phase = Literal["pull", "preprocess", "estimate", "train", "publish"]
 class Spent(BaseModel):
     """What a job has cost so far, over all its attempts, as far as their last words tell."""
 
-    attempts: int = 0
-    preemptions: int = 0  # attempts that ended by notice or without a word
-    steps_repeated: int = 0  # steps that were made again, as the machine vanished before they were committed
-    seconds: dict[str, float] = Field(default_factory=dict)  # wall time by phase
-    gpu_seconds: float = 0
+    attempts: Count = 0
+    preemptions: Count = 0  # attempts that ended by notice or without a word
+    steps_repeated: Count = 0  # steps made again, as the machine vanished before they were committed
+    seconds: dict[str, Amount] = Field(default_factory=dict)  # wall time by phase
+    gpu_seconds: Amount = 0
 
 
 class Commit(BaseModel):
     """A checkpoint that is safe in the output."""
 
     folder: str
-    step: int
-    at: datetime
+    step: Count
+    at: AwareDatetime
 
 
 class Status(BaseModel):
@@ -41,30 +41,27 @@ class Status(BaseModel):
     task: str
     state: State = "running"
     phase: Phase = "pull"
-    generation: int = 0  # of the output's writer, once this attempt has become it; before, of the one before
-    attempt: int = 1
-    step: int | None = None
-    steps: int | None = None
-    epoch: int | None = None
-    epochs: int | None = None
-    loss: float | None = None
-    steps_per_second: float | None = None
-    seconds_left: float | None = None
+    generation: Count = 0  # of the output's writer, once this attempt is it; before, of the one before
+    attempt: Count = 1
+    step: Count | None = None
+    steps: Count | None = None
+    epoch: Count | None = None
+    epochs: Count | None = None
+    loss: Number | None = None
+    steps_per_second: Amount | None = None
+    seconds_left: Amount | None = None
     last_commit: Commit | None = None
     message: str = ""
-    exit_code: int | None = None
-    started: datetime = Field(default_factory=lambda: now())
-    heartbeat: datetime = Field(default_factory=lambda: now())
-    heartbeat_seconds: float = HEARTBEAT_SECONDS
+    exit_code: Count | None = None
+    started: AwareDatetime = Field(default_factory=lambda: now())
+    heartbeat: AwareDatetime = Field(default_factory=lambda: now())
+    heartbeat_seconds: Amount = HEARTBEAT_SECONDS
     spent: Spent = Spent()
 
     @classmethod
     def read(cls, data: bytes, where: str) -> "Status":
         """The status in `data`. Raises BadDataError where it is none."""
-        try:
-            return cls.model_validate_json(data)
-        except ValidationError as error:
-            raise BadDataError(f"{where} is not a job's status: {error.errors()[0]['msg']}") from error
+        return parse_as(cls, data, where)
 
     def is_later_than(self, other: "Status") -> bool:
         """Whether an attempt that says this has the word, where another one says `other`.

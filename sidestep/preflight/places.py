@@ -124,7 +124,7 @@ def _check_targets(job: Job) -> str:
 def _layers(store: Store, model: Part) -> int:
     """The number of the decoder's layers, by its config.json, which must be sound."""
     path = f"{model.folder}/config.json"
-    layers: int = parse_config(store.read_bytes(path), f"{store.place}/{path}")["num_hidden_layers"]
+    layers: int = parse_config(store.read_small(path), f"{store.place}/{path}")["num_hidden_layers"]
     return layers
 
 

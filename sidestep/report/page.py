@@ -1,6 +1,5 @@
 """report.html, made of the output of a finished run alone, so that it can be made again at any time."""
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -8,10 +7,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template, UndefinedError
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from sidestep.config.job import JobSpec
 from sidestep.report.charts import Chart, Line, chart
+from sidestep.report.contents import History, read_history, read_ranking, read_receipt
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.runtime.words import duration
 from sidestep.storage.store import Store
@@ -34,58 +34,45 @@ class Sensitivity:
 def write_report(store: Store, spec: JobSpec) -> None:
     """Write report.html of the finished run in `store`. A run is not failed by what its report lacks."""
     try:
-        store.write_bytes(FILE, page(store, spec).encode())
+        store.write_bytes(FILE, page(store, spec).encode(errors="backslashreplace"))
     except (BadDataError, MissingInputError) as error:
         log.warning("%s is not written: %s", FILE, error)
 
 
 def page(store: Store, spec: JobSpec) -> str:
     """The HTML. Raises MissingInputError or BadDataError where the output lacks what a finished run has."""
-    receipt, history = _json(store, "receipt.json"), _json(store, "history.json")
-    try:
-        return _template().render(
-            receipt=receipt,
-            songs=history["songs"],
-            place=store.place,
-            hours=sum(song["seconds"] for song in history["songs"]) / 3600,
-            charts=_charts(history),
-            losses=receipt["loss_on_fixed_draws"],
-            sensitivities=_sensitivities(store),
-            bars=_BARS,
-            settings=_settings(spec),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, UndefinedError) as error:
-        raise BadDataError(f"{store.place}: receipt.json or history.json is damaged: {error!r}") from error
+    receipt, history = read_receipt(store), read_history(store)
+    return _template().render(
+        receipt=receipt,
+        songs=history.songs,
+        place=store.place,
+        hours=sum(song.seconds for song in history.songs) / 3600,
+        charts=_charts(history),
+        losses=receipt.loss_on_fixed_draws,
+        sensitivities=_sensitivities(store),
+        bars=_BARS,
+        settings=_settings(spec),
+    )
 
 
-def _json(store: Store, path: str) -> Any:
-    try:
-        return json.loads(store.read_bytes(path))
-    except ValueError as error:
-        raise BadDataError(f"{store.place}/{path} is damaged: {error}") from error
-
-
-def _charts(history: Mapping[str, Any]) -> list[Chart]:
-    evaluations = {int(step): loss for step, loss in history["evaluations"].items()}
+def _charts(history: History) -> list[Chart]:
     loss = [
-        Line("raw", "each step", history["losses"]),
-        Line("smooth", "running mean", history["running_mean"]),
+        Line("raw", "each step", history.losses),
+        Line("smooth", "running mean", history.running_mean),
     ]
-    rate = [Line("smooth", "learning rate", history["learning_rates"])]
-    made = [chart("Loss", loss, evaluations), chart("Learning rate", rate)]
+    rate = [Line("smooth", "learning rate", history.learning_rates)]
+    made = [chart("Loss", loss, history.evaluations), chart("Learning rate", rate)]
     return [one for one in made if one]
 
 
 def _sensitivities(store: Store) -> list[Sensitivity]:
     """The attention modules, the most sensitive first; empty if the output has no estimate."""
     try:
-        modules = {
-            entry["module"]: entry["norm"] for entry in _json(store, "estimate/report.json")["modules"]
-        }
+        norms = read_ranking(store).norms
     except MissingInputError:
         return []
-    most = max(modules.values(), default=0) or 1.0
-    return [Sensitivity(module, norm, norm / most) for module, norm in modules.items()]
+    most = max(norms.values(), default=0) or 1.0
+    return [Sensitivity(module, norm, norm / most) for module, norm in norms.items()]
 
 
 def _settings(spec: JobSpec) -> dict[str, dict[str, str]]:

@@ -1,7 +1,11 @@
 """The terminal: standard output, for what a command was asked to print. Everything else is logged."""
 
+import json
 import os
 import sys
+from typing import Any
+
+from sidestep.runtime.shown import shown
 
 
 def is_interactive() -> bool:
@@ -9,12 +13,21 @@ def is_interactive() -> bool:
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
 
 
-def write(text: str) -> None:
-    """Write to standard output and flush it. A reader that has gone (`sidestep schema | head`) is fine."""
+def write(text: str, exactly: bool = False) -> None:
+    """Write to standard output and flush it. A reader that has gone (`sidestep schema | head`) is fine.
+
+    What a terminal would obey is made visible (`runtime.shown`). `exactly`: it is a file's content, and
+    goes byte for byte to anything but a terminal.
+    """
     if sys.stdout is None:  # closed by whoever started this
         return
     try:
-        sys.stdout.write(text)
+        sys.stdout.write(text if exactly and not sys.stdout.isatty() else shown(text))
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def write_json(value: Any) -> None:
+    """Write a value as JSON, for programs: in ASCII, so that nothing in it needs to be made visible."""
+    write(json.dumps(value, indent=2, allow_nan=False) + "\n", exactly=True)

@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from sidestep.runtime.shown import indented
+
 LOG_FILE = "sidestep.log"
 _FILE_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
@@ -71,8 +73,15 @@ class _Console(logging.StreamHandler[TextIO]):
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage()  # without a traceback: that is for the log file
         if record.levelno >= logging.WARNING:
-            return f"{record.levelname.lower()}: {message}"
-        return message
+            message = f"{record.levelname.lower()}: {message}"
+        return indented(message)
+
+
+class _Lines(logging.Formatter):
+    """Every entry begins at the left, and nothing else does, whatever a name or a message holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return indented(super().format(record))
 
 
 class _LogFile(logging.FileHandler):
@@ -88,7 +97,7 @@ class _LogFile(logging.FileHandler):
 
 def _file_handler(path: Path) -> logging.Handler:
     handler = _LogFile(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter(_FILE_FORMAT))
+    handler.setFormatter(_Lines(_FILE_FORMAT))
     return handler
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.filesize import decimal
 
 from sidestep.runtime.liveness import sign_of_life
+from sidestep.runtime.shown import shown
 from sidestep.runtime.words import duration
 
 if TYPE_CHECKING:
@@ -134,7 +135,11 @@ def _shown(bar: Bar) -> "Live":
 
     def row() -> Table:
         table = Table.grid(padding=(0, 1))
-        table.add_row(Text(bar.title), ProgressBar(bar.total, bar.done, width=30), Text(bar.status()))
+        table.add_row(
+            Text(shown(bar.title)),
+            ProgressBar(bar.total, bar.done, width=30),
+            Text(shown(bar.status())),
+        )
         return table
 
     return Live(get_renderable=row, console=Console(stderr=True), refresh_per_second=4)

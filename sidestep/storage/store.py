@@ -14,6 +14,7 @@ from typing import Self
 
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.parsing import JSON_AT_MOST
 
 ProgressCallback = Callable[[int], object]
 """Called with the number of bytes just moved, from any thread; negative for those to be moved again."""
@@ -64,6 +65,16 @@ class Store(ABC):
     @abstractmethod
     def read_bytes(self, path: str) -> bytes:
         """Return the content of a small file."""
+
+    def read_small(self, path: str) -> bytes:
+        """Return the content of a file that others may have made. Raises BadDataError where it is large."""
+        info = self.stat(path)
+        if info and info.size > JSON_AT_MOST:
+            raise BadDataError(
+                f"{self.place}/{path} has {info.size:,} bytes: it is not what its name says "
+                f"(at most {JSON_AT_MOST:,})"
+            )
+        return self.read_bytes(path)
 
     @abstractmethod
     def write_bytes(self, path: str, data: bytes) -> None:

@@ -14,7 +14,8 @@ from rich.filesize import decimal
 
 from sidestep.runtime.atomic import replacing
 from sidestep.runtime.diskerrors import local_errors
-from sidestep.runtime.errors import MachineError, StorageError
+from sidestep.runtime.errors import BadDataError, MachineError, StorageError
+from sidestep.runtime.parsing import parse_as
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import FileInfo, Store
@@ -117,10 +118,10 @@ class _Records:
 
 def _read_records(path: Path) -> dict[str, FileInfo]:
     files: dict[str, FileInfo] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            file = FileInfo(**json.loads(line))
-        except (ValueError, TypeError):
+            file = parse_as(FileInfo, line, str(path))
+        except BadDataError:
             log.debug("%s has a torn line; its file is pulled again", path)
             continue
         files[file.path] = file

@@ -1,6 +1,5 @@
 """The estimate task: rank the attention modules by how much the dataset moves them."""
 
-import json
 import logging
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,10 @@ from sidestep.config.training import ATTENTION_MODULES
 from sidestep.data.index import dataset_digest, dataset_files
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
+from sidestep.report.contents import ESTIMATE as REPORT
+from sidestep.report.contents import read_ranking
 from sidestep.runtime.canonical import json_bytes, png_bytes
+from sidestep.runtime.errors import BadDataError
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
 from sidestep.tasks.setup import prepare_setup, sampling_config
@@ -22,7 +24,6 @@ from sidestep.training.sensitivity import attention_weights, draw_batches, mean_
 
 log = logging.getLogger(__name__)
 
-REPORT = "estimate/report.json"
 PICTURE = "estimate/report.png"
 
 
@@ -45,9 +46,9 @@ def estimate(job: Job, reporter: Reporter) -> dict[str, float]:
     return norms
 
 
-def report(spec: JobSpec) -> str:
-    """The ranking that the output has, as JSON: every module with its norm, most sensitive first."""
-    return open_store(spec.output_place, spec.storage).read_bytes(REPORT).decode()
+def report(spec: JobSpec) -> dict[str, Any]:
+    """The ranking that the output has: every module with its norm, most sensitive first."""
+    return read_ranking(open_store(spec.output_place, spec.storage)).model_dump(mode="json")
 
 
 def _recipe(job: Job) -> dict[str, Any]:
@@ -67,11 +68,11 @@ def _earlier_norms(store: Store, recipe: dict[str, Any]) -> dict[str, float] | N
     if store.stat(REPORT) is None:
         return None
     try:
-        report = json.loads(store.read_bytes(REPORT))
-        if report["recipe"] == recipe:
+        ranking = read_ranking(store)
+        if ranking.recipe == recipe and ranking.modules:
             log.info("Already estimated: %s/%s", store.place, REPORT)
-            return {entry["module"]: entry["norm"] for entry in report["modules"]}
-    except (ValueError, KeyError, TypeError) as error:
+            return ranking.norms
+    except BadDataError as error:
         log.warning("%s/%s is damaged and is made again: %s", store.place, REPORT, error)
     return None
 

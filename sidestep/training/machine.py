@@ -85,7 +85,8 @@ def choose_machine(runtime: RuntimeSpec, chosen: Mapping[str, Any] | None = None
     log.info("Attention %s (%s)", attention, because)
     if runtime.deterministic:
         _be_deterministic()
-    threads = int(chosen["threads"]) if chosen and device.type == "cpu" else torch.get_num_threads()
+    before = chosen if chosen and device.type == "cpu" else {}
+    threads: int = before.get("threads", torch.get_num_threads())
     torch.set_num_threads(threads)
     return Machine(device, precision, attention, threads, runtime.deterministic)
 
@@ -94,7 +95,9 @@ def _as_before(runtime: RuntimeSpec, chosen: Mapping[str, Any]) -> RuntimeSpec:
     """`runtime` with each `auto` as the first attempt resolved it, as far as this machine can do that."""
     device = _device(runtime.device)
     choices = {
-        field: chosen[field] for field in ("precision", "attention") if getattr(runtime, field) == "auto"
+        field: chosen[field]
+        for field in ("precision", "attention")
+        if getattr(runtime, field) == "auto" and field in chosen
     }
     if choices.get("precision") == "fp16" and device.type == "cpu":
         log.warning("The run was begun in fp16, which a CPU cannot train in: it goes on in fp32")

@@ -4,14 +4,16 @@ Reading it loads no torch, so that a finished run is known for one in a moment. 
 `training_state.safetensors`, see `sidestep.training.checkpoint`.
 """
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.parsing import Count, Exact, Number, as_kind, parse_json, read_small
 
 NUMBERS_FILE = "training_state.json"
 TENSORS_FILE = "training_state.safetensors"
@@ -73,43 +75,58 @@ def read_numbers(data: bytes, where: str) -> Numbers:
 
     Raises BadDataError where it is damaged or of another version.
     """
-    try:
-        content = json.loads(data)
-        version = content["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadDataError(f"{where}/{NUMBERS_FILE} is damaged: {error}") from error
-    if version != FORMAT:
+    name = f"{where}/{NUMBERS_FILE}"
+    content = parse_json(data, name)
+    version = content.get("format") if isinstance(content, dict) else None
+    if isinstance(version, int) and version != FORMAT:
         raise BadDataError(
             f"{where} has checkpoint format {version}; this version of Side-Step reads {FORMAT}"
         )
-    try:
-        evaluations = content["evaluations"].items()
-        progress = Progress(
-            content["step"],
-            evaluations={int(step): math.nan if loss is None else loss for step, loss in evaluations},
-            skipped=content["skipped"],
-            skipped_in_row=content["skipped_in_row"],
-            loss_scale=content["loss_scale"],
-        )
-        return Numbers(
-            _mapping(content["recipe"]),
-            _mapping(content["machine"]),
-            progress,
-            tensors=content["tensors"],
-            optimizer=_mapping(content["optimizer"]),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadDataError(f"{where}/{NUMBERS_FILE} is damaged or of another version: {error!r}") from error
+    read = as_kind(_Content, content, name)
+    progress = Progress(
+        read.step,
+        evaluations={step: math.nan if loss is None else loss for step, loss in read.evaluations.items()},
+        skipped=read.skipped,
+        skipped_in_row=read.skipped_in_row,
+        loss_scale=read.loss_scale,
+    )
+    machine, optimizer = read.machine.model_dump(exclude_unset=True), read.optimizer.model_dump()
+    return Numbers(read.recipe, machine, progress, read.tensors, optimizer)
 
 
 def numbers_in(folder: Path) -> Numbers:
     """Those of the checkpoint in `folder`. Raises MissingInputError where it is not whole."""
     if missing := [name for name in STATE_FILES if not (folder / name).is_file()]:
         raise MissingInputError(f"{folder} is not a checkpoint to go on from: it has no {', '.join(missing)}")
-    return read_numbers((folder / NUMBERS_FILE).read_bytes(), str(folder))
+    return read_numbers(read_small(folder / NUMBERS_FILE), str(folder))
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError(f"{value!r} is no mapping")
-    return value
+class _Machine(BaseModel):
+    """What later attempts take over of a machine's kind. The rest of it is compared alone."""
+
+    model_config = ConfigDict(extra="allow")
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    attention: Literal["sdpa", "flash"] = "sdpa"
+    threads: Annotated[int, Field(ge=1, le=4096, strict=True)] = 1
+
+
+class _Optimizer(BaseModel):
+    kind: str
+    groups: list[dict[str, Any]] = []
+    numbers: dict[str, dict[str, Exact]] = {}
+
+
+class _Content(BaseModel):
+    """What `training_state.json` holds, by its types. What it says must also fit the run: see `restore`."""
+
+    format: Literal[1]
+    step: Count
+    skipped: Count
+    skipped_in_row: Count
+    loss_scale: dict[str, Exact]
+    evaluations: dict[Annotated[int, Field(ge=0)], Number | None]
+    recipe: dict[str, Any]
+    machine: _Machine
+    tensors: list[str]
+    optimizer: _Optimizer

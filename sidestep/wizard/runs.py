@@ -29,7 +29,7 @@ def _found(place: str, storage: StorageSpec) -> list[str]:
 
 def _standing(place: str, storage: StorageSpec) -> str:
     try:
-        status = Status.read(open_store(place, storage).read_bytes(FILE), place)
+        status = Status.read(open_store(place, storage).read_small(FILE), place)
     except SideStepError as error:
         return str(error).partition("\n")[0].partition(". ")[0]
     done = f", step {status.step} of {status.steps}" if status.step is not None else ""

@@ -1,5 +1,6 @@
 """`sidestep run` and its kin: the spec that a line makes, above all for the guide's commands."""
 
+import json
 import shlex
 import sys
 from functools import reduce
@@ -88,10 +89,10 @@ def test_an_estimate_can_be_read_as_json(
     tasks: Tasks, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = ModuleType("sidestep.tasks.estimate")
-    monkeypatch.setattr(made, "report", lambda spec: f"of {spec.output_place}", raising=False)
+    monkeypatch.setattr(made, "report", lambda spec: {"of": spec.output_place}, raising=False)
     monkeypatch.setitem(sys.modules, "sidestep.tasks.estimate", made)
     assert main(["estimate", "--output-dir", "o", "--json"]) == 0
-    assert capsys.readouterr().out == "of o"
+    assert json.loads(capsys.readouterr().out) == {"of": "o"}
     assert len(tasks.specs) == 1
 
 

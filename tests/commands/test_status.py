@@ -3,6 +3,7 @@
 import json
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,3 +86,49 @@ def test_no_status(tmp_path: Path, content: str | None, capsys: pytest.CaptureFi
     said = capsys.readouterr().err
     assert "status.json" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loss": float("inf")},
+        {"seconds_left": float("nan")},
+        {"seconds_left": 1e999},
+        {"steps_per_second": "1"},
+        {"step": True},
+        {"steps": -5},
+        {"attempt": 10**30},
+        {"heartbeat": "2026-01-01T00:00:00"},
+        {"heartbeat_seconds": -1},
+        {"spent": {"seconds": {"train": float("inf")}}},
+        {"name": "\ud800"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("flags", [[], ["--json"]], ids=["people", "programs"])
+def test_numbers_that_are_none_are_refused_with_their_field(
+    running: Status,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, Any],
+    flags: list[str],
+) -> None:
+    write(running, tmp_path)
+    content = json.loads((tmp_path / "status.json").read_text())
+    (tmp_path / "status.json").write_text(json.dumps(content | change))
+    assert main(["status", str(tmp_path), *flags]) == 65
+    said = capsys.readouterr()
+    assert "status.json" in said.err and next(iter(change)) in said.err
+    assert said.out == ""
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]], ids=["people", "programs"])
+def test_what_a_status_says_is_text(
+    running: Status, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    hostile = "\x1b]0;taken\x07\u202e\x9b2J\nmy-lora: done"
+    status = running.model_copy(update={"name": hostile, "message": hostile})
+    assert main(["status", write(status, tmp_path), *flags]) == 0
+    out = capsys.readouterr().out
+    assert not {"\x1b", "\x07", "\u202e", "\x9b"} & set(out)
+    assert not [line for line in out.splitlines() if line.startswith("my-lora")]

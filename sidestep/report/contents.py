@@ -1,0 +1,94 @@
+"""What the files of an output hold that the report and the estimate are made from, by their types."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sidestep.runtime.parsing import Amount, Count, Number, parse_as
+from sidestep.storage.store import Store
+
+RECEIPT, HISTORY, ESTIMATE = "receipt.json", "history.json", "estimate/report.json"
+
+
+class Song(BaseModel):
+    name: str
+    seconds: Amount
+    caption: str
+
+
+class History(BaseModel):
+    """history.json; see `training.history`. None stands for what is not finite."""
+
+    losses: list[Number | None]
+    running_mean: list[Number | None]
+    learning_rates: list[Number | None]
+    evaluations: dict[Annotated[int, Field(ge=0, le=10**12)], Number | None]
+    songs: list[Song]
+
+
+class Inputs(BaseModel):
+    model_variant: str
+    weights: str
+    dataset: str
+
+
+class File(BaseModel):
+    """A file by its content."""
+
+    size: Count
+    sha256: str
+
+
+class Ends(BaseModel):
+    first: Number | None
+    last: Number | None
+
+
+class Receipt(BaseModel):
+    """receipt.json, as far as it is read; see `lifecycle.receipt`."""
+
+    name: str
+    spec_sha256: str
+    inputs: Inputs
+    adapter: dict[str, File]
+    steps: Count
+    steps_skipped: Count
+    loss_on_fixed_draws: Ends
+    attempts: Count
+    preemptions: Count
+    steps_repeated: Count
+    seconds: dict[str, Amount]
+    gpu_seconds: Amount
+    cost: Amount | None
+    bit_equality: str
+
+
+class Module(BaseModel):
+    module: str
+    norm: Amount
+
+
+class Ranking(BaseModel):
+    """estimate/report.json: attention modules by how much a dataset moves them, and what decided that."""
+
+    model_config = ConfigDict(extra="allow")
+
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    modules: list[Module]
+
+    @property
+    def norms(self) -> dict[str, float]:
+        """The mean gradient norm by module."""
+        return {entry.module: entry.norm for entry in self.modules}
+
+
+def read_history(store: Store) -> History:
+    return parse_as(History, store.read_small(HISTORY), f"{store.place}/{HISTORY}")
+
+
+def read_receipt(store: Store) -> Receipt:
+    return parse_as(Receipt, store.read_small(RECEIPT), f"{store.place}/{RECEIPT}")
+
+
+def read_ranking(store: Store) -> Ranking:
+    return parse_as(Ranking, store.read_small(ESTIMATE), f"{store.place}/{ESTIMATE}")
