@@ -24,7 +24,7 @@ from pydantic import BaseModel
 
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError, StorageError
-from sidestep.runtime.parsing import parse_as
+from sidestep.runtime.parsing import Count, parse_as
 from sidestep.storage.retry import Retry
 from sidestep.storage.store import FileInfo, Store
 
@@ -45,7 +45,7 @@ class LateError(StorageError):
 class FileRecord:
     """The content of a file, as it was when it had this size and version."""
 
-    size: int
+    size: Count
     version: str
     sha256: str
     probed: float | None = None  # a song: it was decoded and found sound, with this max_duration
