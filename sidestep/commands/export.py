@@ -62,6 +62,7 @@ def export(spec: JobSpec, adapter_place: str, format_: str, output: str | None, 
     from sidestep import adapters
     from sidestep.acestep.releases import config_of
     from sidestep.adapters.export import files_for, shapes_alone
+    from sidestep.lifecycle.publish import warn_of_dots
 
     adapter_place = adapter_place.rstrip("/")
     source = open_store(adapter_place, spec.storage)
@@ -73,10 +74,20 @@ def export(spec: JobSpec, adapter_place: str, format_: str, output: str | None, 
         for name in found if source.local_root is None else ():
             source.download(name, Path(folder, name))
         adapter = adapters.load(transformer, source.local_root or folder)
-    target = open_store(output or f"{adapter_place}-{format_}", spec.storage)
+    target = open_store(output or _beside(adapter_place, format_), spec.storage)
+    if format_ == "app":
+        warn_of_dots(PurePosixPath(target.place).name)
     for name, data in files_for(adapter, format_, _name(adapter_place)).items():
         target.write_bytes(name, data)
         log.info("Wrote %s/%s", target.place, name)
+
+
+def _beside(adapter_place: str, format_: str) -> str:
+    """The default place of the files: ADAPTER-FORMAT, its name without dots where the app is to read it."""
+    from sidestep.lifecycle.publish import without_dots
+
+    parent, slash, name = adapter_place.rpartition("/")
+    return f"{parent}{slash}{without_dots(name) if format_ == 'app' else name}-{format_}"
 
 
 def _name(adapter_place: str) -> str:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from sidestep.commitlog.log import Record
@@ -11,7 +12,7 @@ from sidestep.lifecycle.identity import check_same_run, length_before, settings_
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.output import RUNS
 from sidestep.lifecycle.publish import FOLDER as ADAPTER
-from sidestep.lifecycle.publish import publish
+from sidestep.lifecycle.publish import publish, warn_of_dots
 from sidestep.lifecycle.receipt import FILE as RECEIPT
 from sidestep.lifecycle.receipt import receipt_bytes
 from sidestep.lifecycle.reporter import Reporter
@@ -55,6 +56,7 @@ def finish(
     publish(job.commits, done, job.workspace)
     store.write_bytes(RECEIPT, receipt_bytes(job.spec, done, fingerprint, progress, reporter.spent()))
     write_report(store, job.spec)
+    warn_of_dots(job.spec.name, PurePosixPath(store.place).name)
     if progress.skipped:
         log.warning(
             "%d of %d steps were skipped: see above, and skipped_steps", progress.skipped, progress.step

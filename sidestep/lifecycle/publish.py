@@ -31,6 +31,24 @@ def publish(commits: CommitLog, done: Record, workspace: Workspace) -> None:
     log.info("Wrote the adapter to %s/%s", store.place, FOLDER)
 
 
+def warn_of_dots(*names: str) -> None:
+    """Say which of these folder names the ACE-Step app cannot load an adapter by.
+
+    It calls a module of the model by the folder's name, and there a dot parts a module from its own.
+    """
+    for name in sorted({name for name in names if "." in name}):
+        log.warning(
+            "The ACE-Step app cannot load an adapter whose folder's name has a dot: for the app, call it %s "
+            "instead of %s",
+            *(without_dots(name), name),
+        )
+
+
+def without_dots(name: str) -> str:
+    """The name with each dot as a hyphen: `blues.v1` → `blues-v1`."""
+    return name.replace(".", "-")
+
+
 def _is_there(commits: CommitLog, path: str, sha256: str) -> bool:
     try:
         return hashlib.sha256(commits.store.read_bytes(path)).hexdigest() == sha256

@@ -122,6 +122,24 @@ def test_a_lokr_that_diffusers_cannot_represent_is_refused(published: Publish, e
     assert export("my-lora/adapter", "diffusers", ExitCode.USAGE) == []
 
 
+def test_a_folder_that_the_app_cannot_load_by_its_name(
+    published: Publish, export: Export, caplog: pytest.LogCaptureFixture, golden: Path
+) -> None:
+    published(LORA)
+    Path("my-lora/adapter").rename("my-lora/soul.v2.1")
+    assert export("my-lora/soul.v2.1", "diffusers")
+    assert not export("my-lora/soul.v2.1", "app")  # it would be in soul.v2.1-app
+    assert Path("my-lora/soul-v2-1-app/adapter_model.safetensors").is_file()
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    for format_, warnings in {"app": 1, "comfyui": 0}.items():
+        place = ["--checkpoint-dir", str(golden / "checkpoints"), "--output", f"some.where/{format_}.x"]
+        assert main(["export", "my-lora/soul.v2.1", "--format", format_, *place]) == ExitCode.DONE
+        told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert len(told) == warnings
+        assert all(f"{format_}-x" in line and f"{format_}.x" in line for line in told)
+        caplog.clear()
+
+
 def test_no_adapter_there(export: Export, capsys: pytest.CaptureFixture[str]) -> None:
     assert export("my-lora/adapter", "app", ExitCode.MISSING) == []
     assert "my-lora/adapter" in capsys.readouterr().err

@@ -29,6 +29,19 @@ def test_a_finished_run_says_so_and_mends_its_adapter(
     assert files(tmp_path / "out" / "adapter") == before
 
 
+def test_a_name_that_the_app_cannot_load_is_said_at_the_end(
+    make_spec: MakeSpec, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    spec = make_spec().model_copy(update={"name": "jazz.v3"})
+    train(spec)
+    told = [line for line in caplog.messages if "jazz.v3" in line and "jazz-v3" in line]
+    assert len(told) == 1
+    caplog.clear()
+    train(spec.model_copy(update={"name": "jazz", "output_dir": str(tmp_path / "runs.2" / "out.4")}))
+    assert [line for line in caplog.messages if "out-4" in line]
+    assert not [line for line in caplog.messages if "runs-2" in line]
+
+
 def test_the_receipt(make_spec: MakeSpec) -> None:
     spec = make_spec(epochs=4)
     spec = spec.model_copy(update={"runtime": spec.runtime.model_copy(update={"price_per_hour": 3600.0})})
