@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass, field, replace
 
 from pydantic import BaseModel
 
+from sidestep.data import foreign
+from sidestep.data.foreign import counted
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError, StorageError
 from sidestep.runtime.parsing import Count, parse_as
@@ -141,20 +143,17 @@ def _and_asked_for(store: Store, paths: Iterable[str], listed: Mapping[str, File
 
 
 def list_samples(store: Store, wait: Retry = WAIT) -> list[FileInfo]:
-    """The tensor files of the dataset in a place, sorted: those that its index names, or else all `*.pt`.
+    """The tensor files of the dataset in a place, sorted: those that its index names, or else its manifest.
 
-    So tensors of songs or captions that have been taken out of the dataset are not trained on. Raises
-    MissingInputError where the index names tensors that were never made: preprocessing has not finished; and
-    StorageError where some were made, and do not show as long as `wait` says.
+    So tensors of songs or captions that have been taken out of the dataset are not trained on. Without either
+    of the two, all whole `*.pt` are the dataset: see `data.foreign`. Raises MissingInputError where the index
+    names tensors that were never made: preprocessing has not finished; and StorageError where some were made,
+    and do not show as long as `wait` says.
     """
     index = read_index(store)  # before the listing: what it says was made is not younger than that
-    listed = {
-        file.path: file
-        for file in store.list_files()
-        if file.path.endswith(TENSORS_SUFFIX) and "/" not in file.path and not file.path.startswith(".")
-    }
+    listed = _listed(store)
     if index is None:
-        return list(listed.values())
+        return list(counted(store, listed).values())
     keys = {tensors_file(key): key for key in sorted(set(index.samples.values()))}
 
     def ask() -> dict[str, FileInfo]:
@@ -178,6 +177,21 @@ def list_samples(store: Store, wait: Retry = WAIT) -> list[FileInfo]:
         return isinstance(error, LateError)
 
     return list(wait.call(ask, may_pass, _log_late).values())
+
+
+def log_left_out(store: Store) -> None:
+    """Say which `.pt` files in a place without an index are not the dataset's."""
+    if read_index(store) is None:
+        listed = _listed(store)
+        foreign.log_left_out(store, listed, counted(store, listed))
+
+
+def _listed(store: Store) -> dict[str, FileInfo]:
+    return {
+        file.path: file
+        for file in store.list_files()
+        if file.path.endswith(TENSORS_SUFFIX) and "/" not in file.path and not file.path.startswith(".")
+    }
 
 
 def _log_late(error: Exception, pause: float) -> None:

@@ -16,7 +16,7 @@ reading trims them away. In memory a sample has no masks, and in the files writt
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -43,6 +43,30 @@ def silent_context(silence_latent: Tensor, frames: int) -> Tensor:
     assert frames <= silence_latent.shape[1], "the limit of max_duration is the length of the silence"
     silence = silence_latent[0, :frames].float().cpu()
     return torch.cat([silence, torch.ones_like(silence)], dim=1)
+
+
+SAME = 0.01  # of the latents' deviation: half precision moves each by less
+
+Context = Literal["silence", "answer", "other"]
+
+
+def context_kind(sample: Sample, silence_latent: Tensor) -> Context:
+    """What a sample's context holds: silence, as in whole songs; the song's own latents; or something else.
+
+    Its own latents are the answer: a model that sees them learns to copy. The ACE-Step app's
+    `preprocess_mode: lokr` writes such files. A song that is silence itself has silence.
+    `silence_latent` [1, 15000, 64] is the model's.
+    """
+    latents, mask = sample.context_latents.split(LATENT_CHANNELS, dim=1)
+    silence = silence_latent[0, : len(latents)].float().cpu()
+    if len(silence) == len(latents) and (mask == 1).all() and _is_same(latents, silence):
+        return "silence"
+    return "answer" if _is_same(latents, sample.target_latents) else "other"
+
+
+def _is_same(latents: Tensor, other: Tensor) -> bool:
+    difference = (latents - other).square().mean().sqrt()
+    return bool(difference <= SAME * other.std(correction=0))
 
 
 def sample_bytes(sample: Sample) -> bytes:

@@ -73,7 +73,9 @@ def folder(tmp_path: Path) -> Path:
     """One song of each writer, with the files that they put beside."""
     folder = write_songs(tmp_path / "mixed", [song(0)])
     torch.save(foreign(1, APP), folder / "3f2a9c10.pt")
-    (folder / "manifest.json").write_text(json.dumps({"metadata": {}, "samples": ["3f2a9c10.pt"]}))
+    (folder / "manifest.json").write_text(
+        json.dumps({"metadata": {}, "samples": ["3f2a9c10.pt", "0.pt", "b.pt"]})
+    )
     genre = {
         "encoder_hidden_states_genre": torch.randn(TOKENS, 64),
         "encoder_attention_mask_genre": torch.ones(TOKENS),
@@ -113,9 +115,10 @@ class Bomb:
 def test_bad_tensors_end_a_run_before_it_begins(
     folder: Path, tiny_checkpoints: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (folder / "manifest.json").unlink()
     torch.save({"target_latents": Bomb()}, folder / "bomb.pt")
     torch.save(foreign(1, APP) | {"target_latents": torch.ones(1).expand(10**9, 64)}, folder / "huge.pt")
-    torch.save({"text_hidden_states": torch.ones(3, 64)}, folder / "song.tmp.pt")
+    torch.save({"text_hidden_states": torch.ones(3, 64)}, folder / "song.pt")
     (folder / "cut.pt").write_bytes((folder / "b.pt").read_bytes()[:-1000])
     write_songs(folder / "wide", [song(0, width=128)])
     (folder / "wide" / "0.pt").rename(folder / "wide.pt")
@@ -127,7 +130,7 @@ def test_bad_tensors_end_a_run_before_it_begins(
         ("bomb.pt", "UnpicklingError"),
         ("cut.pt", "plain tensors"),
         ("huge.pt", "target_latents", "[1000000000, 64]"),
-        ("song.tmp.pt", "target_latents"),
+        ("song.pt", "target_latents"),
         ("wide.pt", "128", "64"),
     ):
         assert any(tells(line, *problem) for line in said.splitlines())
