@@ -52,8 +52,10 @@ class Job:
 
     @cached_property
     def tensors(self) -> Store:
-        """Where the preprocessed songs are."""
-        return self._open(self.spec.tensors_place)
+        """Where the preprocessed songs are: a place of their own, or a folder of the output."""
+        if self.spec.dataset_dir or not self.spec.output_dir:
+            return self._open(self.spec.tensors_place)
+        return self.output_store.child("tensors")
 
     @cached_property
     def checkpoints(self) -> Store:

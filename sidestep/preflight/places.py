@@ -15,14 +15,29 @@ from rich.filesize import decimal
 from sidestep.acestep.config import parse_config
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
 from sidestep.acestep.names import decoder_modules
+from sidestep.commitlog.lease import FOLDER as HEARTBEATS
+from sidestep.commitlog.log import FOLDER as COMMITS
+from sidestep.commitlog.writer import CHECKPOINTS
 from sidestep.config.job import JobSpec
 from sidestep.config.targets import check_targets
 from sidestep.lifecycle.job import Job
+from sidestep.lifecycle.output import LOGS, RUNS
+from sidestep.lifecycle.publish import FOLDER as ADAPTER
+from sidestep.lifecycle.receipt import FILE as RECEIPT
+from sidestep.lifecycle.status import FILE as STATUS
 from sidestep.preflight.checks import Check, raise_problems, run_checks
+from sidestep.report.curve import FILE as CURVE
+from sidestep.report.page import FILE as REPORT
 from sidestep.runtime.errors import AccessError, MissingInputError, SideStepError
+from sidestep.storage.local import LocalStore
 from sidestep.storage.store import FileInfo, Store
+from sidestep.training.history import FILE as HISTORY
 
 log = logging.getLogger(__name__)
+
+FILES = ("job.yaml", STATUS, RECEIPT, HISTORY, CURVE, REPORT)
+FOLDERS = (COMMITS, HEARTBEATS, CHECKPOINTS, ADAPTER, LOGS, RUNS, "tensors", "estimate")
+"""What an output holds, by name."""
 
 _CREDENTIALS_FROM = {  # botocore's names for where it finds them
     "env": "environment variables",
@@ -69,7 +84,7 @@ def output_checks(job: Job) -> list[Check]:
         checks.append(Check(_tensors_field(spec), lambda: _check_writable(job.tensors, is_shared=True)))
     if spec.task != "preprocess":
         is_shared = spec.task == "estimate"
-        checks.append(Check("output_dir", lambda: _check_writable(job.output_store, is_shared)))
+        checks.append(Check("output_dir", lambda: _check_output(job.output_store, is_shared)))
     return checks
 
 
@@ -145,16 +160,27 @@ def _size(files: Sequence[FileInfo]) -> str:
     return decimal(sum(file.size for file in files))
 
 
+def _check_output(store: Store, is_shared: bool) -> str:
+    if isinstance(store, LocalStore):  # what is in the way would be met after hours of training
+        for name in FILES:
+            store.check_free(name, is_folder=False)
+        for name in FOLDERS:
+            store.check_free(name, is_folder=True)
+    return _check_writable(store, is_shared)
+
+
 def _check_writable(store: Store, is_shared: bool) -> str:
-    """Create a file and delete it; where there is to be one writer, say so if the store creates it twice."""
+    """Create a file and delete it; where there is to be one writer, say so if the store creates it twice.
+
+    A local folder that is not there yet is not made: another attempt may be doing the same right now.
+    """
+    if isinstance(store, LocalStore) and not store.root.is_dir():
+        store.check_can_be_made()
+        return f"{store.place} can be made"
     probe = f".sidestep-probe-{uuid.uuid4().hex}"
-    root = store.local_root
-    made = [folder for folder in (root, *root.parents) if not folder.exists()] if root else []
     store.create(probe, b"")
     refuses = not store.create(probe, b"")
     store.delete(probe)
-    for folder in made:  # the task makes them again when it has something to put there
-        folder.rmdir()
     if not is_shared and not refuses:
         log.warning(
             "%s replaces a file where it is asked to create one (it ignores If-None-Match). Two runs that "

@@ -1,5 +1,6 @@
 """Local files that are either there as a whole or not at all, also after a crash."""
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -53,27 +54,27 @@ def _temporary_beside(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _begin(temporary: Path) -> None:
-    """Make the folder and the empty file: a folder that holds something is not removed by anybody."""
-    for tries_left in reversed(range(TRIES_TO_MAKE_A_FOLDER)):
-        try:
-            _make_folder(temporary.parent)
-            temporary.touch()
+def _begin(file: Path) -> None:
+    """Make the file, and its folder. Another process may delete an empty folder at any time, so both are
+    tried again; once the file is in it, the folder stays. O_EXCL follows no link that somebody put there."""
+    for _ in range(TRIES_TO_MAKE_A_FOLDER):
+        with suppress(FileNotFoundError):
+            _make_folder(file.parent)
+            os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             return
-        except FileNotFoundError:  # another process has deleted the last file in it, and the folder
-            if not tries_left:
-                raise
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file.parent))
 
 
 def _make_folder(folder: Path) -> None:
     if not folder.is_dir():
         _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync(folder.parent)
+        with suppress(FileExistsError):  # another process was faster; or it is a file: what is put there says so
+            folder.mkdir()
+        _sync_entries(folder.parent)
 
 
 def _sync_entries(folder: Path) -> None:
-    with suppress(FileNotFoundError):  # another process has deleted the file since, and the folder with it
+    with suppress(FileNotFoundError):  # another process deleted it, with all that was in it
         _sync(folder)
 
 

@@ -1,30 +1,44 @@
 """A folder on this machine as a store."""
 
+import errno
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+from tempfile import TemporaryFile
 from typing import Self
 
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.atomic import TEMPORARY, create_file, replacing
 from sidestep.runtime.diskerrors import local_errors
-from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.errors import BadDataError, BadSpecError
 from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_progress
+
+log = logging.getLogger(__name__)
 
 COPY_BYTES = 2**20
 
 
 class LocalStore(Store):
-    """A local folder. Written files are synced to the disk before they get their name."""
+    """A local folder. Written files are synced to the disk before they get their name.
 
-    def __init__(self, root: Path, options: StorageSpec, follow_links: bool = False) -> None:
+    Nothing is written or deleted through a symbolic link below the folder that was opened; that one may
+    itself be a link, as the user has named it.
+    """
+
+    def __init__(
+        self, root: Path, options: StorageSpec, follow_links: bool = False, opened: Path | None = None
+    ) -> None:
+        """`opened` is the folder that was opened first, where this one is a child of it."""
         self.local_root = self.root = Path(os.path.normpath(root))
         self.place = str(self.root)
         self.options = options
         self.follow_links = follow_links
+        self._opened = opened or self.root
 
     def child(self, path: str) -> Self:
-        return type(self)(self.root / self.clean_path(path), self.options, self.follow_links)
+        return type(self)(self.root / self.clean_path(path), self.options, self.follow_links, self._opened)
 
     def locate(self, path: str) -> Path:
         """Return the file's own path on this machine, which need not exist.
@@ -41,6 +55,45 @@ class LocalStore(Store):
                 )
         return full
 
+    def locate_to_write(self, path: str) -> Path:
+        """Return the path of what is to be written. Raises BadDataError for a link on the way to it."""
+        full = self.locate(path)
+        with local_errors(full):
+            links = [part for part in (full, *full.parents) if part.is_symlink()]
+        if below := [link for link in links if link.is_relative_to(self._opened) and link != self._opened]:
+            raise BadDataError(
+                f"{below[0]} is a symbolic link, through which nothing is written: it could lead into any "
+                "file of this machine. Put a file or folder itself there, or name the place it leads to."
+            )
+        return full
+
+    def check_can_be_made(self) -> None:
+        """Make sure that a folder can be made here, where there is none: by a file in the nearest one above.
+
+        That file has no name, so nothing is left of it. No folder is made or deleted: another process may be
+        about to use it. Raises BadSpecError where a file is in the way, AccessError where it may not be made.
+        """
+        full = self.locate_to_write("")
+        with local_errors(full):
+            while True:
+                nearest = next(folder for folder in (full, *full.parents) if _exists(folder))
+                if not nearest.is_dir():
+                    raise BadSpecError(f"{nearest} is a file, where a folder is needed. Name another place.")
+                try:
+                    return TemporaryFile(dir=nearest).close()
+                except FileNotFoundError:
+                    if nearest.is_dir():
+                        raise
+                    log.debug("%s was deleted just now", nearest)
+
+    def check_free(self, path: str, *, is_folder: bool) -> None:
+        """Make sure that `path` can be a file, or a folder. Raises BadDataError for anything else there."""
+        full = self.locate_to_write(path)
+        with local_errors(full):
+            if full.exists() and full.is_dir() != is_folder:
+                kind = errno.ENOTDIR if is_folder else errno.EISDIR
+                raise OSError(kind, os.strerror(kind), str(full))
+
     def list_files(self, path: str = "") -> list[FileInfo]:
         with local_errors(f"{self.place}/{path}"):
             found = self._files_below(self.clean_path(path), frozenset())
@@ -54,15 +107,16 @@ class LocalStore(Store):
     def read_bytes(self, path: str) -> bytes:
         full = self.locate(path)
         with local_errors(full):
+            _refuse_pipe(full)
             return full.read_bytes()
 
     def write_bytes(self, path: str, data: bytes) -> None:
-        full = self.locate(path)
+        full = self.locate_to_write(path)
         with local_errors(full), replacing(full) as temporary:
             temporary.write_bytes(data)
 
     def create(self, path: str, data: bytes) -> bool:
-        full = self.locate(path)
+        full = self.locate_to_write(path)
         with local_errors(full):
             return create_file(full, data)
 
@@ -70,10 +124,10 @@ class LocalStore(Store):
         _copy(self.locate(path), target, progress)
 
     def upload(self, source: Path, path: str, progress: ProgressCallback = no_progress) -> None:
-        _copy(source, self.locate(path), progress)
+        _copy(source, self.locate_to_write(path), progress)
 
     def delete(self, path: str) -> None:
-        full = self.locate(path)
+        full = self.locate_to_write(path)
         with local_errors(full):
             full.unlink(missing_ok=True)
             self._remove_empty_folders(full)
@@ -95,10 +149,10 @@ class LocalStore(Store):
         if real in above or not full.is_dir():
             return
         try:
-            scanned = os.scandir(full)
+            entries = os.scandir(full)
         except FileNotFoundError:  # deleted since it was seen
             return
-        with scanned as entries:
+        with entries:
             for entry in entries:
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_dir():
@@ -109,6 +163,15 @@ class LocalStore(Store):
                         yield info
 
 
+def _exists(path: Path) -> bool:
+    """Also where it is a link that leads nowhere. Raises OSError where that cannot be known."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def _info(full: Path, path: str) -> FileInfo | None:
     try:
         status = full.stat()
@@ -117,8 +180,16 @@ def _info(full: Path, path: str) -> FileInfo | None:
     return FileInfo(path, status.st_size, str(status.st_mtime_ns))
 
 
+def _refuse_pipe(path: Path) -> None:
+    """A pipe or a device could be waited for, or read, for ever. A folder is refused by whoever opens it."""
+    mode = path.stat().st_mode
+    if not S_ISREG(mode) and not S_ISDIR(mode):
+        raise BadDataError(f"{path} is a pipe or a device, where a file is needed.")
+
+
 def _copy(source: Path, target: Path, progress: ProgressCallback) -> None:
     with local_errors(source):
+        _refuse_pipe(source)
         reader = source.open("rb")
     with reader, local_errors(target), replacing(target) as temporary, temporary.open("wb") as writer:
         while block := reader.read(COPY_BYTES):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import pytest
 
 from sidestep.cli import main
+from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Job
 from sidestep.preflight.places import check_places
+from sidestep.runtime.errors import BadSpecError, ExitCode, SideStepError
+from sidestep.storage import local
 from sidestep.tasks import train as train_task
 from tests.faults import faulty_server
 from tests.s3 import S3Server, set_credentials, strict_server
@@ -96,6 +100,95 @@ def test_a_local_output_that_cannot_be_written(refused: Refused, tmp_path: Path)
     assert "the file system refuses access" in refused(77, output_dir=locked / "side-step")
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("status.json", "folder"),
+        ("receipt.json", "folder"),
+        ("report.html", "link"),
+        ("logs", "link"),
+        ("runs", "file"),
+        ("commits", "file"),
+        ("checkpoints", "link"),
+        ("adapter", "link"),
+    ],
+)
+def test_something_is_in_the_way_of_what_an_output_holds(
+    refused: Refused, tmp_path: Path, name: str, kind: str
+) -> None:
+    other = tmp_path / "precious"
+    other.mkdir()
+    path = tmp_path / "out" / name
+    path.parent.mkdir()
+    make = {"folder": path.mkdir, "file": path.touch, "link": lambda: path.symlink_to(other)}
+    make[kind]()
+    assert f"output_dir: {path} is a " in refused(65)
+    assert list(other.iterdir()) == []
+
+
+def start_at(go: int, spec: JobSpec) -> int:
+    """The exit code of a start that begins when all others do."""
+    os.read(go, 1)
+    try:
+        job = Job(spec)
+        check_places(job)
+        job.output_store.create("commits/1", b"")
+        job.output_store.delete("commits/1")
+    except SideStepError as error:
+        return int(error.exit_code)
+    return 0
+
+
+def test_starts_in_pairs(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """Two attempts at one new output, and two jobs of an array whose outputs have one new parent folder: each
+    a process of its own, started in the same moment."""
+    codes = []
+    for number in range(20):
+        ready, go = os.pipe()
+        children = []
+        for job in ("one", "one") if number % 2 else ("one", "two"):
+            spec = make_spec(output_dir=tmp_path / f"array-{number}" / job)
+            if not (child := os.fork()):
+                code = int(ExitCode.BUG)
+                os.close(go)
+                try:
+                    code = start_at(ready, spec)
+                finally:
+                    os._exit(code)
+            children.append(child)
+        os.close(ready)
+        os.close(go)
+        codes += [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert codes == [0] * 40
+
+
+def test_the_probe_makes_no_folder(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """It looks in the nearest one that there is, and leaves nothing there."""
+    (tmp_path / "here").mkdir()
+    check_places(Job(make_spec(output_dir=tmp_path / "here" / "array" / "one")))
+    assert list((tmp_path / "here").iterdir()) == []
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    with pytest.raises(BadSpecError, match="nowhere is a file, where a folder is needed"):
+        check_places(Job(make_spec(output_dir=tmp_path / "nowhere")))
+
+
+def test_the_nearest_folder_is_deleted_meanwhile(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = tmp_path / "array"
+    array.mkdir()
+    make = tempfile.TemporaryFile
+
+    def made_late(dir: Path) -> Any:
+        if array.is_dir():
+            array.rmdir()
+        return make(dir=dir)
+
+    monkeypatch.setattr(local, "TemporaryFile", made_late)
+    check_places(Job(make_spec(output_dir=array / "one")))
+    assert not array.exists()
+
+
 def test_a_local_place_that_is_not_there(refused: Refused, tmp_path: Path) -> None:
     said = refused(66, dataset_dir=tmp_path / "nowhere", checkpoint_dir=tmp_path / "no models")
     first, second = said.splitlines()[:2]
@@ -169,6 +262,9 @@ def test_the_probe_leaves_nothing_and_finds_a_store_that_overwrites(
 ) -> None:
     check_places(Job(make_spec()))
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    check_places(Job(make_spec()))
+    assert list((tmp_path / "out").iterdir()) == []
     assert "replaces a file" not in caplog.text
     with strict_server(tmp_path / "buckets") as server:  # rclone ignores If-None-Match
         set_credentials(monkeypatch)

@@ -6,16 +6,18 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime import atomic
+from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.errors import (
     AccessError,
     BadDataError,
-    BadSpecError,
     MachineError,
     MissingInputError,
     StorageError,
@@ -144,10 +146,11 @@ def test_messages_name_the_file_and_the_trouble(
     store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.write_bytes("file", b"")
-    with pytest.raises(BadSpecError, match=r"root/file is a file, where a folder is needed"):
-        store.write_bytes("file/below", b"")
-    with pytest.raises(MissingInputError, match=r"root/file/below does not exist"):
-        store.read_bytes("file/below")
+    for use in (store.read_bytes, lambda path: store.write_bytes(path, b"")):
+        with pytest.raises(BadDataError, match=r"root/file is a file, where a folder is needed"):
+            use("file/below")
+    with pytest.raises(MissingInputError, match=r"root/below does not exist"):
+        store.read_bytes("below")
 
     def refused(*_: object) -> bytes:
         raise PermissionError(13, "Permission denied", str(store.root / "file"))
@@ -155,6 +158,186 @@ def test_messages_name_the_file_and_the_trouble(
     monkeypatch.setattr(Path, "read_bytes", refused)
     with pytest.raises(AccessError, match=r"root/file: .*Permission denied.*owner and mode"):
         store.read_bytes("file")
+
+
+def test_a_folder_where_a_file_belongs(store: LocalStore, tmp_path: Path) -> None:
+    (store.root / "status.json").mkdir(parents=True)
+    (tmp_path / "source").write_bytes(b"1")
+    for use in (
+        lambda: store.read_bytes("status.json"),
+        lambda: store.write_bytes("status.json", b""),
+        lambda: store.delete("status.json"),
+        lambda: store.upload(tmp_path / "source", "status.json"),
+        lambda: store.download("status.json", tmp_path / "copy"),
+        lambda: store.upload(store.root / "status.json", "copy"),
+    ):
+        with pytest.raises(BadDataError, match=r"root/status.json is a folder, where a file is needed"):
+            use()
+    assert store.create("status.json", b"") is False
+    assert [path.name for path in store.root.iterdir()] == ["status.json"]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOENT, MissingInputError),
+        (errno.EISDIR, BadDataError),
+        (errno.ENOTDIR, BadDataError),
+        (errno.ELOOP, BadDataError),
+        (errno.ENAMETOOLONG, BadDataError),
+        (errno.EILSEQ, BadDataError),
+        (errno.EACCES, AccessError),
+        (errno.EPERM, AccessError),
+        (errno.EROFS, AccessError),
+        (errno.ENOSPC, MachineError),
+        (errno.EDQUOT, MachineError),
+        (errno.EMFILE, MachineError),
+        (errno.ENFILE, MachineError),
+        (errno.ENOMEM, MachineError),
+        (errno.EIO, StorageError),
+        (errno.ESTALE, StorageError),
+        (errno.ENOTCONN, StorageError),
+        (errno.EBUSY, StorageError),
+    ],
+)
+def test_what_fails_for_good_and_what_may_pass(number: int, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match="the place"), local_errors("the place"):
+        raise OSError(number, os.strerror(number))
+
+
+def test_links_that_lead_nowhere_or_to_themselves_and_long_names(store: LocalStore) -> None:
+    store.write_bytes("file", b"")
+    (store.root / "circle").symlink_to("circle")
+    with pytest.raises(BadDataError, match="root/circle is a symbolic link"):
+        store.read_bytes("circle")
+    long = "x" * 300
+    for use in (store.read_bytes, store.stat, lambda path: store.write_bytes(path, b"")):
+        with pytest.raises(BadDataError, match=f"root/{long} cannot be a file's name"):
+            use(long)
+
+
+def test_a_pipe_is_not_waited_for(store: LocalStore, tmp_path: Path) -> None:
+    store.root.mkdir()
+    os.mkfifo(store.root / "index.json")
+    for use in (store.read_bytes, lambda path: store.download(path, tmp_path / "copy")):
+        with pytest.raises(BadDataError, match=r"root/index.json is a pipe or a device"):
+            use("index.json")
+
+
+def test_nothing_is_written_through_a_link(store: LocalStore, tmp_path: Path) -> None:
+    """Neither through one that leads out nor through one that stays inside, nor in a folder of the store."""
+    store.write_bytes("real/file", b"1")
+    (store.root / "inside").symlink_to("real")
+    (store.root / "outside").symlink_to(tmp_path)
+    (store.root / "real" / "link").symlink_to("file")
+    (tmp_path / "source").write_bytes(b"2")
+    for where, path in (
+        (store, "inside/new"),
+        (store, "real/link"),
+        (store.child("inside"), "new"),
+        (store.child("outside"), "new"),
+        (store.child("outside").child("deeper"), "new"),
+    ):
+        for use in (
+            lambda where, path: where.write_bytes(path, b"2"),
+            lambda where, path: where.create(path, b"2"),
+            lambda where, path: where.upload(tmp_path / "source", path),
+            lambda where, path: where.delete(path),
+        ):
+            with pytest.raises(BadDataError, match=r"root/(inside|outside|real/link) is a symbolic link"):
+                use(where, path)
+    assert store.read_bytes("real/file") == b"1"
+    assert sorted(path.name for path in (store.root / "real").iterdir()) == ["file", "link"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["root", "source"]
+
+
+@pytest.mark.parametrize("how", ["write", "create", "upload"])
+def test_a_folder_that_another_process_deletes_again_and_again(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It was empty, as nothing had been put there yet: so it is made again."""
+    folder, others_turns = store.root / "folder" / "deeper", ["mkdir", "open", "mkdir", "open", "made"]
+    make, begin = Path.mkdir, os.open
+
+    def open_after_the_other(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & os.O_EXCL and others_turns[:1] == ["open"]:
+            others_turns.pop(0)
+            folder.rmdir()
+            folder.parent.rmdir()
+        return begin(path, flags, *rest, **more)
+
+    def make_after_the_other(path: Path, *rest: Any, **more: Any) -> None:
+        if path == folder and others_turns[:1] == ["mkdir"]:
+            others_turns.pop(0)
+            folder.parent.rmdir()
+        if path == folder and others_turns == ["made"]:
+            others_turns.pop(0)
+            make(path)
+        make(path, *rest, **more)
+
+    monkeypatch.setattr(Path, "mkdir", make_after_the_other)
+    monkeypatch.setattr(os, "open", open_after_the_other)
+    (tmp_path / "source").write_bytes(b"new")
+    uses: dict[str, Callable[[], object]] = {
+        "write": lambda: store.write_bytes("folder/deeper/file", b"new"),
+        "create": lambda: store.create("folder/deeper/file", b"new"),
+        "upload": lambda: store.upload(tmp_path / "source", "folder/deeper/file"),
+    }
+    uses[how]()
+    assert not others_turns and (folder / "file").read_bytes() == b"new"
+
+
+def test_a_folder_that_cannot_stay_is_given_up(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(path: Path, *_: Any) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", gone)
+    with pytest.raises(MissingInputError, match="root does not exist"):
+        store.write_bytes("file", b"")
+
+
+def test_a_file_deleted_by_another_as_soon_as_it_was_there(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Path.replace
+
+    def replaced_then_deleted(path: Path, target: Path) -> None:
+        replace(path, target)
+        LocalStore(store.root, StorageSpec()).delete("folder/file")
+
+    monkeypatch.setattr(Path, "replace", replaced_then_deleted)
+    store.write_bytes("folder/file", b"")
+    assert store.list_files() == []
+
+
+def test_a_listing_while_another_process_deletes(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write_bytes("a/file", b"")
+    store.write_bytes("b/file", b"")
+    scan = os.scandir
+
+    def scanned_late(path: Any) -> Any:
+        if Path(path).name == "a":
+            LocalStore(store.root, StorageSpec()).delete("a/file")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scanned_late)
+    assert [info.path for info in store.list_files()] == ["b/file"]
+
+
+def test_many_write_and_delete_in_one_folder(store: LocalStore) -> None:
+    """Real threads, each of which finds the folder gone now and then."""
+
+    def work(who: int) -> None:
+        for number in range(100):
+            path = f"parent/folder/{who}"
+            store.write_bytes(path, b"%d" % number)
+            assert store.read_bytes(path) == b"%d" % number
+            store.list_files()
+            store.delete(path)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))
+    assert list(store.root.iterdir()) == []
 
 
 def test_an_empty_folder_is_none(store: LocalStore) -> None:
@@ -242,57 +425,6 @@ def test_an_input_output_error_is_the_stores(store: LocalStore, monkeypatch: pyt
 
 def test_a_delete_that_fails_deletes_nothing(store: LocalStore) -> None:
     store.write_bytes("folder/file", b"1")
-    with pytest.raises(StorageError, match="Is a directory"):
+    with pytest.raises(BadDataError, match="root/folder is a folder"):
         store.delete("folder")
     assert store.read_bytes("folder/file") == b"1"
-
-
-def test_a_folder_that_others_remove_as_empty_is_made_again(
-    store: LocalStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another process deletes the last file in it just when this one is about to write there."""
-    made: list[Path] = []
-    make = atomic._make_folder
-
-    def removed_once(folder: Path) -> None:
-        make(folder)
-        if folder.name == "deeper" and len(made) < 2:
-            made.append(folder)
-            folder.rmdir()
-
-    monkeypatch.setattr(atomic, "_make_folder", removed_once)
-    store.write_bytes("deeper/a", b"x")
-    assert store.create("deeper/b", b"y") and made == [store.root / "deeper"] * 2
-    assert [file.path for file in store.list_files()] == ["deeper/a", "deeper/b"]
-
-
-def test_a_file_that_others_delete_at_once_was_written(
-    store: LocalStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sync = atomic._sync
-
-    def after_the_other(path: Path) -> None:
-        if path == store.root / "deeper" and (path / "a").exists():
-            store.delete("deeper/a")
-        sync(path)
-
-    monkeypatch.setattr(atomic, "_sync", after_the_other)
-    store.write_bytes("deeper/a", b"x")
-    assert store.create("deeper/a", b"x")
-    assert store.list_files() == []
-
-
-def test_a_folder_that_others_remove_while_it_is_listed_is_empty(
-    store: LocalStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for path in ("a", "deeper/b"):
-        store.write_bytes(path, b"x")
-    scan = os.scandir
-
-    def scan_late(folder: Path) -> object:
-        if folder == store.root / "deeper":
-            store.delete("deeper/b")
-        return scan(folder)
-
-    monkeypatch.setattr(os, "scandir", scan_late)
-    assert [file.path for file in store.list_files()] == ["a"]
