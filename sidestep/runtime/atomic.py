@@ -68,7 +68,7 @@ def _begin(file: Path) -> None:
 def _make_folder(folder: Path) -> None:
     if not folder.is_dir():
         _make_folder(folder.parent)
-        with suppress(FileExistsError):  # another process was faster; or it is a file: what is put there says so
+        with suppress(FileExistsError):  # by another process; or it is a file, as what is put there says
             folder.mkdir()
         _sync_entries(folder.parent)
 
