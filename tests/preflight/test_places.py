@@ -120,7 +120,11 @@ def test_something_is_in_the_way_of_what_an_output_holds(
     other.mkdir()
     path = tmp_path / "out" / name
     path.parent.mkdir()
-    make = {"folder": path.mkdir, "file": path.touch, "link": lambda: path.symlink_to(other)}
+    make: dict[str, Callable[[], object]] = {
+        "folder": path.mkdir,
+        "file": path.touch,
+        "link": lambda: path.symlink_to(other),
+    }
     make[kind]()
     assert f"output_dir: {path} is a " in refused(65)
     assert list(other.iterdir()) == []

@@ -238,12 +238,13 @@ def test_nothing_is_written_through_a_link(store: LocalStore, tmp_path: Path) ->
         (store.child("outside"), "new"),
         (store.child("outside").child("deeper"), "new"),
     ):
-        for use in (
+        uses: list[Callable[[LocalStore, str], object]] = [
             lambda where, path: where.write_bytes(path, b"2"),
             lambda where, path: where.create(path, b"2"),
             lambda where, path: where.upload(tmp_path / "source", path),
             lambda where, path: where.delete(path),
-        ):
+        ]
+        for use in uses:
             with pytest.raises(BadDataError, match=r"root/(inside|outside|real/link) is a symbolic link"):
                 use(where, path)
     assert store.read_bytes("real/file") == b"1"
