@@ -20,6 +20,7 @@ from sidestep.commitlog.log import FOLDER as COMMITS
 from sidestep.commitlog.writer import CHECKPOINTS
 from sidestep.config.job import JobSpec
 from sidestep.config.targets import check_targets
+from sidestep.data.index import INDEX_FILE
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.output import LOGS, RUNS
 from sidestep.lifecycle.publish import FOLDER as ADAPTER
@@ -81,7 +82,7 @@ def output_checks(job: Job) -> list[Check]:
     """Checks that the task may write where its results go."""
     spec, checks = job.spec, []
     if spec.task == "preprocess" or (spec.task == "pipeline" and spec.dataset_dir):
-        checks.append(Check(_tensors_field(spec), lambda: _check_writable(job.tensors, is_shared=True)))
+        checks.append(Check(_tensors_field(spec), lambda: _check_tensors(job)))
     if spec.task != "preprocess":
         is_shared = spec.task == "estimate"
         checks.append(Check("output_dir", lambda: _check_output(job.output_store, is_shared)))
@@ -160,13 +161,23 @@ def _size(files: Sequence[FileInfo]) -> str:
     return decimal(sum(file.size for file in files))
 
 
+def _check_tensors(job: Job) -> str:
+    _check_free(job.output_store, FILES, FOLDERS)  # preprocessing has a status and a log there, too
+    _check_free(job.tensors, (INDEX_FILE,))
+    return _check_writable(job.tensors, is_shared=True)
+
+
 def _check_output(store: Store, is_shared: bool) -> str:
-    if isinstance(store, LocalStore):  # what is in the way would be met after hours of training
-        for name in FILES:
-            store.check_free(name, is_folder=False)
-        for name in FOLDERS:
-            store.check_free(name, is_folder=True)
+    _check_free(store, FILES, FOLDERS)
     return _check_writable(store, is_shared)
+
+
+def _check_free(store: Store, files: Sequence[str], folders: Sequence[str] = ()) -> None:
+    """A link in the way, or a folder where a file belongs, would be met after hours of work."""
+    if isinstance(store, LocalStore):
+        for names, is_folder in ((files, False), (folders, True)):
+            for name in names:
+                store.check_free(name, is_folder=is_folder)
 
 
 def _check_writable(store: Store, is_shared: bool) -> str:

@@ -76,8 +76,9 @@ class LocalStore(Store):
         full = self.locate_to_write("")
         with local_errors(full):
             while True:
-                nearest = next(folder for folder in (full, *full.parents) if _exists(folder))
-                if not nearest.is_dir():
+                kinds = ((folder, _is_folder(folder)) for folder in (full, *full.parents))
+                nearest, is_folder = next(known for known in kinds if known[1] is not None)
+                if not is_folder:
                     raise BadSpecError(f"{nearest} is a file, where a folder is needed. Name another place.")
                 try:
                     return TemporaryFile(dir=nearest).close()
@@ -90,7 +91,7 @@ class LocalStore(Store):
         """Make sure that `path` can be a file, or a folder. Raises BadDataError for anything else there."""
         full = self.locate_to_write(path)
         with local_errors(full):
-            if full.exists() and full.is_dir() != is_folder:
+            if _is_folder(full) is (not is_folder):
                 kind = errno.ENOTDIR if is_folder else errno.EISDIR
                 raise OSError(kind, os.strerror(kind), str(full))
 
@@ -163,13 +164,12 @@ class LocalStore(Store):
                         yield info
 
 
-def _exists(path: Path) -> bool:
-    """Also where it is a link that leads nowhere. Raises OSError where that cannot be known."""
+def _is_folder(path: Path) -> bool | None:
+    """None where nothing is there. Asked once, as another process may make or delete it at any time."""
     try:
-        path.lstat()
+        return S_ISDIR(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
+        return False if path.is_symlink() else None  # a link that leads nowhere
 
 
 def _info(full: Path, path: str) -> FileInfo | None:

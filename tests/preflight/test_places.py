@@ -13,7 +13,8 @@ import pytest
 from sidestep.cli import main
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Job
-from sidestep.preflight.places import check_places
+from sidestep.preflight.checks import raise_problems, run_checks
+from sidestep.preflight.places import check_places, output_checks
 from sidestep.runtime.errors import BadSpecError, ExitCode, SideStepError
 from sidestep.storage import local
 from sidestep.tasks import train as train_task
@@ -130,12 +131,22 @@ def test_something_is_in_the_way_of_what_an_output_holds(
     assert list(other.iterdir()) == []
 
 
+def test_something_is_in_the_way_of_tensors(tiny_checkpoints: Path, tmp_path: Path, capsys: Any) -> None:
+    Path("songs").mkdir()
+    Path("songs", "a.wav").write_bytes(b"RIFF")
+    words = ["preprocess", "--checkpoint-dir", str(tiny_checkpoints), "--audio-dir", "songs"]
+    for name in ("index.json", "status.json"):
+        Path(name, name).mkdir(parents=True)
+        assert main([*words, "--tensor-output", name]) == 65
+        assert f"dataset_dir: {tmp_path}/{name}/{name} is a folder" in capsys.readouterr().err
+
+
 def start_at(go: int, spec: JobSpec) -> int:
     """The exit code of a start that begins when all others do."""
     os.read(go, 1)
     try:
         job = Job(spec)
-        check_places(job)
+        raise_problems(run_checks(output_checks(job)))
         job.output_store.create("commits/1", b"")
         job.output_store.delete("commits/1")
     except SideStepError as error:
@@ -147,7 +158,7 @@ def test_starts_in_pairs(make_spec: MakeSpec, tmp_path: Path) -> None:
     """Two attempts at one new output, and two jobs of an array whose outputs have one new parent folder: each
     a process of its own, started in the same moment."""
     codes = []
-    for number in range(20):
+    for number in range(10):
         ready, go = os.pipe()
         children = []
         for job in ("one", "one") if number % 2 else ("one", "two"):
@@ -163,7 +174,7 @@ def test_starts_in_pairs(make_spec: MakeSpec, tmp_path: Path) -> None:
         os.close(ready)
         os.close(go)
         codes += [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    assert codes == [0] * 40
+    assert codes == [0] * 20
 
 
 def test_the_probe_makes_no_folder(make_spec: MakeSpec, tmp_path: Path) -> None:
@@ -174,6 +185,24 @@ def test_the_probe_makes_no_folder(make_spec: MakeSpec, tmp_path: Path) -> None:
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
     with pytest.raises(BadSpecError, match="nowhere is a file, where a folder is needed"):
         check_places(Job(make_spec(output_dir=tmp_path / "nowhere")))
+
+
+def test_a_folder_is_deleted_while_its_kind_is_asked(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another attempt that has just deleted its last file in there."""
+    commits, ask = tmp_path / "out" / "commits", Path.stat
+    commits.mkdir(parents=True)
+
+    def asked_once(path: Path, **how: Any) -> os.stat_result:
+        found = ask(path, **how)
+        if path == commits and how.get("follow_symlinks", True):
+            path.rmdir()
+        return found
+
+    monkeypatch.setattr(Path, "stat", asked_once)
+    check_places(Job(make_spec()))
+    assert not commits.exists()
 
 
 def test_the_nearest_folder_is_deleted_meanwhile(
