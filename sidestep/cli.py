@@ -13,6 +13,7 @@ from sidestep.commands.command import Call
 from sidestep.runtime.console import is_interactive, write
 from sidestep.runtime.errors import ExitCode, MachineError, SideStepError, UsageError
 from sidestep.runtime.logs import log_file, setup_logging
+from sidestep.runtime.secrets import hide
 from sidestep.runtime.shown import indented
 from sidestep.runtime.words import did_you_mean
 
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         setup_logging()
         where = log_file()
         if where is None:
-            sys.stderr.write(indented(traceback.format_exc()))
+            sys.stderr.write(hide(indented(traceback.format_exc())))
         name = type(error).__name__
         log.error("a bug in Side-Step: %s: %s (traceback: %s)", name, error, where or "above", exc_info=True)
         return ExitCode.BUG

@@ -20,6 +20,7 @@ from sidestep.lifecycle.status import FILE, HEARTBEAT_SECONDS, Commit, Phase, Sp
 from sidestep.runtime import liveness
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import AgainError, BadDataError, ExitCode, MissingInputError, SideStepError
+from sidestep.runtime.secrets import hide
 from sidestep.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class Reporter:
         state, exit_code = _ending(error)
         self.update(state=state, exit_code=exit_code)
         if error is not None:
-            self.update(message=str(error).splitlines()[0] if str(error) else "stopped by a signal")
+            self.update(message=hide(str(error)).splitlines()[0] if str(error) else "stopped by a signal")
         self.tell()
         try:
             self._job.output.send(LOGS)

@@ -5,6 +5,7 @@ import os
 import sys
 from typing import Any
 
+from sidestep.runtime.secrets import hide
 from sidestep.runtime.shown import shown
 
 
@@ -16,12 +17,13 @@ def is_interactive() -> bool:
 def write(text: str, exactly: bool = False) -> None:
     """Write to standard output and flush it. A reader that has gone (`sidestep schema | head`) is fine.
 
-    What a terminal would obey is made visible (`runtime.shown`). `exactly`: it is a file's content, and
-    goes byte for byte to anything but a terminal.
+    Secrets are hidden, and what a terminal would obey is made visible (`runtime.shown`).
+    `exactly`: it is a file's content, and goes byte for byte to anything but a terminal.
     """
     if sys.stdout is None:  # closed by whoever started this
         return
     try:
+        text = hide(text)
         sys.stdout.write(text if exactly and not sys.stdout.isatty() else shown(text))
         sys.stdout.flush()
     except BrokenPipeError:

@@ -7,6 +7,8 @@ sees one of the codes below knows that the job itself decided to stop, and wheth
 from enum import Enum, IntEnum
 from typing import Self
 
+from sidestep.runtime.secrets import hide
+
 
 class Rerun(Enum):
     """What the same command does when it is run again, as the docs say it."""
@@ -59,6 +61,10 @@ class SideStepError(Exception):
     """
 
     exit_code = ExitCode.BUG
+
+    def __init__(self, *words: object) -> None:
+        """`words` may hold what a library said of its own error: secrets in them are hidden."""
+        super().__init__(*(hide(word) if isinstance(word, str) else word for word in words))
 
 
 class UsageError(SideStepError):

@@ -1,4 +1,7 @@
-"""Logging: plain lines for people on standard error, everything in sidestep.log and in the run's log."""
+"""Logging: plain lines for people on standard error, everything in sidestep.log and in the run's log.
+
+No secret passes: each line is searched for them as it is written, with its traceback.
+"""
 
 import logging
 import os
@@ -7,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from sidestep.runtime.secrets import hide
 from sidestep.runtime.shown import indented
 
 LOG_FILE = "sidestep.log"
@@ -71,7 +75,7 @@ class _Console(logging.StreamHandler[TextIO]):
         super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        message = record.getMessage()  # without a traceback: that is for the log file
+        message = hide(record.getMessage())  # without a traceback: that is for the log file
         if record.levelno >= logging.WARNING:
             message = f"{record.levelname.lower()}: {message}"
         return indented(message)
@@ -81,7 +85,7 @@ class _Lines(logging.Formatter):
     """Every entry begins at the left, and nothing else does, whatever a name or a message holds."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return indented(super().format(record))
+        return indented(hide(super().format(record)))
 
 
 class _LogFile(logging.FileHandler):

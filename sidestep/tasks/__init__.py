@@ -9,6 +9,7 @@ from sidestep.config.needs import check_needs
 from sidestep.runtime.environment import tidy_environment
 from sidestep.runtime.errors import AgainError
 from sidestep.runtime.preemption import Preemption
+from sidestep.runtime.secrets import hide_in
 
 if TYPE_CHECKING:
     from sidestep.lifecycle.finish import TrainResult
@@ -36,6 +37,9 @@ def run(spec: JobSpec, preemption: Preemption | None = None) -> "TrainResult | N
         except AgainError as error:
             if preemption is None and noted.is_interrupt:
                 raise KeyboardInterrupt(str(error)) from error
+            raise
+        except Exception as error:
+            hide_in(error)  # Python shows it, and the libraries' errors behind it
             raise
 
 
