@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, unquote
 
 import aiohttp
+from fsspec.asyn import sync
 
 from sidestep.runtime.atomic import replacing
 from sidestep.runtime.diskerrors import local_errors
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 PASSING = (429, 500, 502, 503, 504)
+PARTIAL, RANGE_BEHIND_THE_END = 206, 416
 VERSIONS = ("ETag", "Content-MD5", "Digest", "Last-Modified")
 
 
@@ -58,6 +60,26 @@ class HttpStore(remote.RemoteStore):
     def read_bytes(self, path: str) -> bytes:
         with self._failures(path):
             data: bytes = self._ask(lambda: self._fs.cat_file(self._key(path)))
+            return data
+
+    def read_range(self, path: str, start: int, size: int) -> bytes:
+        key, fs = self._key(path), self._fs
+
+        async def get() -> bytes:
+            session = await fs.set_session()
+            headers = {"Range": f"bytes={start}-{start + size - 1}"}
+            async with session.get(fs.encode_url(key), headers=headers) as answer:
+                if answer.status == RANGE_BEHIND_THE_END:
+                    return b""
+                fs._raise_not_found_for_status(answer, key)
+                skipped = 0 if answer.status == PARTIAL else start
+                read = bytearray()
+                while len(read) < skipped + size and (block := await answer.content.readany()):
+                    read += block
+                return bytes(read[skipped : skipped + size])
+
+        with self._failures(path):
+            data: bytes = self._ask(lambda: sync(fs.loop, get))
             return data
 
     def download(self, path: str, target: Path, progress: ProgressCallback = no_progress) -> None:

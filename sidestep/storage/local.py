@@ -111,6 +111,12 @@ class LocalStore(Store):
             _refuse_pipe(full)
             return full.read_bytes()
 
+    def read_range(self, path: str, start: int, size: int) -> bytes:
+        full = self.locate(path)
+        with local_errors(full), full.open("rb") as file:
+            file.seek(start)
+            return file.read(size)
+
     def write_bytes(self, path: str, data: bytes) -> None:
         full = self.locate_to_write(path)
         with local_errors(full), replacing(full) as temporary:

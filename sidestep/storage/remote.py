@@ -62,6 +62,11 @@ class RemoteStore(Store):
             data: bytes = self._fs.cat_file(self._key(path))
             return data
 
+    def read_range(self, path: str, start: int, size: int) -> bytes:
+        with self._failures(path):
+            data: bytes = self._fs.cat_file(self._key(path), start=start, end=start + size)
+            return data
+
     def write_bytes(self, path: str, data: bytes) -> None:
         with self._failures(path):
             self._fs.pipe_file(self._key(path), data)

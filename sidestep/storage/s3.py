@@ -7,7 +7,7 @@ tries and not seconds, and stop trying at all once enough requests of a process 
 import functools
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,13 @@ import boto3
 import botocore.session
 from botocore import UNSIGNED
 from botocore.config import Config
-from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, ReadTimeoutError
+from botocore.exceptions import (
+    ClientError,
+    ConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    ReadTimeoutError,
+)
 from botocore.loaders import create_loader
 from botocore.parsers import ResponseParserError
 from s3transfer.manager import TransferConfig, TransferManager
@@ -31,6 +37,7 @@ from sidestep.storage.s3_errors import FAILURES, error_code, to_user_error
 from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_progress
 
 _descriptions = create_loader()  # of S3 and its endpoints: to read them takes a client 0.3 s, the first one
+PARTIAL = 206
 PASSING_STATUSES = (429, 500, 502, 503, 504)
 PASSING_CODES = ("RequestTimeout", "SlowDown", "ConditionalRequestConflict", "OperationAborted")
 
@@ -152,6 +159,24 @@ class S3Store(Store):
         self._fetch(path, target, no_progress)
         return target.getvalue()
 
+    def read_range(self, path: str, start: int, size: int) -> bytes:
+        asked_for = f"bytes={start}-{start + size - 1}"
+
+        def ask() -> bytes:
+            try:
+                found = self._requests.get_object(Bucket=self.bucket, Key=self._key(path), Range=asked_for)
+            except ClientError as error:
+                if error_code(error) not in ("InvalidRange", "416"):
+                    raise
+                return b""  # it ends before
+            with closing(found["Body"]) as body:
+                if found["ResponseMetadata"]["HTTPStatusCode"] == PARTIAL:
+                    return bytes(body.read())
+                return bytes(body.read(start + size)[start:])  # from a server that knows no ranges
+
+        with self._failures(path):
+            return self.limits.retry.call(ask, _broke_off)
+
     def write_bytes(self, path: str, data: bytes) -> None:
         self._send(path, io.BytesIO(data), no_progress)
 
@@ -233,6 +258,11 @@ class S3Store(Store):
             yield
         except FAILURES as error:
             raise to_user_error(error, f"{self.place}/{path}".rstrip("/"), self.place) from error
+
+
+def _broke_off(error: Exception) -> bool:
+    """Whether an answer's body came to an end before its time, so that it is to be asked for again."""
+    return isinstance(error, IncompleteReadError | HTTPClientError)
 
 
 def _was_misheard(error: Exception) -> bool:

@@ -77,6 +77,14 @@ class Store(ABC):
         return self.read_bytes(path)
 
     @abstractmethod
+    def read_range(self, path: str, start: int, size: int) -> bytes:
+        """Return at most `size` bytes of a file, from `start` on: fewer where it ends.
+
+        No more of a file is moved than that, so a part of one of many gigabytes is had in a moment; but for
+        a web server that cannot send a part, of which all up to the end of it is read.
+        """
+
+    @abstractmethod
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write or replace a small file; readers see all of it or nothing."""
 

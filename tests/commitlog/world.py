@@ -218,6 +218,9 @@ class FaultyStore(Store):
     def read_bytes(self, path: str) -> bytes:
         return self._ask("read_bytes", path, lambda: self._read(path))
 
+    def read_range(self, path: str, start: int, size: int) -> bytes:
+        raise NotImplementedError
+
     def download(self, path: str, target: Path, progress: ProgressCallback = no_progress) -> None:
         target.write_bytes(self._ask("download", path, lambda: self._read(path)))
 

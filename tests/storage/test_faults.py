@@ -26,6 +26,7 @@ USES: dict[str, Callable[[Store, Path], Any]] = {
     "list": lambda store, _: [info.path for info in store.list_files()] == ["file"],
     "stat": lambda store, _: getattr(store.stat("file"), "size", None) == len(CONTENT),
     "read": lambda store, _: store.read_bytes("file") == CONTENT,
+    "part": lambda store, _: store.read_range("file", 0, len(CONTENT)) == CONTENT,
     "write": lambda store, _: store.write_bytes("new", CONTENT) or store.read_bytes("new") == CONTENT,
     "create": lambda store, _: store.create("new", CONTENT) or store.read_bytes("new") == CONTENT,
     "delete": lambda store, _: store.delete("file") or store.stat("file") is None,
@@ -72,7 +73,7 @@ def test_passing_faults_are_outlasted(faulty: FaultyServer, tmp_path: Path, faul
 
 
 @pytest.mark.parametrize(
-    ("fault", "names"), [("cut", ("list", "read", "download")), ("cut short", ("list",))]
+    ("fault", "names"), [("cut", ("list", "read", "part", "download")), ("cut short", ("list",))]
 )
 def test_a_connection_cut_within_an_answer(
     faulty: FaultyServer, store: Store, tmp_path: Path, fault: str, names: tuple[str, ...]

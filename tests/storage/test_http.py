@@ -3,6 +3,7 @@
 import functools
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -72,6 +73,51 @@ def test_a_website_is_read(website: FaultyServer, tmp_path: Path) -> None:
     assert web_store(website, "songs/al%20bum").list_files()  # a place is a URL, quoted as those are
 
 
+@pytest.fixture
+def with_parts() -> Iterator[str]:
+    """A server of CONTENT under /file that sends parts of it, as nginx and Apache do."""
+
+    class Parts(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            start, stop = (int(end) for end in self.headers["Range"].removeprefix("bytes=").split("-"))
+            part = CONTENT[start : stop + 1] if self.path == "/site/file" else b""
+            if self.path != "/site/file":
+                self.send_error(404)
+            elif not part:
+                self.send_error(416)
+            else:
+                self.send_response(206)
+                self.send_header("Content-Length", str(len(part)))
+                self.end_headers()
+                self.wfile.write(part)
+
+        def log_message(self, *args: object) -> None:
+            """Nothing on the tests' screen."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Parts) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/site"
+        server.shutdown()
+
+
+def test_a_part_of_a_file_where_the_server_has_parts_and_where_it_has_none(
+    website: FaultyServer, with_parts: str
+) -> None:
+    for store in (open_store(with_parts, StorageSpec()), web_store(website)):
+        for start, size in ((0, 8), (8, 70), (990, 100), (5000, 8)):
+            assert store.read_range("file", start, size) == CONTENT[start : start + size]
+        with pytest.raises(MissingInputError, match="nowhere"):
+            store.read_range("nowhere", 0, 8)
+
+
+def test_no_more_is_read_than_a_part_needs(website: FaultyServer, tmp_path: Path) -> None:
+    (tmp_path / "site" / "songs" / "large").write_bytes(b"0123456789" * 2_000_000)
+    website.down = 2_000_000  # the whole of it takes ten seconds
+    began = time.monotonic()
+    assert web_store(website).read_range("large", 15, 10) == b"5678901234"
+    assert time.monotonic() - began < 5
+
+
 @pytest.mark.parametrize("fault", ["503", "429", "drop", "cut"])
 def test_passing_faults_of_a_website_are_waited_for(
     website: FaultyServer, tmp_path: Path, fault: str
@@ -85,7 +131,11 @@ def test_passing_faults_of_a_website_are_waited_for(
         store.download("file", tmp_path / "local", moved.append)
         return sum(moved) == len(CONTENT)
 
-    uses: list[Callable[[], bool]] = [lambda: store.read_bytes("file") == CONTENT, download]
+    uses: list[Callable[[], bool]] = [
+        lambda: store.read_bytes("file") == CONTENT,
+        lambda: store.read_range("file", 900, 90) == CONTENT[900:990],
+        download,
+    ]
     for use in uses:
         website.faults[:] = [fault] * 3
         pauses.clear()

@@ -65,6 +65,19 @@ def test_list_is_deep_sorted_and_of_that_folder_alone(store: Store) -> None:
     assert [info.size for info in store.list_files("b/c")] == [11]
 
 
+def test_a_part_of_a_file(store: Store) -> None:
+    content = bytes(range(256)) * 40
+    store.write_bytes("a part [1].bin", content)
+    store.write_bytes("empty", b"")
+    for start, size in ((0, 8), (8, 1000), (10_000, 5), (10_230, 100), (len(content) - 1, 1)):
+        assert store.read_range("a part [1].bin", start, size) == content[start : start + size]
+    assert store.read_range("empty", 0, 8) == b""
+    with pytest.raises(MissingInputError, match="nowhere"):
+        store.read_range("nowhere", 0, 8)
+    with pytest.raises(BadDataError, match="leads out"):
+        store.read_range("../a part [1].bin", 0, 8)
+
+
 def test_nothing_is_cached(store: Store) -> None:
     other = open_store(store.place, store.options)
     assert other.list_files() == [] and other.stat("new") is None
