@@ -38,6 +38,7 @@ FAULTS = {
     "drop": "reads the request, then hangs up",
     "cut": "passes the request on, then hangs up in the middle of the answer's body",
     "cut short": "as `cut`, of an answer that does not say how long it is",
+    "short": "passes the request on, and answers with half of the body as if that were all",
     "cut upload": "resets the connection in the middle of the request's body",
     "lost": "passes the request on, and hangs up instead of answering",
     "silent": "reads the request, and neither answers nor hangs up",
@@ -191,7 +192,7 @@ def _handler(proxy: FaultyServer) -> type[BaseHTTPRequestHandler]:
                 for _ in self.body(size // 2):
                     pass
                 self.reset()
-            elif fault in ("", "cut", "cut short", "lost"):
+            elif fault in ("", "cut", "cut short", "short", "lost"):
                 self.pass_on(self.body(size), fault)
             else:
                 for _ in self.body(size):
@@ -261,6 +262,9 @@ def _handler(proxy: FaultyServer) -> type[BaseHTTPRequestHandler]:
             if fault.startswith("cut"):
                 left //= 2
                 self.close_connection = True
+            if fault == "short" and not is_bodiless:
+                left //= 2
+                plain["content-length"] = str(left)
             if fault == "cut short":
                 plain.pop("content-length", None)
             self.send_response(status)

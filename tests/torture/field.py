@@ -3,6 +3,7 @@ its own, and for every attempt a workspace that is empty."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,20 @@ class Field:
             seconds = time.monotonic() - began
             self._references[name] = Reference(read_outcome(store_of(spec)), seconds, spec)
         return self._references[name]
+
+    def prepared(
+        self, name: str, point: str | None, number: int, spec_of: Callable[[str], dict[str, Any]]
+    ) -> str:
+        """An output as an attempt left it that was killed at a point, or finished; each time the same one."""
+        output, copy = (self.folder / kind / name for kind in ("prepared", "copies"))
+        if not copy.exists():
+            attempt = self.start(spec_of(str(output)), point, number)
+            assert attempt.end() == (-signal.SIGKILL if point else 0), attempt.said
+            copy.parent.mkdir(exist_ok=True)
+            output.rename(copy)
+        shutil.rmtree(output, ignore_errors=True)
+        shutil.copytree(copy, output)
+        return str(output)
 
     def start(
         self,
@@ -240,8 +255,10 @@ class Attempt:
 
     @property
     def said(self) -> str:
+        """What it said, without the tables of an estimate."""
         path = self.place / "said"
-        return path.read_text() if path.exists() else ""
+        lines = path.read_text().splitlines() if path.exists() else []
+        return "\n".join(line for line in lines if "▇" not in line and "--target-modules" not in line)
 
     @property
     def steps(self) -> list[int]:

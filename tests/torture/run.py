@@ -18,9 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 
+from tests.torture.damage import STATES, damage
+from tests.torture.faults import ONLY, fail, lag
 from tests.torture.field import CELLS, Field, torture_field
 from tests.torture.kills import PIPELINE, kill
-from tests.torture.pairs import pair
+from tests.torture.pairs import PAIRS, pair
+from tests.torture.pauses import pause
 from tests.torture.tally import Tally, table
 
 FAILURES_AT_MOST = 8  # of one cell, which then is given up
@@ -43,7 +46,11 @@ ACTIONS = {
     "kills": Action(
         kill, dict.fromkeys(CELLS, 90) | {"lora-adamw8bit": 45, "lora-adafactor": 45, PIPELINE: 60}
     ),
-    "pairs": Action(pair, {"one output, s3": 24}),
+    "pauses": Action(pause, {"s3": 40, "local": 40}),
+    "pairs": Action(pair, dict.fromkeys(PAIRS, 24)),
+    "damage": Action(damage, dict.fromkeys(STATES, 80)),
+    "S3 faults": Action(fail, dict.fromkeys(ONLY, 50)),
+    "lagging lists": Action(lag, {"undisturbed": 8, "killed": 8}),
 }
 
 
