@@ -71,6 +71,16 @@ class Writer:
         if self.heartbeat.lost.is_set():
             raise self._fenced()
 
+    def check_now(self) -> None:
+        """Raise AgainError where another writer has taken over, by the log as it is at this moment.
+
+        Asked before files are written or deleted that writers have under the same names: the adapter, the
+        curves, the receipt. A pause between this and the write is not covered.
+        """
+        if self._is_last():
+            return
+        raise self._fenced()
+
     def checkpoints(self, name: str) -> list[str]:
         """Return the folders that checkpoints will have once `name` is committed, the newest first."""
         target = f"{CHECKPOINTS}/{name}" + (f".g{self.generation}" if self.generation > 1 else "")

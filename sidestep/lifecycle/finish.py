@@ -49,11 +49,13 @@ def finish(
 ) -> TrainResult:
     """All steps are made and the last one is committed: say so, and publish. `history` is of history.json."""
     reporter.begin("publish")
+    writer.check_now()
     store, curve = job.output_store, loss_curve(progress.losses, progress.evaluations, job.spec.name)
     store.write_bytes(HISTORY, history)
     store.write_bytes(CURVE, curve)
     done = writer.finish()
     publish(job.commits, done, job.workspace)
+    writer.check_now()
     store.write_bytes(RECEIPT, receipt_bytes(job.spec, done, fingerprint, progress, reporter.spent()))
     write_report(store, job.spec)
     warn_of_dots(job.spec.name, PurePosixPath(store.place).name)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sidestep.commitlog.log import CommitLog, Record
-from sidestep.runtime.errors import MissingInputError
+from sidestep.runtime.errors import AgainError, MissingInputError
 from sidestep.runtime.workspace import Workspace
 from sidestep.training.numbers import STATE_FILES
 
@@ -18,7 +18,8 @@ FOLDER = "adapter"
 def publish(commits: CommitLog, done: Record, workspace: Workspace) -> None:
     """Make adapter/ what the last commit has. Files that are so already are not written.
 
-    Raises BadDataError or MissingInputError where the commit's files are not what they were.
+    Raises BadDataError or MissingInputError where the commit's files are not what they were, AgainError where
+    the run has gone on since: then adapter/ is a later writer's.
     """
     store = commits.store
     files = {name: entry for name, entry in done.files.items() if name not in STATE_FILES}
@@ -27,6 +28,7 @@ def publish(commits: CommitLog, done: Record, workspace: Workspace) -> None:
     with workspace.temporary() as folder:
         commits.fetch(replace(done, files=files), Path(folder))
         for name in files:
+            _refuse_if_older(commits, done)
             store.upload(Path(folder, name), f"{FOLDER}/{name}")
     log.info("Wrote the adapter to %s/%s", store.place, FOLDER)
 
@@ -47,6 +49,14 @@ def warn_of_dots(*names: str) -> None:
 def without_dots(name: str) -> str:
     """The name with each dot as a hyphen: `blues.v1` → `blues-v1`."""
     return name.replace(".", "-")
+
+
+def _refuse_if_older(commits: CommitLog, done: Record) -> None:
+    tail = commits.tail()
+    if tail and tail.number > done.number:
+        raise AgainError(
+            f"another run has gone on in {commits.store.place}: this one stops, and leaves {FOLDER}/ to it"
+        )
 
 
 def _is_there(commits: CommitLog, path: str, sha256: str) -> bool:

@@ -98,7 +98,8 @@ def _train(
     job.output.keep_spec(spec)
     snapshot = Snapshot(trainer.adapter, trainer.optimizer, spec.train, fingerprint, machine)
     policy = CheckpointPolicy(spec.train.checkpoint, schedule)
-    events = EventsToSend(job.output, newest=writer.newest.step if writer.newest else 0, now=progress.step)
+    committed = writer.newest.step if writer.newest else 0
+    events = EventsToSend(job.output, newest=committed, now=progress.step, check_now=writer.check_now)
     saver = Saver(job, reporter, writer, snapshot, policy, events, RETRY, start.origin)
 
     log_every, log_heavy_every = spec.train.log_every, spec.train.log_heavy_every

@@ -190,7 +190,10 @@ def test_a_writer_that_was_given_up_is_fenced(
 ) -> None:
     """Before it sends anything; and where it finds out as late as the record, nothing of it counts."""
     commit(writer, tmp_path / "first", 1)
+    writer.check_now()
     second = begin(store, lease)
+    with pytest.raises(AgainError, match=FENCED):
+        writer.check_now()
     with pytest.raises(AgainError, match=FENCED):
         commit(writer, tmp_path / "late", 2)
     assert {file.path.split("/")[1] for file in store.list_files("checkpoints")} == {"checkpoint-epoch-1"}

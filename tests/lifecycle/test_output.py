@@ -7,7 +7,7 @@ import pytest
 from sidestep.config.schema import StorageSpec
 from sidestep.lifecycle.events import EventsToSend
 from sidestep.lifecycle.output import Output
-from sidestep.runtime.errors import StorageError
+from sidestep.runtime.errors import AgainError, StorageError
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.open import open_store
 
@@ -78,3 +78,39 @@ def test_events_that_could_not_be_sent_are_sent_the_next_time(
             events.send()
     events.send()
     assert sent(output) == [f"runs/{event_file(1)}"]
+
+
+@pytest.mark.parametrize("checks", [1, 3])
+def test_a_writer_that_was_taken_over_leaves_the_next_ones_events_alone(output: Output, checks: int) -> None:
+    """It is asked as it begins, and before each delete: it may have been paused for hours in between."""
+    answers = iter(range(checks))
+
+    def check_now() -> None:
+        if next(answers, None) is None:
+            raise AgainError("another run has taken over")
+
+    for step in (1, 2, 3, 4):
+        output.store.write_bytes(f"runs/{event_file(step)}", b"")
+    with pytest.raises(AgainError):
+        EventsToSend(output, newest=0, now=0, check_now=check_now)
+    assert sent(output) == [f"runs/{event_file(step)}" for step in range(checks, 5)]
+
+
+def test_a_writer_that_was_taken_over_begins_and_sends_no_events(output: Output) -> None:
+    output.path("logs")
+    (output.path("runs") / event_file(1)).write_text("1")
+    is_taken_over = True
+
+    def check_now() -> None:
+        if is_taken_over:
+            raise AgainError("another run has taken over")
+
+    with pytest.raises(AgainError):
+        EventsToSend(output, newest=0, now=0, check_now=check_now)
+    is_taken_over = False
+    events = EventsToSend(output, newest=0, now=0, check_now=check_now)
+    events.add(event_file(1))
+    is_taken_over = True
+    with pytest.raises(AgainError):
+        events.send()
+    assert sent(output) == []

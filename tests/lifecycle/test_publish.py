@@ -9,7 +9,7 @@ from sidestep.commitlog.log import CommitLog, Record
 from sidestep.commitlog.writer import take_over
 from sidestep.config.schema import StorageSpec
 from sidestep.lifecycle.publish import publish
-from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.errors import AgainError, BadDataError
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.open import open_store
 from sidestep.training.numbers import STATE_FILES
@@ -74,3 +74,32 @@ def test_what_is_right_is_not_read_from_the_commit_again(
     (tmp_path / "out" / "adapter" / "adapter_config.json").unlink()
     with pytest.raises(BadDataError, match=r"adapter_config\.json"):
         publish(commits, done, workspace)
+
+
+@pytest.mark.parametrize("files_before", [0, 1])
+def test_the_adapter_of_a_run_that_has_gone_on_is_left_to_it(
+    tmp_path: Path,
+    commits: CommitLog,
+    done: Record,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    files_before: int,
+) -> None:
+    """Whoever publishes may be paused before each file, while another attempt makes more epochs."""
+    upload, uploaded = commits.store.upload, list[str]()
+
+    def go_on() -> None:
+        take_over(commits, Lease(1e-6), None, {})
+
+    def upload_and_pause(source: Path, path: str) -> None:
+        upload(source, path)
+        uploaded.append(path)
+        go_on()
+
+    if files_before:
+        monkeypatch.setattr(commits.store, "upload", upload_and_pause)
+    else:
+        go_on()
+    with pytest.raises(AgainError, match="adapter"):
+        publish(commits, done, workspace)
+    assert len(uploaded) == files_before
