@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sidestep.config.fields import FieldPath, nearest_field, spec_fields, spec_sections, variable
-from sidestep.config.section import CREDENTIALS
+from sidestep.runtime.credentials import hide_in_place
 
 NOT_GIVEN = object()
 
@@ -27,8 +27,8 @@ class Problem:
 
 
 def shown(value: Any) -> str:
-    """A value as the report prints it: short, and without a password."""
-    text = CREDENTIALS.sub("***@", repr(value))
+    """A value as the report prints it: short, and without credentials."""
+    text = repr(hide_in_place(value)) if isinstance(value, str) else hide_in_place(repr(value))
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from sidestep.config.place import check_place
-from sidestep.config.section import Folder, Place, Section, check_no_credentials, setting
+from sidestep.config.section import Folder, Place, Section, setting
 from sidestep.config.training import TrainSpec
+from sidestep.runtime.credentials import check_no_credentials
 
 
 class PreprocessSpec(Section):

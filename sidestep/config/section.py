@@ -1,7 +1,6 @@
 """What every part of the schema is made of: the base of sections, places, and what a field says of itself."""
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
@@ -18,6 +17,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from sidestep.config.place import check_folder, check_place
+from sidestep.runtime.credentials import check_no_credentials
 
 
 @dataclass(frozen=True)
@@ -59,20 +59,10 @@ def setting(
 
 LORA, LOKR = Mark(adapter_type="lora"), Mark(adapter_type="lokr")
 
-# user:password@ in a URI; host:port is something else, and so is Azure's container@account.
-CREDENTIALS = re.compile(r"(?<=://)[^/@:]+:(?!\d+(?:/|$))[^@]+@")
-
 
 def path_as_text(value: Any) -> Any:
     """A pathlib.Path as text, and any other value as it is."""
     return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-def check_no_credentials(place: str) -> str:
-    """The place as it is; raises ValueError where it has a password in it."""
-    if CREDENTIALS.search(place):
-        raise ValueError("has a password in it: credentials come from the environment, never from the spec")
-    return place
 
 
 Place = Annotated[

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from sidestep.config.place import SCHEMES
 from sidestep.config.schema import StorageSpec
+from sidestep.runtime.credentials import check_no_credentials, hide_in_place
 from sidestep.runtime.errors import BadSpecError, MachineError
 from sidestep.storage.clients import Clients
 from sidestep.storage.retry import LIMITS, Limits
@@ -32,6 +33,10 @@ def open_store(
     Raises BadSpecError where the place or the endpoint is not one, MachineError where the package for this
     kind of place is not installed.
     """
+    try:
+        check_no_credentials(place)
+    except ValueError as error:
+        raise BadSpecError(f"{hide_in_place(place)} {error}.") from None
     if (path := local_path(place)) is not None:
         from sidestep.storage.local import LocalStore
 
@@ -41,12 +46,6 @@ def open_store(
     if scheme not in SCHEMES:
         allowed = ", ".join(f"{name}://" for name in SCHEMES)
         raise BadSpecError(f"{scheme}:// is not a known kind of place. Use a path, or one of {allowed}.")
-    if "@" in rest.split("/")[0] and scheme != "az":  # there it parts container and account
-        # The place would be shown in messages and logs, so it is not repeated here.
-        raise BadSpecError(
-            f"A {scheme}:// place has an '@' where the bucket's name is. If that is a user and a password: "
-            "credentials come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), not the place."
-        )
     if ".." in rest.split("/") or (not rest and scheme != "memory"):
         raise BadSpecError(f"{place!r} is not a place. It looks like {scheme}://bucket/folder, without '..'.")
     if options.endpoint_url and not urlsplit(options.endpoint_url).hostname:
