@@ -58,10 +58,11 @@ torture: setup ## kills, pauses, races, damage, S3 faults by the hundred (40 min
 golden: setup ## record the golden runs anew, and print what moved
 	@$(RUN) tests.golden.record
 
-bench: setup ## speed of a training step, stall of a checkpoint, the command's start
+bench: setup ## speed of a training step, stall of a checkpoint, digests of tensors, the command's start
 	@$(RUN) tests.bench.run
 	@$(RUN) tests.bench.stall
 	@$(RUN) tests.bench.start_up
+	@$(RUN) tests.bench.digests
 
 tools: setup
 	@$(RUN) pip --disable-pip-version-check install -q --no-deps -r requirements/tools.txt

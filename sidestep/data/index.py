@@ -209,6 +209,18 @@ def dataset_files(store: Store, wait: Retry = WAIT) -> list[FileInfo]:
     return files
 
 
+def written_digests(store: Store) -> dict[str, str]:
+    """File → sha256 of tensors in a place, as they were written; empty where its index has none."""
+    index = read_index(store)
+    return {tensors_file(key): digest for key, digest in index.tensors.items()} if index else {}
+
+
+def content_digest(digests: Mapping[str, str]) -> str:
+    """A digest of what is in the tensor files, given the sha256 of each."""
+    lines = sorted(f"{path} {digest}" for path, digest in digests.items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
 def dataset_digest(files: Sequence[FileInfo]) -> str:
     """A digest of the names and sizes of the tensor files: files made here are named by their content."""
     lines = sorted(f"{file.path} {file.size}" for file in files)

@@ -11,7 +11,7 @@ from sidestep.data.unfinished import Unfinished
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import FileInfo, Store
-from sidestep.storage.transfer import pull
+from sidestep.storage.transfer import pull, pull_again
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +51,6 @@ def find_made(
             log.warning("%s/%s is damaged and is made again", tensors.place, file.path)
             damaged.add(key)
     return {key: digests[file.path] for key, file in there.items() if key not in damaged}, damaged
-
-
-def pull_again(store: Store, files: Sequence[FileInfo], workspace: Workspace) -> list[FileInfo]:
-    """Pull files whose copies in the workspace are not what they should be, as the store has them now."""
-    now = [file for file in map(store.stat, (file.path for file in files)) if file]
-    for file in now:
-        (workspace.pulled(store.place) / file.path).unlink(missing_ok=True)
-    pull(store, now, workspace, "Pulling tensors again")
-    return now
 
 
 def _digests(store: Store, files: Sequence[FileInfo], workspace: Workspace) -> dict[str, str]:

@@ -83,13 +83,15 @@ def sample_bytes(sample: Sample) -> bytes:
     )
 
 
-def read_sample(source: Path | bytes) -> Sample:
+def read_sample(source: Path | bytes, name: str = "") -> Sample:
     """Read a `.pt` file, of this trainer or another one, of any float type and padded or not.
+
+    `name` is what messages call it, where its content is given.
 
     Raises MissingInputError where there is no such file, and BadDataError where it is not plain tensors (a
     pickle that would run code is refused, not run), or they are not of the shapes above or not finite.
     """
-    name = "these tensors" if isinstance(source, bytes) else str(source)
+    name = name or ("these tensors" if isinstance(source, bytes) else str(source))
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         data = torch.load(file, map_location="cpu", weights_only=True)

@@ -26,6 +26,7 @@ CHANGES_NOTHING = {
 # fmt: off - a table, by rows that belong together
 NEUTRAL: dict[str, Any] = {
     "model_variant": "acestep-v15-base",
+    "dataset_content": None,  # not compared then
     "train.mode": "corrected",
     "train.seed": 42,
     "train.adapter.type": "lora",
@@ -64,7 +65,7 @@ NEUTRAL: dict[str, Any] = {
 """What a run had that says nothing of a field: the value that does what was done before there was the field.
 
 So a new field refuses no run that was begun without it. An entry never changes, even where the default of its
-field does. The digests of the songs and the weights have none: a state without them is damaged.
+field does. `dataset` and `weights` have none: a state without them is damaged.
 """
 
 LEFT_OUT = {"versions.side-step"}
@@ -72,7 +73,9 @@ LEFT_OUT = {"versions.side-step"}
 
 
 def settings_of(job: Job) -> dict[str, Any]:
-    """The fingerprint but for the digest of the weights, `weights`, which is known once they are here.
+    """The fingerprint but for what is known once the inputs are here: `dataset_content` and `weights`.
+
+    `dataset` is a digest of the tensors' names and sizes, `dataset_content` one of what is in them.
 
     Raises MissingInputError where there are no tensors.
     """
@@ -99,7 +102,10 @@ def check_same_run(
     if numbers is None:
         return
     changed = differences(numbers.recipe, fingerprint)
-    for key in [*(LENGTH if spec.train.extend else ()), *({"weights"} - fingerprint.keys())]:
+    unknown = {"weights", "dataset_content"} - fingerprint.keys()
+    if numbers.recipe.get("dataset_content") is None:
+        unknown.add("dataset_content")
+    for key in [*(LENGTH if spec.train.extend else ()), *unknown]:
         changed.pop(key, None)
     if changed:
         lines = [f"{key}: {then!r} then, {now!r} now" for key, (then, now) in changed.items()]

@@ -13,6 +13,7 @@ from sidestep.runtime.canonical import json_bytes
 from sidestep.training.numbers import STATE_FILES, Progress
 
 FILE = "receipt.json"
+INPUTS = ("model_variant", "weights", "dataset", "dataset_content")
 
 
 def receipt_bytes(
@@ -26,7 +27,7 @@ def receipt_bytes(
     content = {
         "name": spec.name,
         "spec_sha256": spec_digest(spec),
-        "inputs": {key: fingerprint[key] for key in ("model_variant", "weights", "dataset")},
+        "inputs": {key: fingerprint[key] for key in INPUTS if key in fingerprint},
         "adapter": {name: entry for name, entry in done.files.items() if name not in STATE_FILES},
         "steps": progress.step,
         "steps_skipped": progress.skipped,

@@ -62,6 +62,15 @@ def pull(store: Store, files: Sequence[FileInfo], workspace: Workspace, title: s
     return folder
 
 
+def pull_again(store: Store, files: Sequence[FileInfo], workspace: Workspace) -> list[FileInfo]:
+    """Pull files whose copies in the workspace are damaged, and return them as the store has them now."""
+    now = [file for file in (store.stat(file.path) for file in files) if file]
+    for file in now:
+        (workspace.pulled(store.place) / store.clean_path(file.path)).unlink(missing_ok=True)
+    pull(store, now, workspace, "Pulling damaged copies again")
+    return now
+
+
 def _each(move: Callable[[Item], None], items: Iterable[Item], at_a_time: int) -> None:
     """Calls `move` for all items in threads. After a failure, which is raised, no other one is begun."""
     stop = threading.Event()

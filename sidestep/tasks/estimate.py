@@ -4,11 +4,19 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from sidestep.acestep.layout import ALIASES
+from sidestep.acestep.layout import ALIASES, find_variant
 from sidestep.config.job import JobSpec
 from sidestep.config.schema import RuntimeSpec
 from sidestep.config.training import ATTENTION_MODULES
-from sidestep.data.index import dataset_digest, dataset_files
+from sidestep.data.index import (
+    Index,
+    content_digest,
+    dataset_digest,
+    dataset_files,
+    read_index,
+    written_digests,
+)
+from sidestep.data.keys import digests_of, weights_digest
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.report.contents import ESTIMATE as REPORT
@@ -25,6 +33,8 @@ from sidestep.training.sensitivity import attention_weights, draw_batches, mean_
 log = logging.getLogger(__name__)
 
 PICTURE = "estimate/report.png"
+SINCE_DIGESTS = ("dataset_content", "weights")
+"""What reports of older versions do not say: they count as made of what is there."""
 
 
 def estimate(job: Job, reporter: Reporter) -> dict[str, float]:
@@ -55,12 +65,25 @@ def _recipe(job: Job) -> dict[str, Any]:
     """All that decides the ranking."""
     spec = job.spec
     train = spec.train.model_dump(include={"seed", "timestep_mu", "timestep_sigma", "chunk_duration"})
+    files, written = dataset_files(job.tensors), written_digests(job.tensors)
     return {
-        "dataset": dataset_digest(dataset_files(job.tensors)),
+        "dataset": dataset_digest(files),
+        # Of files without a digest, their version: what is estimated once more comes to no harm.
+        "dataset_content": content_digest(
+            {file.path: written.get(file.path, file.version) for file in files}
+        ),
+        "weights": _weights(job),
         "model_variant": ALIASES.get(spec.model_variant, spec.model_variant),
         "batches": spec.estimate.batches,
         **train,
     }
+
+
+def _weights(job: Job) -> str:
+    """A digest of the model, which is not read for it where the tensors' index knows its files."""
+    store, known = job.checkpoints, read_index(job.tensors) or Index()
+    part = find_variant(store, job.spec.model_variant)
+    return weights_digest(part, digests_of(store, part.files, known, job.workspace, part.folder))
 
 
 def _earlier_norms(store: Store, recipe: dict[str, Any]) -> dict[str, float] | None:
@@ -69,7 +92,8 @@ def _earlier_norms(store: Store, recipe: dict[str, Any]) -> dict[str, float] | N
         return None
     try:
         ranking = read_ranking(store)
-        if ranking.recipe == recipe and ranking.modules:
+        known = {key: recipe[key] for key in recipe if key in ranking.recipe or key not in SINCE_DIGESTS}
+        if ranking.recipe == known and ranking.modules:
             log.info("Already estimated: %s/%s", store.place, REPORT)
             return ranking.norms
     except BadDataError as error:

@@ -26,6 +26,7 @@ from sidestep.runtime.errors import AgainError, BadSpecError
 from sidestep.runtime.preemption import Preemption
 from sidestep.tasks.setup import TrainingSetup, prepare_setup, sampling_config
 from sidestep.training.checkpoint import restore
+from sidestep.training.dataset import NOTHING
 from sidestep.training.history import history_bytes
 from sidestep.training.loop import StepResult, Trainer
 from sidestep.training.machine import choose_machine
@@ -58,8 +59,9 @@ def train(job: Job, reporter: Reporter) -> TrainResult:
         check_same_run(spec, start.numbers, settings, start.place)  # before gigabytes are pulled
         reporter.begin("pull")
         machine = choose_machine(spec.runtime, start.numbers.machine if start.numbers else None)
-        setup = prepare_setup(job, machine)
-        fingerprint = {**settings, "weights": setup.weights}
+        setup = prepare_setup(job, machine, start.numbers.dataset_files if start.numbers else NOTHING)
+        content = setup.samples.content
+        fingerprint = {**settings, "dataset_content": content, "weights": setup.weights}
         check_same_run(spec, start.numbers, fingerprint, start.place)
         trainer = build_trainer(spec, setup, job.preemption)
         with take_over(job.commits, reporter.lease, reporter.watch, machine.kind()) as writer:
@@ -96,7 +98,9 @@ def _train(
         machine = start.numbers.machine
     _log_training(spec, setup)
     job.output.keep_spec(spec)
-    snapshot = Snapshot(trainer.adapter, trainer.optimizer, spec.train, fingerprint, machine)
+    snapshot = Snapshot(
+        trainer.adapter, trainer.optimizer, spec.train, fingerprint, machine, setup.samples.records
+    )
     policy = CheckpointPolicy(spec.train.checkpoint, schedule)
     committed = writer.newest.step if writer.newest else 0
     events = EventsToSend(job.output, newest=committed, now=progress.step, check_now=writer.check_now)

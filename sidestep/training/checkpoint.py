@@ -5,7 +5,7 @@ history; `training_state.json` the counters and the optimizer's numbers. Every t
 the resume fails: a resume that loads nothing would train on from zero weights without a word.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sidestep.adapters.adapter import Adapter, read_safetensors
+from sidestep.data.index import FileRecord
 from sidestep.runtime.canonical import Parts, safetensors_parts
 from sidestep.runtime.errors import BadDataError
 from sidestep.training.numbers import NUMBERS_FILE, TENSORS_FILE, Numbers, Progress, numbers_bytes, numbers_in
@@ -25,10 +26,12 @@ def checkpoint_files(
     progress: Progress,
     fingerprint: dict[str, Any],
     machine: dict[str, Any],
+    dataset_files: Mapping[str, FileRecord] | None = None,
 ) -> dict[str, Parts]:
     """The files of a checkpoint: the adapter as it would be published, and the training state.
 
-    `fingerprint` is the run's; `machine` what its first attempt chose and ran on, which later ones keep to.
+    `fingerprint` is the run's; `machine` what its first attempt chose and ran on, which later ones keep to;
+    `dataset_files` the tensors that it is trained on, with which later attempts compare what they read.
     """
     tensors = {f"adapter.{name}": p.detach() for name, p in adapter.parameters().items()}
     numbers: dict[str, dict[str, Any]] = {}
@@ -46,10 +49,11 @@ def checkpoint_files(
         "groups": [_changed(group, optimizer.defaults) for group in optimizer.param_groups],
         "numbers": numbers,
     }
+    written = Numbers(fingerprint, machine, progress, sorted(tensors), kept, dict(dataset_files or {}))
     return {
         **adapter.files(),
         TENSORS_FILE: safetensors_parts(tensors),
-        NUMBERS_FILE: (numbers_bytes(Numbers(fingerprint, machine, progress, sorted(tensors), kept)),),
+        NUMBERS_FILE: (numbers_bytes(written),),
     }
 
 

@@ -1,54 +1,158 @@
-"""The songs of a run as the loop sees them: a sequence of samples, read from disk when they are needed."""
+"""The songs of a run as the loop sees them: a sequence of samples, read from disk when they are needed.
 
-from collections.abc import Sequence
+Each file is compared with its digest once in an attempt, and again where it has changed since. Those that
+preprocessing writes are in the index; of others, a run keeps what it was begun with in its checkpoints.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from sidestep.acestep.vae import LATENTS_PER_SECOND
-from sidestep.data.index import dataset_files
+from sidestep.data.index import FileRecord, content_digest, dataset_files, written_digests
 from sidestep.data.tensors import Sample, read_sample
-from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.diskerrors import local_errors
+from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace
-from sidestep.storage.store import Store
-from sidestep.storage.transfer import pull
+from sidestep.storage.store import FileInfo, Store
+from sidestep.storage.transfer import pull, pull_again
 from sidestep.training.history import SongFacts
+
+NOTHING: Mapping[str, FileRecord] = {}
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a file on this machine holds, and its size and time when it was read."""
+
+    data: bytes
+    seen: tuple[int, int]
+
+    @classmethod
+    def of(cls, path: Path) -> "_Content":
+        with local_errors(path), path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            return cls(file.read(), (status.st_size, status.st_mtime_ns))
+
+    def sha256(self) -> str:
+        return sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A sample that holds what was written, and by what its file is known again."""
+
+    sample: Sample
+    record: FileRecord
+    seen: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Check:
+    """Reads tensors of a store, and compares each file with the digest that is known of it.
+
+    Attributes:
+        written: file → sha256, of what preprocessing has written.
+        begun_with: file → what it was when the run began; one of another size or time may hold the same.
+        hashing: goes on beside the reading of the same bytes.
+    """
+
+    store: Store
+    workspace: Workspace
+    written: Mapping[str, str]
+    begun_with: Mapping[str, FileRecord]
+    hashing: Executor
+
+    def read(self, path: Path, file: FileInfo) -> _Checked:
+        """A file whose copy on this machine is at `path`. Raises BadDataError or MissingInputError."""
+        try:
+            return self._compared(path, file)
+        except (BadDataError, MissingInputError):
+            again = pull_again(self.store, [file], self.workspace) if self.store.local_root is None else []
+            if not again:
+                raise
+            return self._compared(path, again[0])
+
+    def _compared(self, path: Path, file: FileInfo) -> _Checked:
+        content = _Content.of(path)
+        digest = self.hashing.submit(content.sha256)
+        sample = read_sample(content.data, str(path))
+        found, expected = digest.result(), self._expected(file)
+        if expected not in (None, found):
+            raise BadDataError(f"{self.store.place}/{file.path} is damaged: it is not what was written")
+        return _Checked(sample, FileRecord(file.size, file.version, found), content.seen)
+
+    def _expected(self, file: FileInfo) -> str | None:
+        if digest := self.written.get(file.path):
+            return digest
+        then = self.begun_with.get(file.path)
+        is_same = then and (then.size, then.version) == (file.size, file.version)
+        return then.sha256 if then and is_same else None
 
 
 class Samples(Sequence[Sample]):
-    """Preprocessed songs in the order of their names. Reading one costs some megabytes for a moment."""
+    """Preprocessed songs in the order of their names. Reading one costs some megabytes for a moment.
+
+    Attributes:
+        facts: of each song, once `pull` has read them.
+        records: file → its size, version and digest, likewise.
+    """
 
     def __init__(self, place: str, files: Sequence[Path]) -> None:
         self.place = place
-        self.facts: list[SongFacts] = []  # of each song, once `pull` has read them
+        self.facts: list[SongFacts] = []
+        self.records: dict[str, FileRecord] = {}
         self._files = files
+        self._known: dict[Path, tuple[tuple[int, int], str]] = {}
 
     @classmethod
-    def pull(cls, store: Store, workspace: Workspace) -> "Samples":
+    def pull(
+        cls, store: Store, workspace: Workspace, begun_with: Mapping[str, FileRecord] = NOTHING
+    ) -> "Samples":
         """Bring a dataset's tensors to this machine, and read each once: no step shall meet a bad one.
 
-        Raises MissingInputError where there are none, BadDataError with all that cannot be trained on.
+        `begun_with` are the files that the run to go on with was begun with, by their names.
+
+        Raises MissingInputError where there are none, BadDataError with all that cannot be trained on, and
+        BadSpecError where the run was begun with others.
         """
         files = dataset_files(store)
         folder = pull(store, files, workspace, title="Pulling tensors")
         samples = cls(store.place, [folder / file.path for file in files])
-        if problems := samples._problems():
+        with ThreadPoolExecutor(1) as hashing:
+            check = _Check(store, workspace, written_digests(store), begun_with, hashing)
+            problems = samples._problems(check, files)
+        if problems:
             report = "\n  ".join(
                 [f"{len(problems)} of {len(samples)} tensor files cannot be used:", *problems]
             )
             raise BadDataError(
-                f"{report}\n  preprocess these songs again, or take the files out of {store.place}"
+                f"{report}\n  `sidestep preprocess` with the same settings makes those anew that it had made;"
+                f" others can be taken out of {store.place}"
             )
+        samples._refuse_others(begun_with)
         return samples
 
-    def _problems(self) -> list[str]:
+    @property
+    def content(self) -> str:
+        """A digest of all that the files hold."""
+        return content_digest({name: record.sha256 for name, record in self.records.items()})
+
+    def _problems(self, check: _Check, files: Sequence[FileInfo]) -> list[str]:
         problems: list[str] = []
         width: int | None = None
         with track("Checking tensors", len(self), "songs") as bar:
-            for path in self._files:
+            for path, file in zip(self._files, files, strict=True):
                 try:
-                    sample = read_sample(path)
-                    self.facts.append(_facts(sample, path.name))
-                    found = sample.encoder_hidden_states.shape[1]
+                    checked = check.read(path, file)
+                    self.records[file.path] = checked.record
+                    self._known[path] = (checked.seen, checked.record.sha256)
+                    self.facts.append(_facts(checked.sample, path.name))
+                    found = checked.sample.encoder_hidden_states.shape[1]
                     width = width or found
                     if found != width:
                         problems.append(f"{path} has conditions {found} wide, those before it {width}")
@@ -57,11 +161,27 @@ class Samples(Sequence[Sample]):
                 bar.advance(1)
         return problems
 
+    def _refuse_others(self, begun_with: Mapping[str, FileRecord]) -> None:
+        then = {name: record.sha256 for name, record in begun_with.items()}
+        others = [name for name, now in self.records.items() if then.get(name, now.sha256) != now.sha256]
+        if others:
+            raise BadSpecError(
+                f"this run was begun with another content of {', '.join(others)} in {self.place}\n"
+                "  put back what was there, or start anew with another output_dir"
+            )
+
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # nobody asks for a slice
-        return read_sample(self._files[index])
+        path = self._files[index]
+        content, (seen, digest) = _Content.of(path), self._known[path]
+        if content.seen != seen and content.sha256() != digest:
+            raise BadDataError(
+                f"{path} has changed since this run began to read it\n"
+                "  once it is as it was, the same command goes on from the last checkpoint"
+            )
+        return read_sample(content.data, str(path))
 
 
 def _facts(sample: Sample, file: str) -> SongFacts:

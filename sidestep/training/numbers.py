@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sidestep.data.index import FileRecord
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.runtime.parsing import Count, Exact, Number, as_kind, parse_json, read_small
@@ -47,6 +48,7 @@ class Numbers:
     progress: Progress  # without the losses, which are in the other file
     tensors: list[str]  # names of all that the other file holds
     optimizer: dict[str, Any]  # its class, and its state as far as that is no tensor
+    dataset_files: dict[str, FileRecord] = field(default_factory=dict)  # trained on; older versions kept none
 
 
 def numbers_bytes(numbers: Numbers) -> bytes:
@@ -66,6 +68,10 @@ def numbers_bytes(numbers: Numbers) -> bytes:
         "machine": numbers.machine,
         "tensors": numbers.tensors,
         "optimizer": numbers.optimizer,
+        "dataset_files": {
+            name: {"size": record.size, "version": record.version, "sha256": record.sha256}
+            for name, record in numbers.dataset_files.items()
+        },
     }
     return json_bytes(content)
 
@@ -91,7 +97,7 @@ def read_numbers(data: bytes, where: str) -> Numbers:
         loss_scale=read.loss_scale,
     )
     machine, optimizer = read.machine.model_dump(exclude_unset=True), read.optimizer.model_dump()
-    return Numbers(read.recipe, machine, progress, read.tensors, optimizer)
+    return Numbers(read.recipe, machine, progress, read.tensors, optimizer, read.dataset_files)
 
 
 def numbers_in(folder: Path) -> Numbers:
@@ -130,3 +136,4 @@ class _Content(BaseModel):
     machine: _Machine
     tensors: list[str]
     optimizer: _Optimizer
+    dataset_files: dict[str, FileRecord] = {}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sidestep.adapters.adapter import Adapter
 from sidestep.config.training import TrainSpec
+from sidestep.data.index import FileRecord
 from sidestep.runtime.canonical import Parts
 from sidestep.training.checkpoint import checkpoint_files
 from sidestep.training.numbers import Progress
@@ -34,15 +35,18 @@ class Snapshot:
         train: TrainSpec,
         fingerprint: Mapping[str, Any],
         machine: Mapping[str, Any],
+        dataset_files: Mapping[str, FileRecord] | None = None,
     ) -> None:
         """
         Args:
             train: what `optimizer` was made of; another one is made of it, over the copy.
             fingerprint: of the run, for the checkpoint's files.
             machine: the kind of machine that the run was begun on, for the same.
+            dataset_files: the tensors that are trained on, likewise.
         """
         self._live, self._live_optimizer = adapter, optimizer
         self._fingerprint, self._machine = dict(fingerprint), dict(machine)
+        self._dataset_files = dict(dataset_files or {})
         self._pinned = next(iter(adapter.parameters().values())).is_cuda
         self._copy = _on_host(adapter, self._pinned)
         self._optimizer = build_optimizer(self._copy, train)
@@ -70,7 +74,10 @@ class Snapshot:
     @torch.no_grad()
     def files(self) -> dict[str, Parts]:
         """The checkpoint's files. Their parts are this copy's memory: good until the next `take`."""
-        return checkpoint_files(self._copy, self._optimizer, self._progress, self._fingerprint, self._machine)
+        return checkpoint_files(
+            *(self._copy, self._optimizer, self._progress, self._fingerprint, self._machine),
+            self._dataset_files,
+        )
 
     def _copied(self, name: str, value: Any) -> Any:
         if not isinstance(value, Tensor):

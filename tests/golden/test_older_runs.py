@@ -7,6 +7,7 @@ holds the checkpoint, `outbox-…`, is a digest of the output's place.
 
 import json
 import tarfile
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from safetensors.torch import load
 
 import sidestep
 from sidestep.config.schema import StorageSpec
+from sidestep.data.index import content_digest, dataset_digest, list_samples
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
+from sidestep.training.numbers import NUMBERS_FILE
 from tests.golden.machine import machine_kind
 from tests.golden.trainings import largest_difference
 from tests.s3 import S3Server
@@ -86,6 +89,7 @@ def check_end(run: str, store: Store) -> None:
     assert steps == tuple(range(1, STEPS + 1))
     assert json.loads(store.read_bytes("history.json"))["losses"] == pytest.approx(losses, rel=1e-5)
     expected = {file.name: file.read_bytes() for file in (OLDER / "expected" / run).iterdir()}
+    check_content(store)
     if machine_kind() == json.loads((OLDER / "machine.json").read_text()):
         assert outcome.adapter == expected
         assert json.loads(store.read_bytes("receipt.json"))["bit_equality"] == "claimed"
@@ -93,3 +97,18 @@ def check_end(run: str, store: Store) -> None:
     for name in expected:
         if name.endswith(".safetensors"):
             assert largest_difference(load(expected[name]), load(outcome.adapter[name])) <= 1e-5
+
+
+def check_content(store: Store) -> None:
+    """A run whose first checkpoint says nothing of the songs' content has it in all that are made now."""
+    files = {file.name: file for file in (OLDER / "tensors").iterdir() if file.suffix == ".pt"}
+    digests = {name: sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+    numbers = json.loads(store.read_bytes(f"{read_records(store)[-1]['folder']}/{NUMBERS_FILE}"))
+    kept = {name: record["sha256"] for name, record in numbers["dataset_files"].items()}
+    assert kept == digests
+    assert numbers["recipe"]["dataset_content"] == content_digest(digests)
+    assert numbers["recipe"]["dataset"] == dataset_digest(
+        list_samples(open_store(str(OLDER / "tensors"), StorageSpec()))
+    )
+    inputs = json.loads(store.read_bytes("receipt.json"))["inputs"]
+    assert inputs["dataset_content"] == content_digest(digests)

@@ -15,6 +15,7 @@ import torch
 from sidestep.acestep.config import RELEASES
 from sidestep.config.fields import spec_fields
 from sidestep.config.job import JobSpec
+from sidestep.data.index import FileRecord
 from sidestep.data.keys import recipe_of
 from sidestep.lifecycle.identity import (
     NEUTRAL,
@@ -25,10 +26,11 @@ from sidestep.lifecycle.identity import (
     settings_of,
 )
 from sidestep.lifecycle.job import Job
-from sidestep.runtime.errors import BadSpecError
+from sidestep.runtime.errors import BadDataError, BadSpecError
 from sidestep.training import machine as machine_module
 from sidestep.training.machine import choose_machine
 from sidestep.training.numbers import NUMERICS, Numbers, Progress, numbers_bytes, read_numbers
+from tests.facts import facts
 from tests.songs import song, write_songs
 
 FINGERPRINT = "the run's fingerprint"
@@ -278,6 +280,29 @@ def test_weights_are_compared_once_they_are_here(spec: JobSpec) -> None:
     check_same_run(spec, saved, settings(spec), "the run")
     with pytest.raises(BadSpecError, match="weights"):
         check_same_run(spec, saved, fingerprint_of(settings(spec), "def"), "the run")
+
+
+def test_what_is_in_the_tensors_is_compared_once_it_is_known(spec: JobSpec) -> None:
+    """A run of an older version has no digest of it, and goes on."""
+    now = fingerprint_of(settings(spec), "abc") | {"dataset_content": "one"}
+    saved = numbers(settings(spec) | {"dataset_content": "one"})
+    for fingerprint in (settings(spec), now):
+        check_same_run(spec, saved, fingerprint, "the run")
+        check_same_run(spec, numbers(settings(spec)), fingerprint, "the run")
+    with pytest.raises(BadSpecError, match=facts("dataset_content", "'one'", "'two'")):
+        check_same_run(spec, saved, now | {"dataset_content": "two"}, "the run")
+
+
+def test_the_files_of_a_dataset_are_kept_with_a_checkpoint(spec: JobSpec) -> None:
+    files = {"a.pt": FileRecord(3, "<ETag>", "abc")}
+    saved = replace(numbers(settings(spec)), dataset_files=files)
+    assert read_numbers(numbers_bytes(saved), "here").dataset_files == files
+    content = json.loads(numbers_bytes(saved))
+    content["dataset_files"]["a.pt"]["sha256"] = 1
+    with pytest.raises(BadDataError, match="here"):
+        read_numbers(json.dumps(content).encode(), "here")
+    del content["dataset_files"]  # of an older version
+    assert read_numbers(json.dumps(content).encode(), "here").dataset_files == {}
 
 
 def test_a_longer_run_needs_a_word(spec: JobSpec) -> None:

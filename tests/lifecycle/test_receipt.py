@@ -11,7 +11,13 @@ from sidestep.lifecycle.receipt import receipt_bytes, spec_digest
 from sidestep.lifecycle.status import Spent
 from sidestep.training.numbers import NUMBERS_FILE, Progress
 
-FINGERPRINT = {"model_variant": "base", "weights": "abc", "dataset": "def", "train.seed": 42}
+FINGERPRINT = {
+    "model_variant": "base",
+    "weights": "abc",
+    "dataset": "def",
+    "dataset_content": "ghi",
+    "train.seed": 42,
+}
 PROGRESS = Progress(9, evaluations={0: 1.5, 9: 0.5}, skipped=2)
 SPENT = Spent(
     attempts=3, preemptions=2, steps_repeated=4, seconds={"train": 3600.0, "pull": 1800.0}, gpu_seconds=7200
@@ -29,7 +35,12 @@ def receipt(machines: list[dict[str, Any]] | None = None, **runtime: Any) -> dic
 
 def test_what_was_made_from_what_and_what_it_cost() -> None:
     content = receipt(price_per_hour=2)
-    assert content["inputs"] == {"model_variant": "base", "weights": "abc", "dataset": "def"}
+    assert content["inputs"] == {
+        "model_variant": "base",
+        "weights": "abc",
+        "dataset": "def",
+        "dataset_content": "ghi",
+    }
     assert content["adapter"] == {"adapter_config.json": ADAPTER}  # and nothing of the training's state
     assert (content["steps"], content["steps_skipped"]) == (9, 2)
     assert content["loss_on_fixed_draws"] == {"first": 1.5, "last": 0.5}

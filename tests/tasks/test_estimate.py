@@ -2,15 +2,20 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from sidestep.config.job import JobSpec
+from sidestep.data.index import Index, write_index
+from sidestep.lifecycle.job import Job
+from sidestep.storage.open import open_store
 from sidestep.tasks import estimate as module
 from sidestep.tasks.estimate import estimate
 from tests.runs import run_task, train
-from tests.songs import MakeSpec
+from tests.songs import MakeSpec, flip_a_bit
 
 
 @pytest.fixture
@@ -48,3 +53,41 @@ def test_it_is_made_once(
     assert "Already estimated" in caplog.text
     more = JobSpec.load(None, **(spec.model_dump() | {"estimate": {"batches": 6}}))
     assert run_task(estimate, more) != first
+
+
+def test_a_report_of_other_weights_or_songs_is_not_shown_again(
+    spec: JobSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the same names, and of the same size."""
+    copy = shutil.copytree(Path(spec.checkpoint_dir), tmp_path / "copy")
+    spec = spec.changed({"checkpoint_dir": str(copy)})
+    tensors = open_store(spec.tensors_place, spec.storage)
+    keys = {file.path.removesuffix(".pt") for file in tensors.list_files()}
+    write_index(tensors, Index(samples={key: key for key in keys}, tensors=dict.fromkeys(keys, "before")))
+    measured: list[str] = []
+
+    def measure(job: Job) -> dict[str, float]:
+        measured.append(job.spec.name)
+        return {"layers.0": 1.0}
+
+    monkeypatch.setattr(module, "_measure", measure)
+    monkeypatch.setattr(module, "_picture", lambda *given: Figure())
+
+    run_task(estimate, spec)
+    run_task(estimate, spec)
+    assert len(measured) == 1
+    write_index(tensors, Index(samples={key: key for key in keys}, tensors=dict.fromkeys(keys, "now")))
+    run_task(estimate, spec)
+    assert len(measured) == 2
+    [weights] = (copy / "acestep-v15-base").glob("*.safetensors")
+    flip_a_bit(weights)
+    run_task(estimate, spec)
+    assert len(measured) == 3
+
+    report = tmp_path / "out" / "estimate" / "report.json"
+    older = json.loads(report.read_bytes())
+    for key in module.SINCE_DIGESTS:
+        del older["recipe"][key]
+    report.write_text(json.dumps(older))
+    run_task(estimate, spec)
+    assert len(measured) == 3

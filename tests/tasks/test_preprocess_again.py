@@ -9,12 +9,15 @@ import pytest
 
 from sidestep.config.schema import StorageSpec
 from sidestep.data import encode
-from sidestep.data.index import list_samples
+from sidestep.data.index import list_samples, read_index
 from sidestep.data.tensors import read_sample
 from sidestep.runtime.errors import MissingInputError
 from sidestep.storage.open import open_store
+from sidestep.storage.retry import Retry
 from sidestep.tasks.preprocess import preprocess
+from tests.facts import facts
 from tests.runs import run_task
+from tests.songs import flip_a_bit, sha256
 from tests.tasks.preprocessing import Counted, MakeJob, tensors, write_dataset, write_song
 
 
@@ -166,3 +169,53 @@ def test_a_preview_is_made_where_the_latents_are_known_but_it_is_not(spec: MakeJ
         for name in ("tensors", "elsewhere")
     )
     assert first == second
+
+
+def test_preprocessing_again_makes_damaged_tensors_anew(spec: MakeJob, tmp_path: Path) -> None:
+    """A bit that flips at rest changes neither the file's size nor its time."""
+    job = spec()
+    run_task(preprocess, job)
+    before = tensors(job)
+    index = read_index(open_store(job.tensors_place, job.storage))
+    assert index and {f"{key}.pt": digest for key, digest in index.tensors.items()} == {
+        path: sha256(content) for path, content in before.items()
+    }
+    for path in before:
+        flip_a_bit(tmp_path / "tensors" / path)
+    run_task(preprocess, job)
+    assert tensors(job) == before
+
+
+def test_what_was_damaged_after_a_kill_is_made_anew(
+    spec: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt that made it died before it could write its index."""
+
+    def die(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sidestep.tasks.preprocess.record_tensors", die)
+        with pytest.raises(KeyboardInterrupt):
+            run_task(preprocess, spec())
+    before = tensors(spec())
+    flip_a_bit(tmp_path / "tensors" / min(before))
+    run_task(preprocess, spec())
+    assert tensors(spec()) == before
+
+
+def test_tensors_that_were_deleted_are_not_waited_for_while_they_are_made(
+    spec: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_task(preprocess, spec())
+    path = min(tensors(spec()))
+    (tmp_path / "tensors" / path).unlink()
+
+    def die(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(encode, "encode_conditions", die)
+    with pytest.raises(KeyboardInterrupt):
+        run_task(preprocess, spec())
+    with pytest.raises(MissingInputError, match=facts("of 2", " 1 ")):
+        list_samples(open_store(spec().tensors_place, StorageSpec()), Retry(tries=1, seconds=0))

@@ -1,6 +1,7 @@
 """Tensor files as the ACE-Step app and upstream Side-Step write them, among ours; and those that are none."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,15 @@ import torch
 
 from sidestep.cli import main
 from sidestep.config.schema import StorageSpec
-from sidestep.data.index import list_samples
+from sidestep.data.index import Index, list_samples, write_index
 from sidestep.data.tensors import read_sample
-from sidestep.runtime.errors import BadDataError, ExitCode
+from sidestep.runtime.errors import BadDataError, BadSpecError, ExitCode
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.open import open_store
 from sidestep.training.dataset import Samples
 from tests.facts import facts, tells
-from tests.songs import song, write_songs
+from tests.s3 import S3Server
+from tests.songs import flip_a_bit, sha256, song, write_songs
 
 TOKENS = 769  # what both pad the conditions to: 512 lyrics, 1 timbre, 256 text
 VALID = 40
@@ -148,3 +150,83 @@ def test_a_sound_dataset_is_as_long_as_its_files(folder: Path, tmp_path: Path) -
     (folder / "0.pt").write_bytes(b"")
     with pytest.raises(BadDataError, match=facts("1 of 3", "0.pt")):
         Samples.pull(store, Workspace(tmp_path / "work"))
+
+
+def index_of(folder: Path) -> Index:
+    """As if all songs in a folder had been preprocessed here."""
+    digests = {file.stem: sha256(file.read_bytes()) for file in folder.glob("*.pt")}
+    return Index(samples={f"/songs/{key}": key for key in digests}, tensors=digests)
+
+
+def pulled(folder: Path, **begun_with: Any) -> Samples:
+    work = Workspace(folder.parent / "work")
+    return Samples.pull(open_store(str(folder), StorageSpec()), work, **begun_with)
+
+
+@pytest.fixture
+def songs(tmp_path: Path) -> Path:
+    return write_songs(tmp_path / "songs", [song(number) for number in range(3)])
+
+
+def test_a_flipped_bit_in_what_was_preprocessed_is_not_trained_on(songs: Path) -> None:
+    write_index(open_store(str(songs), StorageSpec()), index_of(songs))
+    before = pulled(songs)
+    flip_a_bit(songs / "1.pt")
+    with pytest.raises(BadDataError, match=facts("1 of 3", songs / "1.pt", "preprocess")) as error:
+        pulled(songs)
+    assert "0.pt" not in str(error.value)
+    flip_a_bit(songs / "1.pt")
+    assert pulled(songs).content == before.content
+
+
+def test_of_others_files_a_run_keeps_what_it_was_begun_with(songs: Path) -> None:
+    begun = pulled(songs)
+    assert {name: record.sha256 for name, record in begun.records.items()} == {
+        file.name: sha256(file.read_bytes()) for file in songs.iterdir()
+    }
+    flip_a_bit(songs / "1.pt")
+    assert pulled(songs).content != begun.content  # a run that begins now takes what is there
+    with pytest.raises(BadDataError, match=facts("1 of 3", songs / "1.pt")):
+        pulled(songs, begun_with=begun.records)
+
+
+def test_a_file_of_another_time_is_known_by_its_content(songs: Path) -> None:
+    begun = pulled(songs)
+    os.utime(songs / "1.pt", ns=(1, 1))
+    touched = pulled(songs, begun_with=begun.records)
+    assert touched.content == begun.content and touched.records["1.pt"].version == "1"
+    flip_a_bit(songs / "1.pt")
+    os.utime(songs / "1.pt", ns=(2, 2))
+    with pytest.raises(BadSpecError, match=r"1\.pt") as error:
+        pulled(songs, begun_with=begun.records)
+    assert "0.pt" not in str(error.value)
+
+
+def test_a_damaged_copy_in_the_workspace_is_pulled_again(
+    songs: Path, s3_server: S3Server, tmp_path: Path
+) -> None:
+    store, work = s3_server.store("songs"), Workspace(tmp_path / "work")
+    for file in songs.iterdir():
+        store.write_bytes(file.name, file.read_bytes())
+    begun = Samples.pull(store, work)
+    copy = work.pulled(store.place) / "1.pt"
+    for damage in (flip_a_bit, lambda path: path.write_bytes(path.read_bytes()[:-100])):
+        damage(copy)
+        again = Samples.pull(store, work, begun.records)
+        assert again.content == begun.content and copy.read_bytes() == (songs / "1.pt").read_bytes()
+    write_index(store, index_of(songs))
+    flip_a_bit(songs / "1.pt")
+    store.write_bytes("1.pt", (songs / "1.pt").read_bytes())
+    with pytest.raises(BadDataError, match=facts("1 of 3", f"{store.place}/1.pt")):
+        Samples.pull(store, work)
+
+
+def test_a_file_that_changes_while_it_is_trained_on(songs: Path) -> None:
+    samples = pulled(songs)
+    os.utime(songs / "1.pt", ns=(1, 1))
+    assert torch.equal(samples[1].target_latents, song(1).target_latents)
+    flip_a_bit(songs / "1.pt")
+    os.utime(songs / "1.pt", ns=(2, 2))
+    with pytest.raises(BadDataError, match=r"1\.pt"):
+        samples[1]
+    assert torch.equal(samples[2].target_latents, song(2).target_latents)
