@@ -26,6 +26,7 @@ from sidestep.acestep.vae import build_vae
 from sidestep.acestep.weights import load_exactly, read_weights
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.tensorfiles import load_torch
 from sidestep.storage.store import Store
 
 PARTS = ("transformer", "condition_encoder")
@@ -177,10 +178,7 @@ def _renamed(weights: Iterable[tuple[str, Tensor]], prefix: str) -> Iterable[tup
 
 def read_silence(path: Path) -> Tensor:
     """The latents of silence, [1, 15000, 64] (stored as [1, 64, 15000])."""
-    try:
-        silence = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is not plain tensors
-        raise BadDataError(f"{path} is not a plain tensor file: {type(error).__name__}") from error
+    silence = load_torch(path, str(path))
     if not isinstance(silence, Tensor) or silence.ndim != 3 or silence.shape[:2] != (1, 64):
         raise BadDataError(f"{path} should hold one tensor [1, 64, frames]")
     return silence.transpose(1, 2).contiguous()

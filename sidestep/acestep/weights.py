@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sidestep.acestep.layout import INDEX_SUFFIX, shard_names
 from sidestep.acestep.names import original_name
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.runtime.parsing import read_small
+from sidestep.runtime.tensorfiles import read_tensors
 
 SHOWN_KEYS = 5
 
@@ -37,14 +37,9 @@ def read_weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> Iterator[tu
     """Yield (key, tensor) for the keys with one of `prefixes`, one tensor in memory at a time."""
     for file in weight_files(folder):
         try:
-            with safe_open(file, framework="pt") as weights:
-                for key in weights.keys():  # noqa: SIM118 - safe_open is no mapping
-                    if key.startswith(prefixes):
-                        yield key, weights.get_tensor(key)
-        except (SafetensorError, OSError) as error:
-            raise BadDataError(
-                f"{file} cannot be read as safetensors: {error}\n  it may be cut short: download it again"
-            ) from error
+            yield from read_tensors(file, prefixes)
+        except BadDataError as error:
+            raise BadDataError(f"{error}\n  it may be cut short: download it again") from error
 
 
 def load_exactly(

@@ -5,15 +5,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from pydantic import Field
 from torch import Tensor, nn
 
 from sidestep.config.training import AdapterSpec
 from sidestep.runtime.canonical import Parts
 from sidestep.runtime.errors import BadDataError, UsageError
+from sidestep.runtime.tensorfiles import read_metadata, read_tensors
+
+Rank = Annotated[int, Field(ge=1, le=2**20, strict=True)]  # of an adapter's file
 
 SHOWN = 5  # names of each kind that an error message lists
 
@@ -76,11 +79,7 @@ def draw(parameters: Mapping[str, nn.Parameter], seed: int) -> None:
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A file's tensors and its header's metadata. Raises BadDataError where it is not safetensors."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise BadDataError(f"{path} is not a readable safetensors file: {error}") from error
+    return dict(read_tensors(path)), read_metadata(path)
 
 
 def read_finite(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

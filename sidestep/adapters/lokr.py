@@ -19,21 +19,23 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from lycoris.functional import factorization
 from lycoris.functional.general import rebuild_tucker
 from lycoris.modules.lokr import LokrModule
 from peft.tuners.lokr.layer import factorization as peft_factorization
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from sidestep.acestep.names import diffusers_name
-from sidestep.adapters.adapter import Adapter, draw
+from sidestep.adapters.adapter import Adapter, Rank, draw
 from sidestep.adapters.targets import layers_of, target_paths
 from sidestep.config.targets import target_names
 from sidestep.config.training import ATTENTION_MODULES, AdapterSpec
 from sidestep.runtime.canonical import Parts, safetensors_parts
+from sidestep.runtime.parsing import Number
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +49,19 @@ DIFFUSERS_FILE = "diffusers_lokr_weights.safetensors"
 _OPTIONS = {"factor", "decompose_both", "use_scalar", "weight_decompose"}  # as we and LyCORIS call them
 
 
+def _not_zero(factor: int) -> int:
+    if factor == 0:
+        raise ValueError("should be -1 or from 1 on")
+    return factor
+
+
 class LokrConfig(BaseModel):
     """The app's lokr_config, with the app's defaults. What it does not list matters in training alone."""
 
     model_config = ConfigDict(frozen=True)
-    linear_dim: int = 64
-    linear_alpha: float = 128
-    factor: int = -1
+    linear_dim: Rank = 64
+    linear_alpha: Number = 128
+    factor: Annotated[int, Field(ge=-1, le=2**20), AfterValidator(_not_zero)] = -1
     decompose_both: bool = False
     use_tucker: bool = False  # for convolutions wider than 1; nothing to a linear layer
     use_scalar: bool = False

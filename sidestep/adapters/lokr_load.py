@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from lycoris.modules.lokr import LokrModule
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from sidestep.adapters.adapter import check_exact, read_finite
@@ -18,6 +17,7 @@ from sidestep.adapters.lokr import APP_FILE, LokrAdapter, LokrConfig, attach, bu
 from sidestep.adapters.targets import layers_of
 from sidestep.config.training import AdapterSpec
 from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.parsing import parse_as
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +55,7 @@ def load(transformer: nn.Module, folder: Path) -> LokrAdapter:
 def _read_config(header: dict[str, str], path: Path) -> LokrConfig:
     if header.get("algo", "lokr") != "lokr" or "lokr_config" not in header:
         raise BadDataError(f"{path} has no lokr_config in its header: its scale and shapes cannot be known")
-    try:
-        config = LokrConfig.model_validate_json(header["lokr_config"])
-    except ValidationError as error:
-        raise BadDataError(f"{path}: its lokr_config is damaged: {error}") from error
+    config = parse_as(LokrConfig, header["lokr_config"].encode(), f"{path}: its lokr_config")
     if config.rs_lora:
         raise BadDataError(f"{path} asks for rs_lora, which readers of LoKR take differently: not supported")
     return config

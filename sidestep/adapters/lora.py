@@ -21,22 +21,23 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
 from peft.utils.other import get_pattern_key
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from sidestep.acestep.names import diffusers_name, original_name
-from sidestep.adapters.adapter import Adapter, check_exact, draw, read_finite
+from sidestep.adapters.adapter import Adapter, Rank, check_exact, draw, read_finite
 from sidestep.adapters.targets import linear_modules, target_paths
 from sidestep.config.targets import by_pattern, is_end_of, target_names
 from sidestep.config.training import AdapterSpec
 from sidestep.runtime.canonical import Parts, json_bytes, safetensors_parts
 from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.parsing import Number, as_kind, parse_as, read_small
 
 APP_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -44,6 +45,7 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 
 _APP_PREFIX = "base_model.model."
 _DIFFUSERS_PREFIX = "transformer."
+_PATTERNS_AT_MOST, _REPEATS_AT_MOST = 1000, 3
 _NAME = "default"  # PEFT's name for the adapter
 _KEY = re.compile(r"(?P<module>.+)\.lora_[AB]\.weight")
 
@@ -55,6 +57,22 @@ class _Size(NamedTuple):
     alpha: float
 
 
+def _safe_patterns(patterns: dict[str, Any]) -> dict[str, Any]:
+    """PEFT matches these against every module; a pattern may be written so that this takes for ever."""
+    if len(patterns) > _PATTERNS_AT_MOST:
+        raise ValueError(f"has {len(patterns)} patterns (at most {_PATTERNS_AT_MOST})")
+    for pattern in patterns:
+        if len(pattern) > 200 or re.search(r"\)[*+{]", pattern):
+            raise ValueError(f"repeats a group, or is too long: {pattern[:40]!r}")
+        if len(re.findall(r"[*+{]", pattern)) > _REPEATS_AT_MOST:
+            raise ValueError(f"has more than {_REPEATS_AT_MOST} repeats: {pattern[:40]!r}")
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no pattern: {error}") from None
+    return patterns
+
+
 class _PeftConfig(BaseModel):
     """The options of an adapter_config.json that the update depends on, with PEFT's defaults.
 
@@ -63,12 +81,12 @@ class _PeftConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     peft_type: Literal["LORA"]
-    r: int = 8
-    lora_alpha: float = 8
-    rank_pattern: dict[str, int] | None = None
-    alpha_pattern: dict[str, float] | None = None
+    r: Rank = 8
+    lora_alpha: Number = 8
+    rank_pattern: Annotated[dict[str, Rank], AfterValidator(_safe_patterns)] | None = None
+    alpha_pattern: Annotated[dict[str, Number], AfterValidator(_safe_patterns)] | None = None
     use_rslora: bool = False
-    lora_dropout: float = 0
+    lora_dropout: Annotated[float, Field(ge=0, le=1)] = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -197,7 +215,7 @@ def load_app(transformer: nn.Module, folder: Path) -> LoraAdapter:
     if not source.is_file():
         raise MissingInputError(f"{folder} has no {CONFIG_FILE}, without which {APP_FILE} cannot be scaled")
     tensors, _ = read_finite(folder / APP_FILE)
-    config = _read_config(source.read_bytes(), source)
+    config = _read_config(read_small(source), source)
     return _load(transformer, folder / APP_FILE, tensors, _APP_PREFIX, config)
 
 
@@ -206,23 +224,20 @@ def load_diffusers(transformer: nn.Module, folder: Path) -> LoraAdapter:
     path = folder / DIFFUSERS_FILE
     tensors, header = read_finite(path)
     if text := header.get("lora_adapter_metadata"):
-        config = _read_config(text, path)
+        config = _read_config(text.encode(), path)
     else:
         ranks = {
             key.removeprefix(_DIFFUSERS_PREFIX).removesuffix(".lora_A.weight"): tensor.shape[0]
             for key, tensor in tensors.items()
-            if key.endswith(".lora_A.weight")
+            if key.endswith(".lora_A.weight") and tensor.ndim == 2
         }
-        config = _PeftConfig(peft_type="LORA", rank_pattern=ranks, alpha_pattern=ranks)
+        options = {"peft_type": "LORA", "rank_pattern": ranks, "alpha_pattern": ranks}
+        config = as_kind(_PeftConfig, options, str(path))
     return _load(transformer, path, tensors, _DIFFUSERS_PREFIX, config)
 
 
-def _read_config(text: str | bytes, source: Path) -> _PeftConfig:
-    try:
-        config = _PeftConfig.model_validate_json(text)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise BadDataError(f"{source} does not describe a LoRA that can be read: {problems}") from error
+def _read_config(text: bytes, source: Path) -> _PeftConfig:
+    config = parse_as(_PeftConfig, text, str(source))
     defaults = LoraConfig().to_dict()
     unread = [
         f"{name} = {value!r}"

@@ -13,7 +13,6 @@ The decoder takes no masks and would see every pad: 40 pads on 25 tokens change 
 reading trims them away. In memory a sample has no masks, and in the files written here they are all ones.
 """
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,8 @@ import torch
 from torch import Tensor
 
 from sidestep.runtime.canonical import torch_bytes
-from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.tensorfiles import load_torch
 
 LATENT_CHANNELS = 64
 CONTEXT_CHANNELS = 2 * LATENT_CHANNELS
@@ -93,18 +93,9 @@ def read_sample(source: Path | bytes, name: str = "") -> Sample:
     """
     name = name or ("these tensors" if isinstance(source, bytes) else str(source))
     try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        data = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise MissingInputError(f"{name} is not there") from error
-    except Exception as error:  # torch raises many kinds for what is not a plain tensor file
-        raise BadDataError(
-            f"{name} cannot be read as plain tensors ({type(error).__name__}): it is damaged, or holds more"
-            " than tensors, text and numbers, and loading such a file could run code\n"
-            "  preprocess this song again, or take the file out"
-        ) from error
-    try:
-        return _checked(data)
+        return _checked(load_torch(source, name))
+    except BadDataError as error:
+        raise BadDataError(f"{error}\n  preprocess this song again, or take the file out") from error
     except ValueError as error:
         raise BadDataError(f"{name} is not a preprocessed song: {error}") from error
 
@@ -129,8 +120,18 @@ def _checked(data: Any) -> Sample:
     ):
         if not tensor.isfinite().all():
             raise ValueError(f"{key} has values that are not numbers (NaN or infinite)")
-    metadata = data.get("metadata")
-    return Sample(*tensors, metadata=metadata if isinstance(metadata, dict) else {})
+    return Sample(*tensors, metadata=_plain(data.get("metadata")))
+
+
+def _plain(metadata: Any) -> dict[str, Any]:
+    """Texts and numbers by name, of what other trainers may have put there: lists in lists have no end."""
+    if not isinstance(metadata, dict):
+        return {}
+    return {
+        key: value
+        for key, value in metadata.items()
+        if isinstance(key, str) and isinstance(value, str | int | float | None)
+    }
 
 
 def _matrix(data: dict[Any, Any], key: str, columns: int | None) -> Tensor:

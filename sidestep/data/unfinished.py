@@ -8,17 +8,15 @@ Either place may lose a file or damage it at any time, and another attempt that 
 What cannot be read back as it was written is made anew.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from hashlib import sha256
 
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
 from sidestep.runtime.canonical import safetensors_bytes
-from sidestep.runtime.errors import MissingInputError
+from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.tensorfiles import parse_tensors
 from sidestep.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -51,7 +49,7 @@ class Unfinished:
             if name in names:
                 try:
                     return _unpacked(store.read_bytes(path))
-                except (MissingInputError, SafetensorError, ValueError) as error:
+                except (MissingInputError, BadDataError) as error:
                     log.info("%s/%s is not used: %s", store.place, path, error)
                     names.discard(name)
         raise GoneError(name)
@@ -94,9 +92,8 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _unpacked(data: bytes) -> dict[str, Tensor]:
-    """Raises SafetensorError or ValueError where it is not what was written. Older ones have no digest."""
-    tensors = load(data)
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    if header.get("__metadata__", {}).get("sha256") not in (None, _digest(tensors)):
-        raise ValueError("it is damaged")
+    """Raises BadDataError where it is not what was written. Older ones have no digest."""
+    tensors, metadata = parse_tensors(data, "it")
+    if metadata.get("sha256") not in (None, _digest(tensors)):
+        raise BadDataError("it is damaged")
     return tensors

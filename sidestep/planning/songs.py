@@ -10,8 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.config.job import JobSpec
 from sidestep.data.audio import seconds_by_header
@@ -20,6 +18,7 @@ from sidestep.data.index import list_samples
 from sidestep.data.tensors import read_sample
 from sidestep.lifecycle.job import Job
 from sidestep.planning.figures import Basis
+from sidestep.runtime.tensorfiles import load_torch
 from sidestep.storage.store import FileInfo, Store
 
 TOKENS = 512
@@ -91,7 +90,7 @@ def _of_tensors(store: Store) -> Songs:
 def _tensor_sizes(path: Path) -> tuple[int, int]:
     """Frames and condition tokens of a tensor file. It is mapped: its masks are read, and little else."""
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        data = load_torch(path, str(path), mapped=True)
         return int((data["attention_mask"] != 0).sum()), int((data["encoder_attention_mask"] != 0).sum())
     except Exception:  # noqa: BLE001 - a file of another form: the reader reads it, or says what is wrong
         sample = read_sample(path)

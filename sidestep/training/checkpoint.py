@@ -79,7 +79,10 @@ def restore(folder: Path, adapter: Adapter, optimizer: torch.optim.Optimizer) ->
             parameter.copy_(saved[name])
     _restore_optimizer(numbers.optimizer, _take(tensors, "optimizer."), parameters, optimizer, folder)
     _same_keys(tensors.keys(), ["history.losses"], folder)
-    return replace(numbers.progress, losses=tensors["history.losses"].tolist())
+    losses = tensors["history.losses"]
+    if losses.dtype != torch.float64 or losses.ndim != 1:
+        raise BadDataError(f"{folder}: its losses are {losses.dtype} {list(losses.shape)}")
+    return replace(numbers.progress, losses=losses.tolist())
 
 
 def _changed(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -106,15 +109,32 @@ def _restore_optimizer(
             raise BadDataError(f"{folder}: optimizer state of an unknown parameter {name}")
         state.setdefault(index[name], {})[entry] = tensor
     for name, values in content["numbers"].items():
+        if name not in index:
+            raise BadDataError(f"{folder}: optimizer state of an unknown parameter {name}")
         state.setdefault(index[name], {}).update(values)
     if state and len(state) != len(parameters):
         raise BadDataError(
             f"{folder}: optimizer state of {len(state)} parameters, expected {len(parameters)}"
         )
     groups = optimizer.state_dict()["param_groups"]
+    own = [{key: _kind(value) for key, value in group.items()} for group in groups]
+    saved_kinds = [{key: _kind(value) for key, value in group.items()} for group in content["groups"]]
+    if len(own) != len(saved_kinds) or any(
+        key in ("params", "lr") or (key in kinds and kinds[key] not in (kind, type(None)))
+        for kinds, stored in zip(own, saved_kinds, strict=False)
+        for key, kind in stored.items()
+    ):
+        raise BadDataError(f"{folder}: the settings of its optimizer are not of the kinds that this one has")
     for group, stored in zip(groups, content["groups"], strict=True):
         group.update(stored)
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _kind(value: Any) -> Any:
+    """What kind of setting it is: all numbers are alike, and of a list each item counts."""
+    if isinstance(value, tuple | list):
+        return [_kind(item) for item in value]
+    return "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value)
 
 
 def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

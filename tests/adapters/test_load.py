@@ -1,6 +1,7 @@
 """Loading is exact or refused: nothing missing, nothing left over, no other shape, no pickle."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,16 @@ def test_a_lokr_that_does_not_fit_is_refused_and_leaves_the_model_alone(
         ({"algo": "loha", "lokr_config": "{}"}, "lokr_config"),
         ({"algo": "lokr", "lokr_config": '{"linear_dim": "many"}'}, "linear_dim"),
         ({"algo": "lokr", "lokr_config": '{"rs_lora": true}'}, "rs_lora"),
+        *(
+            ({"algo": "lokr", "lokr_config": f'{{"{field}": {value}}}'}, field)
+            for field, values in {
+                "linear_dim": (0, -4, 10**12, "true"),
+                "linear_alpha": ("1e999", "NaN", "-1e200"),
+                "factor": (0, -2, 10**12),
+            }.items()
+            for value in values
+        ),
+        ({"algo": "lokr", "lokr_config": "[" * 100_000}, "lokr_config"),
     ],
 )
 def test_a_lokr_whose_header_does_not_say_how_to_scale_it_is_refused(
@@ -126,6 +137,15 @@ def test_a_lokr_whose_header_does_not_say_how_to_scale_it_is_refused(
         ({"bias": "all"}, ["bias = 'all'"]),
         ({"init_lora_weights": "pissa"}, ["init_lora_weights = 'pissa'"]),
         ({"scaled_by_moonlight": 2}, ["scaled_by_moonlight = 2"]),
+        ({"r": 0}, ["r: "]),
+        ({"r": -1}, ["r: "]),
+        ({"lora_alpha": math.inf}, ["lora_alpha: "]),
+        ({"lora_dropout": 1.5}, ["lora_dropout: "]),
+        ({"rank_pattern": {"q_proj": 0}}, ["rank_pattern"]),
+        ({"rank_pattern": {"(.+)+!": 4}}, ["rank_pattern", "(.+)+!"]),
+        ({"rank_pattern": {".*.*.*.*!": 4}}, ["rank_pattern", ".*.*.*.*!"]),
+        ({"alpha_pattern": {"(": 4}}, ["alpha_pattern", "'('"]),
+        ({"alpha_pattern": dict.fromkeys(map(str, range(1001)), 4)}, ["alpha_pattern", "1001"]),
     ],
 )
 def test_a_config_that_asks_for_something_else_is_refused(
