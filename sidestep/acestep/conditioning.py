@@ -58,6 +58,11 @@ def encode_conditions(
     return valid.float().cpu()
 
 
+def count_tokens(text_encoder: TextEncoder, text: str) -> int:
+    """The tokens of a text, also of one that is longer than what is used of it."""
+    return len(text_encoder.tokenizer(text)["input_ids"])
+
+
 def _token_ids(text_encoder: TextEncoder, text: str, limit: int) -> Tensor:
     tokens = text_encoder.tokenizer(text, truncation=True, max_length=limit, return_tensors="pt")
     ids: Tensor = tokens["input_ids"]

@@ -41,7 +41,7 @@ GROUPS = (
     Group(
         "songs to tensors",
         _under("preprocess", "max_duration normalize"),
-        _under("preprocess", "target_db target_lufs lyrics_format timbre on_bad_file"),
+        _under("preprocess", "target_db target_lufs lyrics_format timbre bare_text float_scale on_bad_file"),
         tasks=("preprocess",),
     ),
     Group("estimate", _under("estimate", "batches top_k"), tasks=("estimate",)),

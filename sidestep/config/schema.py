@@ -14,6 +14,12 @@ from sidestep.config.training import TrainSpec
 from sidestep.runtime.credentials import check_no_credentials
 
 
+def _full_scale(value: int) -> int:
+    if value not in (1, 2**15, 2**23, 2**31):
+        raise ValueError("must be 1, 32768, 8388608 or 2147483648")
+    return value
+
+
 class PreprocessSpec(Section):
     """How songs become tensors."""
 
@@ -42,6 +48,16 @@ class PreprocessSpec(Section):
         "silence",
         "What stands for a reference song: silence, as ACE-Step generates with, or the single "
         "zero frame of other trainers.",
+    )
+    bare_text: Literal["lyrics", "caption"] | None = setting(
+        None,
+        "What a text file beside a song is that names no fields: its lyrics, or its caption. By default "
+        "such a file is an error.",
+    )
+    float_scale: Annotated[int, AfterValidator(_full_scale)] = setting(
+        1,
+        "What is full scale in songs of floating-point samples: 1; or 32768, 8388608 or 2147483648, where a "
+        "tool has written integers of 16, 24 or 32 bits as they are.",
     )
     on_bad_file: Literal["fail", "skip"] = setting(
         "fail",

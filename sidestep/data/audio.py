@@ -1,6 +1,7 @@
 """Songs from files: any codec, rate and channel count → 48 kHz stereo, as the VAE takes it."""
 
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -25,15 +26,19 @@ SAMPLE_RATE = 48_000
 _OPTIONS = {"format_whitelist": "wav,w64,mp3,flac,ogg,mov,m4a,mp4,aiff,aac,asf,matroska,webm"}
 
 
-def read_audio(path: Path, max_duration: float) -> Tensor:
+_FARTHEST_PEAK = 10.0  # +20 dBFS: the hottest masters stay far below, and integers in disguise far above
+_SCALES = (32768, 8388608, 2147483648)  # full scale of integers of 16, 24 and 32 bits
+
+
+def read_audio(path: Path, max_duration: float, float_scale: int = 1) -> Tensor:
     """Decode the first `max_duration` seconds of a file: float32 [2, N] at 48 kHz, full scale ±1.
 
     Mono is duplicated at its own level. More than two channels are mixed down by FFmpeg's own matrix,
     scaled so that nothing can clip. Nothing after `max_duration` is decoded, so a song that is longer
-    gives exactly round(max_duration · 48000) samples.
+    gives exactly round(max_duration · 48000) samples. `float_scale` is full scale in floating-point files.
 
-    Raises BadDataError, naming the file, where it is not audio, is empty, breaks off before the end that its
-    header gives, or holds values that are not numbers.
+    Raises BadDataError, naming the file, where it is not audio, is empty, breaks off, or holds values that
+    are no numbers or far above full scale.
     """
     limit = round(max_duration * SAMPLE_RATE)
     chunks: list[Tensor] = []
@@ -43,6 +48,7 @@ def read_audio(path: Path, max_duration: float) -> Tensor:
             if not container.streams.audio:
                 raise BadDataError(f"{path} has no audio in it")
             stream, *others = container.streams.audio
+            is_float = stream.codec_context.name.startswith("pcm_f")
             if others:
                 log.info("%s has %d audio streams: the first is used", path, 1 + len(others))
             for frame in _at_48_khz(_decode(container, stream, reading)):
@@ -68,6 +74,21 @@ def read_audio(path: Path, max_duration: float) -> Tensor:
     waveform = torch.cat(chunks, dim=1)[:, :limit]
     if not waveform.isfinite().all():
         raise BadDataError(f"{path} holds samples that are not numbers (NaN or infinite)")
+    return _at_full_scale(waveform, path, float_scale) if is_float else waveform
+
+
+def _at_full_scale(waveform: Tensor, path: Path, scale: int) -> Tensor:
+    """A waveform of floating-point samples, full scale at ±1. Raises BadDataError where it is elsewhere."""
+    waveform = waveform / scale
+    peak = float(waveform.abs().max())
+    if peak > _FARTHEST_PEAK:
+        likely = next((one for one in _SCALES if peak <= one), _SCALES[-1])
+        raise BadDataError(
+            f"{path} has a peak of {20 * math.log10(peak):+.1f} dBFS ({peak:.6g} where full scale is 1): "
+            f"if they are integers written as floats, set preprocess.float_scale (--float-scale {likely})"
+        )
+    if peak > 1:
+        log.info("%s has a peak of %+.1f dBFS", path, 20 * math.log10(peak))
     return waveform
 
 

@@ -5,20 +5,26 @@ No song is read here, only listings and texts: hundreds of songs in a bucket are
 
 import logging
 import posixpath
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from sidestep.data.entries import Entry, Metadata, TagPosition, read_dataset, validated
-from sidestep.data.kinds import AUDIO_SUFFIXES
+from sidestep.data.listing import list_songs
 from sidestep.data.places import SongFinder
-from sidestep.data.sidecar import read_sidecar, sidecar_of
+from sidestep.data.sidecar import BareText
+from sidestep.data.texts import read_texts
+from sidestep.data.vocabulary import language_code, time_signature
 from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.words import shown, some
 from sidestep.storage.store import FileInfo, Store
 
 log = logging.getLogger(__name__)
 
 INSTRUMENTAL = "[Instrumental]"
+_ESCAPE = "surrogateescape"  # of names that are no UTF-8
+
 UNKNOWN_LANGUAGE = "unknown"  # as at inference
 
 
@@ -51,16 +57,25 @@ class Song:
         return f"{self.store.place}/{self.path}"
 
 
-def read_songs(audio_dir: Store | None, dataset_json: tuple[Store, str] | None) -> list[Song]:
+def read_songs(
+    audio_dir: Store | None,
+    dataset_json: tuple[Store, str] | None,
+    *,
+    bare_text: BareText | None = None,
+    own: Collection[str] = (),
+) -> list[Song]:
     """The songs of a dataset JSON in its order; without one, all songs in `audio_dir`, sorted.
 
-    `dataset_json` is the folder that it is in, and its name there. Raises BadDataError, or MissingInputError
-    where files are missing and nothing else is wrong, with every problem of the dataset at once.
+    `dataset_json` is the folder that it is in, and its name there; `bare_text` is what a text beside a song
+    is that names no fields; `own` are the places of the job's results, which are no songs.
+
+    Raises BadDataError, or MissingInputError where files are missing and nothing else is wrong, with every
+    problem of the dataset at once.
     """
     if dataset_json:
-        return _songs_of_json(*dataset_json, audio_dir)
+        return _songs_of_json(*dataset_json, audio_dir, own)
     assert audio_dir, "what a task needs is asked before"
-    return _songs_of_folder(audio_dir)
+    return _songs_of_folder(audio_dir, bare_text, own)
 
 
 def caption_from_name(path: str) -> str:
@@ -76,65 +91,43 @@ def by_store(songs: list[Song]) -> list[tuple[Store, list[FileInfo]]]:
     ]
 
 
-def _songs_of_folder(folder: Store) -> list[Song]:
-    """All songs below a folder, with the metadata of their sidecars.
-
-    Hidden files are left out: macOS puts `._song.mp3` beside each song.
-    """
-    listed = {file.path: file for file in folder.list_files()}
-    if "dataset.json" in listed:
+def _songs_of_folder(folder: Store, bare_text: BareText | None, own: Collection[str]) -> list[Song]:
+    """All songs below a folder, with the metadata of the texts beside them."""
+    listing = list_songs(folder, own)
+    if "dataset.json" in listing.texts:
         log.warning("%s/dataset.json is not used: name it with --dataset-json", folder.place)
-    files = [
-        file
-        for path, file in listed.items()
-        if path.lower().endswith(AUDIO_SUFFIXES) and not posixpath.basename(path).startswith(".")
-    ]
-    if not files:
-        raise MissingInputError(
-            f"there are no songs in {folder.place} and its folders\n"
-            f"  looked for: *{' *'.join(AUDIO_SUFFIXES)}"
-        )
-
-    def read_text(file: FileInfo) -> dict[str, str] | BadDataError:
-        sidecar = sidecar_of(file.path)
+    texts = read_texts(folder, listing, bare_text)
+    problems = texts.problems
+    songs: list[Song] = []
+    entries: list[Entry] = []
+    for file in listing.songs:
         try:
             if folder.local_root:
                 folder.stat(file.path)  # refuses a link that leads out, which a listing shows as a file
-            return read_sidecar(folder.read_small(sidecar), sidecar) if sidecar in listed else {}
         except BadDataError as error:
-            return error
-
-    songs: list[Song] = []
-    entries: list[Entry] = []
-    problems: list[str] = []
-    unused: set[str] = set()
-    with ThreadPoolExecutor(folder.options.connections) as pool:
-        texts = list(pool.map(read_text, files))
-    for file, text in zip(files, texts, strict=True):
-        if isinstance(text, BadDataError):
-            problems.append(str(text))
+            problems.append(str(error))
             continue
-        where = sidecar_of(file.path) if text else file.path
-        if entry := validated(Entry, {**text, "audio_path": file.path}, where, problems):
-            unused |= text.keys() - Entry.model_fields.keys()
+        fields = {**texts.fields.get(file.path, {}), "audio_path": "as listed"}
+        if entry := validated(Entry, fields, shown(texts.sources.get(file.path, file.path)), problems):
             entries.append(entry)
             songs.append(_song(folder, file, entry, Metadata()))
     if problems:
         raise BadDataError(_report(folder.place, problems))
-    _log_unused(unused, folder.place)
+    _log_unused(texts.unused, folder.place)
+    _log_words(songs)
     return _choose_genres(songs, entries, ratio=0)
 
 
 def _log_unused(fields: set[str], place: str) -> None:
     if fields:
-        log.info("Fields of %s that are not used: %s", place, ", ".join(sorted(fields)))
+        log.info("Fields of %s that are not used: %s", place, some(sorted(fields)))
 
 
-def _songs_of_json(folder: Store, name: str, audio_dir: Store | None) -> list[Song]:
+def _songs_of_json(folder: Store, name: str, audio_dir: Store | None, own: Collection[str]) -> list[Song]:
     place = f"{folder.place}/{name}"
     dataset = read_dataset(folder.read_small(name), place)
     _log_unused(dataset.unused_fields, place)
-    finder = SongFinder(folder, audio_dir)
+    finder = SongFinder(folder, audio_dir, own)
 
     def find(entry: Entry) -> tuple[Store, FileInfo] | BadDataError | MissingInputError:
         try:
@@ -162,7 +155,29 @@ def _songs_of_json(folder: Store, name: str, audio_dir: Store | None) -> list[So
         raise BadDataError(_report(place, problems + missing))
     if missing:
         raise MissingInputError(_report(place, missing))
+    _log_words(songs)
     return _choose_genres(songs, list(dataset.entries.values()), dataset.metadata.genre_ratio)
+
+
+def _log_words(songs: Sequence[Song]) -> None:
+    """Name the songs whose words inference does not know: the model has not learned them."""
+    for what, wanted, odd in (
+        ("time signatures", "2, 3, 4 and 6", {s.place: s.timesignature for s in songs if _odd_signature(s)}),
+        ("languages", "codes such as en, ja, pt", {s.place: s.language for s in songs if _odd_language(s)}),
+    ):
+        if odd:
+            said = some([f"{posixpath.basename(place)} ({words})" for place, words in odd.items()])
+            log.warning(
+                "%s that inference does not know are kept as written (it knows %s): %s", what, wanted, said
+            )
+
+
+def _odd_signature(song: Song) -> bool:
+    return bool(song.timesignature) and time_signature(song.timesignature) is None
+
+
+def _odd_language(song: Song) -> bool:
+    return language_code(song.language) is None
 
 
 def _report(place: str, problems: list[str]) -> str:
@@ -182,8 +197,8 @@ def _song(store: Store, file: FileInfo, entry: Entry, metadata: Metadata) -> Son
         genre=entry.genre,
         bpm=entry.bpm,
         keyscale=entry.keyscale,
-        timesignature=entry.timesignature,
-        language=entry.language or UNKNOWN_LANGUAGE,
+        timesignature=time_signature(entry.timesignature) or entry.timesignature,
+        language=language_code(entry.language) or entry.language or UNKNOWN_LANGUAGE,
         is_instrumental=is_instrumental,
         custom_tag=entry.custom_tag or metadata.custom_tag,
         tag_position=metadata.tag_position,
@@ -196,7 +211,7 @@ def _choose_genres(songs: list[Song], entries: list[Entry], ratio: int) -> list[
     Which ones is drawn by hashing their paths: the choice needs no state, does not depend on the order,
     and hardly changes when a song is added.
     """
-    drawn = sorted(songs, key=lambda song: sha256(f"genre/{song.path}".encode()).digest())
+    drawn = sorted(songs, key=lambda song: sha256(f"genre/{song.path}".encode(errors=_ESCAPE)).digest())
     chosen = {song.place for song in drawn[: round(len(songs) * ratio / 100)]}
     return [
         replace(song, uses_genre=bool(song.genre) and (entry.prompt_override or wish) == "genre")

@@ -6,6 +6,7 @@ All of it is computed in fp32: tensors outlive the machine they are made on and 
 """
 
 import gc
+import logging
 import posixpath
 import time
 from collections.abc import Sequence, Set
@@ -17,7 +18,9 @@ import torch
 
 from sidestep.acestep.conditioning import (
     LYRICS_TOKENS,
+    PROMPT_TOKENS,
     RAW_LYRICS_TOKENS,
+    count_tokens,
     embed_lyrics,
     encode_conditions,
     encode_text,
@@ -39,6 +42,8 @@ from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import Store
 from sidestep.storage.transfer import pull
+
+log = logging.getLogger(__name__)
 
 TOKENS_OF_LYRICS = {"inference": LYRICS_TOKENS, "raw": RAW_LYRICS_TOKENS}
 
@@ -114,7 +119,7 @@ class SongEncoder:
         with track("Pass 1, songs", len(unique), "songs") as bar:
             for work in unique.values():
                 file = folders[work.song.store.place] / work.song.path
-                waveform = read_audio(file, self.settings.max_duration)
+                waveform = read_audio(file, self.settings.max_duration, self.settings.float_scale)
                 waveform = normalized(waveform, levels(self.settings), work.song.path)
                 made = {"latents": encode_audio(vae, waveform), "samples": torch.tensor(waveform.shape[1])}
                 if work.latents == shown:
@@ -136,9 +141,16 @@ class SongEncoder:
             for work in works:
                 samples = self.unfinished.read(work.latents_file)["samples"]
                 prompt = text_prompt(work.song, duration=int(samples) / SAMPLE_RATE)
+                lyrics = lyrics_prompt(work.song, lyrics_format)
+                for what, text, most in (("caption", prompt, PROMPT_TOKENS), ("lyrics", lyrics, limit)):
+                    if (tokens := count_tokens(text_encoder, text)) > most:
+                        log.warning(
+                            "%s: its %s and what stands around make %d tokens; they are cut at %d",
+                            *(work.song.path, what, tokens, most),
+                        )
                 made = {
                     "prompt": encode_text(text_encoder, prompt),
-                    "lyrics": embed_lyrics(text_encoder, lyrics_prompt(work.song, lyrics_format), limit),
+                    "lyrics": embed_lyrics(text_encoder, lyrics, limit),
                 }
                 self.unfinished.write(work.texts_file, made)
                 bar.advance(1)

@@ -1,6 +1,5 @@
 """The dataset JSON: its three forms, its fields, and every problem in it at once."""
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
@@ -15,6 +14,7 @@ from pydantic import (
     ValidationError,
 )
 
+from sidestep.data.aliases import by_field, field_of, known, short
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.parsing import parse_json
 
@@ -25,16 +25,8 @@ TagPosition = Literal["prepend", "append", "replace"]
 _OF_THE_APP = {"id", "filename", "duration", "labeled", "raw_lyrics", "formatted_lyrics"}
 
 
-def _known(value: Any) -> Any:
-    """The ways in which datasets say that something is not known → None."""
-    unknown = value is None or (
-        isinstance(value, str) and value.strip().lower() in ("", "n/a", "none", "null")
-    )
-    return None if unknown else value
-
-
 def _text(value: Any) -> Any:
-    return "" if _known(value) is None else value
+    return "" if known(value) is None else value
 
 
 def _utf8(value: str) -> str:
@@ -46,12 +38,12 @@ def _utf8(value: str) -> str:
 
 
 def _whole_number(value: Any) -> int | None:
-    known = _known(value)
-    if known is None:
+    given = known(value)
+    if given is None:
         return None
-    if not isinstance(known, bool):  # to Python, true is the number 1
+    if not isinstance(given, bool):  # to Python, true is the number 1
         with suppress(TypeError, ValueError, OverflowError):
-            return round(float(known))
+            return round(float(given))
     raise ValueError("should be a number")
 
 
@@ -88,18 +80,16 @@ class Entry(_Fields):
     keyscale: Text = ""
     timesignature: Text = ""
     language: Text = ""
-    is_instrumental: Annotated[bool | None, BeforeValidator(_known)] = None
+    is_instrumental: Annotated[bool | None, BeforeValidator(known)] = None
     custom_tag: Text = ""
-    prompt_override: Annotated[Literal["caption", "genre"] | None, BeforeValidator(_known)] = None
+    prompt_override: Annotated[Literal["caption", "genre"] | None, BeforeValidator(known)] = None
 
 
 class Metadata(_Fields):
     """Settings for all samples. `genre_ratio` percent of them are prompted by genre, not by caption."""
 
     custom_tag: Text = ""
-    tag_position: Annotated[TagPosition, BeforeValidator(lambda value: _known(value) or "prepend")] = (
-        "prepend"
-    )
+    tag_position: Annotated[TagPosition, BeforeValidator(lambda value: known(value) or "prepend")] = "prepend"
     genre_ratio: Annotated[int, Field(ge=0, le=100), BeforeValidator(_percent)] = 0
     all_instrumental: bool = False
 
@@ -123,9 +113,13 @@ def read_dataset(content: bytes, place: str) -> Dataset:
     raw_metadata, samples = _parts(content, place)
     problems: list[str] = []
     metadata = validated(Metadata, raw_metadata, "metadata", problems) or Metadata()
-    read = {n: validated(Entry, sample, f"sample {n}", problems) for n, sample in enumerate(samples, start=1)}
-    entries = {number: entry for number, entry in read.items() if entry}
-    fields = {field for sample in samples if isinstance(sample, dict) for field in sample}
+    entries: dict[int, Entry] = {}
+    fields: set[str] = set()
+    for number, sample in enumerate(samples, start=1):
+        if entry := validated(Entry, sample, f"sample {number}", problems):
+            entries[number] = entry
+        if isinstance(sample, dict):
+            fields |= set(map(field_of, sample))
     return Dataset(metadata, entries, problems, fields - _OF_THE_APP - set(Entry.model_fields))
 
 
@@ -156,18 +150,14 @@ _WORDS = {  # pydantic's kind of fault → what to say, where its own words are 
 def validated(model: type[Model], value: Any, where: str, problems: list[str]) -> Model | None:
     """`value` as a `model`; or None, with all that is wrong with it added to `problems`."""
     if not isinstance(value, dict):
-        problems.append(f"{where}: should be an object with fields, not {_short(value)}")
+        problems.append(f"{where}: should be an object with fields, not {short(value)}")
         return None
+    value = by_field(value.items(), where, problems)
     try:
         return model.model_validate(value)
     except ValidationError as error:
         for fault in error.errors(include_url=False):
             said = _WORDS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
-            got = "" if fault["type"] in _WORDS else f", not {_short(fault['input'])}"
+            got = "" if fault["type"] in _WORDS else f", not {short(fault['input'])}"
             problems.append(f"{where}, {fault['loc'][0]}: {said}{got}")
         return None
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

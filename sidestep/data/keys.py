@@ -40,6 +40,7 @@ class Recipe:
     text_encoder: str
     model: str
     version: int = RECIPE_VERSION
+    float_scale: int = 1
 
 
 def levels(spec: PreprocessSpec) -> dict[str, float]:
@@ -63,19 +64,27 @@ def recipe_of(settings: PreprocessSpec, vae: str, text_encoder: str, model: str)
         vae=vae,
         text_encoder=text_encoder,
         model=model,
+        float_scale=settings.float_scale,
     )
 
 
 def latents_key(audio: str, recipe: Recipe) -> str:
     """The key of a song's latents: digest of its bytes (`audio`), level, length that is used, and the VAE."""
     parts = {"length": recipe.max_duration, "levels": recipe.levels, "vae": recipe.vae}
-    return _digest({"audio": audio, **parts, "version": recipe.version})
+    return _digest({"audio": audio, **parts, "version": recipe.version, **_of_floats(recipe)})
 
 
 def tensors_key(song: Song, audio: str, recipe: Recipe) -> str:
     """The key of a song's `.pt` file. The prompts enter without the duration, which follows from the rest."""
     prompts = {"prompt": text_prompt(song, None), "lyrics": lyrics_prompt(song, recipe.lyrics_format)}
-    return _digest({"audio": audio, **prompts, **asdict(recipe)})
+    settings = asdict(recipe)
+    del settings["float_scale"]
+    return _digest({"audio": audio, **prompts, **settings, **_of_floats(recipe)})
+
+
+def _of_floats(recipe: Recipe) -> dict[str, int]:
+    """Nothing for a full scale of 1, as in keys made before another could be set."""
+    return {} if recipe.float_scale == 1 else {"float_scale": recipe.float_scale}
 
 
 def weights_digest(part: Part, digests: dict[str, str]) -> str:

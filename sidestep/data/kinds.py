@@ -7,52 +7,26 @@ AUDIO_SUFFIXES = (
 """Of the songs that are read."""
 
 UNREAD_SUFFIXES = (
+    *(".ape", ".wv", ".tta", ".tak", ".shn", ".ofr", ".mpc", ".mp1", ".mp2", ".mpa", ".dsf", ".dff", ".caf"),
+    *(".au", ".snd", ".ac3", ".eac3", ".dts", ".amr", ".awb", ".3gp", ".3ga", ".ra", ".rm", ".spx", ".gsm"),
     *(
-        ".ape",
-        ".wv",
-        ".tta",
-        ".tak",
-        ".shn",
-        ".ofr",
-        ".mpc",
-        ".mp2",
-        ".mp1",
-        ".mpa",
-        ".dsf",
-        ".dff",
-        ".caf",
-        ".au",
-    ),
-    *(".snd", ".ac3", ".eac3", ".dts", ".amr", ".awb", ".3gp", ".3ga", ".ra", ".rm", ".ram", ".mov", ".mkv"),
-    *(
-        ".avi",
-        ".wmv",
-        ".weba",
-        ".spx",
-        ".gsm",
         ".voc",
-        ".sf2",
         ".rf64",
         ".bwf",
         ".aa",
         ".aax",
         ".m4p",
         ".m4r",
+        ".weba",
+        ".mov",
+        ".mkv",
+        ".avi",
+        ".wmv",
+        ".flv",
     ),
-    *(
-        ".mid",
-        ".midi",
-        ".kar",
-        ".mod",
-        ".xm",
-        ".it",
-        ".s3m",
-        ".flp",
-        ".als",
-        ".band",
-        ".logicx",
-        ".sid",
-        ".vgm",
-    ),
+    *(".mid", ".midi", ".kar", ".mod", ".xm", ".it", ".s3m", ".sid", ".vgm", ".nsf", ".spc"),
 )
-"""Of songs that are not read: they are named, or nobody would miss them before the adapter does."""
+"""Of files that sound and are not read: they are named, so that nobody misses them only in the adapter."""
+
+TEXT_SUFFIXES = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".lrc", ".srt", ".vtt", ".md")
+"""Of files that may say something of a song."""

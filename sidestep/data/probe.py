@@ -16,6 +16,7 @@ from sidestep.data.index import Index
 from sidestep.data.level import peak_db
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.progress import track
+from sidestep.runtime.words import shown
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.transfer import pull
 
@@ -32,26 +33,33 @@ def sound_songs(songs: list[Song], spec: PreprocessSpec, known: Index, workspace
 
     Raises BadDataError with all that cannot be used, where `spec.on_bad_file` is fail or none is left.
     """
-    unknown = [song for song in songs if not known.is_sound(song.store, song.file, spec.max_duration)]
-    if not unknown:
+    # Tensors and reports name their songs in UTF-8.
+    nameless = [song.place for song in songs if not _is_utf8(song.path)]
+    problems = dict.fromkeys(nameless, "has a name that is no UTF-8: rename it")
+    unknown = [
+        song
+        for song in songs
+        if song.place not in problems
+        and (probed_by(spec) is None or not known.is_sound(song.store, song.file, spec.max_duration))
+    ]
+    if not unknown and not problems:
         return songs
     folders = {
         store.place: pull(store, files, workspace, "Pulling songs") for store, files in by_store(unknown)
     }
-    problems: dict[str, str] = {}  # by the song's place
     with (
         track("Probing songs", len(unknown), "songs") as bar,
         ThreadPoolExecutor(min(_DECODERS, os.cpu_count() or 1)) as pool,
     ):
         paths = [folders[song.store.place] / song.path for song in unknown]
-        found = pool.map(lambda path: problem_of(path, spec.max_duration), paths)
+        found = pool.map(lambda path: problem_of(path, spec.max_duration, spec.float_scale), paths)
         for song, problem in zip(unknown, found, strict=True):
             if problem:
                 problems[song.place] = problem
             bar.advance(1)
     if not problems:
         return songs
-    lines = [f"{_shown(place)} {problem}" for place, problem in sorted(problems.items())]
+    lines = [f"{shown(place)} {problem}" for place, problem in sorted(problems.items())]
     report = "\n  ".join([f"{len(lines)} of {len(songs)} songs cannot be used:", *lines])
     if spec.on_bad_file == "fail":
         raise BadDataError(
@@ -64,10 +72,23 @@ def sound_songs(songs: list[Song], spec: PreprocessSpec, known: Index, workspace
     return [song for song in songs if song.place not in problems]
 
 
-def problem_of(path: Path, max_duration: float) -> str | None:
+def probed_by(spec: PreprocessSpec) -> float | None:
+    """The seconds over which a song is found sound. None for another full scale, which no index knows."""
+    return spec.max_duration if spec.float_scale == 1 else None
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def problem_of(path: Path, max_duration: float, float_scale: int = 1) -> str | None:
     """Why the first `max_duration` seconds of a file cannot be used; None if they are sound."""
     try:
-        waveform = read_audio(path, max_duration)
+        waveform = read_audio(path, max_duration, float_scale)
     except BadDataError as error:
         return str(error).removeprefix(f"{path} ").splitlines()[0]
     except OSError as error:
@@ -76,8 +97,3 @@ def problem_of(path: Path, max_duration: float) -> str | None:
         seconds = waveform.shape[1] / SAMPLE_RATE
         return f"is silent: nothing in its first {seconds:.1f} s is above {SILENCE_DB:g} dBFS"
     return None
-
-
-def _shown(place: str) -> str:
-    """A place on one line, whatever is in its name."""
-    return place if place.isprintable() else repr(place)

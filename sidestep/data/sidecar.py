@@ -1,52 +1,99 @@
-"""Reads sidecars, text files with a song's metadata: `song.txt` for `song.mp3`.
+"""Reads the files that say something of a song: what each kind holds, as fields and values.
 
     caption: A slow blues with a dry guitar
     genre: blues
     bpm: 72
     key: E minor
-    signature: 4/4
+    signature: 3/4
+    # lines like this one are comments
     lyrics:
     [Verse]
     …
 
-One field a line, and the lyrics last, over as many lines as they have. The names are those of a dataset
-JSON's samples, or `key` and `signature` as in the files that Side-Step's first version wrote.
+is `song.txt` in field form: one field a line, and the lyrics last, over as many lines as they have.
 """
 
-import posixpath
+import csv
+import io
+from typing import Any, Literal
 
+from sidestep.data.aliases import FIELDS, field_of
 from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.parsing import parse_json
 
-_OTHER_NAMES = {"key": "keyscale", "signature": "timesignature"}
+BareText = Literal["lyrics", "caption"]
 
-
-def sidecar_of(path: str) -> str:
-    """The sidecar's path of a song's path, whether there is one or not."""
-    return f"{posixpath.splitext(path)[0]}.txt"
+_SONG_COLUMNS = ("file", "filename", "name")
 
 
-def read_sidecar(content: bytes, place: str) -> dict[str, str]:
-    """The fields of a sidecar file, also those that mean nothing here.
+def read_sidecar(content: bytes, place: str, bare: BareText | None = None) -> list[tuple[str, str]]:
+    """The fields of a text file and their values, also those that mean nothing here.
 
-    Raises BadDataError where it is no such file. A text under no name could be a caption as well as lyrics,
-    and is not guessed.
+    A text without one line of a known field is `bare`, the lyrics or the caption. Raises BadDataError where
+    it is neither: a text under no name could be either, and is not guessed.
     """
-    try:
-        lines = content.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise BadDataError(f"{place} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    fields: dict[str, str] = {}
+    text = text_of(content, place)
+    lines = text.splitlines()
+    fields: list[tuple[str, str]] = []
+    odd = 0  # the first line that is no field
     for number, line in enumerate(lines, start=1):
         name, colon, value = line.partition(":")
-        name = name.strip().lower()
-        if name == "lyrics" and colon:
-            fields[name] = "\n".join([value, *lines[number:]]).strip()
+        if field_of(name) == "lyrics" and colon:
+            fields.append((name, "\n".join([value, *lines[number:]]).strip()))
             break
-        if colon:
-            fields[_OTHER_NAMES.get(name, name)] = value.strip()
-        elif line.strip():
-            raise BadDataError(
-                f"{place}: line {number} should be `field: value`, such as `caption: A slow blues`; "
-                "lyrics come last, under a line `lyrics:`"
-            )
+        if colon and not line.lstrip().startswith("#"):
+            fields.append((name, value.strip()))
+        elif line.strip() and not line.lstrip().startswith("#"):
+            odd = odd or number
+    has_fields = any(field_of(name) in FIELDS for name, _ in fields)
+    if bare and not has_fields:
+        return [(bare, text.strip())]
+    if odd or (fields and not has_fields):
+        raise BadDataError(
+            f"{place}: line {odd or 1} should be `field: value`, such as `caption: A slow blues`; "
+            "lyrics come last, under a line `lyrics:`; if all of it is lyrics, or the caption, "
+            "set preprocess.bare_text (--bare-text lyrics)"
+        )
     return fields
+
+
+def read_object(content: bytes, place: str) -> dict[str, Any]:
+    """The fields of a JSON file with one object. Raises BadDataError where it is something else."""
+    said = parse_json(content, place)
+    if not isinstance(said, dict):
+        raise BadDataError(f'{place} should be an object such as {{"caption": "A slow blues"}}')
+    return said
+
+
+def read_table(content: bytes, place: str) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The songs that a CSV names, and what it says of each; [] where no column names songs.
+
+    Commas, semicolons or tabs part its columns.
+    """
+    text = text_of(content, place)
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    try:
+        names, *rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) or [[]]
+    except (csv.Error, ValueError) as error:
+        raise BadDataError(f"{place} is no table of songs: {error}") from error
+    columns = {name.strip().lower(): number for number, name in reversed(list(enumerate(names)))}
+    song = next((columns[name] for name in _SONG_COLUMNS if name in columns), None)
+    if song is None:
+        return []
+    found = []
+    for row in rows:
+        if len(row) > song and (path := row[song].strip()):
+            others = [
+                (name, value) for n, (name, value) in enumerate(zip(names, row, strict=False)) if n != song
+            ]
+            found.append((path, others))
+    return found
+
+
+def text_of(content: bytes, place: str) -> str:
+    """A text file's content. Raises BadDataError where it is not UTF-8."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadDataError(f"{place} is not UTF-8 text: {error.reason} at byte {error.start}") from error

@@ -6,10 +6,12 @@ Nothing here needs torch: whether a job is finished, or what is wrong with it, i
 import posixpath
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from sidestep.acestep.layout import open_checkpoints
 from sidestep.commitlog.log import CommitLog
 from sidestep.config.job import JobSpec
+from sidestep.data.dataset import Song, read_songs
 from sidestep.lifecycle.output import Output
 from sidestep.lifecycle.pending import PendingCheckpoints
 from sidestep.runtime.preemption import Preemption
@@ -74,6 +76,21 @@ class Job:
             return None
         folder, name = posixpath.split(self.spec.dataset_json)
         return self._open(folder or "."), name
+
+    def read_songs(self) -> list[Song]:
+        """The songs of the dataset, with their texts. Raises what `data.dataset.read_songs` raises."""
+        return read_songs(
+            self.songs, self.dataset_json, bare_text=self.spec.preprocess.bare_text, own=self.own_places
+        )
+
+    @cached_property
+    def own_places(self) -> tuple[str, ...]:
+        """The places of the job's results and of its workspace, in which no song is looked for."""
+        workspace = self.spec.runtime.workspace
+        return (
+            *(self.output_store.place, self.tensors.place),
+            *((str(Path(workspace).expanduser().absolute()),) if workspace else ()),
+        )
 
     def _open(self, place: str) -> Store:
         return open_store(place, self.spec.storage)

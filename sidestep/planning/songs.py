@@ -13,7 +13,7 @@ from pathlib import Path
 from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.config.job import JobSpec
 from sidestep.data.audio import seconds_by_header
-from sidestep.data.dataset import Song, read_songs
+from sidestep.data.dataset import Song
 from sidestep.data.index import list_samples
 from sidestep.data.tensors import read_sample
 from sidestep.lifecycle.job import Job
@@ -72,7 +72,7 @@ def find_songs(spec: JobSpec) -> Songs:
     job = Job(spec)
     if spec.task in ("train", "estimate"):
         return _of_tensors(job.tensors)
-    return _of_sound(read_songs(job.songs, job.dataset_json), spec.preprocess.max_duration)
+    return _of_sound(job.read_songs(), spec.preprocess.max_duration)
 
 
 def _of_tensors(store: Store) -> Songs:

@@ -19,6 +19,17 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
+def shown(name: str) -> str:
+    """A file's name on one line, whatever is in it."""
+    return name if name.isprintable() else repr(name)
+
+
+def some(names: Sequence[str]) -> str:
+    """Names on one line: the first ten, and how many there are beyond."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(map(shown, names[:10])) + more
+
+
 def as_typed(value: object) -> str:
     """A setting as one would type it: `true`, `0.5`, `q_proj v_proj`, `v_proj=16`; nothing for None."""
     if isinstance(value, list | tuple):

@@ -11,12 +11,12 @@ from dataclasses import replace
 
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
 from sidestep.config.schema import StorageSpec
-from sidestep.data.dataset import Song, by_store, read_songs
+from sidestep.data.dataset import Song, by_store
 from sidestep.data.encode import SongEncoder, Work
 from sidestep.data.index import Index, read_index, record_tensors, write_index
 from sidestep.data.keys import digests_of, latents_key, recipe_of, tensors_key, weights_digest
 from sidestep.data.made import find_made
-from sidestep.data.probe import sound_songs
+from sidestep.data.probe import probed_by, sound_songs
 from sidestep.data.unfinished import GoneError, Unfinished
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
@@ -33,7 +33,7 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     Raises SideStepErrors of what it reads: the dataset, songs, checkpoints and places.
     """
     tensors, store = job.tensors, job.checkpoints
-    songs = read_songs(job.songs, job.dataset_json)
+    songs = job.read_songs()
     # All models are found before any of them is pulled.
     vae, text_encoder = find_vae(store), find_text_encoder(store)
     model = find_variant(store, job.spec.model_variant)
@@ -96,7 +96,7 @@ def _plan(
 
     audio: dict[str, str] = {}  # by the song's place
     for store, files in by_store(songs):
-        found = digests(store, files, "songs", probed=settings.max_duration)
+        found = digests(store, files, "songs", probed=probed_by(settings))
         audio |= {f"{store.place}/{path}": digest for path, digest in found.items()}
     weights = digests(job.checkpoints, [file for part in parts for file in part.files], "the model")
     recipe = recipe_of(settings, *(weights_digest(part, weights) for part in parts))

@@ -14,6 +14,7 @@ import torch
 from sidestep.data import audio
 from sidestep.data.audio import SAMPLE_RATE, read_audio
 from sidestep.runtime.errors import BadDataError
+from tests.facts import facts
 
 AMPLITUDE = 0.5
 FREQUENCY = 1000.0
@@ -275,6 +276,45 @@ def test_samples_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(header + np.full(100, np.nan, "<f4").tobytes())
     with pytest.raises(BadDataError, match="not numbers"):
         read_audio(tmp_path / "a.wav", 240)
+
+
+def write_floats(path: Path, samples: np.ndarray) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_f32le", rate=SAMPLE_RATE, layout="stereo", format="flt")
+        frame = av.AudioFrame.from_ndarray(samples.astype(np.float32).reshape(1, -1), "flt", "stereo")
+        frame.sample_rate, frame.pts = SAMPLE_RATE, 0
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.mka"])
+@pytest.mark.parametrize(
+    ("peak", "said", "likely"),
+    [(16383, "+84.3", 32768), (32768, "+90.3", 32768), (10.5, "+20.4", 32768), (2.0**31, "+186.6", 2**31)],
+)
+def test_integers_in_disguise_are_refused_with_their_peak(
+    tmp_path: Path, name: str, peak: float, said: str, likely: int
+) -> None:
+    path = write_floats(tmp_path / name, peak * np.sin(np.arange(9600) / 20 + np.pi / 2))
+    with pytest.raises(BadDataError, match=facts(name, f"{said} dBFS", f"--float-scale {likely}")):
+        read_audio(path, 240)
+    assert read_audio(path, 240, float_scale=likely).abs().max() <= 1
+
+
+def test_a_hot_master_is_read_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_floats(tmp_path / "a.wav", 1.5 * np.ones(9600))
+    with caplog.at_level("INFO", logger="sidestep"):
+        assert read_audio(path, 240).max() == 1.5
+    assert "+3.5 dBFS" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO", logger="sidestep"):
+        read_audio(write_floats(tmp_path / "b.wav", np.ones(9600)), 240)
+    assert not caplog.records
+
+
+def test_the_scale_of_floats_leaves_integers_alone(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "a.wav", np.full((4800, 2), 16384))
+    assert read_audio(path, 240, float_scale=32768).unique().tolist() == [0.5]
 
 
 def test_names_with_anything_in_them(tmp_path: Path) -> None:

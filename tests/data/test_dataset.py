@@ -73,7 +73,7 @@ def test_a_sidecar_says_what_a_json_would(place_files: PlaceFiles, caplog: pytes
         other, song = songs_of(spec(audio_dir=str(folder)))
     assert other.path == "c.mp3" and other.is_instrumental and other.caption == "c"
     assert (song.caption, song.genre, song.bpm) == ("A slow blues: dry guitar", "blues", 72)
-    assert (song.keyscale, song.timesignature, song.language) == ("E minor", "3/4", "en")
+    assert (song.keyscale, song.timesignature, song.language) == ("E minor", "3", "en")
     assert song.lyrics == "[Verse]\nLa la: la\n\ncaption: this is sung"
     assert (song.custom_tag, song.is_instrumental, song.uses_genre) == ("mine", False, False)
     assert "repeat" in caplog.text

@@ -108,6 +108,16 @@ def test_a_name_with_a_line_break_takes_one_line(sound: Sound, folder: Path) -> 
         sound()
 
 
+def test_a_name_that_is_no_utf8_is_one_bad_song(sound: Sound, folder: Path) -> None:
+    for name in BAD:
+        (folder / name).unlink()
+    (folder / os.fsdecode(b"caf\xe9.wav")).write_bytes((folder / "good.wav").read_bytes())
+    (folder / os.fsdecode(b"caf\xe9.txt")).write_text("bpm: 3")
+    with pytest.raises(BadDataError, match=r"(?s)1 of 3 songs.*caf\\udce9\.wav' has a name"):
+        sound()
+    assert sound(on_bad_file="skip") == {"good.wav", "new\nline.wav"}
+
+
 def test_songs_known_to_be_sound_are_not_decoded_again(sound: Sound, folder: Path) -> None:
     store = open_store(str(folder), JobSpec.model_fields["storage"].default)
     known = Index()

@@ -66,6 +66,8 @@ FIELDS = {
     "preprocess.target_lufs": Row(TENSORS, -20, {"preprocess.normalize": "lufs"}),
     "preprocess.lyrics_format": Row(TENSORS, "raw"),
     "preprocess.timbre": Row(TENSORS, "zero"),
+    "preprocess.bare_text": Row(TENSORS, "lyrics"),
+    "preprocess.float_scale": Row(TENSORS, 32768),
     "preprocess.on_bad_file": Row(TENSORS, "skip"),
     "estimate.batches": Row(NOTHING, 3),
     "estimate.top_k": Row(NOTHING, 3),
@@ -180,7 +182,9 @@ def test_all_others_leave_the_fingerprint(spec: JobSpec, name: str, tmp_path: Pa
 @pytest.mark.parametrize("name", [name for name in placed(TENSORS) if name.startswith("preprocess.")])
 def test_what_counts_through_the_tensors_is_in_their_keys(spec: JobSpec, name: str) -> None:
     before, now = (recipe_of(each.preprocess, "vae", "text", "model") for each in both(spec, name))
-    assert (before != now) == (name != "preprocess.on_bad_file")  # that decides which songs there are
+    assert (before != now) == (
+        name not in ("preprocess.on_bad_file", "preprocess.bare_text")
+    )  # of songs and texts
 
 
 @pytest.fixture

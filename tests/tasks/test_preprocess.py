@@ -20,6 +20,7 @@ from sidestep.data.tensors import read_sample
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.open import open_store
 from sidestep.tasks.preprocess import preprocess
+from tests.facts import tells
 from tests.runs import run_task
 from tests.tasks.preprocessing import SECONDS, Counted, MakeJob, tensors, write_dataset, write_song
 
@@ -218,3 +219,18 @@ def test_an_unknown_variant_is_found_before_anything_is_read(spec: MakeJob, coun
     with pytest.raises(MissingInputError, match="no model variant"):
         run_task(preprocess, spec(model_variant="sft"))
     assert counted() == {}
+
+
+@pytest.mark.parametrize(("lyrics_format", "limit"), [("inference", 2048), ("raw", 512)])
+def test_texts_that_are_cut_are_said_with_their_song(
+    spec: MakeJob, tmp_path: Path, caplog: pytest.LogCaptureFixture, lyrics_format: str, limit: int
+) -> None:
+    long = {"lyrics": "la " * 2100, "caption": "blue " * 300}
+    job = spec(dataset_json=write_dataset(tmp_path, **long), preprocess={"lyrics_format": lyrics_format})
+    run_task(preprocess, job)
+    warnings = [record.message for record in caplog.records if "tokens" in record.message]
+    caption, lyrics = warnings
+    assert tells(caption, "a.wav", "caption", "256") and tells(lyrics, "a.wav", "lyrics", str(limit))
+    caplog.clear()
+    run_task(preprocess, spec(dataset_json=write_dataset(tmp_path, lyrics="la", caption="blue")))
+    assert not [record for record in caplog.records if "tokens" in record.message]
