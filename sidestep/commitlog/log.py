@@ -4,6 +4,15 @@ A commit's files are written first, its record last and only if no record of tha
 (`Store.create`, the only primitive needed). A half-written checkpoint therefore has no record, and no
 reader ever sees it. Readers take the newest commit whose files still have the recorded digests. Records
 are never deleted or changed. Here they are read; `sidestep.commitlog.writer` adds to them.
+
+What belongs to the log, where a disk or a user has left something else in `commits/`:
+
+- A record's name is its number, in six digits or more. The record says that number, too, and the digest of
+  what it says. (Those of version 0.1.0 say neither, and are taken at their name.)
+- A record is *lost* where something else has its number, or nothing although a later number is taken. The
+  number stays taken, and counts as the take-over of a writer that committed nothing. So any gap is bridged.
+- A *stray* is any other file: one whose name is no number, or one that would be a record only if more than
+  `BRIDGED` in a row were lost before it, and does not say that it is. It is named once, and ignored.
 """
 
 import hashlib
@@ -16,12 +25,13 @@ from typing import Any, Literal
 
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.runtime.parsing import parse_as
+from sidestep.runtime.parsing import as_kind, parse_json
 from sidestep.storage.store import Store
 
 log = logging.getLogger(__name__)
 
 FOLDER = "commits"
+BRIDGED = 10_000  # records in a row that are gone, before one that is damaged or says no number
 
 
 @dataclass(frozen=True)
@@ -41,50 +51,116 @@ class Record:
     )  # the folders of the checkpoints that are to stay, the newest first
     origin: str = ""  # sha256 of the state that --resume-from gave this run, where it did
     machines: list[dict[str, Any]] = field(default_factory=list)  # all kinds that have written so far
-    number: int = 0
+    number: int = 0  # of the record: its file's name
 
     def content(self) -> bytes:
-        """Return the record as it is stored; its number is its file's name."""
-        return json_bytes({key: value for key, value in asdict(self).items() if key != "number"})
+        """Return the record as it is stored: with the sha256 of the rest."""
+        fields = asdict(self)
+        return json_bytes({**fields, "digest": _digest(fields)})
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether this stands in for a record that is lost."""
+        return not self.nonce
+
+
+LOST = Record("take-over", generation=0, nonce="")
 
 
 class CommitLog:
-    """The log of one output. Reading it asks the store every time: nothing is cached."""
+    """The log of one output. Reading it asks the store every time: no record is cached."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._named: set[str | int] = set()  # strays, and the numbers of lost records, that have been told of
 
-    def tail(self) -> Record | None:
-        """Return the newest record; None if there is none.
+    def tail(self, at_least: int = 0) -> Record | None:
+        """Return the newest record; None if there is none. `at_least` is a number that is known to be taken.
 
         A listing may lag behind what was written, so the numbers after its last are tried, too.
         """
-        listed = [int(file.path[-11:-5]) for file in self.store.list_files(FOLDER) if _is_record(file.path)]
-        newest = max(listed, default=0)
+        newest = max(at_least, self._numbers()[-1])
         while self.store.stat(record_path(newest + 1)):
             newest += 1
-        return self._read_or_stand_in(newest) if newest else None
+        return self.at(newest) if newest else None
 
     def back_from(self, record: Record | None) -> Iterator[Record]:
-        """Yield `record` and those before it, newest first, each read when it is its turn."""
+        """Yield `record` and those before it, newest first, each read when it is its turn; no lost ones."""
         while record:
-            yield record
-            record = self._read_or_stand_in(record.number - 1) if record.number > 1 else None
+            if not record.is_lost:
+                yield record
+            record = self._newest_whole(record.number - 1)
 
     def read(self, number: int) -> Record:
         """Return the record of that number. Raises BadDataError for one that is none, MissingInputError."""
-        path = record_path(number)
-        record = parse_as(Record, self.store.read_bytes(path), f"{self.store.place}/{path}")
+        record = self._parse(number)
+        if record.number not in (number, 0):
+            raise BadDataError(
+                f"{self.store.place}/{record_path(number)} is not that record: it says that it is number "
+                f"{record.number}"
+            )
         return replace(record, number=number)
 
-    def _read_or_stand_in(self, number: int) -> Record:
-        """A record that is damaged or gone counts as that of a writer who has committed nothing."""
+    def at(self, number: int) -> Record:
+        """Return the record of a number that is taken; where it is lost, one that stands in for it."""
+        whole = self._newest_whole(number)
+        if whole and whole.number == number:
+            return whole
+        base = whole or LOST
+        # Each may have been another writer's, which made files in folders of its generation, and may live.
+        generation = base.generation + number - base.number
+        return replace(LOST, generation=generation, machines=base.machines, number=number)
+
+    def _newest_whole(self, last: int) -> Record | None:
+        """The newest record up to the number `last` that is not lost."""
+        number, lost, why = last, 0, ""
+        while number > 0:
+            try:
+                record = self.read(number)
+                break
+            except (BadDataError, MissingInputError) as error:
+                is_gone, why = isinstance(error, MissingInputError), why or str(error)
+            # Where nothing is, nothing may be for long: the listing knows what is the next to read.
+            before = max(n for n in self._numbers() if n < number) if is_gone else number - 1
+            lost, number = lost + number - before, before
+        else:
+            record = None
+        if lost:
+            which = "A record is" if lost == 1 else f"{lost} records in a row are"
+            self._name(last, f"{which} lost from the commit log, and what is before is used: {why}")
+        return record
+
+    def _numbers(self) -> list[int]:
+        """0, and the numbers that are listed as taken, in order."""
+        numbers = [0]
+        for number, path in sorted(
+            (_number_of(file.path), file.path) for file in self.store.list_files(FOLDER)
+        ):
+            if number and (number - numbers[-1] <= BRIDGED or self._says_its_number(number)):
+                numbers.append(number)
+            else:
+                self._name(path, f"{self.store.place}/{path} is not of the commit log, and is ignored")
+        return numbers
+
+    def _says_its_number(self, number: int) -> bool:
         try:
-            return self.read(number)
-        except (BadDataError, MissingInputError) as error:
-            log.warning("A record of the commit log is lost, and the one before it is used: %s", error)
-        generation = self._read_or_stand_in(number - 1).generation if number > 1 else 0
-        return Record("take-over", generation + 1, nonce="", number=number)
+            return self._parse(number).number == number
+        except (BadDataError, MissingInputError):
+            return False
+
+    def _parse(self, number: int) -> Record:
+        path = record_path(number)
+        fields = parse_json(self.store.read_bytes(path), f"{self.store.place}/{path}")
+        record = as_kind(Record, fields, f"{self.store.place}/{path}")
+        digest = fields.pop("digest", "")
+        if (digest or record.number) and digest != _digest(fields):
+            raise BadDataError(f"{self.store.place}/{path} is not the record that was written")
+        return record
+
+    def _name(self, what: str | int, message: str) -> None:
+        if what not in self._named:
+            self._named.add(what)
+            log.warning("%s", message)
 
     def newest_commit(self, tail: Record | None) -> Record | None:
         """Return the newest record with a checkpoint, whether that is whole or not; None if there is none."""
@@ -139,5 +215,11 @@ def file_digest(path: Path) -> dict[str, Any]:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _is_record(path: str) -> bool:
-    return re.fullmatch(rf"{FOLDER}/\d{{6}}\.json", path) is not None
+def _digest(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json_bytes(fields)).hexdigest()
+
+
+def _number_of(path: str) -> int:
+    """The number of the record that a file is by its name; 0 where it is none."""
+    name = re.fullmatch(rf"{FOLDER}/(\d{{6,12}})\.json", path, re.ASCII)
+    return int(name[1]) if name and record_path(int(name[1])) == path else 0

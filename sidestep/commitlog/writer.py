@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from sidestep.commitlog.lease import FOLDER as HEARTBEATS
 from sidestep.commitlog.lease import Heartbeat, Lease, Watch, generation_of
-from sidestep.commitlog.log import CommitLog, Record, file_digest, record_path
+from sidestep.commitlog.log import LOST, CommitLog, Record, file_digest, record_path
 from sidestep.runtime.errors import AgainError, SideStepError
 
 log = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ class Writer:
         """The records after those that this writer knows of."""
         number = self._number + 1
         while self.commits.store.stat(record_path(number)):
-            yield self.commits.read(number)
+            yield self.commits.at(number)
             number += 1
 
     def _fenced(self) -> AgainError:
@@ -212,9 +212,9 @@ def take_over(commits: CommitLog, lease: Lease, watch: Watch | None, machine: di
     Raises:
         AgainError: another writer is alive.
     """
-    nonce = uuid.uuid4().hex
+    nonce, taken = uuid.uuid4().hex, LOST
     while True:
-        tail = commits.tail()
+        tail = commits.tail(at_least=taken.number)
         if tail and (watch is None or watch.generation != tail.generation):
             watch = Watch(commits.store, tail.generation, lease)
         if watch:
@@ -236,13 +236,13 @@ def take_over(commits: CommitLog, lease: Lease, watch: Watch | None, machine: di
 
 
 def _created(commits: CommitLog, record: Record) -> Record:
-    """The record of that number: this one, unless another was there before.
+    """The record of that number: this one, unless another was there before, or something that is none.
 
     A request that is repeated after a network failure finds its own first try there: the nonce tells.
     """
     if commits.store.create(record_path(record.number), record.content()):
         return record
-    return commits.read(record.number)
+    return commits.at(record.number)
 
 
 def _delete_old_heartbeats(commits: CommitLog, generation: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sidestep.commitlog.lease import Lease, Watch, heartbeat_path
-from sidestep.commitlog.log import CommitLog
+from sidestep.commitlog.log import CommitLog, Record
 from sidestep.commitlog.writer import Writer, take_over
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import AgainError, BadDataError, StorageError
@@ -137,12 +137,207 @@ def test_a_damaged_record_falls_back_and_is_written_after(
     with pytest.raises(BadDataError, match=r"commits/000003\.json"):
         CommitLog(store).read(3)
     assert newest(store, tmp_path / "newest") == 1
-    assert "A record of the commit log is lost" in caplog.text
+    assert "lost from the commit log" in caplog.text
     following = begin(store, lease)
     assert following.generation > writer.generation
     commit(following, tmp_path, 3)
     following.release()
     assert newest(store, tmp_path / "again") == 3
+
+
+def records_of(store: Store) -> list[tuple[int, str, int]]:
+    """Number, kind and step of what a reader finds, newest first."""
+    found = CommitLog(store).back_from(CommitLog(store).tail())
+    return [(record.number, record.kind, record.step) for record in found]
+
+
+@pytest.mark.parametrize("content", [None, b"damaged"], ids=["gone", "damaged"])
+@pytest.mark.parametrize("is_newest", [False, True])
+def test_records_that_are_lost_in_a_row_are_bridged(
+    store: Store,
+    lease: Lease,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    content: bytes,
+    is_newest: bool,
+) -> None:
+    """However many: without recursion, and with each read once at most."""
+    first = begin(store, lease)
+    commit(first, tmp_path, 1)
+    first.release()
+    lost = 1200
+    for number in range(3, 3 + lost) if content else ():
+        store.write_bytes(f"commits/{number:06}.json", content)
+    if not (content and is_newest):
+        record = Record("take-over", first.generation + 700, "another writer", number=3 + lost)
+        store.create(f"commits/{3 + lost:06}.json", record.content())
+    tail = CommitLog(store).tail()
+    assert tail
+    assert tail.generation == first.generation + (lost if content and is_newest else 700)
+    assert records_of(store)[-2:] == [(2, "commit", 1), (1, "take-over", 0)]
+    assert caplog.text.count(f"{lost} records in a row are lost") >= 1
+    caplog.clear()
+    following = begin(store, lease)
+    assert following.generation == tail.generation + 1
+    commit(following, tmp_path, 2)
+    assert newest(store, tmp_path / "newest") == 2
+    assert caplog.text.count("lost from the commit log") <= 2  # once by each who reads
+
+
+def test_a_gap_is_bridged_without_asking_for_each_number(
+    writer: Writer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = Record("take-over", 7, "another writer", number=9_000)
+    store.create("commits/009000.json", record.content())
+    read, reads = store.read_bytes, []
+
+    def noted(path: str) -> bytes:
+        reads.append(path)
+        return read(path)
+
+    monkeypatch.setattr(store, "read_bytes", noted)
+    assert records_of(store) == [(9_000, "take-over", 0), (1, "take-over", 0)]
+    assert len(reads) <= 5
+
+
+COPY = b"a copy of the newest record"
+
+
+@pytest.mark.parametrize("content", [b"x", b"{}", COPY])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "999999.json",
+        "1000000.json",
+        "9999999.json",
+        "0000004.json",
+        "000000.json",
+        "000003.json.bak",
+        "\u0660\u0660\u0660\u0660\u0660\u0664.json",
+        "000009.json/record",
+        "notes",
+    ],
+)
+def test_what_is_no_record_is_named_once_and_ignored(
+    writer: Writer,
+    store: Store,
+    lease: Lease,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: bytes,
+) -> None:
+    commit(writer, tmp_path, 1)
+    commit(writer, tmp_path, 2)
+    writer.release()
+    store.write_bytes(
+        f"commits/{name}", store.read_bytes("commits/000003.json") if content == COPY else content
+    )
+    read, reads = store.read_bytes, []
+
+    def noted(path: str) -> bytes:
+        reads.append(path)
+        return read(path)
+
+    log = CommitLog(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "read_bytes", noted)
+        tails = [log.tail(), log.tail()]
+    assert [tail and (tail.number, tail.step) for tail in tails] == [(3, 2), (3, 2)]
+    assert len(reads) <= 4
+    assert caplog.text.count(f"commits/{name}") == 1
+    following = begin(store, lease)
+    assert following.generation == 2
+    commit(following, tmp_path, 3)
+    assert records_of(store)[0] == (5, "commit", 3)
+
+
+def test_a_record_that_says_its_number_is_believed_beyond_any_gap(
+    writer: Writer, store: Store, lease: Lease
+) -> None:
+    record = Record("take-over", 7, "another writer", number=999_999)
+    store.create("commits/999999.json", record.content())
+    assert CommitLog(store).tail() == record
+    following = begin(store, lease)
+    assert (following.generation, following.position[0]) == (8, 1_000_000)
+    assert records_of(store)[:2] == [(1_000_000, "take-over", 0), (999_999, "take-over", 0)]
+
+
+@pytest.mark.parametrize("number", [3, 4, 9])
+def test_a_copy_of_a_record_is_not_the_record_of_that_number(
+    writer: Writer, store: Store, lease: Lease, tmp_path: Path, number: int
+) -> None:
+    """It is what is damaged at that number, or takes a number that is to come."""
+    for step in (1, 2):
+        commit(writer, tmp_path, step, keep=2)
+    writer.release()
+    store.write_bytes(f"commits/{number:06}.json", store.read_bytes("commits/000002.json"))
+    with pytest.raises(BadDataError, match="says that it is number 2"):
+        CommitLog(store).read(number)
+    assert newest(store, tmp_path / "newest") == (1 if number == 3 else 2)
+    following = begin(store, lease)
+    assert following.position[0] == max(number, 3) + 1
+    commit(following, tmp_path, 3)
+    assert newest(store, tmp_path / "again") == 3
+
+
+def test_a_record_with_a_flipped_bit_is_lost(
+    writer: Writer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it says then: which files are whole, or which checkpoints are to stay."""
+    commit(writer, tmp_path, 1)
+    data = store.read_bytes("commits/000002.json")
+    log = CommitLog(store)
+    for place in range(len(data) - 1):  # but for the line's end
+        flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        monkeypatch.setattr(store, "read_bytes", lambda path, flipped=flipped: flipped)
+        with pytest.raises(BadDataError):
+            log.read(2)
+
+
+def test_records_that_say_no_number_are_taken_at_their_name(
+    writer: Writer, store: Store, lease: Lease, tmp_path: Path
+) -> None:
+    """So the records of 0.1.0 are; after a gap, too."""
+    for step in (1, 2, 3):
+        commit(writer, tmp_path, step)
+    writer.release()
+    for number in range(1, 5):
+        content = json.loads(store.read_bytes(f"commits/{number:06}.json"))
+        assert content.pop("number") == number and content.pop("digest")
+        store.write_bytes(f"commits/{number:06}.json", json.dumps(content).encode())
+    store.delete("commits/000003.json")
+    assert records_of(store) == [(4, "commit", 3), (2, "commit", 1), (1, "take-over", 0)]
+    commit(begin(store, lease), tmp_path, 4)
+    assert records_of(store)[0] == (6, "commit", 4)
+
+
+def test_a_damaged_record_in_its_way_ends_a_writer(
+    writer: Writer, store: Store, lease: Lease, tmp_path: Path
+) -> None:
+    """It may be the take-over of another one. The next attempt goes on after it."""
+    commit(writer, tmp_path, 1)
+    store.write_bytes("commits/000003.json", b"x")
+    with pytest.raises(AgainError, match=FENCED):
+        commit(writer, tmp_path, 2)
+    assert checkpoints(store) == {"checkpoint-epoch-1"}
+    following = begin(store, lease)
+    assert (following.generation, following.position[0]) == (3, 4)
+
+
+def test_a_number_that_is_taken_by_what_no_listing_shows_is_passed_over(
+    writer: Writer, store: Store, lease: Lease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as an empty folder of that name."""
+    commit(writer, tmp_path, 1)
+    writer.release()
+    create = store.create
+    monkeypatch.setattr(store, "create", lambda path, data: "000003" not in path and create(path, data))
+    following = begin(store, lease)
+    assert following.position[0] == 4
+    commit(following, tmp_path, 2)
+    assert newest(store, tmp_path / "newest") == 2
 
 
 def test_done_is_the_last_word(writer: Writer, store: Store, tmp_path: Path) -> None:

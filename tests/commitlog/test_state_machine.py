@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,12 @@ QUICK = settings(
 )
 FILES = ("a", "b")
 DAMAGES = (lambda data: data[:-1], lambda data: data[:-1] + b"?", lambda data: None)
+RECORD_DAMAGES = (
+    lambda data, other: data[: len(data) // 2],
+    lambda data, other: data.replace(b"checkpoint-step-1", b"checkpoint-step-3").replace(b"take", b"fake"),
+    lambda data, other: other,
+    lambda data, other: None,
+)
 KEPT = 2  # checkpoints
 STEPS = 3  # of each process
 LEASE = 6.0
@@ -116,9 +123,13 @@ class Attempt(Process):
             except StorageError:
                 continue
             finally:
-                assert not is_fenced or sent == self.sent, "a writer that was taken over has sent files"
+                assert not is_fenced or sent == self.sent or self.world.lost, (
+                    "a writer that was taken over has sent files"
+                )
                 known = self.world.newest_commit(writer.position[0])
-                assert (writer.newest and writer.newest.number) == (known and known["number"])
+                assert self.world.lost or (writer.newest and writer.newest.number) == (
+                    known and known["number"]
+                )
 
     def release(self, writer: Writer) -> None:
         is_lost, before = writer.heartbeat.lost.is_set(), self.world.files.get(self.heartbeat)
@@ -128,10 +139,16 @@ class Attempt(Process):
         assert now == before if is_lost else self.fate or now == json_bytes({"released": True})
 
     def is_fenced(self) -> bool:
-        """Whether a record after those that its writer knows of is another one's."""
+        """Whether a record after those that its writer knows of is another one's, or may be: it is lost.
+
+        Behind one that is gone it cannot see them.
+        """
         assert self.writer
         number, nonce = self.writer.position
-        return any(record["nonce"] != nonce for record in self.world.records[number:])
+        following = takewhile(
+            lambda record: record_path(record["number"]) in self.world.files, self.world.records[number:]
+        )
+        return any(record["nonce"] != nonce or record["number"] in self.world.lost for record in following)
 
     def beat(self, fate: str = "") -> None:
         """What the heartbeat's thread does every so often."""
@@ -150,7 +167,9 @@ class Attempt(Process):
             self.is_beating = False
         else:
             self.writer.check()
-            assert since <= LEASE / 2 or not is_fenced, "a writer does not know that it was taken over"
+            assert since <= LEASE / 2 or not is_fenced or self.world.lost, (
+                "a writer does not know that it was taken over"
+            )
             self.beaten = self.world.now
 
     @property
@@ -168,6 +187,7 @@ class Writers(RuleBasedStateMachine):
         self.world = World()
         self.attempts: list[Attempt] = []
         self.checked = 0  # records
+        self.given_up: set[str] = set()  # folders that a commit which is lost kept no more
         self.has_damaged = False
 
     @property
@@ -273,10 +293,16 @@ class Writers(RuleBasedStateMachine):
         for number, record in enumerate(records[self.checked :], start=self.checked + 1):
             before: dict[str, Any] = records[number - 2] if number > 1 else {"generation": 0, "by": None}
             assert record["number"] == number
+            is_lost = before.get("number") in self.world.lost
+            if record["by"] is None:
+                continue
             if record["kind"] == "take-over":
-                assert record["generation"] == before["generation"] + 1
+                assert record["generation"] == before["generation"] + 1 or is_lost
+                assert all(
+                    record["generation"] > one["generation"] for one in records[: number - 1] if one["by"]
+                )
                 assert record["by"] is not before["by"]
-                if number > 1:
+                if number > 1 and not is_lost:
                     self.check_take_over(record["by"], before["generation"])
             else:
                 assert (record["generation"], record["by"]) == (before["generation"], before["by"])
@@ -287,7 +313,8 @@ class Writers(RuleBasedStateMachine):
     def what_was_told_is_in_the_log(self) -> None:
         for attempt in self.attempts:
             for record in attempt.told:
-                assert self.world.files[record_path(record.number)] == record.content()
+                if record.number not in self.world.lost:
+                    assert self.world.files[record_path(record.number)] == record.content()
 
     @invariant()
     def kept_checkpoints_are_whole(self) -> None:
@@ -302,7 +329,7 @@ class Writers(RuleBasedStateMachine):
                 continue
             assert isinstance(error, SideStepError), repr(error)
             if isinstance(error, AgainError):
-                assert attempt.writer is None or attempt.is_fenced()
+                assert attempt.writer is None or attempt.is_fenced() or self.world.lost
             else:
                 assert attempt.has_met_faults or self.has_damaged or attempt.is_fenced()
 
@@ -323,7 +350,8 @@ class Writers(RuleBasedStateMachine):
         """A reader finds the newest checkpoint that is whole, or none."""
         commits = CommitLog(Attempt(self.world, -1, self.folder).store)
         found = commits.fetch_newest(self.folder / "read", commits.tail())
-        whole = [folder for folder in self.kept() if self.is_whole(folder)]
+        told = {one["folder"] for one in self.world.records if one["number"] not in self.world.lost}
+        whole = [folder for folder in self.kept() if folder in told and self.is_whole(folder)]
         assert (found and found.folder) == (whole[0] if whole else None)
         for name in FILES if found else ():
             assert (self.folder / "read" / name).read_bytes() == self.world.files[f"{whole[0]}/{name}"]
@@ -354,7 +382,8 @@ class Writers(RuleBasedStateMachine):
             if before["files"]:
                 kept = [record["folder"], *(kept for kept in before["kept"] if kept != record["folder"])]
                 allowed.append(kept[:KEPT])
-                if before["by"] is not record["by"] or self.was_told(before):
+                is_known = before["by"] is not record["by"] or self.was_told(before)
+                if is_known and before["number"] not in self.world.lost:
                     break
         else:
             allowed.append([record["folder"]])
@@ -374,16 +403,58 @@ class Writers(RuleBasedStateMachine):
         )
 
     def is_damaged(self, folder: str) -> bool:
-        return any(f"{folder}/{file}" in self.world.damaged for file in FILES)
+        return folder in self.given_up or any(f"{folder}/{file}" in self.world.damaged for file in FILES)
 
     def was_told(self, record: dict[str, Any]) -> bool:
         return any(told.number == record["number"] for told in record["by"].told)
 
 
-@pytest.fixture
-def machine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> type[Writers]:
+class WritersAndLostRecords(Writers):
+    """Records are damaged at rest, too, or gone; and files lie among them that are none."""
+
+    @precondition(lambda self: self.world.records and not self.world.lag)
+    @rule(back=st.integers(0, 6), how=st.sampled_from(RECORD_DAMAGES))
+    def lose_record(self, back: int, how: Callable[..., bytes | None]) -> None:
+        """Nothing tells that the newest one is gone, so it is only damaged."""
+        world, number = self.world, max(1, len(self.world.records) - back)
+        path = record_path(number)
+        if path not in world.files:
+            return
+        newest, other = world.newest_commit(), record_path(max(1, number - 1))
+        data = how(world.files[path], world.files.get(other))
+        if (data is None and back == 0) or data == world.files[path]:
+            return
+        world.lose_record(number, data)
+        now = world.newest_commit()
+        if newest and newest != now:
+            self.given_up |= set(now["kept"] if now else ()) - set(newest["kept"])
+        self.has_damaged = True
+
+    @rule(data=st.sampled_from([b"", b"x", b"{}"]))
+    def take_number(self, data: bytes) -> None:
+        """Something that is no record has the number of the next one."""
+        self.world.lose_record(len(self.world.records) + 1, data)
+        self.has_damaged = True
+
+    @rule(
+        name=st.sampled_from(["999999.json", "0000002.json", "000002.json.bak", "000002.json/a", "readme"]),
+        which=st.integers(0, 20),
+    )
+    def stray(self, name: str, which: int) -> None:
+        records = [data for path, data in self.world.files.items() if path.startswith("commits/")]
+        self.world.files[f"commits/{name}"] = records[which % len(records)] if records else b"x"
+
+    @rule()
+    def list_late(self) -> None:
+        """Not here: of a record that is lost, nothing but a listing tells."""
+
+
+@pytest.fixture(params=[Writers, WritersAndLostRecords])
+def machine(
+    request: pytest.FixtureRequest, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> type[Writers]:
     caplog.set_level(logging.CRITICAL)  # hundreds of warnings
-    return type("Writers", (Writers,), {"folder": tmp_path})
+    return type("Machine", (request.param,), {"folder": tmp_path})
 
 
 def test_the_commit_log_keeps_its_promises(machine: type[Writers]) -> None:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from sidestep.commitlog.lease import FOLDER as HEARTBEATS
 from sidestep.commitlog.lease import heartbeat_path
 from sidestep.commitlog.log import FOLDER as COMMITS
+from sidestep.commitlog.log import record_path
 from sidestep.commitlog.writer import CHECKPOINTS
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import MissingInputError, StorageError
@@ -46,6 +47,7 @@ class World:
         in_flight: changes that will still come, although who asked for them was told of a failure.
         damaged: paths of files that were damaged at rest.
         records: of the commit log, as they came.
+        lost: the numbers of records that are damaged or gone.
         wrong: what was done to the log that nobody may do.
     """
 
@@ -54,6 +56,7 @@ class World:
         self.now, self.lag = 0.0, 0
         self.in_flight: list[Callable[[], object]] = []
         self.damaged: set[str] = set()
+        self.lost: set[int] = set()
         self.wrong: list[str] = []
         self.records: list[dict[str, Any]] = []
         self.changed_at: dict[str, float] = {}
@@ -61,15 +64,16 @@ class World:
 
     def put(self, path: str, data: bytes, by: "Process") -> None:
         if path.startswith(COMMITS):
-            if path not in self.files:
-                self.records.append({**json.loads(data), "number": int(path[-11:-5]), "by": by})
-            elif self.files[path] != data:
+            if int(path[-11:-5]) > len(self.records):
+                self.records.append({**json.loads(data), "by": by})
+            elif self.files.get(path, data) != data:
                 self.wrong.append(f"{path} was written twice, and differs")
         self._change(path, data)
         self.damaged.discard(path)
 
     def create(self, path: str, data: bytes, by: "Process") -> bool:
-        if path in self.files:
+        # Into the gap of a lost record only who was taken over could write, and nobody would read it.
+        if path in self.files or path in map(record_path, self.lost):
             return False
         self.put(path, data, by)
         return True
@@ -83,8 +87,9 @@ class World:
             self._change(path, None)
 
     def newest_commit(self, until: int | None = None) -> dict[str, Any] | None:
-        """The newest record of a checkpoint, up to the record of that number."""
-        return next((record for record in reversed(self.records[:until]) if record["files"]), None)
+        """The newest record of a checkpoint that is not lost, up to the record of that number."""
+        found = (record for record in reversed(self.records[:until]) if record["number"] not in self.lost)
+        return next((record for record in found if record["files"]), None)
 
     def listing(self) -> dict[str, bytes]:
         """The files as a listing shows them."""
@@ -101,6 +106,17 @@ class World:
         self.files.pop(path)
         if data is not None:
             self.files[path] = data
+
+    def lose_record(self, number: int, data: bytes | None) -> None:
+        """A record is damaged at rest, or gone; or something else takes the number of one that is to come."""
+        if number > len(self.records):
+            generation = max([0, *(record["generation"] for record in self.records)]) + 1
+            stand_in = {"kind": "take-over", "generation": generation, "nonce": "", "files": {}, "by": None}
+            self.records.append({**stand_in, "number": number, "folder": ""})
+        self.lost.add(number)
+        self.files.pop(record_path(number), None)
+        if data is not None:
+            self.files[record_path(number)] = data
 
     def _change(self, path: str, data: bytes | None) -> None:
         self._changes.append((path, self.files.pop(path, None)))
