@@ -114,6 +114,7 @@ def write_as_older_versions_did(output: Path) -> None:
     state.write_text(json.dumps(numbers | {"machine": older(numbers["machine"])}))
     for path in output.glob("commits/*"):
         record = json.loads(path.read_text())
+        del record["number"], record["digest"]
         record["machines"] = [older(kind) for kind in record["machines"]]
         if record["files"]:
             record["files"][state.name] = file_digest(state)
