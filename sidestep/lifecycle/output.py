@@ -1,13 +1,18 @@
 """A job's output: the place that holds all its state, and the local folder where files are made for it."""
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
 from sidestep.config.job import JobSpec
 from sidestep.config.yaml12 import dump_yaml
+from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.logs import add_log_file
 from sidestep.runtime.workspace import Workspace
+from sidestep.storage.local import LocalStore
 from sidestep.storage.store import Store
+
+log = logging.getLogger(__name__)
 
 LOGS, RUNS = "logs", "runs"  # folders of the attempts' logs, and of TensorBoard's files
 
@@ -18,26 +23,36 @@ class Output:
     def __init__(self, store: Store, workspace: Workspace) -> None:
         self.store = store
         self.folder = store.local_root or workspace.pulled(store.place)
+        self._here = store if isinstance(store, LocalStore) else LocalStore(self.folder, store.options)
 
     def begin_log(self, attempt: int) -> None:
         """Write this attempt's log into the output from now on."""
-        add_log_file(self.path(LOGS) / f"sidestep-{attempt}.log")
+        path = self.path(LOGS) / f"sidestep-{attempt}.log"
+        with local_errors(path):
+            add_log_file(path)
 
     def keep_spec(self, spec: JobSpec) -> None:
         """Write the resolved spec as `job.yaml`, once it is clear that this output is made by it."""
         self.store.write_bytes("job.yaml", dump_yaml(spec.model_dump(mode="json")))
 
     def path(self, name: str) -> Path:
-        """A folder below the output to write files into; `send` brings them to the store."""
-        path = self.folder / name
-        path.mkdir(parents=True, exist_ok=True)
+        """A folder below the output to write files into; `send` brings them to the store.
+
+        Raises BadDataError where a link or a file is in its place.
+        """
+        path = self._here.locate_to_write(name)
+        with local_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
         return path
 
     def send(self, name: str, files: Iterable[str] | None = None) -> None:
         """Bring `files` of the local folder `name`, or all of them, to the store, where that is elsewhere."""
         if self.store.local_root:
             return
-        folder = self.folder / name
-        names = files if files is not None else (file.name for file in folder.iterdir() if file.is_file())
+        folder = self.path(name)
+        names = files if files is not None else (file.name for file in folder.iterdir())
         for file in sorted(names):
+            if (folder / file).is_symlink() or not (folder / file).is_file():
+                log.warning("%s is not there any more and is not sent", folder / file)
+                continue
             self.store.upload(folder / file, f"{name}/{file}")

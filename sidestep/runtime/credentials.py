@@ -1,4 +1,4 @@
-"""Credentials within a place or another URL: how they are found, and hidden wherever text is shown.
+"""Credentials within a place: how they are found, and hidden in what is said of it.
 
 A place is written to logs, to rendered files and to the output's `job.yaml`. So none may have a password in
 it, nor the query of a presigned URL; credentials come from the environment.
@@ -10,7 +10,6 @@ HIDDEN = "***"
 
 # user:password@; host:port is something else, and so is Azure's container@account.
 _PASSWORD = re.compile(r"(?<=://)[^/@:]+:(?!\d+(?:/|$))[^@]+@")
-_PASSWORD_IN_TEXT = re.compile(r"(?<=://)[^/@:\s]+:(?!\d+(?:/|$))[^@\s]+@")
 _USER = re.compile(r"(?<=s3://|gs://|tp://|ps://)[^/@:\s]+@", re.IGNORECASE)
 _WEB_QUERY = re.compile(r"(https?://[^?#]*[?#]).+", re.IGNORECASE | re.DOTALL)
 _KEYS = (
@@ -39,14 +38,6 @@ def check_no_credentials(place: str) -> str:
 
 
 def hide_in_place(place: str) -> str:
-    """The same place with `***` for all that may be a credential."""
-    for secret, hidden in ((_PASSWORD, f"{HIDDEN}@"), (_USER, f"{HIDDEN}@"), (_WEB_QUERY, rf"\1{HIDDEN}")):
-        place = secret.sub(hidden, place)
-    return hide_in_text(place)
-
-
-def hide_in_text(text: str) -> str:
-    """Any text, such as a traceback, with `***` for passwords and for queries that sign or open a URL."""
-    if "://" in text:
-        text = _PASSWORD_IN_TEXT.sub(f"{HIDDEN}@", text)
-    return _SECRET_QUERY.sub(rf"\1{HIDDEN}", text) if "=" in text else text
+    """The same place with `***` for all that may be a credential; `runtime.secrets` hides less, in any text."""
+    place = _USER.sub(f"{HIDDEN}@", _PASSWORD.sub(f"{HIDDEN}@", place))
+    return _SECRET_QUERY.sub(rf"\1{HIDDEN}", _WEB_QUERY.sub(rf"\1{HIDDEN}", place))

@@ -42,7 +42,10 @@ def setup_logging(verbose: bool = False) -> None:
 
 
 def add_log_file(path: str | os.PathLike[str]) -> None:
-    """Append everything that sidestep.log gets to the run's own log too, instead of the last run's."""
+    """Append everything that sidestep.log gets to the run's own log too, instead of the last run's.
+
+    Raises OSError where it cannot be opened.
+    """
     global _run_log
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +92,16 @@ class _Lines(logging.Formatter):
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that gives up, saying so once, when it cannot be written: a full disk stops no job."""
+    """A log file that gives up, saying so once, when it cannot be written: a full disk stops no job.
+
+    A symbolic link in its place is not followed, and a pipe is not waited for: OSError.
+    """
+
+    def _open(self) -> TextIO:
+        def plain_file(path: str, flags: int) -> int:
+            return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=plain_file)
 
     def handleError(self, record: logging.LogRecord) -> None:
         reason = sys.exc_info()[1]

@@ -7,18 +7,12 @@ text leaves, in `runtime.console` and `runtime.logs`, not where it comes in: no 
 
 import unicodedata
 
-from sidestep.runtime.credentials import hide_in_text
-
 LINE_AT_MOST = 10_000
 """Characters of a line that are shown: more than any line of ours has."""
 
 
 def shown(text: str) -> str:
-    """`text` with nothing but visible characters, spaces, tabs and line breaks, and no endless line.
-
-    Credentials within URLs are `***`.
-    """
-    text = hide_in_text(text)
+    """`text` with nothing but visible characters, spaces, tabs and line breaks, and no endless line."""
     if text.isprintable() and len(text) <= LINE_AT_MOST:
         return text
     return "\n".join(map(_shown_line, text.split("\n")))

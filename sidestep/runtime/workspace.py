@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sidestep.runtime.errors import MachineError
+
+log = logging.getLogger(__name__)
 
 ADVICE = "Name another folder with runtime.workspace (--workspace, SIDESTEP_RUNTIME__WORKSPACE)."
 
@@ -42,23 +45,38 @@ class Workspace:
         Those of processes that were killed are deleted, too: each is locked while its process lives.
         """
         root = self._folder("temporary")
-        with _locked(root):
+        lock = ExitStack()
+        with self._usable(), _locked(root):
             for folder in root.iterdir():
-                with suppress(BlockingIOError), _locked(folder, wait=False):
-                    shutil.rmtree(folder)
-            temporary = TemporaryDirectory(dir=root)
-            lock = ExitStack()
+                try:
+                    with suppress(BlockingIOError), _locked(folder, wait=False):
+                        shutil.rmtree(folder)
+                except OSError as error:  # another user's, or no folder
+                    log.debug("%s stays: %s", folder, error)
+            temporary = TemporaryDirectory(dir=root, ignore_cleanup_errors=True)
             lock.enter_context(_locked(Path(temporary.name)))
         with lock, temporary as name:
             yield name
 
     def _folder(self, *names: str) -> Path:
-        folder = self.root.joinpath(*names)
-        try:
+        """A folder below, made where it is not there. A file or a link in its place goes: nothing here is
+        state, and where all users may write, another one could have put the link there."""
+        folder = self.root
+        with self._usable():
             folder.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                folder /= name
+                if folder.is_symlink() or folder.is_file():
+                    folder.unlink()
+                folder.mkdir(exist_ok=True)
+        return folder
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise MachineError(f"The workspace {self.root} cannot be used: {error}. {ADVICE}") from error
-        return folder
 
 
 @contextmanager

@@ -62,6 +62,7 @@ class EventFiles:
 
     def _open(self, first_step: int) -> None:
         self._first_step = first_step
+        self._folder.mkdir(parents=True, exist_ok=True)  # in the workspace it may vanish at any time
         self._path = self._folder / f"events.out.tfevents.{first_step:010}.sidestep"
         try:
             self._file, self._is_empty = self._path.open("xb"), True

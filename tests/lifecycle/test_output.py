@@ -1,5 +1,6 @@
 """What is sent to an output that is elsewhere, and TensorBoard's files among it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from sidestep.config.schema import StorageSpec
 from sidestep.lifecycle.events import EventsToSend
 from sidestep.lifecycle.output import Output
-from sidestep.runtime.errors import AgainError, StorageError
+from sidestep.runtime.errors import AgainError, BadDataError, StorageError
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.open import open_store
 
@@ -114,3 +115,42 @@ def test_a_writer_that_was_taken_over_begins_and_sends_no_events(output: Output)
     with pytest.raises(AgainError):
         events.send()
     assert sent(output) == []
+
+
+@pytest.mark.parametrize("place", ["local", "elsewhere"])
+def test_no_link_is_followed(tmp_path: Path, place: str, output: Output) -> None:
+    """Neither in a folder's place nor in a log's, and none is sent."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("mine")
+    if place == "local":
+        output = Output(open_store(str(tmp_path / "out"), StorageSpec()), Workspace(tmp_path / "workspace"))
+    for name in ("logs", "runs"):
+        output.folder.mkdir(parents=True, exist_ok=True)
+        (output.folder / name).symlink_to(precious)
+        with pytest.raises(BadDataError, match=f"{name} is a symbolic link"):
+            output.path(name)
+        (output.folder / name).unlink()
+        (output.folder / name).write_text("")
+        with pytest.raises(BadDataError, match=f"{name} is a file, where a folder is needed"):
+            output.path(name)
+        (output.folder / name).unlink()
+    (output.path("logs") / "sidestep-3.log").symlink_to(precious / "file")
+    with pytest.raises(BadDataError, match=r"logs/sidestep-3.log is a symbolic link"):
+        output.begin_log(3)
+    (output.path("logs") / "sidestep-4.log").mkdir()
+    with pytest.raises(BadDataError, match=r"logs/sidestep-4.log is a folder"):
+        output.begin_log(4)
+    output.send("logs")
+    assert place == "local" or sent(output) == []
+    assert (precious / "file").read_text() == "mine"
+
+
+def test_what_vanishes_from_the_workspace_is_not_sent(
+    output: Output, caplog: pytest.LogCaptureFixture
+) -> None:
+    (output.path("runs") / "a").write_text("a")
+    output.send("runs", ["a", "b"])
+    assert sent(output) == ["runs/a"] and "runs/b is not there any more" in caplog.text
+    shutil.rmtree(output.folder)
+    output.send("logs")

@@ -81,15 +81,34 @@ def test_a_folder_that_is_not_writable_is_said(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
-def test_a_full_disk_is_said_once_and_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("sidestep.log").symlink_to("/dev/full")
-    setup_logging()
+def test_a_full_disk_is_said_once_and_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        full = os.open("/dev/full", os.O_WRONLY)
+        patched.setattr(os, "open", lambda *_: full)
+        setup_logging()
     log.info("one")
     log.info("two")
     error = capsys.readouterr().err
     assert error.count("cannot be written any more") == 1
     assert "Traceback" not in error
     assert error.endswith("two\n")
+
+
+def test_a_link_or_a_pipe_in_a_log_s_place(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """In a folder for all, another user could have put it there."""
+    (tmp_path / "precious").write_text("mine")
+    Path("sidestep.log").symlink_to(tmp_path / "precious")
+    Path("out").mkdir()
+    setup_logging()
+    log.info("one")
+    assert "No sidestep.log here" in capsys.readouterr().err
+    for number, make in enumerate((lambda path: path.symlink_to(tmp_path / "precious"), os.mkfifo)):
+        make(Path(f"out/{number}.log"))
+        with pytest.raises(OSError, match=f"{number}.log"):
+            add_log_file(f"out/{number}.log")
+    assert (tmp_path / "precious").read_text() == "mine"
 
 
 def test_python_s_warnings_go_to_the_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,6 @@
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,3 +59,56 @@ def test_a_temporary_folder_is_its_process_s_as_long_as_that_lives(tmp_path: Pat
             assert not left.exists()
         assert not Path(second).exists()
     assert not Path(first).exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "dangling"])
+def test_what_is_in_a_folder_s_place_goes(tmp_path: Path, kind: str) -> None:
+    """A link may have been put there by another user of a temporary folder for all: it is not followed."""
+    other = tmp_path / "of another user"
+    for names in (("pulled",), ("pulled", "outbox-1"), ("scratch",), ("scratch", "outbox-1"), ("temporary",)):
+        root = tmp_path / "-".join((kind, *names))
+        path = root.joinpath(*names)
+        path.parent.mkdir(parents=True)
+        if kind == "link":
+            other.mkdir(exist_ok=True)
+        path.touch() if kind == "file" else path.symlink_to(other)
+        workspace = Workspace(root)
+        workspace.pulled("s3://studio/x")
+        assert workspace.scratch("outbox-1").is_dir()
+        with workspace.temporary() as temporary:
+            Path(temporary, "file").touch()
+        if names[-1] != "outbox-1" or names[0] == "scratch":
+            assert path.is_dir() and not path.is_symlink()
+    assert not other.exists() or list(other.iterdir()) == []
+
+
+def test_what_others_left_among_the_temporary_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "temporary"
+    root.mkdir()
+    (root / "a file").touch()
+    (root / "another user's").mkdir()
+    remove = shutil.rmtree
+
+    def refused(path: Any, **how: Any) -> None:
+        if Path(path).name == "another user's":
+            raise PermissionError(13, "Permission denied", str(path))
+        remove(path, **how)
+
+    monkeypatch.setattr(shutil, "rmtree", refused)
+    with Workspace(tmp_path).temporary() as temporary:
+        remove(temporary)  # it may vanish at any time
+
+
+def test_a_workspace_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "temporary"))
+
+    workspace = Workspace(tmp_path)
+    monkeypatch.setattr("sidestep.runtime.workspace.TemporaryDirectory", refused)
+    with pytest.raises(MachineError, match=r"runtime\.workspace"), workspace.temporary():
+        raise AssertionError("it was made")
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(MachineError, match=r"runtime\.workspace"):
+        workspace.scratch("x")
