@@ -38,6 +38,6 @@ def check_no_credentials(place: str) -> str:
 
 
 def hide_in_place(place: str) -> str:
-    """The same place with `***` for all that may be a credential; `runtime.secrets` hides less, in any text."""
+    """The same place with `***` for all that may be a credential; `secrets.hide` hides less, in any text."""
     place = _USER.sub(f"{HIDDEN}@", _PASSWORD.sub(f"{HIDDEN}@", place))
     return _SECRET_QUERY.sub(rf"\1{HIDDEN}", _WEB_QUERY.sub(rf"\1{HIDDEN}", place))

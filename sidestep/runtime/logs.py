@@ -101,7 +101,7 @@ class _LogFile(logging.FileHandler):
         def plain_file(path: str, flags: int) -> int:
             return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
-        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=plain_file)
+        return open(self.baseFilename, "a", encoding=self.encoding, opener=plain_file)
 
     def handleError(self, record: logging.LogRecord) -> None:
         reason = sys.exc_info()[1]

@@ -104,8 +104,9 @@ def test_a_link_or_a_pipe_in_a_log_s_place(capsys: pytest.CaptureFixture[str], t
     setup_logging()
     log.info("one")
     assert "No sidestep.log here" in capsys.readouterr().err
-    for number, make in enumerate((lambda path: path.symlink_to(tmp_path / "precious"), os.mkfifo)):
-        make(Path(f"out/{number}.log"))
+    Path("out", "0.log").symlink_to(tmp_path / "precious")
+    os.mkfifo("out/1.log")
+    for number in range(2):
         with pytest.raises(OSError, match=f"{number}.log"):
             add_log_file(f"out/{number}.log")
     assert (tmp_path / "precious").read_text() == "mine"
