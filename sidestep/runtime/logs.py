@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
@@ -97,7 +98,7 @@ class _LogFile(logging.FileHandler):
     A symbolic link in its place is not followed, and a pipe is not waited for: OSError.
     """
 
-    def _open(self) -> TextIO:
+    def _open(self) -> TextIOWrapper:
         def plain_file(path: str, flags: int) -> int:
             return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 

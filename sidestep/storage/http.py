@@ -8,22 +8,18 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 from urllib.parse import quote, unquote
 
 import aiohttp
 from fsspec.asyn import sync
 
-from sidestep.runtime.atomic import replacing
-from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.errors import BadDataError, BadSpecError
 from sidestep.storage import remote
-from sidestep.storage.retry import Limits
+from sidestep.storage.retry import Limits, check_answer, was_short
 from sidestep.storage.store import FileInfo, ProgressCallback, no_progress
 
 log = logging.getLogger(__name__)
-
-Answer = TypeVar("Answer")
 
 PASSING = (429, 500, 502, 503, 504)
 PARTIAL, RANGE_BEHIND_THE_END = 206, 416
@@ -57,11 +53,6 @@ class HttpStore(remote.RemoteStore):
         with self._failures(path):
             return self._ask_info(path)
 
-    def read_bytes(self, path: str) -> bytes:
-        with self._failures(path):
-            data: bytes = self._ask(lambda: self._fs.cat_file(self._key(path)))
-            return data
-
     def read_range(self, path: str, start: int, size: int) -> bytes:
         key, fs = self._key(path), self._fs
 
@@ -76,26 +67,14 @@ class HttpStore(remote.RemoteStore):
                 read = bytearray()
                 while len(read) < skipped + size and (block := await answer.content.readany()):
                     read += block
-                return bytes(read[skipped : skipped + size])
+                data = bytes(read[skipped : skipped + size])
+                if whole := answer.headers.get("Content-Range", "").rpartition("/")[2].strip("*"):
+                    check_answer(f"{self.place}/{path}", len(data), min(size, int(whole) - start))
+                return data
 
         with self._failures(path):
             data: bytes = self._ask(lambda: sync(fs.loop, get))
             return data
-
-    def download(self, path: str, target: Path, progress: ProgressCallback = no_progress) -> None:
-        key, moved = self._key(path), 0
-
-        def count(size: int) -> None:
-            nonlocal moved
-            moved += size
-            progress(size)
-
-        def get(temporary: Path) -> None:
-            count(-moved)  # what an earlier try had got through
-            self._fs.get_file(key, str(temporary), callback=remote.Forwarded(count))
-
-        with local_errors(target), replacing(target) as temporary, self._failures(path):
-            self._ask(lambda: get(temporary))
 
     def write_bytes(self, path: str, data: bytes) -> None:
         self._refuse()
@@ -109,13 +88,13 @@ class HttpStore(remote.RemoteStore):
     def delete(self, path: str) -> None:
         self._refuse()
 
-    def _ask(self, request: Callable[[], Answer]) -> Answer:
+    def _ask(self, request: Callable[[], remote.Answer]) -> remote.Answer:
         """What the server answers to `request`, sent again as long as the limits allow."""
 
         def failed(error: Exception, pause: float) -> None:
             log.debug("%s; asked again in %.1f s", type(error.__cause__ or error).__name__, pause)
 
-        return self.limits.retry.call(request, _may_pass, failed)
+        return self.limits.retry.call(request, lambda error: _may_pass(error) or was_short(error), failed)
 
     def _refuse(self) -> NoReturn:
         raise BadSpecError(f"{self.place} can only be read. Name a path or a bucket as the place of results.")

@@ -1,10 +1,10 @@
 """Stores behind fsspec: memory, the web, and the other clouds it has a package for."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from fsspec.callbacks import Callback
 
@@ -13,8 +13,10 @@ from sidestep.runtime.atomic import replacing
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.storage.clients import Clients
 from sidestep.storage.remote_errors import is_failure, to_user_error
-from sidestep.storage.retry import Limits
+from sidestep.storage.retry import Limits, check_answer, was_short
 from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_progress
+
+Answer = TypeVar("Answer")
 
 
 class RemoteStore(Store):
@@ -58,14 +60,23 @@ class RemoteStore(Store):
             return self._info(self.clean_path(path), details) if details["type"] == "file" else None
 
     def read_bytes(self, path: str) -> bytes:
-        with self._failures(path):
+        def get() -> bytes:
             data: bytes = self._fs.cat_file(self._key(path))
+            self._check_whole(path, len(data))
             return data
 
-    def read_range(self, path: str, start: int, size: int) -> bytes:
         with self._failures(path):
+            return self._ask(get)
+
+    def read_range(self, path: str, start: int, size: int) -> bytes:
+        def get() -> bytes:
             data: bytes = self._fs.cat_file(self._key(path), start=start, end=start + size)
+            if len(data) < size:  # it is asked for what it has only where that may be wrong
+                self._check_whole(path, start + len(data))
             return data
+
+        with self._failures(path):
+            return self._ask(get)
 
     def write_bytes(self, path: str, data: bytes) -> None:
         with self._failures(path):
@@ -80,8 +91,20 @@ class RemoteStore(Store):
             return True
 
     def download(self, path: str, target: Path, progress: ProgressCallback = no_progress) -> None:
+        key, moved = self._key(path), 0
+
+        def count(size: int) -> None:
+            nonlocal moved
+            moved += size
+            progress(size)
+
+        def get(temporary: Path) -> None:
+            count(-moved)  # what an earlier try had got through
+            self._fs.get_file(key, str(temporary), callback=Forwarded(count))
+            self._check_whole(path, temporary.stat().st_size)
+
         with local_errors(target), replacing(target) as temporary, self._failures(path):
-            self._fs.get_file(self._key(path), str(temporary), callback=Forwarded(progress))
+            self._ask(lambda: get(temporary))
 
     def upload(self, source: Path, path: str, progress: ProgressCallback = no_progress) -> None:
         with self._failures(path):
@@ -90,6 +113,16 @@ class RemoteStore(Store):
     def delete(self, path: str) -> None:
         with self._failures(path), suppress(FileNotFoundError):
             self._fs.rm_file(self._key(path))
+
+    def _ask(self, request: Callable[[], Answer]) -> Answer:
+        """What the store answers to `request`. Asked again where it is too short; else that is fsspec's."""
+        return self.limits.retry.call(request, was_short)
+
+    def _check_whole(self, path: str, size: int) -> None:
+        """Asked after the file came, as it may have been replaced meanwhile; then it is read again."""
+        expected = self._fs.info(self._key(path))["size"]
+        if expected is not None:  # a web server need not say
+            check_answer(f"{self.place}/{path}", size, expected)
 
     @property
     def _fs(self) -> Any:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from sidestep.runtime.errors import StorageError
+
 Answer = TypeVar("Answer")
 
 _jitter = random.SystemRandom()  # training seeds the global generator, and uploads run beside it
@@ -61,6 +63,24 @@ class Retry:
                     raise
                 failed(error, pause)
             self.sleep(pause)
+
+
+class ShortAnswerError(StorageError):
+    """A file came in another size than the store says it has, though nothing failed on the way."""
+
+
+def check_answer(where: str, got: int, size: int) -> None:
+    """Raises ShortAnswerError, which is to be tried again, unless all `size` bytes of the file came."""
+    if got != size:
+        raise ShortAnswerError(
+            f"{where}: {got:,} bytes came of a file of {size:,}, time and again. Run the same command again; "
+            "if that does not pass, ask who runs the store, or a proxy before it."
+        )
+
+
+def was_short(error: Exception) -> bool:
+    """Whether it is a ShortAnswerError."""
+    return isinstance(error, ShortAnswerError)
 
 
 @dataclass(frozen=True)

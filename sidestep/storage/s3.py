@@ -6,6 +6,7 @@ tries and not seconds, and stop trying at all once enough requests of a process 
 
 import functools
 import io
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from sidestep.config.schema import StorageSpec
 from sidestep.runtime.atomic import replacing
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.storage.clients import Clients
-from sidestep.storage.retry import Limits, Retry
+from sidestep.storage.retry import Limits, Retry, check_answer, was_short
 from sidestep.storage.s3_errors import FAILURES, error_code, to_user_error
 from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_progress
 
@@ -171,7 +172,10 @@ class S3Store(Store):
                 return b""  # it ends before
             with closing(found["Body"]) as body:
                 if found["ResponseMetadata"]["HTTPStatusCode"] == PARTIAL:
-                    return bytes(body.read())
+                    data = bytes(body.read())
+                    whole = int(found["ContentRange"].rpartition("/")[2])
+                    check_answer(f"{self.place}/{path}", len(data), min(size, whole - start))
+                    return data
                 return bytes(body.read(start + size)[start:])  # from a server that knows no ranges
 
         with self._failures(path):
@@ -214,16 +218,35 @@ class S3Store(Store):
         return "/".join(part for part in (self._prefix, self.clean_path(path)) if part)
 
     def _fetch(self, path: str, target: io.IOBase, progress: ProgressCallback) -> None:
-        """In parts where it is large; a part that breaks off is asked for again, of the same version."""
-        with self._failures(path):
+        """In parts where it is large; a part that breaks off is asked for again, of the same version.
+
+        A part that is whole and too short is not noticed by the manager, and leaves a hole.
+        """
+        key, moved, lock = self._key(path), 0, threading.Lock()
+
+        def count(size: int) -> None:
+            nonlocal moved
+            with lock:
+                moved += size
+            progress(size)
+
+        def fetch() -> None:
+            count(-moved)  # what an earlier try had got through
+            if target.tell():
+                target.seek(0)
+                target.truncate()
             manager = self.clients.mine().transfers
+            asked = manager.download(self.bucket, key, target, subscribers=[Forwarded(count)])
             try:
-                told = [Forwarded(progress)]
-                manager.download(self.bucket, self._key(path), target, subscribers=told).result()
+                asked.result()
             except ClientError as error:
                 # An empty file has no first part. The manager knows that answer by another name alone.
                 if error_code(error) != "416":
                     raise
+            check_answer(f"{self.place}/{path}", moved, asked.meta.size)
+
+        with self._failures(path):
+            self.limits.retry.call(fetch, was_short)
 
     def _send(self, path: str, source: str | io.BytesIO, progress: ProgressCallback) -> None:
         key, moved = self._key(path), 0
@@ -262,7 +285,7 @@ class S3Store(Store):
 
 def _broke_off(error: Exception) -> bool:
     """Whether an answer's body came to an end before its time, so that it is to be asked for again."""
-    return isinstance(error, IncompleteReadError | HTTPClientError)
+    return isinstance(error, IncompleteReadError | HTTPClientError) or was_short(error)
 
 
 def _was_misheard(error: Exception) -> bool:

@@ -85,6 +85,36 @@ def test_a_connection_cut_within_an_answer(
             assert not faulty.faults
 
 
+@pytest.mark.parametrize("name", ["read", "part", "download"])
+def test_an_answer_that_is_shorter_than_the_file(
+    faulty: FaultyServer, store: Store, tmp_path: Path, name: str
+) -> None:
+    """Its Content-Length fits it, so that nothing seems wrong: tried again, and then the store's fault."""
+    faulty.only = lambda method, path: method == "GET"
+    for _ in range(7):
+        faulty.faults[:] = ["short"] * 3
+        assert USES[name](store, tmp_path / "local")
+        assert not faulty.faults
+    impatient = open_behind(faulty, limits(seconds=0.05))
+    faulty.faults[:] = ["short"] * 1000
+    (tmp_path / "local").unlink(missing_ok=True)
+    with pytest.raises(StorageError, match=r"songs/file: \d+ bytes came of a file of [\d,]+"):
+        USES[name](impatient, tmp_path / "local")
+    assert not (tmp_path / "local").exists()
+
+
+def test_a_part_that_is_too_short(faulty: FaultyServer, store: Store, tmp_path: Path) -> None:
+    """Of a large file: the first one, which would leave a hole, or the last one."""
+    store.write_bytes("large", LARGE)
+    faulty.only = lambda method, path: method == "GET"
+    for faults in (["short"], ["", "short"], ["", "", "short"], ["short", "short", "short", "", "short"]):
+        faulty.faults[:] = faults
+        moved: list[int] = []
+        store.download("large", tmp_path / "target", moved.append)
+        assert not faulty.faults and sum(moved) == len(LARGE)
+        assert (tmp_path / "target").read_bytes() == LARGE
+
+
 def test_a_connection_cut_within_a_request(faulty: FaultyServer, store: Store, tmp_path: Path) -> None:
     for name in ("write", "create", "upload"):
         for _ in range(7):

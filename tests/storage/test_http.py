@@ -54,6 +54,25 @@ def web_store(website: FaultyServer, path: str = "songs/", limits: Limits = LIMI
     return open_store(f"{website.endpoint}/{path}", StorageSpec(), limits=limits)
 
 
+def test_an_answer_that_is_shorter_than_the_file(website: FaultyServer, tmp_path: Path) -> None:
+    """Its Content-Length fits it, so that nothing seems wrong."""
+    store = web_store(website, limits=Limits(Retry(seconds=0.05, first_pause=0.01)))
+    website.only = lambda method, path: method == "GET"
+    uses: list[Callable[[], object]] = [
+        lambda: store.read_bytes("file"),
+        lambda: store.download("file", tmp_path / "copy"),
+    ]
+    for use in uses:
+        website.faults[:] = ["short"] * 2
+        use()
+        assert not website.faults
+        website.faults[:] = ["short"] * 1000
+        with pytest.raises(StorageError, match=r"songs/file: 500 bytes came of a file of 1,000"):
+            use()
+        website.faults.clear()
+    assert (tmp_path / "copy").read_bytes() == store.read_bytes("file") == CONTENT
+
+
 def test_a_website_is_read(website: FaultyServer, tmp_path: Path) -> None:
     store = web_store(website)
     assert store.place == f"{website.endpoint}/songs"
