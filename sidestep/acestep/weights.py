@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sidestep.acestep.layout import INDEX_SUFFIX, shard_names
+from sidestep.acestep.layout import choose_weights
 from sidestep.acestep.names import original_name
-from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.parsing import read_small
 from sidestep.runtime.tensorfiles import read_tensors
 
@@ -20,17 +20,11 @@ SHOWN_KEYS = 5
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder: those an index names, else all there are.
-
-    Raises MissingInputError naming the shards that an index lists and the folder lacks.
-    """
-    indexes = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
-    if not indexes:
-        return sorted(folder.glob("*.safetensors"))
-    names = shard_names(read_small(indexes[0]), str(indexes[0]))
-    if missing := [name for name in names if not (folder / name).is_file()]:
-        raise MissingInputError(f"{folder} lacks {', '.join(missing)}, which {indexes[0].name} names")
-    return [folder / name for name in names]
+    """The safetensors files of a model folder that count: see `acestep.layout.choose_weights`."""
+    names = [path.name for path in folder.glob("*")]
+    return [
+        folder / name for name in choose_weights(names, lambda name: read_small(folder / name), str(folder))
+    ]
 
 
 def read_weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> Iterator[tuple[str, Tensor]]:

@@ -25,7 +25,7 @@ from sidestep.acestep.conditioning import (
     encode_conditions,
     encode_text,
 )
-from sidestep.acestep.layout import Part
+from sidestep.acestep.layout import Part, pull_part
 from sidestep.acestep.loading import load_model, load_text_encoder, load_vae
 from sidestep.acestep.vae import SAMPLE_RATE, encode_audio
 from sidestep.config.schema import PreprocessSpec
@@ -113,7 +113,7 @@ class SongEncoder:
             store.place: pull(store, files, self.workspace, "Pulling songs")
             for store, files in by_store([work.song for work in unique.values()])
         }
-        checkpoints = pull(self.checkpoints, part.files, self.workspace, "Pulling the VAE")
+        checkpoints = pull_part(self.checkpoints, part, self.workspace, "Pulling the VAE")
         vae = load_vae(checkpoints, self.device, torch.float32)
         seconds, started = 0.0, time.monotonic()
         with track("Pass 1, songs", len(unique), "songs") as bar:
@@ -133,7 +133,7 @@ class SongEncoder:
         works = [work for work in works if not self.unfinished.has(work.texts_file)]
         if not works:
             return
-        checkpoints = pull(self.checkpoints, part.files, self.workspace, "Pulling the text encoder")
+        checkpoints = pull_part(self.checkpoints, part, self.workspace, "Pulling the text encoder")
         text_encoder = load_text_encoder(checkpoints, self.device, torch.float32)
         lyrics_format = self.settings.lyrics_format
         limit = TOKENS_OF_LYRICS[lyrics_format]
@@ -157,7 +157,7 @@ class SongEncoder:
 
     def encode_conditions(self, part: Part, works: Sequence[Work]) -> None:
         """Pass 2: conditions of texts, by the model in `part`, and with them the finished tensors."""
-        checkpoints = pull(self.checkpoints, part.files, self.workspace, "Pulling the model")
+        checkpoints = pull_part(self.checkpoints, part, self.workspace, "Pulling the model")
         model = load_model(
             *(checkpoints, part.folder, self.device, torch.float32),
             parts=("condition_encoder",),

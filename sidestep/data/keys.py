@@ -12,7 +12,7 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sidestep.acestep.layout import Part, find_variant
+from sidestep.acestep.layout import Part, find_variant, pull_part
 from sidestep.config.schema import PreprocessSpec
 from sidestep.data.dataset import Song
 from sidestep.data.index import Index
@@ -103,7 +103,7 @@ class PulledModel(NamedTuple):
 def pull_model(store: Store, variant: str, workspace: Workspace) -> PulledModel:
     """Pull a model from a checkpoint set. Raises MissingInputError where it is not there, or not whole."""
     part = find_variant(store, variant)
-    root = pull(store, part.files, workspace, title=f"Pulling {part.folder}")
+    root = pull_part(store, part, workspace, f"Pulling {part.folder}")
     digests = digests_of(store, part.files, Index(), workspace, part.folder)
     return PulledModel(root, part.folder, weights_digest(part, digests))
 

@@ -13,6 +13,7 @@ from functools import partial
 from rich.filesize import decimal
 
 from sidestep.acestep.config import parse_config
+from sidestep.acestep.headers import check_models
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
 from sidestep.acestep.names import decoder_modules
 from sidestep.commitlog.lease import FOLDER as HEARTBEATS
@@ -72,7 +73,7 @@ def input_checks(job: Job) -> list[Check]:
         checks.append(Check("dataset_json", partial(_check_dataset_json, job)))
     if not makes_tensors:
         checks.append(Check(_tensors_field(spec), lambda: _check_files(job.tensors, "tensors (.pt)", ".pt")))
-    checks.append(Check("checkpoint_dir", partial(_check_models, job, with_encoders=makes_tensors)))
+    checks.append(Check("checkpoint_dir", partial(_check_models, job)))
     if spec.task in ("train", "pipeline"):
         checks.append(Check("train.adapter", partial(_check_targets, job)))
     return checks
@@ -116,15 +117,14 @@ def _check_dataset_json(job: Job) -> str:
     return f"{store.place}/{name}, {decimal(file.size)}"
 
 
-def _check_models(job: Job, with_encoders: bool) -> str:
-    store = job.checkpoints
-    parts = [find_variant(store, job.spec.model_variant)]
-    if with_encoders:
-        parts += [find_vae(store), find_text_encoder(store)]
-    files = [file for part in parts for file in part.files]
+def _check_models(job: Job) -> str:
+    store, task = job.checkpoints, job.spec.task
+    model = find_variant(store, job.spec.model_variant)
+    others = [find_vae(store), find_text_encoder(store)] if task in ("preprocess", "pipeline") else []
+    files = [file for part in (model, *others) for file in part.files]
     _check_readable(store, files)
-    _layers(store, parts[0])
-    return f"{', '.join(part.folder for part in parts)}, {_size(files)}, in {store.place}"
+    check_models(store, model, others, task)
+    return f"{', '.join(part.folder for part in (model, *others))}, {_size(files)}, in {store.place}"
 
 
 def _check_targets(job: Job) -> str:

@@ -11,6 +11,7 @@ from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import MissingInputError
 from sidestep.storage.store import Store
 from tests.facts import facts
+from tests.s3 import S3Server
 
 MODEL = ("config.json", "model.safetensors", "silence_latent.pt")
 SetOf = Callable[..., Store]
@@ -74,6 +75,38 @@ def test_an_unknown_variant_is_told_which_there_are(set_of: SetOf) -> None:
     said = str(caught.value)
     assert "sft (acestep-v15-sft), mine" in said and store.place in said
     assert "vae" not in said and "notes" not in said
+
+
+def test_the_model_s_own_folder_is_told_the_one_above(set_of: SetOf) -> None:
+    above = set_of(acestep_v15_sft=MODEL, mine=MODEL, vae=("config.json", "a.safetensors"))
+    for folder, variant in (("acestep-v15-sft", "sft"), ("mine", "mine")):
+        with pytest.raises(MissingInputError) as caught:
+            find_variant(above.child(folder), "base")
+        advice = str(caught.value).splitlines()[1]
+        assert advice.endswith(f" {above.place}, and model_variant to {variant}")
+    with pytest.raises(MissingInputError, match=facts(f"above it, {above.place}")):
+        find_variant(above.child("vae"), "base")
+
+
+def test_a_folder_above_is_told_where_the_models_are(set_of: SetOf, tmp_path: Path) -> None:
+    set_of(acestep_v15_base=MODEL, mine=MODEL)
+    (tmp_path / "set").rename(tmp_path / "deeper")
+    (tmp_path / "home" / "hub").mkdir(parents=True)
+    (tmp_path / "deeper").rename(tmp_path / "home" / "hub" / "set")
+    for place, below in (("home", "hub/set"), ("home/hub", "set")):
+        with pytest.raises(MissingInputError, match=facts(f"{tmp_path}/{place}/{below}")):
+            find_variant(open_checkpoints(str(tmp_path / place), StorageSpec()), "base")
+
+
+def test_in_a_bucket_the_places_are_told_as_uris(s3_server: S3Server) -> None:
+    for name in MODEL:
+        s3_server.store("models/set/acestep-v15-base").write_bytes(name, b"")
+    with pytest.raises(
+        MissingInputError, match=facts("above it, s3://studio/models/set, ", "model_variant to base")
+    ):
+        find_variant(s3_server.store("models/set/acestep-v15-base"), "base")
+    with pytest.raises(MissingInputError, match=facts("s3://studio/models/set")):
+        find_variant(s3_server.store("models"), "turbo")
 
 
 def test_a_set_that_is_not_there_is_another_thing_than_an_empty_one(set_of: SetOf, tmp_path: Path) -> None:

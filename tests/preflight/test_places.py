@@ -257,7 +257,7 @@ def test_a_model_that_cannot_be_loaded(refused: Refused, tiny_checkpoints: Path,
     (model / "model.safetensors.index.json").unlink()
     (model / "config.json").write_text('{"hidden_size": 64')
     said = refused(65, checkpoint_dir=checkpoints)
-    assert said.startswith(f"error: checkpoint_dir: {model}/config.json is not JSON: ")
+    assert said.startswith(f"error: checkpoint_dir: {model}/config.json is damaged")
     assert said.count("config.json") == 1  # not once more by the check of target_modules
     said = refused(66, checkpoint_dir=tmp_path / "nowhere")
     assert f"checkpoint_dir: there is no folder {tmp_path}/nowhere." in said
