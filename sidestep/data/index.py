@@ -142,18 +142,21 @@ def _and_asked_for(store: Store, paths: Iterable[str], listed: Mapping[str, File
     return {path: file for path in paths if (file := listed.get(path) or asked.get(path))}
 
 
-def list_samples(store: Store, wait: Retry = WAIT) -> list[FileInfo]:
+def list_samples(store: Store, begun_with: str = "", wait: Retry = WAIT) -> list[FileInfo]:
     """The tensor files of the dataset in a place, sorted: those that its index names, or else its manifest.
 
     So tensors of songs or captions that have been taken out of the dataset are not trained on. Without either
-    of the two, all whole `*.pt` are the dataset: see `data.foreign`. Raises MissingInputError where the index
-    names tensors that were never made: preprocessing has not finished; and StorageError where some were made,
-    and do not show as long as `wait` says.
+    of the two, all whole `*.pt` are the dataset: see `data.foreign`. A run whose dataset had the digest
+    `begun_with` keeps its list: older versions took every `*.pt` of a place without an index.
+
+    Raises MissingInputError where the index names tensors that were never made: preprocessing has not
+    finished; and StorageError where some were made, and do not show as long as `wait` says.
     """
     index = read_index(store)  # before the listing: what it says was made is not younger than that
     listed = _listed(store)
     if index is None:
-        return list(counted(store, listed).values())
+        every = list(listed.values())
+        return every if dataset_digest(every) == begun_with else list(counted(store, listed).values())
     keys = {tensors_file(key): key for key in sorted(set(index.samples.values()))}
 
     def ask() -> dict[str, FileInfo]:
@@ -198,9 +201,9 @@ def _log_late(error: Exception, pause: float) -> None:
     log.info("%s; asked again in %.0f s", str(error).splitlines()[0], pause)
 
 
-def dataset_files(store: Store, wait: Retry = WAIT) -> list[FileInfo]:
-    """The tensor files of a dataset. Raises MissingInputError where there are none."""
-    files = list_samples(store, wait)
+def dataset_files(store: Store, begun_with: str = "", wait: Retry = WAIT) -> list[FileInfo]:
+    """The tensor files of a dataset, see `list_samples`. Raises MissingInputError where there are none."""
+    files = list_samples(store, begun_with, wait)
     if not files:
         raise MissingInputError(
             f"no preprocessed songs (.pt) in {store.place}\n"

@@ -82,11 +82,17 @@ class SongFinder:
                 for form in dict.fromkeys((inside, composed(inside), unicodedata.normalize("NFD", inside))):
                     if file := store.stat(form):
                         return store, file
-            elif inside in self._in_audio_dir:
-                return self._seen(store, self._in_audio_dir[inside])
-        if self._audio_dir and (file := self._in_audio_dir.get(posixpath.normpath(path))):
+            elif file := self._named(store, inside):
+                return self._seen(store, file)
+        if self._audio_dir and (file := self._named(self._audio_dir, posixpath.normpath(path))):
             return self._seen(self._audio_dir, file)
         return None
+
+    def _named(self, audio_dir: Store, path: str) -> FileInfo | None:
+        """The file of this very path. It may be younger than the listing, so it is asked for, too."""
+        listed = self._in_audio_dir.get(path)
+        leads_out = _is_absolute(path) or path.startswith("..")
+        return listed or (None if leads_out else audio_dir.stat(path))
 
     def _alike(
         self, path: str, look: Callable[[Names, str], list[FileInfo]]

@@ -23,7 +23,7 @@ from sidestep.report.page import FILE as REPORT
 from sidestep.report.page import write_report
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.training.history import FILE as HISTORY
-from sidestep.training.numbers import NUMBERS_FILE, Progress, read_numbers
+from sidestep.training.numbers import NUMBERS_FILE, Numbers, Progress, read_numbers
 
 log = logging.getLogger(__name__)
 
@@ -77,19 +77,27 @@ def finished_before(job: Job, reporter: Reporter) -> TrainResult | None:
     done = job.commits.tail()
     if done is None or done.kind != "done":
         return None
-    settings = settings_of(job)
     try:
-        return _published_again(job, reporter, done, settings)
+        numbers = read_numbers(job.output_store.read_small(f"{done.folder}/{NUMBERS_FILE}"), done.folder)
     except (BadDataError, MissingInputError) as error:
-        log.warning("The run is finished, but its last checkpoint %s is damaged: %s", done.folder, error)
+        _log_damaged(done, error)
+        return None
+    settings = settings_of(job, numbers)
+    try:
+        return _published_again(job, reporter, done, numbers, settings)
+    except (BadDataError, MissingInputError) as error:
+        _log_damaged(done, error)
         return None
 
 
+def _log_damaged(done: Record, error: Exception) -> None:
+    log.warning("The run is finished, but its last checkpoint %s is damaged: %s", done.folder, error)
+
+
 def _published_again(
-    job: Job, reporter: Reporter, done: Record, settings: Mapping[str, Any]
+    job: Job, reporter: Reporter, done: Record, numbers: Numbers, settings: Mapping[str, Any]
 ) -> TrainResult | None:
     spec, store = job.spec, job.output_store
-    numbers = read_numbers(store.read_small(f"{done.folder}/{NUMBERS_FILE}"), done.folder)
     if spec.train.new_attempt and spec.train.resume_from and not has_gone_on(spec, job.commits, done):
         return None
     check_same_run(spec, numbers, settings, store.place)

@@ -72,10 +72,11 @@ LEFT_OUT = {"versions.side-step"}
 """What older versions had in a machine's kind; see `training.numbers.NUMERICS`, which stands for it."""
 
 
-def settings_of(job: Job) -> dict[str, Any]:
+def settings_of(job: Job, before: Numbers | None = None) -> dict[str, Any]:
     """The fingerprint but for what is known once the inputs are here: `dataset_content` and `weights`.
 
-    `dataset` is a digest of the tensors' names and sizes, `dataset_content` one of what is in them.
+    `dataset` is a digest of the tensors' names and sizes, `dataset_content` one of what is in them. `before`
+    is the run to go on with: which files count is as it was when that began.
 
     Raises MissingInputError where there are no tensors.
     """
@@ -83,7 +84,7 @@ def settings_of(job: Job) -> dict[str, Any]:
     train = spec.train.model_dump(mode="json", exclude=CHANGES_NOTHING)
     return {
         "model_variant": ALIASES.get(spec.model_variant, spec.model_variant),
-        "dataset": dataset_digest(dataset_files(job.tensors)),
+        "dataset": dataset_digest(dataset_files(job.tensors, before.dataset if before else "")),
         **{f"train.{key}": value for key, value in train.items()},
     }
 

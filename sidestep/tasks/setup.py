@@ -1,7 +1,6 @@
 """What estimate and train share: the decoder on this machine, the songs, and the timestep law."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +10,13 @@ from torch import Tensor
 from sidestep.acestep.loading import AceStepModel, load_model, load_null_condition
 from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.config.job import JobSpec
-from sidestep.data.index import FileRecord
 from sidestep.data.keys import pull_model
 from sidestep.lifecycle.job import Job
 from sidestep.runtime.errors import BadDataError
-from sidestep.training.dataset import NOTHING, Samples
+from sidestep.training.dataset import Samples
 from sidestep.training.flow import SamplingConfig
 from sidestep.training.machine import Machine
+from sidestep.training.numbers import Numbers
 
 log = logging.getLogger(__name__)
 
@@ -33,17 +32,15 @@ class TrainingSetup:
     weights: str  # digest of the files of the model's folder
 
 
-def prepare_setup(
-    job: Job, machine: Machine, begun_with: Mapping[str, FileRecord] = NOTHING
-) -> TrainingSetup:
+def prepare_setup(job: Job, machine: Machine, before: Numbers | None = None) -> TrainingSetup:
     """Pull the tensors and the variant's weights and load the decoder onto `machine`.
 
-    `begun_with` are the tensors that the run to go on with was begun with.
+    `before` is the run to go on with, which keeps to the tensors that it was begun with.
 
     Raises MissingInputError for what is not there, BadDataError for what is damaged or does not fit together,
     BadSpecError for other tensors than those that the run was begun with.
     """
-    samples = Samples.pull(job.tensors, job.workspace, begun_with)
+    samples = Samples.pull(job.tensors, job.workspace, before)
     device, dtype = machine.device, machine.dtype
     pulled = pull_model(job.checkpoints, job.spec.model_variant, job.workspace)
     model = load_model(

@@ -26,7 +26,6 @@ from sidestep.runtime.errors import AgainError, BadSpecError
 from sidestep.runtime.preemption import Preemption
 from sidestep.tasks.setup import TrainingSetup, prepare_setup, sampling_config
 from sidestep.training.checkpoint import restore
-from sidestep.training.dataset import NOTHING
 from sidestep.training.history import history_bytes
 from sidestep.training.loop import StepResult, Trainer
 from sidestep.training.machine import choose_machine
@@ -53,15 +52,15 @@ def train(job: Job, reporter: Reporter) -> TrainResult:
     spec = job.spec
     check_crash_loop(job)
     check_optimizer(spec.train)
-    settings = settings_of(job)
     with job.workspace.temporary() as temporary:
         start = find_resume_point(job, Path(temporary))
+        settings = settings_of(job, start.numbers)
         check_same_run(spec, start.numbers, settings, start.place)  # before gigabytes are pulled
         reporter.begin("pull")
         machine = choose_machine(spec.runtime, start.numbers.machine if start.numbers else None)
-        setup = prepare_setup(job, machine, start.numbers.dataset_files if start.numbers else NOTHING)
-        content = setup.samples.content
-        fingerprint = {**settings, "dataset_content": content, "weights": setup.weights}
+        setup = prepare_setup(job, machine, start.numbers)
+        known_now = {"dataset_content": setup.samples.content, "weights": setup.weights}
+        fingerprint = {**settings, **known_now}
         check_same_run(spec, start.numbers, fingerprint, start.place)
         trainer = build_trainer(spec, setup, job.preemption)
         with take_over(job.commits, reporter.lease, reporter.watch, machine.kind()) as writer:

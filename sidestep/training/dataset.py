@@ -21,8 +21,7 @@ from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import FileInfo, Store
 from sidestep.storage.transfer import pull, pull_again
 from sidestep.training.history import SongFacts
-
-NOTHING: Mapping[str, FileRecord] = {}
+from sidestep.training.numbers import Numbers
 
 
 @dataclass(frozen=True)
@@ -110,17 +109,16 @@ class Samples(Sequence[Sample]):
         self._known: dict[Path, tuple[tuple[int, int], str]] = {}
 
     @classmethod
-    def pull(
-        cls, store: Store, workspace: Workspace, begun_with: Mapping[str, FileRecord] = NOTHING
-    ) -> "Samples":
+    def pull(cls, store: Store, workspace: Workspace, before: Numbers | None = None) -> "Samples":
         """Bring a dataset's tensors to this machine, and read each once: no step shall meet a bad one.
 
-        `begun_with` are the files that the run to go on with was begun with, by their names.
+        `before` is the run to go on with, which keeps to the files that it was begun with.
 
         Raises MissingInputError where there are none, BadDataError with all that cannot be trained on, and
         BadSpecError where the run was begun with others.
         """
-        files = dataset_files(store)
+        files = dataset_files(store, before.dataset if before else "")
+        begun_with = before.dataset_files if before else {}
         folder = pull(store, files, workspace, title="Pulling tensors")
         samples = cls(store.place, [folder / file.path for file in files])
         with ThreadPoolExecutor(1) as hashing:

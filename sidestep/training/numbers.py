@@ -50,6 +50,11 @@ class Numbers:
     optimizer: dict[str, Any]  # its class, and its state as far as that is no tensor
     dataset_files: dict[str, FileRecord] = field(default_factory=dict)  # trained on; older versions kept none
 
+    @property
+    def dataset(self) -> str:
+        """The digest of the names and sizes of the tensors that it was begun with."""
+        return str(self.recipe.get("dataset", ""))
+
 
 def numbers_bytes(numbers: Numbers) -> bytes:
     """The content of `training_state.json`. The same numbers give the same bytes."""

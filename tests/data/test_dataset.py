@@ -9,6 +9,7 @@ from sidestep.config.job import JobSpec
 from sidestep.data.dataset import Song
 from sidestep.data.prompts import prompt_caption
 from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.storage.local import LocalStore
 from tests.data.readers import songs_of
 from tests.facts import facts, tells
 
@@ -256,6 +257,16 @@ def test_a_path_decides_between_files_of_one_name(place_files: PlaceFiles, read:
     root = place_files("audio/x/a.mp3", "audio/y/a.mp3")
     (song,) = read([{"audio_path": written.format(root=root)}], audio_dir="audio")
     assert song.place == f"{root}/audio/x/a.mp3"
+
+
+def test_a_song_that_no_listing_shows_yet_is_asked_for(
+    place_files: PlaceFiles, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = place_files("audio/sub/a.mp3")
+    monkeypatch.setattr(LocalStore, "list_files", lambda store, path="": [])
+    for written in ("sub/a.mp3", f"{root}/audio/sub/a.mp3"):
+        (song,) = read([{"audio_path": written}], audio_dir="audio")
+        assert song.path == "sub/a.mp3"
 
 
 @pytest.mark.parametrize(

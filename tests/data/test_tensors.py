@@ -285,7 +285,7 @@ def test_what_was_written_is_waited_for(late_store: LateStore) -> None:
             late_store.late = ()
 
     late_store.late = ("two.pt",)
-    found = list_samples(late_store, replace(WAIT, clock=clock, sleep=sleep))
+    found = list_samples(late_store, wait=replace(WAIT, clock=clock, sleep=sleep))
     assert [file.path for file in found] == ["one.pt", "two.pt"] and 20 < clock.now < 40
 
 
@@ -293,7 +293,7 @@ def test_what_does_not_come_is_a_fault_of_the_store(late_store: LateStore) -> No
     clock = Clock()
     late_store.late = ("two.pt",)
     with pytest.raises(StorageError, match=facts(late_store.place, "two.pt", "of 2", " 1 ", "preprocess")):
-        list_samples(late_store, replace(WAIT, clock=clock, sleep=clock.sleep))
+        list_samples(late_store, wait=replace(WAIT, clock=clock, sleep=clock.sleep))
     assert 60 <= clock.now < 80
 
 
@@ -302,7 +302,7 @@ def test_what_was_never_made_is_not_waited_for(late_store: LateStore) -> None:
     late_store.late = ("one.pt", "two.pt")
     write_index(late_store, Index(samples={"/a": "one", "/b": "two"}, tensors={"one": "1"}))
     with pytest.raises(MissingInputError, match=facts("of 2", " 1 ")):
-        list_samples(late_store, replace(WAIT, clock=clock, sleep=clock.sleep))
+        list_samples(late_store, wait=replace(WAIT, clock=clock, sleep=clock.sleep))
     assert clock.now == 0
 
 

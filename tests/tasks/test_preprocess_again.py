@@ -218,4 +218,4 @@ def test_tensors_that_were_deleted_are_not_waited_for_while_they_are_made(
     with pytest.raises(KeyboardInterrupt):
         run_task(preprocess, spec())
     with pytest.raises(MissingInputError, match=facts("of 2", " 1 ")):
-        list_samples(open_store(spec().tensors_place, StorageSpec()), Retry(tries=1, seconds=0))
+        list_samples(open_store(spec().tensors_place, StorageSpec()), wait=Retry(tries=1, seconds=0))

@@ -10,12 +10,13 @@ import torch
 
 from sidestep.cli import main
 from sidestep.config.schema import StorageSpec
-from sidestep.data.index import Index, list_samples, write_index
+from sidestep.data.index import Index, dataset_digest, list_samples, write_index
 from sidestep.data.tensors import read_sample
 from sidestep.runtime.errors import BadDataError, BadSpecError, ExitCode
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.open import open_store
 from sidestep.training.dataset import Samples
+from sidestep.training.numbers import Numbers, Progress
 from tests.facts import facts, tells
 from tests.s3 import S3Server
 from tests.songs import flip_a_bit, sha256, song, write_songs
@@ -158,9 +159,14 @@ def index_of(folder: Path) -> Index:
     return Index(samples={f"/songs/{key}": key for key in digests}, tensors=digests)
 
 
-def pulled(folder: Path, **begun_with: Any) -> Samples:
+def run_on(samples: Samples, dataset: str = "") -> Numbers:
+    """What a checkpoint says of a run on these."""
+    return Numbers({"dataset": dataset}, {}, Progress(), [], {}, samples.records)
+
+
+def pulled(folder: Path, before: Numbers | None = None) -> Samples:
     work = Workspace(folder.parent / "work")
-    return Samples.pull(open_store(str(folder), StorageSpec()), work, **begun_with)
+    return Samples.pull(open_store(str(folder), StorageSpec()), work, before)
 
 
 @pytest.fixture
@@ -187,18 +193,18 @@ def test_of_others_files_a_run_keeps_what_it_was_begun_with(songs: Path) -> None
     flip_a_bit(songs / "1.pt")
     assert pulled(songs).content != begun.content  # a run that begins now takes what is there
     with pytest.raises(BadDataError, match=facts("1 of 3", songs / "1.pt")):
-        pulled(songs, begun_with=begun.records)
+        pulled(songs, run_on(begun))
 
 
 def test_a_file_of_another_time_is_known_by_its_content(songs: Path) -> None:
     begun = pulled(songs)
     os.utime(songs / "1.pt", ns=(1, 1))
-    touched = pulled(songs, begun_with=begun.records)
+    touched = pulled(songs, run_on(begun))
     assert touched.content == begun.content and touched.records["1.pt"].version == "1"
     flip_a_bit(songs / "1.pt")
     os.utime(songs / "1.pt", ns=(2, 2))
     with pytest.raises(BadSpecError, match=r"1\.pt") as error:
-        pulled(songs, begun_with=begun.records)
+        pulled(songs, run_on(begun))
     assert "0.pt" not in str(error.value)
 
 
@@ -212,7 +218,7 @@ def test_a_damaged_copy_in_the_workspace_is_pulled_again(
     copy = work.pulled(store.place) / "1.pt"
     for damage in (flip_a_bit, lambda path: path.write_bytes(path.read_bytes()[:-100])):
         damage(copy)
-        again = Samples.pull(store, work, begun.records)
+        again = Samples.pull(store, work, run_on(begun))
         assert again.content == begun.content and copy.read_bytes() == (songs / "1.pt").read_bytes()
     write_index(store, index_of(songs))
     flip_a_bit(songs / "1.pt")
@@ -230,3 +236,16 @@ def test_a_file_that_changes_while_it_is_trained_on(songs: Path) -> None:
     with pytest.raises(BadDataError, match=r"1\.pt"):
         samples[1]
     assert torch.equal(samples[2].target_latents, song(2).target_latents)
+
+
+def test_a_run_that_began_before_manifests_counted_keeps_its_files(songs: Path) -> None:
+    """It took every `*.pt`, and its digest is of all of them; also where the manifest is of no use."""
+    store = open_store(str(songs), StorageSpec())
+    (songs / "0.tmp.pt").write_bytes((songs / "0.pt").read_bytes())
+    every = dataset_digest([file for file in store.list_files() if file.path.endswith(".pt")])
+    for manifest in ({"samples": ["1.pt"]}, {"samples": ["9.pt"]}, {"samples": [1]}):
+        (songs / "manifest.json").write_text(json.dumps(manifest))
+        begun = Numbers({"dataset": every}, {}, Progress(), [], {})
+        assert len(pulled(songs, begun)) == 4
+    (songs / "manifest.json").write_text(json.dumps({"samples": ["1.pt"]}))
+    assert len(pulled(songs)) == len(pulled(songs, run_on(pulled(songs), "of others"))) == 1
