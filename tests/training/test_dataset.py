@@ -130,9 +130,9 @@ def test_bad_tensors_end_a_run_before_it_begins(
     said = capsys.readouterr().err
     assert "Traceback" not in said and "5 of 8" in said
     for problem in (
-        ("bomb.pt", "UnpicklingError"),
+        ("bomb.pt", "exec"),
         ("cut.pt", "plain tensors"),
-        ("huge.pt", "target_latents", "[1000000000, 64]"),
+        ("huge.pt", "[1000000000, 64]"),
         ("song.pt", "target_latents"),
         ("wide.pt", "128", "64"),
     ):
