@@ -16,6 +16,7 @@ from sidestep.lifecycle.publish import publish, warn_of_dots
 from sidestep.lifecycle.receipt import FILE as RECEIPT
 from sidestep.lifecycle.receipt import receipt_bytes
 from sidestep.lifecycle.reporter import Reporter
+from sidestep.lifecycle.results import damaged, mend, note_made, spent_by_receipt
 from sidestep.lifecycle.resume import has_gone_on
 from sidestep.report.curve import FILE as CURVE
 from sidestep.report.curve import loss_curve
@@ -58,6 +59,7 @@ def finish(
     writer.check_now()
     store.write_bytes(RECEIPT, receipt_bytes(job.spec, done, fingerprint, progress, reporter.spent()))
     write_report(store, job.spec)
+    note_made(store, done)
     warn_of_dots(job.spec.name, PurePosixPath(store.place).name)
     if progress.skipped:
         log.warning(
@@ -108,17 +110,19 @@ def _published_again(
             "This run is finished, so --resume-from plays no part: --extend goes on beyond its end, "
             "--new-attempt goes back to an older checkpoint"
         )
-    progress = numbers.progress
+    progress, wanted = numbers.progress, damaged(store, done)
     was_lost = reporter.before.state != "done"  # its writer, after the last record
+    if reporter.before.attempt == 0 and RECEIPT not in wanted:  # its status alone
+        reporter.recall(spent_by_receipt(store))
+    elif was_lost:
+        wanted |= {RECEIPT, REPORT}
     if was_lost:
         reporter.speak()
         reporter.begin("publish")
         reporter.update(step=progress.step, steps=progress.step)
     publish(job.commits, done, job.workspace)
-    if was_lost or store.stat(RECEIPT) is None:
-        store.write_bytes(RECEIPT, receipt_bytes(spec, done, numbers.recipe, progress, reporter.spent()))
-    if was_lost or store.stat(REPORT) is None:
-        write_report(store, spec)
+    spent = reporter.spent() if was_lost else reporter.before.spent
+    mend(job, done, numbers, spent, wanted)
     log.info("Already finished after %d steps. Adapter: %s/%s", progress.step, store.place, ADAPTER)
     return _result(job, progress)
 

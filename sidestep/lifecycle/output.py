@@ -14,6 +14,7 @@ from sidestep.storage.store import Store
 
 log = logging.getLogger(__name__)
 
+SPEC = "job.yaml"
 LOGS, RUNS = "logs", "runs"  # folders of the attempts' logs, and of TensorBoard's files
 
 
@@ -33,7 +34,7 @@ class Output:
 
     def keep_spec(self, spec: JobSpec) -> None:
         """Write the resolved spec as `job.yaml`, once it is clear that this output is made by it."""
-        self.store.write_bytes("job.yaml", dump_yaml(spec.model_dump(mode="json")))
+        self.store.write_bytes(SPEC, dump_yaml(spec.model_dump(mode="json")))
 
     def path(self, name: str) -> Path:
         """A folder below the output to write files into; `send` brings them to the store.

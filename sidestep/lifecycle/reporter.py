@@ -110,6 +110,12 @@ class Reporter:
         self.tell()
         self._thread.start()
 
+    def recall(self, spent: Spent) -> None:
+        """status.json is gone or damaged; the receipt of the finished run still tells what was `spent`."""
+        self.before = self.before.model_copy(
+            update={"state": "done", "attempt": spent.attempts, "spent": spent}
+        )
+
     def resumed_at(self, step: int) -> None:
         """The attempt goes on after `step`: what the one before had made beyond it is made again."""
         repeated = (self.before.step or 0) - step

@@ -1,9 +1,11 @@
 """What the files of an output hold that the report and the estimate are made from, by their types."""
 
+import hashlib
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.parsing import Amount, Count, Number, parse_as
 from sidestep.storage.store import Store
 
@@ -75,6 +77,13 @@ class Ranking(BaseModel):
 
     recipe: dict[str, Any] = Field(default_factory=dict)
     modules: list[Module]
+    picture: str = ""  # sha256 of report.png
+    sha256: str = ""  # of all the rest; older reports have neither
+
+    def digest(self) -> str:
+        """What `sha256` is where nothing has been changed since."""
+        content = self.model_dump(mode="json", exclude={"sha256"})
+        return hashlib.sha256(json_bytes(content)).hexdigest()
 
     @property
     def norms(self) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The estimate task: rank the attention modules by how much the dataset moves them."""
 
+import hashlib
 import logging
 from dataclasses import replace
 from typing import Any
@@ -20,9 +21,9 @@ from sidestep.data.keys import digests_of, weights_digest
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.report.contents import ESTIMATE as REPORT
-from sidestep.report.contents import read_ranking
+from sidestep.report.contents import Module, Ranking, read_ranking
 from sidestep.runtime.canonical import json_bytes, png_bytes
-from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
 from sidestep.tasks.setup import prepare_setup, sampling_config
@@ -49,9 +50,14 @@ def estimate(job: Job, reporter: Reporter) -> dict[str, float]:
     if norms is None:
         reporter.begin("estimate")
         norms = _measure(job)
-        modules = [{"module": module, "norm": norm} for module, norm in norms.items()]
+        picture = png_bytes(_picture(norms, spec))
+        store.write_bytes(PICTURE, picture)
+        modules = [Module(module=module, norm=norm) for module, norm in norms.items()]
+        ranking = Ranking(recipe=recipe, modules=modules, picture=hashlib.sha256(picture).hexdigest())
+        ranking.sha256 = ranking.digest()
+        store.write_bytes(REPORT, json_bytes(ranking.model_dump(mode="json")))
+    elif not _picture_is_sound(store):
         store.write_bytes(PICTURE, png_bytes(_picture(norms, spec)))
-        store.write_bytes(REPORT, json_bytes({"recipe": recipe, "modules": modules}))
     _show(norms, spec, store.place)
     return norms
 
@@ -92,6 +98,8 @@ def _earlier_norms(store: Store, recipe: dict[str, Any]) -> dict[str, float] | N
         return None
     try:
         ranking = read_ranking(store)
+        if ranking.sha256 not in ("", ranking.digest()):
+            raise BadDataError("it is not as it was written")
         known = {key: recipe[key] for key in recipe if key in ranking.recipe or key not in SINCE_DIGESTS}
         if ranking.recipe == known and ranking.modules:
             log.info("Already estimated: %s/%s", store.place, REPORT)
@@ -99,6 +107,14 @@ def _earlier_norms(store: Store, recipe: dict[str, Any]) -> dict[str, float] | N
     except BadDataError as error:
         log.warning("%s/%s is damaged and is made again: %s", store.place, REPORT, error)
     return None
+
+
+def _picture_is_sound(store: Store) -> bool:
+    try:
+        digest = hashlib.sha256(store.read_small(PICTURE)).hexdigest()
+    except (BadDataError, MissingInputError):
+        return False
+    return read_ranking(store).picture in ("", digest)
 
 
 def _measure(job: Job) -> dict[str, float]:

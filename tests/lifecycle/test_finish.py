@@ -171,3 +171,90 @@ def test_a_finished_run_whose_last_checkpoint_is_damaged_is_finished_again(
     train(spec)
     assert "damaged" in caplog.text
     assert files(tmp_path / "out" / "adapter") == made
+
+
+def flip(data: bytes) -> bytes:
+    """One bit in the middle, which a reader need not notice."""
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+DAMAGES = {"gone": lambda data: None, "cut": lambda data: data[: len(data) // 2], "a bit": flip}
+MADE = ("job.yaml", "history.json", "loss.png", "receipt.json", "report.html")
+
+
+def test_what_a_finished_run_left_is_mended_whatever_became_of_it(
+    make_spec: MakeSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    spec = make_spec()
+    first = train(spec)
+    output = Path(spec.output_place)
+    made = {name: (output / name).read_bytes() for name in (*MADE, "made.json", "status.json")}
+    for name in made:
+        for damage, change in DAMAGES.items():
+            changed = change(made[name])
+            (output / name).write_bytes(changed) if changed is not None else (output / name).unlink()
+            caplog.clear()
+            assert train(spec) == first, (name, damage)
+            assert "Already finished" in caplog.text
+            content = (output / name).read_bytes()
+            if name in ("receipt.json", "report.html"):  # what was spent is known to the moment of the end
+                assert json.loads((output / "receipt.json").read_bytes())["attempts"] == 1, (name, damage)
+                assert abs(len(content) - len(made[name])) < 200, (name, damage)
+            elif name == "status.json":
+                status = json.loads(content)
+                assert (status["state"], status["spent"]["steps_repeated"]) == ("done", 0), damage
+            else:
+                assert content == made[name], (name, damage)
+            for other in made:
+                (output / other).write_bytes(made[other])
+
+
+def test_a_sound_output_is_not_written_again(make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    train(spec)
+    output = Path(spec.output_place)
+    written = {name: (output / name).stat().st_mtime_ns for name in (*MADE, "made.json")}
+    train(spec)
+    assert {name: (output / name).stat().st_mtime_ns for name in written} == written
+
+
+def test_an_output_of_an_older_version_is_looked_over_and_noted(make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    train(spec)
+    output = Path(spec.output_place)
+    made = {name: (output / name).read_bytes() for name in (*MADE, "made.json")}
+    (output / "made.json").unlink()
+    (output / "history.json").write_bytes(made["history.json"][:100])
+    train(spec)
+    assert (output / "history.json").read_bytes() == made["history.json"]
+    assert (output / "loss.png").read_bytes() == made["loss.png"]
+    assert json.loads((output / "made.json").read_bytes())["files"].keys() == set(MADE)
+
+
+def test_what_cannot_be_made_again_is_said(make_spec: MakeSpec, caplog: pytest.LogCaptureFixture) -> None:
+    spec = make_spec()
+    first = train(spec)
+    output = Path(spec.output_place)
+    (output / "history.json").unlink()
+    (output / newest(spec).folder / "training_state.safetensors").write_bytes(b"damaged")
+    assert train(spec) == first
+    assert "history.json cannot be made again" in caplog.text
+    assert not (output / "history.json").exists()
+
+
+def test_a_status_that_is_lost_costs_no_number_of_the_receipt(make_spec: MakeSpec) -> None:
+    spec = make_spec(epochs=4)
+    train_with_notice_after(spec, 3)
+    train(spec)
+    output = Path(spec.output_place)
+    receipt = (output / "receipt.json").read_bytes()
+    (output / "status.json").unlink()
+    train(spec)
+    assert (output / "receipt.json").read_bytes() == receipt
+    spent = json.loads((output / "status.json").read_bytes())["spent"]
+    assert (spent["attempts"], spent["preemptions"]) == (3, 1)
+    (output / "receipt.json").unlink()
+    train(spec)
+    assert json.loads((output / "receipt.json").read_bytes())["attempts"] == 3

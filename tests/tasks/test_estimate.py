@@ -85,9 +85,26 @@ def test_a_report_of_other_weights_or_songs_is_not_shown_again(
     assert len(measured) == 3
 
     report = tmp_path / "out" / "estimate" / "report.json"
-    older = json.loads(report.read_bytes())
+    older = {key: json.loads(report.read_bytes())[key] for key in ("recipe", "modules")}
     for key in module.SINCE_DIGESTS:
         del older["recipe"][key]
     report.write_text(json.dumps(older))
     run_task(estimate, spec)
     assert len(measured) == 3
+
+
+@pytest.mark.parametrize("name", ["report.png", "report.json"])
+@pytest.mark.parametrize("damage", ["gone", "a bit"])
+def test_a_damaged_report_or_picture_is_made_again(
+    spec: JobSpec, tmp_path: Path, name: str, damage: str
+) -> None:
+    norms = run_task(estimate, spec)
+    file = tmp_path / "out" / "estimate" / name
+    made = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    else:
+        place = made.index(b'"norm": 0.') + 12 if name == "report.json" else len(made) // 2
+        file.write_bytes(made[:place] + bytes([made[place] ^ 1]) + made[place + 1 :])
+    assert run_task(estimate, spec) == norms
+    assert file.read_bytes() == made
