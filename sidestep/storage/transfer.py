@@ -1,12 +1,13 @@
 """Pulling many files at a time from a store to the local disk."""
 
+import hashlib
 import json
 import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,7 +30,8 @@ def pull(store: Store, files: Sequence[FileInfo], workspace: Workspace, title: s
     """Bring files of a store to the local disk, and return the folder that holds them under their paths.
 
     A local store is used where it is. From another one a file is pulled unless the workspace has it in
-    this size and version. What else the folder holds is from earlier pulls, and of no meaning.
+    this size and version, with the content that was pulled: its copy is compared with its sha256 once in an
+    attempt. What else the folder holds is from earlier pulls, and of no meaning.
 
     Raises StorageError where a file changed while it was pulled, MachineError where the disk is too small.
     """
@@ -40,7 +42,9 @@ def pull(store: Store, files: Sequence[FileInfo], workspace: Workspace, title: s
     folder = workspace.pulled(store.place)
     with local_errors(folder):
         records = _Records(folder)
-    missing = [file for file in files if not records.has(file)]
+    with ThreadPoolExecutor() as threads:  # hashing leaves Python's lock to the others
+        are_there = list(threads.map(records.has, files))
+    missing = [file for file, is_there in zip(files, are_there, strict=True) if not is_there]
     if not missing:
         log.info("%s: all %d files are in the workspace already", title, len(files))
         return folder
@@ -50,7 +54,9 @@ def pull(store: Store, files: Sequence[FileInfo], workspace: Workspace, title: s
     with track(title, size, "B") as bar:
 
         def pull_one(file: FileInfo) -> None:
-            store.download(file.path, folder / store.clean_path(file.path), bar.advance)
+            local = folder / store.clean_path(file.path)
+            _make_way(local, folder)
+            store.download(file.path, local, bar.advance)
             if store.stat(file.path) != file:
                 raise StorageError(
                     f"{store.place}/{file.path} changed while it was pulled. Run the same command again "
@@ -101,6 +107,39 @@ def _check_space(folder: Path, size: int) -> None:
         )
 
 
+def _make_way(local: Path, folder: Path) -> None:
+    """Delete what is no file in the copy's place, and what is no folder above it: nothing here is state."""
+    with local_errors(local):
+        for above in reversed(local.relative_to(folder).parents[:-1]):
+            if (folder / above).is_symlink() or (folder / above).is_file():
+                (folder / above).unlink()
+        _delete_unless_file(local)
+
+
+def _delete_unless_file(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif not path.is_file() or path.is_symlink():
+        path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Pulled:
+    """A file as the store had it when it was pulled, and what came."""
+
+    path: str
+    size: int
+    version: str
+    sha256: str = ""  # older versions noted none
+
+    def is_of(self, file: FileInfo) -> bool:
+        return (self.path, self.size, self.version) == (file.path, file.size, file.version)
+
+
+_verified: dict[Path, tuple[int, int]] = {}
+"""Copies that this process has compared with their digest, with the size and time they had then."""
+
+
 class _Records:
     """What has been pulled into a folder: one JSON line per file in `<folder>.jsonl`, the last one counts.
 
@@ -111,25 +150,48 @@ class _Records:
         self._folder = folder
         self._path = folder.with_name(folder.name + ".jsonl")
         self._lock = threading.Lock()
+        _delete_unless_file(self._path)
         self._files = _read_records(self._path)
         # Also ends a torn last line, to which the next record would be added.
         with replacing(self._path) as temporary:
             temporary.write_text("".join(map(_line, self._files.values())), encoding="utf-8")
 
     def has(self, file: FileInfo) -> bool:
-        local = self._folder / file.path
-        return self._files.get(file.path) == file and local.is_file() and local.stat().st_size == file.size
+        pulled, local = self._files.get(file.path), self._folder / file.path
+        try:
+            if pulled is None or not pulled.is_of(file) or local.is_symlink() or not local.is_file():
+                return False
+            status = local.stat()
+            seen = (status.st_size, status.st_mtime_ns)
+            if _verified.get(local) == seen:
+                return True
+            if status.st_size != file.size or pulled.sha256 not in ("", _sha256(local)):
+                log.warning("%s is damaged, and is pulled again", local)
+                return False
+        except OSError as error:
+            log.warning("%s cannot be read, and is pulled again: %s", local, error.strerror)
+            return False
+        _verified[local] = seen
+        return True
 
     def add(self, file: FileInfo) -> None:
-        with self._lock, local_errors(self._path), self._path.open("a", encoding="utf-8") as lines:
-            lines.write(_line(file))
+        local = self._folder / file.path
+        with self._lock, local_errors(self._path):
+            line = _line(_Pulled(**asdict(file), sha256=_sha256(local)))
+            with self._path.open("a", encoding="utf-8") as lines:
+                lines.write(line)
 
 
-def _read_records(path: Path) -> dict[str, FileInfo]:
-    files: dict[str, FileInfo] = {}
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_records(path: Path) -> dict[str, _Pulled]:
+    files: dict[str, _Pulled] = {}
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            file = parse_as(FileInfo, line, str(path))
+            file = parse_as(_Pulled, line, str(path))
         except BadDataError:
             log.debug("%s has a torn line; its file is pulled again", path)
             continue
@@ -137,5 +199,5 @@ def _read_records(path: Path) -> dict[str, FileInfo]:
     return files
 
 
-def _line(file: FileInfo) -> str:
+def _line(file: _Pulled) -> str:
     return json.dumps(asdict(file)) + "\n"

@@ -1,5 +1,7 @@
 """Pulling only what is needed, once; and what happens when that is disturbed."""
 
+import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import BadDataError, MachineError, MissingInputError, StorageError
 from sidestep.runtime.workspace import Workspace
+from sidestep.storage import transfer
 from sidestep.storage.local import LocalStore
 from sidestep.storage.open import open_store
 from sidestep.storage.store import FileInfo, Store
@@ -70,15 +73,70 @@ def test_unchanged_files_are_not_pulled_again(
     assert downloads == []
 
 
-@pytest.mark.parametrize("damage", ["cut", "deleted"])
+def damage(copy: Path, how: str) -> None:
+    match how:
+        case "cut":
+            copy.write_bytes(b"a")
+        case "deleted":
+            copy.unlink()
+        case "flipped":  # its time tells nothing
+            status = copy.stat()
+            copy.write_bytes(b"b.wav")
+            os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+        case "folder":
+            copy.unlink()
+            (copy / "file").mkdir(parents=True)
+        case "link":
+            content = copy.read_bytes()
+            copy.unlink()
+            (copy.parent.parent / "other").write_bytes(content)
+            copy.symlink_to(copy.parent.parent / "other")
+        case "records":
+            (records,) = copy.parent.parent.glob("*.jsonl")
+            records.write_bytes(b"\xff\x00{}\n[]\n")
+        case "records are a folder":
+            (records,) = copy.parent.parent.glob("*.jsonl")
+            records.unlink()
+            records.mkdir()
+        case "all":
+            shutil.rmtree(copy.parent.parent)
+
+
+@pytest.mark.parametrize(
+    "how", ["cut", "deleted", "flipped", "folder", "link", "records", "records are a folder", "all"]
+)
 def test_a_damaged_copy_is_pulled_again(
-    songs: Store, workspace: Workspace, downloads: list[str], damage: str
+    songs: Store, workspace: Workspace, downloads: list[str], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    copy = pull(songs, songs.list_files(), workspace, "Pulling songs") / "a.wav"
+    a_song = [file for file in songs.list_files() if file.path == "a.wav"]
+    copy = pull(songs, a_song, workspace, "Pulling songs") / "a.wav"
     downloads.clear()
-    copy.write_bytes(b"a") if damage == "cut" else copy.unlink()
+    monkeypatch.setattr(transfer, "_verified", {})  # the next attempt
+    damage(copy, how)
+    pull(songs, a_song, workspace, "Pulling songs")
+    assert downloads == ["a.wav"] and copy.read_bytes() == b"a.wav" and not copy.is_symlink()
+    pull(songs, a_song, workspace, "Pulling songs")
+    assert downloads == ["a.wav"]
+
+
+def test_a_file_where_a_folder_of_copies_belongs(songs: Store, workspace: Workspace) -> None:
+    folder = pull(songs, songs.list_files(), workspace, "Pulling songs")
+    shutil.rmtree(folder / "album")
+    (folder / "album").write_bytes(b"")
     pull(songs, songs.list_files(), workspace, "Pulling songs")
-    assert downloads == ["a.wav"] and copy.read_bytes() == b"a.wav"
+    assert (folder / "album" / "c.wav").read_bytes() == b"album/c.wav"
+
+
+def test_copies_of_older_versions_have_no_digest(
+    songs: Store, workspace: Workspace, downloads: list[str]
+) -> None:
+    pull(songs, songs.list_files(), workspace, "Pulling songs")
+    (records,) = (workspace.root / "pulled").glob("*.jsonl")
+    lines = [json.loads(line) for line in records.read_text().splitlines()]
+    records.write_text("".join(json.dumps({**line, "sha256": ""}) + "\n" for line in lines))
+    downloads.clear()
+    pull(songs, songs.list_files(), workspace, "Pulling songs")
+    assert downloads == []
 
 
 def test_a_stopped_pull_goes_on(
