@@ -14,7 +14,6 @@ because what it names is never used again:
 """
 
 import logging
-import re
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,13 +23,11 @@ from typing import Any, Self
 
 from sidestep.commitlog.lease import FOLDER as HEARTBEATS
 from sidestep.commitlog.lease import Heartbeat, Lease, Watch, generation_of
+from sidestep.commitlog.leftovers import CHECKPOINTS, clear_unfinished, delete_unkept
 from sidestep.commitlog.log import LOST, CommitLog, Record, file_digest, record_path
 from sidestep.runtime.errors import AgainError, SideStepError
 
 log = logging.getLogger(__name__)
-
-CHECKPOINTS = "checkpoints"
-_CHECKPOINT = re.compile(rf"{CHECKPOINTS}/checkpoint-(epoch|step)-\d+(\.g(?P<generation>\d+))?")
 
 
 class Writer:
@@ -181,22 +178,7 @@ class Writer:
         )
 
     def _delete_all_but(self, kept: Sequence[str]) -> None:
-        """Delete checkpoints that no commit needs: older ones, and those whose writer was lost before its
-        record. What fails now is deleted after the next commit; see above for when it may come late."""
-        store = self.commits.store
-        try:
-            for file in store.list_files(CHECKPOINTS):
-                folder = file.path.rpartition("/")[0]
-                match = _CHECKPOINT.fullmatch(folder)
-                if folder in kept or not match or int(match["generation"] or 1) > self.generation:
-                    continue
-                if not self._is_last():
-                    log.info("Another run has taken over: older checkpoints are left to it")
-                    return
-                self._deleted.add(folder)
-                store.delete(file.path)
-        except SideStepError as error:
-            log.warning("An older checkpoint could not be deleted, and is kept for now: %s", error)
+        delete_unkept(self.commits.store, kept, self.generation, self._is_last, self._deleted.add)
 
 
 def take_over(commits: CommitLog, lease: Lease, watch: Watch | None, machine: dict[str, Any]) -> Writer:
@@ -232,6 +214,7 @@ def take_over(commits: CommitLog, lease: Lease, watch: Watch | None, machine: di
         taken = _created(commits, wanted)
         if taken.nonce == nonce:
             _delete_old_heartbeats(commits, taken.generation)
+            clear_unfinished(commits.store, taken.generation - 1)
             return Writer(commits, taken, newest, lease)
 
 

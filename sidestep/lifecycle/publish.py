@@ -5,6 +5,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+from sidestep.commitlog.leftovers import clear_finished
 from sidestep.commitlog.log import CommitLog, Record
 from sidestep.runtime.errors import AgainError, MissingInputError
 from sidestep.runtime.workspace import Workspace
@@ -18,10 +19,13 @@ FOLDER = "adapter"
 def publish(commits: CommitLog, done: Record, workspace: Workspace) -> None:
     """Make adapter/ what the last commit has. Files that are so already are not written.
 
+    What the run's writers have left unfinished, or kept too long, is cleared before.
+
     Raises BadDataError or MissingInputError where the commit's files are not what they were, AgainError where
     the run has gone on since: then adapter/ is a later writer's.
     """
     store = commits.store
+    clear_finished(commits, done)
     files = {name: entry for name, entry in done.files.items() if name not in STATE_FILES}
     if all(_is_there(commits, f"{FOLDER}/{name}", entry["sha256"]) for name, entry in files.items()):
         return

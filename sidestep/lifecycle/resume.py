@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
 
+from sidestep.commitlog.leftovers import CHECKPOINTS
 from sidestep.commitlog.log import CommitLog, Record
-from sidestep.commitlog.writer import CHECKPOINTS
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.pending import Unsent

@@ -17,8 +17,8 @@ from sidestep.acestep.headers import check_models
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
 from sidestep.acestep.names import decoder_modules
 from sidestep.commitlog.lease import FOLDER as HEARTBEATS
+from sidestep.commitlog.leftovers import CHECKPOINTS
 from sidestep.commitlog.log import FOLDER as COMMITS
-from sidestep.commitlog.writer import CHECKPOINTS
 from sidestep.config.job import JobSpec
 from sidestep.config.targets import check_targets
 from sidestep.data.index import INDEX_FILE
@@ -32,7 +32,7 @@ from sidestep.report.curve import FILE as CURVE
 from sidestep.report.page import FILE as REPORT
 from sidestep.runtime.errors import AccessError, MissingInputError, SideStepError
 from sidestep.storage.local import LocalStore
-from sidestep.storage.store import FileInfo, Store
+from sidestep.storage.store import PROBE, FileInfo, Store
 from sidestep.training.history import FILE as HISTORY
 
 log = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ def _check_writable(store: Store, is_shared: bool) -> str:
     if isinstance(store, LocalStore) and not store.root.is_dir():
         store.check_can_be_made()
         return f"{store.place} can be made"
-    probe = f".sidestep-probe-{uuid.uuid4().hex}"
+    probe = PROBE + uuid.uuid4().hex
     store.create(probe, b"")
     refuses = not store.create(probe, b"")
     store.delete(probe)

@@ -13,7 +13,7 @@ from sidestep.config.schema import StorageSpec
 from sidestep.runtime.atomic import TEMPORARY, create_file, replacing
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.errors import BadDataError, BadSpecError
-from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_progress
+from sidestep.storage.store import PROBE, FileInfo, ProgressCallback, Store, Unfinished, no_progress
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +138,24 @@ class LocalStore(Store):
         with local_errors(full):
             full.unlink(missing_ok=True)
             self._remove_empty_folders(full)
+
+    def unfinished(self) -> list[Unfinished]:
+        """Temporary files, however deep, and probes."""
+        with local_errors(self.root):
+            found = [
+                Path(folder, name)
+                for folder, _, names in os.walk(self.root)
+                for name in names
+                if name.startswith(TEMPORARY) or (name.startswith(PROBE) and Path(folder) == self.root)
+            ]
+            if not found:
+                return []
+            with TemporaryFile(dir=self.root) as just_made:  # by a file server's clock, where it is one's
+                just_made.write(b"\0")
+                just_made.flush()
+                now = os.fstat(just_made.fileno()).st_mtime
+            infos = [_info(file, file.relative_to(self.root).as_posix()) for file in found]
+            return [Unfinished(info.path, now - int(info.version) / 1e9) for info in infos if info]
 
     def _remove_empty_folders(self, deleted: Path) -> None:
         """A folder that holds nothing goes, as in a bucket. The store's own stays."""

@@ -35,7 +35,8 @@ from sidestep.runtime.diskerrors import local_errors
 from sidestep.storage.clients import Clients
 from sidestep.storage.retry import Limits, Retry, check_answer, was_short
 from sidestep.storage.s3_errors import FAILURES, error_code, to_user_error
-from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_progress
+from sidestep.storage.s3_unfinished import find_unfinished
+from sidestep.storage.store import FileInfo, ProgressCallback, Store, Unfinished, no_progress
 
 _descriptions = create_loader()  # of S3 and its endpoints: to read them takes a client 0.3 s, the first one
 PARTIAL = 206
@@ -209,6 +210,24 @@ class S3Store(Store):
     def delete(self, path: str) -> None:
         with self._failures(path):
             self._requests.delete_object(Bucket=self.bucket, Key=self._key(path))
+
+    def unfinished(self) -> list[Unfinished]:
+        below = f"{self._prefix}/" if self._prefix else ""
+        with self._failures(""):
+            return self.limits.retry.call(
+                lambda: list(find_unfinished(self._requests, self.bucket, below)), _was_misheard
+            )
+
+    def discard(self, unfinished: Unfinished) -> None:
+        if not unfinished.upload:
+            return self.delete(unfinished.path)
+        key = self._key(unfinished.path)
+        with self._failures(unfinished.path):
+            try:
+                self._requests.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=unfinished.upload)
+            except ClientError as error:
+                if error_code(error) != "NoSuchUpload":  # completed or discarded since
+                    raise
 
     @property
     def _requests(self) -> Any:

@@ -33,6 +33,25 @@ class FileInfo:
     version: str  # the ETag; for a local file its mtime in ns
 
 
+PROBE = ".sidestep-probe-"
+"""How the names of files begin that are made to see whether a place can be written, and deleted at once."""
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """Something that was being written, and is no file yet.
+
+    Attributes:
+        path: of the file that it was to become, or of its temporary one, relative to the store.
+        age: seconds since it grew, by the store's own clock.
+        upload: the store's name for it; "" where it is a file that `Store.delete` deletes.
+    """
+
+    path: str
+    age: float
+    upload: str = ""
+
+
 class Store(ABC):
     """The files of one place.
 
@@ -107,6 +126,17 @@ class Store(ABC):
     @abstractmethod
     def delete(self, path: str) -> None:
         """Delete a file, if it is there."""
+
+    def unfinished(self) -> list[Unfinished]:
+        """Return what was begun to be written here, by anybody, and is not complete, nor in any listing.
+
+        Nothing from a store that forgets such by itself, as Google's and Azure's do after a week.
+        """
+        return []
+
+    def discard(self, unfinished: Unfinished) -> None:
+        """Delete what `unfinished` has found, if it is there. Who is still writing it meets a failure."""
+        self.delete(unfinished.path)
 
     def clean_path(self, path: str) -> str:
         """Return `path` without "." parts and a slash at its end. Raises BadDataError where it leads out."""

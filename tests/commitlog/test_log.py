@@ -767,7 +767,9 @@ def test_names_in_a_record_stay_in_their_folder(writer: Writer, store: Store, tm
     for number, name in enumerate(("../stolen.json", f"{tmp_path}/stolen.json"), start=3):
         store.write_bytes(f"{folder}/{name.lstrip('/')}" if number == 4 else f"{folder}.json", b"1")
         evil = replace(record, folder=folder, files={name: record.files["a.json"]})
-        store.create(f"commits/00000{number}.json", replace(evil, kept=[folder, *record.kept]).content())
+        store.create(
+            f"commits/00000{number}.json", replace(evil, kept=[folder, *record.kept], number=number).content()
+        )
         assert newest(store, tmp_path / "target" / "newest") == 1
         assert not list(tmp_path.glob("target/stolen.json")) + list(tmp_path.glob("stolen.json"))
 

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from sidestep.commitlog.lease import FOLDER as HEARTBEATS
 from sidestep.commitlog.lease import heartbeat_path
+from sidestep.commitlog.leftovers import CHECKPOINTS
 from sidestep.commitlog.log import FOLDER as COMMITS
 from sidestep.commitlog.log import record_path
-from sidestep.commitlog.writer import CHECKPOINTS
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import MissingInputError, StorageError
 from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_progress
