@@ -23,7 +23,7 @@ from sidestep.acestep.config import read_config, read_json
 from sidestep.acestep.layout import SILENCE_FILE, find_text_encoder, find_vae, find_variant, open_checkpoints
 from sidestep.acestep.names import diffusers_name
 from sidestep.acestep.vae import build_vae
-from sidestep.acestep.weights import load_exactly, read_weights
+from sidestep.acestep.weights import check_finite, load_exactly, read_weights
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.tensorfiles import load_torch
@@ -122,16 +122,34 @@ def load_text_encoder(
     """The stock Qwen3 embedding model with its tokenizer, from local files only."""
     folder = Path(checkpoint_dir) / find_text_encoder(_checkpoints(checkpoint_dir)).folder
     disable_progress_bar()  # of transformers' own: the task shows its progress
+    tokenizer = load_tokenizer(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model, report = Qwen3Model.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise BadDataError(f"{folder} is not a Qwen3 embedding model: {error}") from error
+    except Exception as error:  # of many kinds, for what its files hold
+        raise _no_text_encoder(folder, error) from error
+    for name, tensor in model.state_dict().items():
+        check_finite(tensor, f"{name} in {folder}")
     if wrong := {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}:
         raise BadDataError(f"{folder} does not fit its config.json: {wrong}")
     return TextEncoder(tokenizer, model.to(device).eval().requires_grad_(False))
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a text encoder's folder. Raises BadDataError where it is damaged."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # a broken tokenizer.json ends in a bare Exception of its library
+        raise _no_text_encoder(folder / "tokenizer.json", error) from error
+    return tokenizer
+
+
+def _no_text_encoder(place: Path, error: Exception) -> BadDataError:
+    return BadDataError(
+        f"{place} is damaged, or not of a Qwen3 embedding model: {type(error).__name__}: {error}\n"
+        "  download its folder again, whole"
+    )
 
 
 def build_transformer(config: dict[str, Any]) -> AceStepTransformer1DModel:
@@ -181,6 +199,7 @@ def read_silence(path: Path) -> Tensor:
     silence = load_torch(path, str(path))
     if not isinstance(silence, Tensor) or silence.ndim != 3 or silence.shape[:2] != (1, 64):
         raise BadDataError(f"{path} should hold one tensor [1, 64, frames]")
+    check_finite(silence, str(path))
     return silence.transpose(1, 2).contiguous()
 
 

@@ -28,12 +28,35 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> Iterator[tuple[str, Tensor]]:
-    """Yield (key, tensor) for the keys with one of `prefixes`, one tensor in memory at a time."""
+    """Yield (key, tensor) for the keys with one of `prefixes`, one tensor in memory at a time.
+
+    Raises BadDataError for a file that is no safetensors, and for a weight that is NaN or infinite: a copy in
+    half precision that overflowed is made of such, and all that a model computes with it is NaN.
+    """
     for file in weight_files(folder):
-        try:
-            yield from read_tensors(file, prefixes)
-        except BadDataError as error:
-            raise BadDataError(f"{error}\n  it may be cut short: download it again") from error
+        for key, tensor in _read_file(file, prefixes):
+            check_finite(tensor, f"{key} in {file}")
+            yield key, tensor
+
+
+def _read_file(file: Path, prefixes: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
+    try:
+        yield from read_tensors(file, prefixes)
+    except BadDataError as error:
+        raise BadDataError(f"{error}\n  it may be cut short: download it again") from error
+
+
+def check_finite(tensor: Tensor, name: str) -> None:
+    """Raise BadDataError where a weight called `name` is NaN or infinite."""
+    if tensor.is_floating_point() and not _wide(tensor).isfinite().all():
+        raise BadDataError(
+            f"{name} is NaN or infinite\n"
+            "  a copy in another precision may have overflowed, or the file is damaged: download it again"
+        )
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.element_size() > 1 else tensor.float()  # of eight bits, few operations are there
 
 
 def load_exactly(

@@ -15,6 +15,7 @@ from hashlib import sha256
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sidestep.acestep.conditioning import (
     LYRICS_TOKENS,
@@ -26,8 +27,9 @@ from sidestep.acestep.conditioning import (
     encode_text,
 )
 from sidestep.acestep.layout import Part, pull_part
-from sidestep.acestep.loading import load_model, load_text_encoder, load_vae
+from sidestep.acestep.loading import load_model, load_text_encoder, load_tokenizer, load_vae
 from sidestep.acestep.vae import SAMPLE_RATE, encode_audio
+from sidestep.acestep.weights import read_weights
 from sidestep.config.schema import PreprocessSpec
 from sidestep.data.audio import read_audio
 from sidestep.data.dataset import Song, by_store
@@ -38,6 +40,7 @@ from sidestep.data.preview import has_preview, write_preview
 from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
 from sidestep.data.tensors import Sample, sample_bytes, silent_context
 from sidestep.data.unfinished import Unfinished
+from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import Store
@@ -122,6 +125,7 @@ class SongEncoder:
                 waveform = read_audio(file, self.settings.max_duration, self.settings.float_scale)
                 waveform = normalized(waveform, levels(self.settings), work.song.path)
                 made = {"latents": encode_audio(vae, waveform), "samples": torch.tensor(waveform.shape[1])}
+                _check_finite(made["latents"], "the latents", work.song)
                 if work.latents == shown:
                     write_preview(self.tensors, vae, waveform, made["latents"])
                 self.unfinished.write(work.latents_file, made)
@@ -155,6 +159,18 @@ class SongEncoder:
                 self.unfinished.write(work.texts_file, made)
                 bar.advance(1)
 
+    def check_models(self, text_encoder: Part, model: Part) -> None:
+        """Read what is needed after the last song: if it is not sound, that is said before the first one.
+
+        Raises BadDataError for a weight that is NaN or infinite, and for a damaged tokenizer.
+        """
+        for part, prefixes in ((text_encoder, ("",)), (model, ("encoder.", "null_condition_emb"))):
+            root = pull_part(self.checkpoints, part, self.workspace, f"Pulling {part.folder}")
+            if part is text_encoder:
+                load_tokenizer(root / part.folder)
+            for _ in read_weights(root / part.folder, prefixes):
+                pass  # each is checked as it is read
+
     def encode_conditions(self, part: Part, works: Sequence[Work]) -> None:
         """Pass 2: conditions of texts, by the model in `part`, and with them the finished tensors."""
         checkpoints = pull_part(self.checkpoints, part, self.workspace, "Pulling the model")
@@ -173,6 +189,7 @@ class SongEncoder:
                     silent_context(model.condition_encoder.silence_latent, len(song["latents"])),
                     _metadata(work.song, self.settings, int(song["samples"]) / SAMPLE_RATE),
                 )
+                _check_finite(sample.encoder_hidden_states, "the conditions", work.song)
                 self._publish(work.tensors, sample_bytes(sample))
                 bar.advance(1)
 
@@ -186,6 +203,15 @@ class SongEncoder:
             self.unfinished.note_digest(key, sha256(data).hexdigest())
             self.tensors.write_bytes(file, data)
         self.made[key] = sha256(data).hexdigest()
+
+
+def _check_finite(made: Tensor, what: str, song: Song) -> None:
+    """Raise BadDataError rather than write tensors that nothing can be trained on."""
+    if not made.isfinite().all():
+        raise BadDataError(
+            f"{what} of {song.place} are NaN or infinite: the song's audio or the model is not sound\n"
+            "  try another song; if it is the same there, download the model again"
+        )
 
 
 def _metadata(song: Song, settings: PreprocessSpec, seconds: float) -> dict[str, Any]:

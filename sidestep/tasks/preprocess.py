@@ -61,6 +61,8 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     encoder = SongEncoder(
         store, tensors, unfinished, job.workspace, settings, base_model, device, damaged=damaged
     )
+    if missing:
+        encoder.check_models(text_encoder, model)
     while missing:
         try:
             encoder.encode(vae, text_encoder, model, missing, shown=works[0].latents)
