@@ -56,8 +56,11 @@ class Unfinished:
 
     def write(self, name: str, made: Mapping[str, Tensor]) -> None:
         data = safetensors_bytes(made, {"sha256": _digest(made)})
-        self._here.write_bytes(name, data)
-        self._names_here.add(name)
+        try:
+            self._here.write_bytes(name, data)
+            self._names_here.add(name)
+        except BadDataError as error:  # a folder or a link in its place
+            log.warning("%s/%s is not kept on this machine: %s", self._here.place, name, error)
         self._tensors.write_bytes(f"{FOLDER}/{name}", data)
         self._names_there.add(name)
 

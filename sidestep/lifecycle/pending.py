@@ -38,6 +38,7 @@ class PendingCheckpoints:
     def __init__(self, workspace: Workspace, place: str) -> None:
         self._root = workspace.scratch(f"outbox-{hashlib.sha256(place.encode()).hexdigest()[:16]}")
         self._note = self._root / "newest.json"
+        self._digests: dict[Path, Mapping[str, Any]] = {}  # of the files in each folder, as they were put
 
     def put(self, name: str, step: int, files: Mapping[str, Parts], writer: tuple[int, str]) -> Path:
         """Keep a checkpoint as the newest one; its folder.
@@ -47,20 +48,37 @@ class PendingCheckpoints:
         folder = self._root / name
         self.clear(folder)
         with local_errors(self._root):
-            folder.mkdir()
+            folder.mkdir(parents=True)
             for file, parts in files.items():
                 with (folder / file).open("wb") as target:
                     target.writelines(parts)
             digests = {file: file_digest(folder / file) for file in files}
             note = {"name": name, "step": step, "files": digests, "number": writer[0], "nonce": writer[1]}
+            if self._note.is_dir():
+                shutil.rmtree(self._note)
             with replacing(self._note) as temporary:
                 temporary.write_bytes(json_bytes(note))
+        self._digests[folder] = digests
         return folder
+
+    def is_whole(self, folder: Path) -> bool:
+        """Whether a checkpoint that was put here, or found here, is still as it was: the disk is not safe."""
+        expected = self._digests[folder]
+        try:
+            there = sorted(file.name for file in folder.iterdir())
+            return there == sorted(expected) and all(
+                file_digest(folder / file) == digest for file, digest in expected.items()
+            )
+        except OSError as error:
+            log.debug("%s is not whole: %s", folder, error)
+            return False
 
     def clear(self, folder: Path) -> None:
         """A checkpoint is committed, or not wanted any more."""
         with local_errors(self._root):
-            if folder.exists():
+            if folder.is_symlink() or folder.is_file():
+                folder.unlink()
+            elif folder.exists():
                 shutil.rmtree(folder)
 
     def unsent(self, commits: CommitLog, newest: Record | None) -> Unsent | None:
@@ -75,11 +93,12 @@ class PendingCheckpoints:
                 return None  # others have gone on since, or this output was begun anew
             if not folder.is_dir():
                 return None  # it was committed
-            if all(file_digest(folder / file) == expected for file, expected in note["files"].items()):
+            self._digests[folder] = note["files"]
+            if self.is_whole(folder):
                 return Unsent(folder, folder.name, note["step"])
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, BadDataError, MissingInputError) as error:
+        except (OSError, ValueError, KeyError, TypeError, BadDataError, MissingInputError) as error:
             log.debug("What the outbox holds is of no use: %s", error)
             return None
         log.warning("The checkpoint %s that waits on this machine is damaged and is not used", note["name"])

@@ -16,7 +16,7 @@ from sidestep.lifecycle.pending import Unsent
 from sidestep.lifecycle.policy import CheckpointPolicy
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.runtime.background import OneWorker
-from sidestep.runtime.errors import AgainError, StorageError
+from sidestep.runtime.errors import AgainError, MissingInputError, StorageError
 from sidestep.storage.retry import Retry
 from sidestep.training.numbers import Progress
 from sidestep.training.snapshot import Snapshot
@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 RETRY = Retry(tries=1, seconds=600, first_pause=5, longest_pause=60, jitter=0)
 SHARE_TO_END = 0.1  # of the time after notice: to sign off and tell the status, on a line that is still full
 POLL_SECONDS = 0.02
+
+
+class LostError(StorageError):
+    """A checkpoint was damaged in the workspace before it was sent."""
 
 
 class Saver:
@@ -117,6 +121,8 @@ class Saver:
                 "  the same command sends it, or makes its steps again on another machine"
             )
         self.check()
+        if isinstance(self._failure, LostError):
+            raise self._failure
         if self._failure:
             raise StorageError(
                 f"{self._failure}\n  all steps are made, but the last checkpoint could not be sent: it waits "
@@ -141,6 +147,9 @@ class Saver:
         return folder
 
     def _send(self, folder: Path, name: str, step: int) -> None:
+        if not self._job.pending.is_whole(folder):
+            self._lose(folder, name)
+            return
         try:
             record = self._retry.call(
                 lambda: self._commit(folder, name, step),
@@ -152,9 +161,21 @@ class Saver:
         except StorageError as error:
             log.warning("%s could not be sent, the one before it is safe: %s", name, error)
             return
+        except MissingInputError:
+            if self._job.pending.is_whole(folder):
+                raise
+            self._lose(folder, name)
+            return
         self._job.pending.clear(folder)
         self._reporter.committed(record)
         log.info("Saved %s", record.folder)
+
+    def _lose(self, folder: Path, name: str) -> None:
+        """What is damaged in the workspace is not sent, as it would count as what was trained."""
+        self._failure = LostError(
+            f"{folder} was damaged or deleted before it was sent: the same command makes its steps again"
+        )
+        log.warning("%s is lost, the one before it is safe: %s", name, self._failure)
 
     def _commit(self, folder: Path, name: str, step: int) -> Record:
         try:

@@ -110,3 +110,12 @@ def test_what_no_listing_shows_yet_is_cleared_too(
         patch.setattr(unfinished, "_listed_there", lambda: {"b"})
         unfinished.clear()
     assert tensors.list_files(FOLDER) == []
+
+
+def test_a_folder_in_the_place_of_this_machine_s_copy(tmp_path: Path, tensors: Store) -> None:
+    """Nothing that lies in the workspace ends a job."""
+    (tmp_path / "one" / "a").mkdir(parents=True)
+    unfinished = Unfinished(machine(tmp_path, "one"), tensors)
+    assert not unfinished.has("a")
+    unfinished.write("a", {"latents": torch.ones(2)})
+    assert unfinished.has("a") and unfinished.read("a")["latents"].tolist() == [1, 1]

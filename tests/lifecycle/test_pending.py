@@ -1,5 +1,6 @@
 """Checkpoints that wait on this machine: which of them are sent, and which are of no use any more."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,45 @@ def test_an_output_that_was_begun_anew_takes_nothing_of_the_old_one(
     assert unsent(pending, commits) is None
     begin(commits)
     assert unsent(pending, commits) is None
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "deleted", "added", "folder", "all"])
+def test_a_checkpoint_that_is_damaged_before_it_is_sent(
+    pending: PendingCheckpoints, commits: CommitLog, damage: str
+) -> None:
+    writer = begin(commits)
+    folder = put(pending, writer, 3)
+    assert pending.is_whole(folder)
+    file = folder / "b.bin"
+    match damage:
+        case "flipped":
+            file.write_bytes(b"xz")
+        case "cut":
+            file.write_bytes(b"x")
+        case "deleted":
+            file.unlink()
+        case "added":
+            (folder / "c").touch()
+        case "folder":
+            file.unlink()
+            file.mkdir()
+        case "all":
+            shutil.rmtree(folder.parent)
+    assert not pending.is_whole(folder)
+    assert unsent(pending, commits) is None
+    assert pending.is_whole(put(pending, writer, 4))
+
+
+def test_anything_in_the_place_of_what_waits_goes(pending: PendingCheckpoints, commits: CommitLog) -> None:
+    writer = begin(commits)
+    root = put(pending, writer, 3).parent
+    (root / "newest.json").unlink()
+    (root / "newest.json").mkdir()
+    assert unsent(pending, commits) is None
+    (root / "checkpoint-step-4").write_bytes(b"")
+    (root / "checkpoint-step-5").symlink_to("checkpoint-step-3")
+    for step in (4, 5):
+        assert unsent(pending, commits) != put(pending, writer, step)
+        waiting = unsent(pending, commits)
+        assert waiting and waiting.step == step
+    assert (root / "checkpoint-step-3" / "a.json").read_bytes() == b"3"

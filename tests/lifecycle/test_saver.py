@@ -19,6 +19,7 @@ from sidestep.config.job import JobSpec
 from sidestep.config.training import CheckpointSpec, TrainSpec
 from sidestep.lifecycle.events import EventsToSend
 from sidestep.lifecycle.job import Job
+from sidestep.lifecycle.pending import PendingCheckpoints
 from sidestep.lifecycle.policy import CheckpointPolicy
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.lifecycle.saver import Saver
@@ -194,6 +195,29 @@ def test_the_last_one_that_cannot_be_sent_is_said(tmp_path: Path, commits: Any) 
     run.reporter.begin("train")
     status = json.loads((tmp_path / "out" / "status.json").read_text())
     assert "checkpoint-step-1" in status["message"] and "the store is gone" in status["message"]
+
+
+def test_what_is_damaged_in_the_workspace_is_not_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(tmp_path)
+    put = PendingCheckpoints.put
+
+    def put_and_damage(self: PendingCheckpoints, name: str, step: int, *rest: Any) -> Path:
+        folder = put(self, name, step, *rest)
+        if step in (2, 3):
+            (folder / "state.json").write_bytes(b"9")
+        return folder
+
+    monkeypatch.setattr(PendingCheckpoints, "put", put_and_damage)
+    run.save(1)
+    run.save(2)
+    run.save(4)
+    run.saver.finish()
+    assert run.committed == [4, 1] and "checkpoint-step-2 is lost" in caplog.text
+    run.save(3)
+    with pytest.raises(StorageError, match="damaged or deleted before it was sent"):
+        run.saver.finish()
 
 
 def test_other_failures_end_the_run_and_keep_the_state(tmp_path: Path, commits: Any) -> None:
