@@ -4,16 +4,21 @@ A header says little: a download that broke off, a recording of nothing or a tex
 when they are decoded. So every song is decoded once, as far as it will be used.
 """
 
+import hashlib
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from sidestep.config.schema import PreprocessSpec
 from sidestep.data.audio import SAMPLE_RATE, read_audio
 from sidestep.data.dataset import Song, by_store
 from sidestep.data.index import Index
-from sidestep.data.level import peak_db
+from sidestep.data.level import QUIETEST_LUFS, loudness, peak_db
+from sidestep.data.survey import Heard
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.progress import track
 from sidestep.runtime.words import shown
@@ -28,8 +33,16 @@ SILENCE_DB = -60.0
 _DECODERS = 4  # each holds a decoded song, some 100 MB
 
 
-def sound_songs(songs: list[Song], spec: PreprocessSpec, known: Index, workspace: Workspace) -> list[Song]:
+def sound_songs(
+    songs: list[Song],
+    spec: PreprocessSpec,
+    known: Index,
+    workspace: Workspace,
+    heard: dict[str, Heard] | None = None,
+) -> list[Song]:
     """The songs that can be used; those that `known` does not know are pulled and decoded.
+
+    What was heard of those is added to `heard`, by the song's place.
 
     Raises BadDataError with all that cannot be used, where `spec.on_bad_file` is fail or none is left.
     """
@@ -52,10 +65,12 @@ def sound_songs(songs: list[Song], spec: PreprocessSpec, known: Index, workspace
         ThreadPoolExecutor(min(_DECODERS, os.cpu_count() or 1)) as pool,
     ):
         paths = [folders[song.store.place] / song.path for song in unknown]
-        found = pool.map(lambda path: problem_of(path, spec.max_duration, spec.float_scale), paths)
-        for song, problem in zip(unknown, found, strict=True):
-            if problem:
-                problems[song.place] = problem
+        found = pool.map(lambda path: listen(path, spec.max_duration, spec.float_scale), paths)
+        for song, result in zip(unknown, found, strict=True):
+            if isinstance(result, str):
+                problems[song.place] = result
+            elif heard is not None:
+                heard[song.place] = result
             bar.advance(1)
     if not problems:
         return songs
@@ -87,6 +102,12 @@ def _is_utf8(path: str) -> bool:
 
 def problem_of(path: Path, max_duration: float, float_scale: int = 1) -> str | None:
     """Why the first `max_duration` seconds of a file cannot be used; None if they are sound."""
+    found = listen(path, max_duration, float_scale)
+    return found if isinstance(found, str) else None
+
+
+def listen(path: Path, max_duration: float, float_scale: int) -> Heard | str:
+    """What is in the first `max_duration` seconds of a file, or why they cannot be used."""
     try:
         waveform = read_audio(path, max_duration, float_scale)
     except BadDataError as error:
@@ -96,4 +117,15 @@ def problem_of(path: Path, max_duration: float, float_scale: int = 1) -> str | N
     if peak_db(waveform) < SILENCE_DB:
         seconds = waveform.shape[1] / SAMPLE_RATE
         return f"is silent: nothing in its first {seconds:.1f} s is above {SILENCE_DB:g} dBFS"
-    return None
+    return hear(waveform)
+
+
+def hear(waveform: Tensor) -> Heard:
+    """What a decoded song [2, N] at 48 kHz is known by."""
+    lufs = loudness(waveform)
+    samples = (waveform.clamp(-1, 1) * 32767).round().to(torch.int16).contiguous()
+    return Heard(
+        seconds=waveform.shape[1] / SAMPLE_RATE,
+        lufs=round(lufs, 1) if lufs > QUIETEST_LUFS else None,
+        sound=hashlib.sha256(samples.numpy().tobytes()).hexdigest()[:16],
+    )

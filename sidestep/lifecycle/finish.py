@@ -58,7 +58,7 @@ def finish(
     publish(job.commits, done, job.workspace)
     writer.check_now()
     store.write_bytes(RECEIPT, receipt_bytes(job.spec, done, fingerprint, progress, reporter.spent()))
-    write_report(store, job.spec)
+    write_report(store, job.spec, job.tensors)
     note_made(store, done)
     warn_of_dots(job.spec.name, PurePosixPath(store.place).name)
     if progress.skipped:

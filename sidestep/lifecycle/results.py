@@ -86,7 +86,7 @@ def mend(job: Job, done: Record, numbers: Numbers, spent: Spent, wanted: Collect
     if RECEIPT in wanted:
         store.write_bytes(RECEIPT, receipt_bytes(spec, done, numbers.recipe, numbers.progress, spent))
     if wanted & {HISTORY, RECEIPT, REPORT}:
-        write_report(store, spec)
+        write_report(store, spec, job.tensors)
     if wanted:
         log.info("Made again: %s", ", ".join(sorted(wanted)))
     note_made(store, done)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sidestep.config.job import JobSpec
+from sidestep.data.survey import in_words
 from sidestep.planning.cards import CARDS, Card
 from sidestep.planning.figures import Figure, gigabytes
 from sidestep.planning.fit import changes_to_fit
@@ -53,6 +54,7 @@ class Plan:
     cards: list[CardEstimate]
     preemptions: dict[str, Figure]
     fit: Fit | None
+    dataset: dict[str, str]  # what can be said of the songs without decoding any
 
 
 def make_plan(
@@ -101,6 +103,7 @@ def make_plan(
         cards=list(card_estimates()),
         preemptions=_preemptions(preemptions) if preemptions else {},
         fit=_fit(spec, config, songs, limit) if limit else None,
+        dataset=in_words(songs.dataset) if songs.dataset else {},
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from textwrap import wrap
 from typing import Any
 
 from sidestep.planning.figures import Figure, gigabytes
@@ -19,6 +20,8 @@ def as_text(plan: Plan) -> str:
         _section(f"Memory of the GPU, in {plan.precision}", plan.memory),
         _cards(plan.cards),
     ]
+    if plan.dataset:
+        sections.insert(0, _dataset(plan.dataset))
     if plan.preemptions:
         sections.append(_section("Preemptions", plan.preemptions))
     if plan.fit:
@@ -47,6 +50,7 @@ def as_data(plan: Plan) -> dict[str, Any]:
             for row in plan.cards
         ],
         "preemptions": _data(plan.preemptions),
+        "dataset": plan.dataset,
         "fit": None if plan.fit is None else _fit_data(plan.fit),
     }
 
@@ -72,6 +76,15 @@ def _section(title: str, figures: Mapping[str, Figure]) -> str:
     for name, figure in figures.items():
         line = f"  {name:{name_width}}{figure.says}"
         lines.append(f"{line:{WIDTH - _BASIS_WIDTH}}  {figure.basis}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _dataset(dataset: Mapping[str, str]) -> str:
+    name_width = max(map(len, dataset)) + 2
+    lines = ["Dataset, by listings and headers (not decoded)"]
+    for name, said in dataset.items():
+        indent = " " * (name_width + 2)
+        lines += wrap(said, WIDTH, initial_indent=f"  {name:{name_width}}", subsequent_indent=indent)
     return "\n".join(lines) + "\n"
 
 

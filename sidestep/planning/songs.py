@@ -6,18 +6,23 @@ listing gives, stand for durations.
 
 import math
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import file_digest
 from pathlib import Path
 
 from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.config.job import JobSpec
+from sidestep.config.schema import PreprocessSpec
 from sidestep.data.audio import seconds_by_header
 from sidestep.data.dataset import Song
 from sidestep.data.index import list_samples
+from sidestep.data.survey import Heard, Survey, survey_of
 from sidestep.data.tensors import read_sample
 from sidestep.lifecycle.job import Job
 from sidestep.planning.figures import Basis
+from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.tensorfiles import load_torch
 from sidestep.storage.store import FileInfo, Store
 
@@ -49,6 +54,7 @@ class Songs:
     tokens: int  # condition tokens of the song with the most
     tokens_basis: Basis
     source: str  # where the seconds were found, in words
+    dataset: Survey | None = None  # of sound files: what can be said of them without decoding any
 
     @property
     def longest(self) -> float:
@@ -72,7 +78,7 @@ def find_songs(spec: JobSpec) -> Songs:
     job = Job(spec)
     if spec.task in ("train", "estimate"):
         return _of_tensors(job.tensors)
-    return _of_sound(job.read_songs(), spec.preprocess.max_duration)
+    return _of_sound(job.read_songs(), spec.preprocess)
 
 
 def _of_tensors(store: Store) -> Songs:
@@ -97,18 +103,38 @@ def _tensor_sizes(path: Path) -> tuple[int, int]:
         return len(sample.target_latents), len(sample.encoder_hidden_states)
 
 
-def _of_sound(songs: Sequence[Song], limit: float) -> Songs:
+def _of_sound(songs: Sequence[Song], settings: PreprocessSpec) -> Songs:
+    limit = settings.max_duration
+    heard: dict[str, Heard] = {}
     if all(song.store.local_root for song in songs):
-        by_header = [seconds_by_header(Path(song.store.place) / song.path) for song in songs]
-        if None not in by_header:
-            seconds = _limited((found for found in by_header if found is not None), limit)
-            return Songs(seconds, "measured", TOKENS, "assumed", "the songs' headers")
-    seconds = _limited((_seconds_by_size(song.file) for song in songs), limit)
-    return Songs(seconds, "assumed", TOKENS, "assumed", "from the songs' sizes at usual bit rates")
+        for song in songs:
+            if found := seconds_by_header(Path(song.store.place) / song.path):
+                heard[song.place] = Heard(seconds=min(found, limit))
+    dataset = survey_of(songs, heard, _digests(songs), settings)
+    if len(heard) == len(songs):
+        seconds = tuple(heard[song.place].seconds for song in songs)
+        return Songs(seconds, "measured", TOKENS, "assumed", "the songs' headers", dataset)
+    seconds = tuple(min(_seconds_by_size(song.file), limit) for song in songs)
+    return Songs(seconds, "assumed", TOKENS, "assumed", "from the songs' sizes at usual bit rates", dataset)
 
 
-def _limited(seconds: Iterable[float], limit: float) -> tuple[float, ...]:
-    return tuple(min(found, limit) for found in seconds)
+def _digests(songs: Sequence[Song]) -> dict[str, str]:
+    """By place, what tells songs that may be the same file: of one size, and then of one content.
+
+    In a bucket the version is a digest of the content; local files of one size are read.
+    """
+    counts = Counter(song.file.size for song in songs)
+    digests = {}
+    for song in songs:
+        if counts[song.file.size] == 1:
+            continue
+        content = f"{song.store.place} {song.file.version}"
+        if song.store.local_root:
+            path = song.store.local_root / song.path
+            with local_errors(path), path.open("rb") as file:
+                content = file_digest(file, "sha256").hexdigest()
+        digests[song.place] = f"{song.file.size} {content}"
+    return digests
 
 
 def _seconds_by_size(file: FileInfo) -> float:

@@ -10,9 +10,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from sidestep.config.job import JobSpec
+from sidestep.data.survey import in_words, read_survey
 from sidestep.report.charts import Chart, Line, chart
 from sidestep.report.contents import History, read_history, read_ranking, read_receipt
-from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.errors import AccessError, BadDataError, MissingInputError, StorageError
 from sidestep.runtime.words import duration
 from sidestep.storage.store import Store
 
@@ -31,19 +32,23 @@ class Sensitivity:
     share: float
 
 
-def write_report(store: Store, spec: JobSpec) -> None:
-    """Write report.html of the finished run in `store`. A run is not failed by what its report lacks."""
+def write_report(store: Store, spec: JobSpec, tensors: Store | None = None) -> None:
+    """Write report.html of the finished run in `store`. A run is not failed by what its report lacks.
+
+    `tensors` is where its songs are, if not in the output.
+    """
     try:
-        store.write_bytes(FILE, page(store, spec).encode(errors="backslashreplace"))
+        store.write_bytes(FILE, page(store, spec, tensors).encode(errors="backslashreplace"))
     except (BadDataError, MissingInputError) as error:
         log.warning("%s is not written: %s", FILE, error)
 
 
-def page(store: Store, spec: JobSpec) -> str:
+def page(store: Store, spec: JobSpec, tensors: Store | None = None) -> str:
     """The HTML. Raises MissingInputError or BadDataError where the output lacks what a finished run has."""
     receipt, history = read_receipt(store), read_history(store)
     return _template().render(
         receipt=receipt,
+        dataset=_dataset(tensors or store.child("tensors")),
         songs=history.songs,
         place=store.place,
         hours=sum(song.seconds for song in history.songs) / 3600,
@@ -53,6 +58,16 @@ def page(store: Store, spec: JobSpec) -> str:
         bars=_BARS,
         settings=_settings(spec),
     )
+
+
+def _dataset(tensors: Store) -> dict[str, str]:
+    """What preprocessing said of the songs; nothing for tensors of others, or out of reach by now."""
+    try:
+        survey = read_survey(tensors)
+    except (AccessError, StorageError) as error:
+        log.warning("what the dataset is, is not shown: %s", error)
+        return {}
+    return in_words(survey) if survey else {}
 
 
 def _charts(history: History) -> list[Chart]:

@@ -10,16 +10,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
-from sidestep.config.schema import StorageSpec
+from sidestep.config.schema import PreprocessSpec, StorageSpec
 from sidestep.data.dataset import Song, by_store
 from sidestep.data.encode import SongEncoder, Work
 from sidestep.data.index import Index, read_index, record_tensors, write_index
 from sidestep.data.keys import digests_of, latents_key, recipe_of, tensors_key, weights_digest
 from sidestep.data.made import find_made
 from sidestep.data.probe import probed_by, sound_songs
+from sidestep.data.survey import Heard, heard_before, in_words, survey_of, write_survey
 from sidestep.data.unfinished import GoneError, Unfinished
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
+from sidestep.runtime.words import some
 from sidestep.storage.open import open_store
 from sidestep.storage.store import FileInfo, Store
 from sidestep.training.machine import choose_machine
@@ -40,8 +42,10 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     scratch = open_store(str(job.workspace.scratch("preprocess")), StorageSpec())
     unfinished = Unfinished(scratch, tensors)
     known = read_index(tensors) or Index()
-    songs = sound_songs(songs, job.spec.preprocess, known, job.workspace)
+    heard = heard_before(tensors, songs, job.spec.preprocess)
+    songs = sound_songs(songs, job.spec.preprocess, known, job.workspace, heard)
     works, index = _plan(job, (vae, text_encoder, model), songs, known)
+    _report(tensors, songs, heard, index, job.spec.preprocess)
     unique = {work.tensors: work for work in works}
     sound, damaged = find_made(tensors, unique, known.tensors, unfinished, job.workspace)
     # What has a digest there is waited for, where it does not show: so nothing has that is still to be made.
@@ -77,6 +81,18 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     record_tensors(tensors, index, sound)
     unfinished.clear()
     log.info("All %d songs are preprocessed, in %s", len(songs), tensors.place)
+
+
+def _report(
+    tensors: Store, songs: list[Song], heard: dict[str, Heard], index: Index, settings: PreprocessSpec
+) -> None:
+    """Say and write down what the dataset is, before any work on it."""
+    digests = {song.place: index.files[song.place].sha256 for song in songs}
+    survey = survey_of(songs, heard, digests, settings)
+    write_survey(tensors, survey)
+    log.info("The dataset: %s", "; ".join(f"{what}: {said}" for what, said in in_words(survey).items()))
+    if alike := survey.same_bytes + survey.same_sound:
+        log.warning("The dataset has songs twice: %s", some([" = ".join(group) for group in alike]))
 
 
 def _plan(

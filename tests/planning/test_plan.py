@@ -1,6 +1,7 @@
 """The whole plan: its figures, what makes a job fit, and what it prints."""
 
 import random
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from sidestep.planning.fit import changed, changes_to_fit
 from sidestep.planning.memory import Memory, attention_workspace, memory_of
 from sidestep.planning.plan import Plan, make_plan
 from sidestep.planning.preemption import RESTART_SECONDS, plan_for_preemptions
-from sidestep.planning.report import as_text
+from sidestep.planning.report import as_data, as_text
 from sidestep.planning.songs import assumed_songs, find_songs
 from sidestep.runtime.errors import BadSpecError
 from sidestep.training.optimizer import build_optimizer
@@ -230,7 +231,10 @@ def test_sound_files_say_their_length(tiny_checkpoints: Path, s3_server: S3Serve
     job: dict[str, Any] = {"checkpoint_dir": tiny_checkpoints, "audio_dir": "songs", "output_dir": "out"}
     here = find_songs(JobSpec.load(None, **job, preprocess={"max_duration": 4}))
     assert here.basis == "measured" and set(here.seconds) == {4.0}
+    shutil.copy(sorted(Path("songs").glob("*.wav"))[0], "songs/zz-copy.wav")
     everything = find_songs(JobSpec.load(None, **job))
+    assert everything.dataset and everything.dataset.same_bytes[0][-1] == "zz-copy.wav"
+    assert everything.dataset.measured == len(everything.seconds)
     store = s3_server.store("songs")
     for path in sorted(Path("songs").iterdir()):
         store.write_bytes(path.name, path.read_bytes())
@@ -238,6 +242,12 @@ def test_sound_files_say_their_length(tiny_checkpoints: Path, s3_server: S3Serve
     there = find_songs(JobSpec.load(None, **bucket))
     assert there.basis == "assumed"
     assert len(there.seconds) == len(everything.seconds)
+    assert there.dataset and there.dataset.same_bytes == everything.dataset.same_bytes
+    assert there.dataset.measured == 0
+    plan = make_plan(JobSpec.load(None, **job), tiny_config("base"), everything)
+    words = " ".join(as_text(plan).split())
+    assert "not decoded" in words and "zz-copy.wav" in words and str(len(everything.seconds)) in words
+    assert as_data(plan)["dataset"]["songs"] == str(len(everything.seconds))
 
 
 def test_offline_knows_the_releases_alone() -> None:

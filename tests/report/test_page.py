@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sidestep.config.job import JobSpec
+from sidestep.data.survey import Survey, write_survey
 from sidestep.report.page import FILE, page, write_report
 from sidestep.storage.store import Store
 from tests.report.conftest import HOSTILE
@@ -66,6 +67,17 @@ def test_all_parts_are_there(output: Store, spec: JobSpec) -> None:
     assert bars[:4] == ["100.0", "50.0", "33.3", "25.0"], "of the most sensitive module's"
     identities = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
     assert len(identities) == len(set(identities))
+
+
+def test_what_the_dataset_is(output: Store, spec: JobSpec) -> None:
+    assert "Dataset" not in Reader(page(output, spec)).text
+    survey = Survey(count=7, measured=7, hours=0.5, without_caption=[f"{HOSTILE}.wav"], languages={"en": 7})
+    elsewhere = output.child("elsewhere")
+    write_survey(elsewhere, survey)
+    assert "en 7" in Reader(page(output, spec, elsewhere)).text
+    write_survey(output.child("tensors"), survey)
+    read = Reader(page(output, spec))
+    assert all(said in read.text for said in ("Dataset", "en 7", f"{HOSTILE[:8]}"))
 
 
 def test_an_estimate_of_nothing_has_bars_of_no_length(output: Store, spec: JobSpec) -> None:

@@ -122,11 +122,13 @@ def test_nothing_of_this_machine_is_in_the_tensors(spec: MakeJob, tmp_path: Path
         assert str(tmp_path).encode() not in content
 
 
-def test_only_keys_the_index_and_a_preview_are_written(spec: MakeJob, tmp_path: Path) -> None:
+def test_only_keys_the_index_a_report_and_a_preview_are_written(spec: MakeJob, tmp_path: Path) -> None:
     run_task(preprocess, spec(output_dir=str(tmp_path / "output")))
     files = {path.name for path in (tmp_path / "tensors").iterdir()}
-    assert len(files) == 4 and "index.json" in files
-    assert all(re.fullmatch(r"[0-9a-f]{64}\.pt|index\.json|preview", name) for name in files)
+    assert len(files) == 5 and files >= {"index.json", "dataset-report.json"}
+    assert all(
+        re.fullmatch(r"[0-9a-f]{64}\.pt|index\.json|dataset-report\.json|preview", name) for name in files
+    )
     assert {path.name for path in (tmp_path / "tensors" / "preview").iterdir()} == {
         *("clip.wav", "reconstruction.wav")
     }

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from sidestep.config.schema import StorageSpec
-from sidestep.data import encode
+from sidestep.data import encode, probe
 from sidestep.data.index import list_samples, read_index
+from sidestep.data.survey import read_survey
 from sidestep.data.tensors import read_sample
 from sidestep.runtime.errors import MissingInputError
 from sidestep.storage.open import open_store
 from sidestep.storage.retry import Retry
 from sidestep.tasks.preprocess import preprocess
-from tests.facts import facts
+from tests.facts import facts, tells
 from tests.runs import run_task
 from tests.songs import flip_a_bit, sha256
 from tests.tasks.preprocessing import Counted, MakeJob, tensors, write_dataset, write_song
@@ -40,6 +41,30 @@ def test_a_second_run_makes_nothing_loads_nothing_and_reads_no_song(
     os.utime(songs / "a.wav", ns=(times.st_atime_ns, times.st_mtime_ns))
     run_task(preprocess, spec())
     assert counted() == {} and tensors(spec()) == before
+
+
+def test_what_the_dataset_is_is_said_first_and_kept(
+    spec: MakeJob,
+    songs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shutil.copy(songs / "a.wav", songs / "copy.wav")
+    (songs / "b.txt").write_text("caption: with one")
+    with caplog.at_level("INFO", logger="sidestep"):
+        run_task(preprocess, spec())
+    said = [record.message for record in caplog.records]
+    (dataset,) = (line for line in said if "languages" in line)
+    assert tells(dataset, "songs: 3", "0.1 s (a.wav)", "a.wav, copy.wav")
+    assert said.index(dataset) < next(n for n, line in enumerate(said) if line.startswith("Preprocessing"))
+    assert any(tells(line, "a.wav", "copy.wav") for line in said if "twice" in line)
+    survey = read_survey(open_store(spec().tensors_place, StorageSpec()))
+    assert survey and (survey.count, survey.measured) == (3, 3)
+    assert survey.without_caption == ["a.wav", "copy.wav"] and survey.same_bytes == [["a.wav", "copy.wav"]]
+    monkeypatch.setattr(probe, "read_audio", None)  # no song is decoded to say it again
+    run_task(preprocess, spec())
+    assert read_survey(open_store(spec().tensors_place, StorageSpec())) == survey
 
 
 def test_the_same_songs_on_another_machine_give_the_same_files(

@@ -1,0 +1,166 @@
+"""dataset-report.json beside the tensors: what a dataset is, said before any of it is encoded.
+
+How many songs and hours, the shortest and longest, the quietest and loudest; which lack a caption, are there
+twice, and in which languages they are sung. It keeps what decoding a song has shown, so that no song is
+decoded again to say it.
+"""
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from pydantic import BaseModel
+
+from sidestep.config.schema import PreprocessSpec
+from sidestep.data.dataset import Song, caption_from_name
+from sidestep.runtime.canonical import json_bytes
+from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.parsing import parse_as
+from sidestep.runtime.words import duration, shown, some
+from sidestep.storage.store import Store
+
+log = logging.getLogger(__name__)
+
+FILE = "dataset-report.json"
+
+
+class Heard(BaseModel, frozen=True):
+    """What decoding a song has shown, as far as it is used."""
+
+    seconds: float
+    lufs: float | None = None  # integrated loudness; None for silence and for less than 0.4 s
+    sound: str = ""  # digest of its samples at 16 bits and 48 kHz
+
+
+class HeardIn(BaseModel, frozen=True):
+    """The same with the file that it was heard in, and the settings that it was decoded with."""
+
+    heard: Heard
+    size: int
+    version: str
+    max_duration: float
+    float_scale: int
+
+
+class Extreme(BaseModel, frozen=True):
+    """The song that has the least or the most of something."""
+
+    song: str
+    value: float
+
+
+class Survey(BaseModel, frozen=True):
+    """What a dataset is. `measured` songs have a known length; `songs` has what was heard of each."""
+
+    count: int
+    measured: int
+    hours: float
+    shortest: Extreme | None = None  # seconds
+    longest: Extreme | None = None
+    quietest: Extreme | None = None  # LUFS
+    loudest: Extreme | None = None
+    without_caption: list[str] = []
+    same_bytes: list[list[str]] = []
+    same_sound: list[list[str]] = []
+    languages: dict[str, int] = {}
+    songs: dict[str, HeardIn] = {}
+
+
+def heard_before(tensors: Store, songs: Iterable[Song], settings: PreprocessSpec) -> dict[str, Heard]:
+    """What the report beside the tensors knows of songs, by place, if they are as they were."""
+    survey = read_survey(tensors)
+    known = survey.songs if survey else {}
+    return {
+        song.place: known[song.place].heard
+        for song in songs
+        if song.place in known and known[song.place] == _in_file(song, known[song.place].heard, settings)
+    }
+
+
+def survey_of(
+    songs: Sequence[Song], heard: Mapping[str, Heard], digests: Mapping[str, str], settings: PreprocessSpec
+) -> Survey:
+    """What a dataset is, by what was heard of its songs and the digests of their files, both by place."""
+    known = {song.path: heard[song.place] for song in songs if song.place in heard}
+    lengths = [Extreme(song=path, value=one.seconds) for path, one in known.items()]
+    levels = [Extreme(song=path, value=one.lufs) for path, one in known.items() if one.lufs is not None]
+    same_bytes = _alike((song.path, digests.get(song.place)) for song in songs)
+    same_sound = _alike((path, one.sound) for path, one in known.items())
+    return Survey(
+        count=len(songs),
+        measured=len(known),
+        hours=sum(one.seconds for one in known.values()) / 3600,
+        shortest=min(lengths, key=lambda one: one.value, default=None),
+        longest=max(lengths, key=lambda one: one.value, default=None),
+        quietest=min(levels, key=lambda one: one.value, default=None),
+        loudest=max(levels, key=lambda one: one.value, default=None),
+        without_caption=[song.path for song in songs if song.caption == caption_from_name(song.path)],
+        same_bytes=same_bytes,
+        same_sound=[group for group in same_sound if group not in same_bytes],
+        languages=dict(sorted(Counter(song.language for song in songs if not song.is_instrumental).items())),
+        songs={
+            song.place: _in_file(song, heard[song.place], settings) for song in songs if song.place in heard
+        },
+    )
+
+
+def in_words(survey: Survey) -> dict[str, str]:
+    """The survey for people: what is told of, and what there is to say."""
+    unknown = survey.count - survey.measured
+    rest = f" (of {unknown} not known)" if unknown and survey.measured else ""
+    said = {"songs": str(survey.count)}
+    if survey.shortest and survey.longest:
+        said["sound"] = f"{duration(survey.hours * 3600)}{rest}"
+        said["length"] = (
+            f"{duration(survey.shortest.value)} ({shown(survey.shortest.song)}) to "
+            f"{duration(survey.longest.value)} ({shown(survey.longest.song)})"
+        )
+    if survey.quietest and survey.loudest:
+        said["loudness"] = (
+            f"{survey.quietest.value:.1f} LUFS ({shown(survey.quietest.song)}) to "
+            f"{survey.loudest.value:.1f} LUFS ({shown(survey.loudest.song)})"
+        )
+    said["without a caption"] = some(survey.without_caption) or "none"
+    for name, groups in (("same file", survey.same_bytes), ("same sound", survey.same_sound)):
+        if groups:
+            said[name] = "; ".join(" = ".join(map(shown, group)) for group in groups[:10])
+    languages = [f"{language} {count}" for language, count in survey.languages.items()]
+    said["languages"] = ", ".join(languages) or "none is sung"
+    return said
+
+
+def read_survey(tensors: Store) -> Survey | None:
+    """The report beside tensors; None where there is none that can be read: it is made of other files."""
+    if not tensors.stat(FILE):
+        return None
+    try:
+        return parse_as(Survey, tensors.read_small(FILE), f"{tensors.place}/{FILE}")
+    except BadDataError as error:
+        log.warning("%s", error)
+        return None
+
+
+def write_survey(tensors: Store, survey: Survey) -> None:
+    """Write the report, if it says anything new."""
+    content = json_bytes(survey.model_dump())
+    if not tensors.stat(FILE) or tensors.read_small(FILE) != content:
+        tensors.write_bytes(FILE, content)
+
+
+def _in_file(song: Song, heard: Heard, settings: PreprocessSpec) -> HeardIn:
+    return HeardIn(
+        heard=heard,
+        size=song.file.size,
+        version=song.file.version,
+        max_duration=settings.max_duration,
+        float_scale=settings.float_scale,
+    )
+
+
+def _alike(keys: Iterable[tuple[str, str | None]]) -> list[list[str]]:
+    """The songs that share a key, in groups."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for song, key in keys:
+        if key:
+            groups[key].append(song)
+    return [group for group in groups.values() if len(group) > 1]
