@@ -77,6 +77,8 @@ PAIRS = {
     "one preprocessing, s3": lambda field, rng, tally: one_preprocessing(field, rng, tally, "s3"),
     "one dataset": one_dataset,
 }
+STARTS = {name: 40 if name.startswith("one output") or name == "an array job" else 16 for name in PAIRS}
+"""How many attempts are to be started in each."""
 
 
 def _begin(field: Field, rng: random.Random, *specs: dict[str, Any]) -> list[Attempt]:

@@ -2,7 +2,7 @@
 
 A trial is one run and all that is done to it. Trial NUMBER of an action in a cell is the same each time:
 
-    python -m tests.torture.run --only "pairs/an array job" --seed 0 --number 17
+    python -m tests.torture.run --only "pauses/s3" --seed 0 --number 17
 """
 
 import argparse
@@ -22,7 +22,7 @@ from tests.torture.damage import STATES, damage
 from tests.torture.faults import ONLY, fail, lag
 from tests.torture.field import CELLS, Field, torture_field
 from tests.torture.kills import PIPELINE, kill
-from tests.torture.pairs import PAIRS, pair
+from tests.torture.pairs import STARTS, pair
 from tests.torture.pauses import pause
 from tests.torture.tally import Tally, table
 
@@ -47,7 +47,7 @@ ACTIONS = {
         kill, dict.fromkeys(CELLS, 90) | {"lora-adamw8bit": 45, "lora-adafactor": 45, PIPELINE: 60}
     ),
     "pauses": Action(pause, {"s3": 40, "local": 40}),
-    "pairs": Action(pair, dict.fromkeys(PAIRS, 24)),
+    "pairs": Action(pair, STARTS),
     "damage": Action(damage, dict.fromkeys(STATES, 80)),
     "S3 faults": Action(fail, dict.fromkeys(ONLY, 50)),
     "lagging lists": Action(lag, {"undisturbed": 8, "killed": 8}),
