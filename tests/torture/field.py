@@ -291,11 +291,11 @@ def torture_field(folder: Path) -> Iterator[Field]:
             process.stdin.close()
 
 
-def same(found: Outcome, expected: Outcome, *, curves: bool = True) -> None:
+def same(found: Outcome, expected: Outcome) -> None:
     """Fail where two outcomes differ, with the first thing that does."""
     assert found.adapter == expected.adapter, "another adapter"
     assert found.losses == expected.losses, "other losses"
-    for tag in found.curves.keys() | expected.curves.keys() if curves else ():
+    for tag in found.curves.keys() | expected.curves.keys():
         points, wanted = found.curves.get(tag), expected.curves.get(tag)
         assert points == wanted, f"another curve {tag}: {points}, not {wanted}"
 

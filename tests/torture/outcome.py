@@ -28,11 +28,11 @@ class Outcome:
 def read_outcome(store: Store, *, damaged: str = "") -> Outcome:
     """The outcome of a run that is finished.
 
-    `damaged`: what a test has damaged of the output. A record or a curve may stay so: then there are none.
+    `damaged`: what a test has damaged of the output. Records, curves and, in a finished run, a checkpoint may
+    stay so: what they hold is left out.
     """
     records = _readable_records(store) if damaged == "commits" else read_records(store)
     assert records[-1]["kind"] == "done"
-    state = store.read_bytes(f"{records[-1]['folder']}/training_state.safetensors")
     adapter = {
         info.path: store.read_bytes(f"adapter/{info.path}") for info in store.child("adapter").list_files()
     }
@@ -41,7 +41,9 @@ def read_outcome(store: Store, *, damaged: str = "") -> Outcome:
         json.loads(store.read_bytes(name))
     status = json.loads(store.read_bytes("status.json"))
     assert (status["state"], status["exit_code"]) == ("done", 0), status
-    return Outcome(adapter, _losses(state), {} if damaged in ("runs", "commits") else _curves(store))
+    state = f"{records[-1]['folder']}/training_state.safetensors"
+    losses = b"" if damaged == "checkpoints" else _losses(store.read_bytes(state))
+    return Outcome(adapter, losses, {} if damaged in ("runs", "commits") else _curves(store))
 
 
 def check_log(store: Store, *, spare_newest: bool = False) -> list[dict[str, Any]]:
