@@ -340,6 +340,20 @@ def test_a_number_that_is_taken_by_what_no_listing_shows_is_passed_over(
     assert newest(store, tmp_path / "newest") == 2
 
 
+def test_an_empty_folder_in_the_place_of_the_next_record(
+    tmp_path: Path, lease: Lease, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store(str(tmp_path / "output"), StorageSpec())
+    first = begin(store, lease)
+    (tmp_path / "output" / "commits" / "000002.json").mkdir()
+    with pytest.raises(AgainError, match=FENCED):
+        commit(first, tmp_path, 1)
+    following = begin(store, lease)
+    assert following.position[0] == 3
+    commit(following, tmp_path / "second", 2)
+    assert newest(store, tmp_path / "newest") == 2
+
+
 def test_done_is_the_last_word(writer: Writer, store: Store, tmp_path: Path) -> None:
     commit(writer, tmp_path, 1)
     writer.finish()
