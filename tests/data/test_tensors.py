@@ -272,7 +272,8 @@ def late_store(tmp_path: Path) -> LateStore:
 
 
 def test_what_a_listing_lacks_is_asked_for_by_itself(late_store: LateStore) -> None:
-    assert [file.path for file in list_samples(late_store)] == ["one.pt", "two.pt"]
+    found = list_samples(late_store, wait=replace(WAIT, seconds=0))
+    assert [file.path for file in found] == ["one.pt", "two.pt"]
     assert find_files(late_store, ["two.pt", "three.pt"]).keys() == {"two.pt"}
 
 
