@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format typecheck house golden mutants docs music torture bench clean
+.PHONY: help setup demo test test-slow lint format typecheck house golden mutants docs music torture fuzz bench clean
 .PHONY: tools hooks image test-image sbom chart test-chart lint-deploy cuda-check jobs test-platforms test-places test-browser
 
 # The engine (docker or podman), what is built (cuda, cpu or shell), helm, and a browser.
@@ -54,6 +54,9 @@ music: setup ## real music through an S3 server, all adapters and modes (needs a
 
 torture: setup ## kills, pauses, races, damage, S3 faults by the hundred (40 minutes on two cores; SHARE=0.1)
 	@$(RUN) tests.torture.run $(if $(SHARE),--share $(SHARE))
+
+fuzz: setup ## every reader of foreign files on changed ones, five minutes each (SECONDS=20: shorter)
+	@$(RUN) tests.fuzz.run $(if $(SECONDS),--seconds $(SECONDS))
 
 golden: setup ## record the golden runs anew, and print what moved
 	@$(RUN) tests.golden.record

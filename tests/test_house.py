@@ -11,7 +11,8 @@ from tests.house import FLOORS, FRONT, PACKAGE, House, drawing
 
 TESTS = Path(__file__).parent
 NO_ROOMS = {  # the folders of tests/ that mirror no room of sidestep/
-    *("bench", "chart", "image", "music", "mutants", "requirements", "torture"),  # what is run by a target
+    # what is run by a target
+    *("bench", "chart", "fuzz", "image", "music", "mutants", "requirements", "torture"),
     *("golden", "guide"),  # what the tests read
 }
 

@@ -48,6 +48,8 @@ def read_audio(path: Path, max_duration: float, float_scale: int = 1) -> Tensor:
             if not container.streams.audio:
                 raise BadDataError(f"{path} has no audio in it")
             stream, *others = container.streams.audio
+            if stream.codec_context is None:
+                raise BadDataError(f"{path} has sound of a kind that is not known")
             is_float = stream.codec_context.name.startswith("pcm_f")
             if others:
                 log.info("%s has %d audio streams: the first is used", path, 1 + len(others))

@@ -47,10 +47,11 @@ def bits_by_container(file: BinaryIO) -> dict[int, bytes]:
             tag = int.from_bytes(layout[24:26], "little")
         if tag != _PCM or not channels or block % channels:
             return {}
-        width = (8 * block // channels).to_bytes(2, "little")
+        width = 8 * block // channels
         valid = int.from_bytes(layout[18:20], "little") if extensible else bits
-        if 0 < min(bits, valid) < 8 * block // channels <= 64:
-            return {chunk.start + at: width for at in ((14, 18) if extensible else (14,))}
+        if 0 < min(bits, valid) < width <= 64:
+            stored = width.to_bytes(2, "little")
+            return {chunk.start + at: stored for at in ((14, 18) if extensible else (14,))}
         return {}
     return {}
 

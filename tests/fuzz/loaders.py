@@ -1,0 +1,217 @@
+"""Every reader of files that others may have made, each with sound files to begin from."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sidestep import adapters
+from sidestep.acestep.config import whole_config
+from sidestep.acestep.layout import shard_names
+from sidestep.acestep.loading import read_silence
+from sidestep.adapters.export import shapes_alone
+from sidestep.commands.status import show_status
+from sidestep.commitlog.lease import Lease, Watch
+from sidestep.commitlog.log import CommitLog
+from sidestep.config.job import JobSpec, resolve
+from sidestep.config.schema import StorageSpec
+from sidestep.data.audio import seconds_by_header
+from sidestep.data.entries import read_dataset
+from sidestep.data.index import read_index
+from sidestep.data.probe import problem_of
+from sidestep.data.sidecar import read_sidecar
+from sidestep.data.tensors import Sample, read_sample, sample_bytes
+from sidestep.lifecycle.results import damaged, spent_by_receipt
+from sidestep.report.contents import read_ranking
+from sidestep.report.page import page
+from sidestep.runtime.tensorfiles import parse_tensors
+from sidestep.storage.local import LocalStore
+from sidestep.training.numbers import read_numbers
+from tests.data.sounds import make_kind
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+MODEL = GOLDEN / "checkpoints" / "acestep-v15-base"
+ADAPTERS = GOLDEN / "adapters" / "acestep-v15-base"
+
+
+@dataclass(frozen=True)
+class Loader:
+    """`read` is given a file's content and an empty folder; it may raise what the product refuses with."""
+
+    seeds: Callable[[], list[bytes]]
+    read: Callable[[bytes, Path], Any]
+
+
+def as_json(value: Any) -> Callable[[], list[bytes]]:
+    return lambda: [json.dumps(value).encode()]
+
+
+def files(*paths: Path) -> Callable[[], list[bytes]]:
+    return lambda: [path.read_bytes() for path in paths]
+
+
+def read_spec(data: bytes, folder: Path) -> None:
+    (folder / "job.yaml").write_bytes(data)
+    JobSpec.load(folder / "job.yaml")
+
+
+def read_environment(data: bytes, folder: Path) -> None:
+    pairs = (line.partition("=") for line in data.decode("utf-8", "surrogateescape").split("\n"))
+    resolve(environ={name: value.replace("\0", "") for name, _, value in pairs}, needs_places=False)
+
+
+def read_pt(data: bytes, folder: Path) -> None:
+    sample = read_sample(data)
+    assert sample.target_latents.nbytes <= 4 * len(data)
+
+
+def silence(data: bytes, folder: Path) -> None:
+    (folder / "silence.pt").write_bytes(data)
+    read_silence(folder / "silence.pt")
+
+
+@cache
+def model() -> dict[str, Any]:
+    found: dict[str, Any] = whole_config((MODEL / "config.json").read_bytes(), str(MODEL / "config.json"))
+    return found
+
+
+def adapter(kind: str, name: str) -> Loader:
+    """An adapter's folder in which the file `name` is another one."""
+
+    def read(data: bytes, folder: Path) -> None:
+        shutil.copytree(ADAPTERS / kind, folder, dirs_exist_ok=True)
+        (folder / name).write_bytes(data)
+        adapters.load(shapes_alone(model()), folder)
+
+    return Loader(files(ADAPTERS / kind / name), read)
+
+
+def in_store(name: str, look: Callable[[LocalStore], Any], others: dict[str, Any] | None = None) -> Any:
+    """A reader of the file `name` in an output that has `others`, too."""
+
+    def read(data: bytes, folder: Path) -> None:
+        store = LocalStore(folder, StorageSpec())
+        for path, content in (others or {}).items():
+            store.write_bytes(path, json.dumps(content).encode())
+        store.write_bytes(name, data)
+        look(store)
+
+    return read
+
+
+def look_at_log(store: LocalStore) -> None:
+    commits = CommitLog(store)
+    tail = commits.tail()
+    commits.newest_commit(tail)
+    if tail:
+        damaged(store, tail)
+
+
+def look_at_status(store: LocalStore) -> None:
+    for as_json in (False, True):
+        show_status(store, as_json=as_json, watch=False)
+
+
+def show_page(store: LocalStore) -> None:
+    places = {"checkpoint_dir": "models", "dataset_dir": "tensors", "output_dir": str(store.root)}
+    spent_by_receipt(store)
+    page(store, JobSpec.load(None, task="train", **places)).encode(errors="backslashreplace")
+
+
+def sound(name: str) -> Loader:
+    def seeds() -> list[bytes]:
+        with tempfile.TemporaryDirectory() as folder:
+            return [make_kind(Path(folder, name), name, seconds=0.3).read_bytes()]
+
+    def read(data: bytes, folder: Path) -> None:
+        path = folder / name
+        path.write_bytes(data)
+        problem_of(path, 1.0)
+        seconds_by_header(path)
+
+    return Loader(seeds, read)
+
+
+RECORD = {
+    "kind": "commit", "generation": 1, "nonce": "a", "folder": "checkpoints/c", "step": 3,
+    "files": {"training_state.json": {"size": 3, "sha256": "ab"}}, "kept": ["checkpoints/c"],
+    "origin": "", "machines": [{"threads": 1}],
+}  # fmt: skip
+STATE = {
+    "format": 1, "step": 3, "skipped": 0, "skipped_in_row": 0, "loss_scale": {"scale": 1.0},
+    "evaluations": {"0": 1.5, "3": None}, "recipe": {"train.lr": 0.1}, "tensors": ["history.losses"],
+    "machine": {"precision": "fp32", "attention": "sdpa", "threads": 1},
+    "optimizer": {"kind": "AdamW", "groups": [{}], "numbers": {"a": {"step": 3}}},
+}  # fmt: skip
+STATUS = {
+    "name": "a", "task": "train", "state": "running", "phase": "train", "step": 3, "steps": 9, "loss": 0.5,
+    "seconds_left": 3.0, "steps_per_second": 2.0, "started": "2026-01-01T00:00:00Z",
+    "heartbeat": "2026-01-01T00:00:00Z", "spent": {"attempts": 1, "seconds": {"train": 3.0}},
+    "last_commit": {"folder": "c", "step": 3, "at": "2026-01-01T00:00:00Z"},
+}  # fmt: skip
+RECEIPT = {
+    "name": "a", "spec_sha256": "ab", "inputs": {"model_variant": "base", "weights": "c", "dataset": "d"},
+    "adapter": {"a.safetensors": {"size": 3, "sha256": "ab"}}, "steps": 3, "steps_skipped": 0,
+    "loss_on_fixed_draws": {"first": 1.0, "last": None}, "attempts": 1, "preemptions": 0,
+    "steps_repeated": 0, "seconds": {"train": 3.0}, "gpu_seconds": 0.0, "cost": 1.5, "machines": [],
+    "bit_equality": "claimed",
+}  # fmt: skip
+HISTORY = {
+    "losses": [1.0, None, 0.5], "running_mean": [1.0, 1.0, 0.9], "learning_rates": [0.1, 0.2, 0.1],
+    "evaluations": {"0": 1.0, "3": None}, "songs": [{"name": "a", "seconds": 3.0, "caption": "b"}],
+}  # fmt: skip
+RANKING = {"recipe": {"seed": 1}, "modules": [{"module": "layers.0.self_attn.q_proj", "norm": 0.5}]}
+INDEX = {
+    "files": {"/songs/a.wav": {"size": 3, "version": "1", "sha256": "ab", "probed": 1.0}},
+    "samples": {"/songs/a.wav": "key"}, "tensors": {"key": "ab"},
+}  # fmt: skip
+DATASET = {
+    "metadata": {"custom_tag": "x", "genre_ratio": 50},
+    "samples": [{"audio_path": "a.wav", "caption": "b", "lyrics": "[Verse]\nc", "bpm": 90}],
+}
+SPEC = b"name: a\ntask: train\ncheckpoint_dir: m\ndataset_dir: t\noutput_dir: o\ntrain: {lr: 1e-4}\n"
+SONG = Sample(torch.ones(3, 64), torch.ones(2, 8), torch.ones(3, 128), {"caption": "x", "bpm": 7})
+
+LOADERS = {
+    "spec": Loader(lambda: [SPEC], read_spec),
+    "environment": Loader(lambda: [b"SIDESTEP_TRAIN__LR=1e-4\nSIDESTEP_NAME=a"], read_environment),
+    "dataset": Loader(as_json(DATASET), lambda data, folder: read_dataset(data, "dataset.json")),
+    "sidecar": Loader(
+        lambda: [b"caption: a\nbpm: 90\nlyrics:\n[Verse]\nb"],
+        lambda data, folder: read_sidecar(data, "a.txt"),
+    ),
+    "tensors": Loader(lambda: [sample_bytes(SONG)], read_pt),
+    "silence": Loader(files(MODEL / "silence_latent.pt"), silence),
+    "lora": adapter("lora-attention", "adapter_model.safetensors"),
+    "lora-config": adapter("lora-attention", "adapter_config.json"),
+    "lokr": adapter("lokr-lowrank", "lokr_weights.safetensors"),
+    "safetensors": Loader(
+        files(ADAPTERS / "lokr-lowrank" / "lokr_weights.safetensors"),
+        lambda data, folder: parse_tensors(data, "a.safetensors"),
+    ),
+    "state": Loader(as_json(STATE), lambda data, folder: read_numbers(data, "checkpoints/c")),
+    "config": Loader(files(MODEL / "config.json"), lambda data, folder: whole_config(data, "a/config.json")),
+    "shards": Loader(
+        as_json({"weight_map": {"a": "a.safetensors"}}), lambda data, folder: shard_names(data, "index")
+    ),
+    "index": Loader(as_json(INDEX), in_store("index.json", read_index)),
+    "record": Loader(as_json(RECORD), in_store("commits/000001.json", look_at_log)),
+    "heartbeat": Loader(
+        as_json({"beat": 3}),
+        in_store("heartbeats/000001.json", lambda store: Watch(store, 1, Lease(60)).is_free()),
+    ),
+    "status": Loader(as_json(STATUS), in_store("status.json", look_at_status)),
+    "estimate": Loader(as_json(RANKING), in_store("estimate/report.json", read_ranking)),
+    "receipt": Loader(as_json(RECEIPT), in_store("receipt.json", show_page, {"history.json": HISTORY})),
+    "history": Loader(as_json(HISTORY), in_store("history.json", show_page, {"receipt.json": RECEIPT})),
+    "wav": sound("a.wav"),
+    "flac": sound("a.flac"),
+    "mp3": sound("a.mp3"),
+}
