@@ -1,10 +1,13 @@
 """The command `sidestep`: from what was typed to an exit code. What a command needs is imported on use."""
 
+import gc
 import logging
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import NoReturn
 
@@ -18,6 +21,20 @@ from sidestep.runtime.shown import indented
 from sidestep.runtime.words import did_you_mean
 
 log = logging.getLogger(__name__)
+
+HELP_FLAGS = ("-h", "--help", "--help-all")
+PACKAGES = (
+    "torch",
+    "lightning",
+    "diffusers",
+    "transformers",
+    "peft",
+    "lycoris_lora",
+    "safetensors",
+    "av",
+    "boto3",
+)
+"""Whose versions the log has, without importing them."""
 
 HELP = """\
 usage: sidestep COMMAND [flags]
@@ -70,6 +87,7 @@ def entry() -> NoReturn:
     if code == ExitCode.AGAIN:
         logging.shutdown()
         os._exit(code)
+    gc.freeze()  # the last collections would look through all of torch, for seconds
     sys.exit(code)
 
 
@@ -104,8 +122,23 @@ def _dispatch(words: list[str]) -> int:
     if command is None:
         hint = did_you_mean(name, COMMANDS, spelt="`sidestep {}`")
         raise UsageError(f"there is no command {name!r}; {hint}")
+    if command.is_announced and not any(word in HELP_FLAGS for word in rest):
+        _announce(name)
     command.run(Call(command.parser(), rest, COMMANDS, main))
     return ExitCode.DONE
+
+
+def _announce(name: str) -> None:
+    """Say what runs, before anything is imported that takes time, and in the log with what."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    setup_logging()
+    log.info("sidestep %s, version %s", name, version("side-step"))
+    found = []
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    log.debug("Python %s, %s", platform.python_version(), ", ".join(found))
 
 
 def _help() -> str:

@@ -1,9 +1,12 @@
 """The command line: its help, and one message and the right code for whatever goes wrong."""
 
 import os
+import platform
+import re
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import sidestep
 from sidestep.cli import main
 from sidestep.commands import COMMANDS, DEFAULT
 from sidestep.runtime.errors import AgainError, ExitCode, MissingInputError
+from tests.facts import tells
 from tests.fake_tasks import Tasks
 
 
@@ -80,6 +84,42 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.split()[0] == "sidestep"
 
 
+def what_is_said(capsys: pytest.CaptureFixture[str]) -> str:
+    """On standard error, but the first line of the commands that begin with their name."""
+    return re.sub(r"^sidestep \S+, version \S+\n", "", capsys.readouterr().err)
+
+
+def test_something_is_said_at_once() -> None:
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "sidestep", "export", "nowhere", "--format", "app"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+            assert run.stderr
+            assert run.stderr.readline().startswith("sidestep export, version ")
+            seconds.append(time.perf_counter() - start)
+            run.stderr.read()
+    assert min(seconds) < 0.5
+
+
+def test_what_is_wrong_is_said_without_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from sidestep.cli import main\n"
+        "print(main(['export', 'nowhere', '--format', 'app']), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["66", "False"]
+
+
+def test_the_log_begins_with_the_command_versions_and_the_spec_s_digest(tasks: Tasks) -> None:
+    main(["train", "--output-dir", "o", "--dataset-dir", "t"])
+    lines = Path("sidestep.log").read_text().splitlines()
+    assert tells(lines[0], "sidestep train", version("side-step"))
+    assert tells(lines[1], "DEBUG", platform.python_version(), f"torch {version('torch')}")
+    assert any(tells(line, "DEBUG", "dataset_dir", "--dataset-dir") for line in lines)
+    assert any(re.search("digest is [0-9a-f]{16}$", line) for line in lines)
+
+
 @pytest.mark.parametrize(
     ("line", "code", "facts"),
     [
@@ -103,7 +143,7 @@ def test_wrong_commands(
     line: str, code: int, facts: list[str], tasks: Tasks, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(line.split()) == code
-    error = capsys.readouterr().err
+    error = what_is_said(capsys)
     assert error.startswith("error: ")
     assert [fact for fact in facts if fact not in error] == []
     assert "Traceback" not in error
@@ -131,7 +171,7 @@ def test_failures_are_one_message_and_a_code(
     tasks.failure = failure
     assert main(["train", "--output-dir", "o"]) == code
     log = Path.cwd() / "sidestep.log"
-    error = capsys.readouterr().err
+    error = what_is_said(capsys)
     assert [fact for fact in facts if fact.format(log=log) not in error] == []
     assert error.startswith("error: ") == (code != ExitCode.AGAIN)
     assert "Traceback" not in error

@@ -31,7 +31,8 @@ TORCH_FREE = (
     ),
     "training.savings",
     *("acestep.config", "acestep.layout", "acestep.names", "acestep.releases"),
-    *("data.dataset", "data.entries", "data.index", "data.keys", "data.places", "data.sidecar"),
+    *("data.dataset", "data.entries", "data.index", "data.keys", "data.made", "data.places"),
+    *("data.probe", "data.sidecar", "data.unfinished", "tasks.preprocess"),
 )
 
 

@@ -11,22 +11,35 @@ from typing import Any
 
 from torch import nn
 
-from sidestep.adapters import lokr, lokr_load, lora
-from sidestep.adapters.adapter import Adapter, check_bare, publish
+from sidestep.adapters import lora
+from sidestep.adapters.adapter import LOKR_FILE, Adapter, check_bare, publish
 from sidestep.adapters.targets import target_paths
 from sidestep.config.training import AdapterSpec
 from sidestep.runtime.errors import BadDataError, MissingInputError
 
 __all__ = ["Adapter", "inject", "load", "publish", "target_paths"]
 
+
+def _inject_lokr(transformer: nn.Module, spec: AdapterSpec, seed: int) -> Adapter:
+    from sidestep.adapters import lokr  # imports LyCORIS
+
+    return lokr.inject(transformer, spec, seed)
+
+
+def _load_lokr(transformer: nn.Module, folder: Path) -> Adapter:
+    from sidestep.adapters import lokr_load  # imports LyCORIS
+
+    return lokr_load.load(transformer, folder)
+
+
 _INJECT: dict[str, Callable[[nn.Module, AdapterSpec, int], Adapter]] = {
     "lora": lora.inject,
-    "lokr": lokr.inject,
+    "lokr": _inject_lokr,
 }
-_READERS = {
+_READERS: dict[str, Callable[[nn.Module, Path], Adapter]] = {
     lora.APP_FILE: lora.load_app,
     lora.DIFFUSERS_FILE: lora.load_diffusers,
-    lokr.APP_FILE: lokr_load.load,
+    LOKR_FILE: _load_lokr,
 }
 
 

@@ -18,6 +18,8 @@ from sidestep.runtime.tensorfiles import read_metadata, read_tensors
 
 Rank = Annotated[int, Field(ge=1, le=2**20, strict=True)]  # of an adapter's file
 
+LOKR_FILE = "lokr_weights.safetensors"  # of LoKR in the app's format
+
 SHOWN = 5  # names of each kind that an error message lists
 
 

@@ -30,7 +30,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from sidestep.acestep.names import diffusers_name
-from sidestep.adapters.adapter import Adapter, Rank, draw
+from sidestep.adapters.adapter import LOKR_FILE, Adapter, Rank, draw
 from sidestep.adapters.targets import layers_of, target_paths
 from sidestep.config.targets import target_names
 from sidestep.config.training import ATTENTION_MODULES, AdapterSpec
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 logging.getLogger("LyCORIS").setLevel(logging.ERROR)
 os.environ.setdefault("LYCORIS_KERNEL_BACKEND", "torch")
 
-APP_FILE = "lokr_weights.safetensors"
+APP_FILE = LOKR_FILE
 DIFFUSERS_FILE = "diffusers_lokr_weights.safetensors"
 _OPTIONS = {"factor", "decompose_both", "use_scalar", "weight_decompose"}  # as we and LyCORIS call them
 

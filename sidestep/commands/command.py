@@ -21,6 +21,11 @@ class Command(NamedTuple):
     module: str
 
     @property
+    def is_announced(self) -> bool:
+        """Whether its name and version are shown first: not where its answer comes at once."""
+        return self.name not in ("wizard", "render", "status", "presets", "schema", "completion")
+
+    @property
     def description(self) -> str:
         """The help line as a sentence."""
         return f"{self.help[0].upper()}{self.help[1:]}."

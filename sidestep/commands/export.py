@@ -11,11 +11,14 @@ from sidestep.config.fields import spec_fields
 from sidestep.config.job import JobSpec, resolve
 from sidestep.config.sources import Given
 from sidestep.runtime.errors import MissingInputError
+from sidestep.runtime.lean import import_diffusers
 from sidestep.runtime.logs import setup_logging
 from sidestep.storage.open import open_store
+from sidestep.storage.store import Store
 
 log = logging.getLogger(__name__)
 
+WEIGHTS = ("adapter_model.safetensors", "lora_weights.safetensors", "lokr_weights.safetensors")
 FORMATS = ("app", "diffusers", "comfyui")
 READ = {"checkpoint_dir", "model_variant", "base_model", "storage"}
 """The parts of the spec that the command reads: which model it is, and how s3:// is reached."""
@@ -59,16 +62,15 @@ def export(spec: JobSpec, adapter_place: str, format_: str, output: str | None, 
     Raises MissingInputError and BadDataError as reading the adapter does, UsageError where the reader has
     no such adapter.
     """
+    adapter_place = adapter_place.rstrip("/")
+    source = open_store(adapter_place, spec.storage)
+    found = _files_of_adapter(source)
+    import_diffusers()
     from sidestep import adapters
     from sidestep.acestep.releases import config_of
     from sidestep.adapters.export import files_for, shapes_alone
     from sidestep.lifecycle.publish import warn_of_dots
 
-    adapter_place = adapter_place.rstrip("/")
-    source = open_store(adapter_place, spec.storage)
-    found = [file.path for file in source.list_files() if "/" not in file.path]
-    if not found:
-        raise MissingInputError(f"there is no adapter at {source.place}: it is a job's <output_dir>/adapter")
     transformer = shapes_alone(config_of(spec, offline=offline))
     with TemporaryDirectory() as folder:
         for name in found if source.local_root is None else ():
@@ -80,6 +82,18 @@ def export(spec: JobSpec, adapter_place: str, format_: str, output: str | None, 
     for name, data in files_for(adapter, format_, _name(adapter_place)).items():
         target.write_bytes(name, data)
         log.info("Wrote %s/%s", target.place, name)
+
+
+def _files_of_adapter(source: Store) -> list[str]:
+    """The names of the files in an adapter's folder. Raises MissingInputError, with the adapters below it."""
+    files = [file.path for file in source.list_files()]
+    found = [path for path in files if "/" not in path]
+    if any(path.endswith((".safetensors", ".bin", ".pt")) for path in found):
+        return found
+    below = sorted({path.rpartition("/")[0] for path in files if path.endswith(WEIGHTS)})
+    where = ", ".join(f"{source.place}/{folder}" for folder in below)
+    hint = f"there is one in {where}" if below else "it is a job's <output_dir>/adapter"
+    raise MissingInputError(f"there is no adapter at {source.place}: {hint}")
 
 
 def _beside(adapter_place: str, format_: str) -> str:

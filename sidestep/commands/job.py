@@ -1,7 +1,9 @@
 """What the commands that read a job's spec share: their flags, and the spec that all sources make."""
 
 import argparse
+import logging
 from collections.abc import Collection, Mapping
+from hashlib import sha256
 from typing import Any
 
 from sidestep.commands.command import Call
@@ -12,7 +14,10 @@ from sidestep.config.groups import TASKS
 from sidestep.config.job import JobSpec, resolve
 from sidestep.config.presets import all_presets
 from sidestep.config.sources import Given
+from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.logs import setup_logging
+
+log = logging.getLogger(__name__)
 
 
 def add_job_flags(
@@ -61,5 +66,11 @@ def read_job(
         preset=options.preset,
         usage=misspelt_flags(rest, call.parser.flags),
         needs_places=needs_places,
+    )
+    for name, origin in origins.items():
+        if origin != "default":
+            log.debug("%s is from %s", name, origin)
+    log.debug(
+        "The resolved spec's digest is %s", sha256(json_bytes(spec.model_dump(mode="json"))).hexdigest()[:16]
     )
     return options, spec, origins

@@ -9,6 +9,7 @@ from sidestep.commands.job import add_job_flags, read_job
 from sidestep.commands.parser import Parser
 from sidestep.config.job import JobSpec
 from sidestep.runtime.console import write, write_json
+from sidestep.runtime.lean import import_diffusers
 
 
 def add_arguments(parser: Parser) -> None:
@@ -83,6 +84,7 @@ def run(call: Call) -> None:
 def _whole_plan(spec: JobSpec, options: argparse.Namespace) -> dict[str, Any]:
     """Make the plan, print it as text unless JSON is wanted, and return it as data."""
     # Imported here: it loads torch, which checks can do without.
+    import_diffusers()
     from sidestep.acestep.releases import config_of
     from sidestep.planning.plan import make_plan
     from sidestep.planning.report import as_data, as_text

@@ -34,7 +34,7 @@ from sidestep.config.schema import PreprocessSpec
 from sidestep.data.audio import read_audio
 from sidestep.data.dataset import Song, by_store
 from sidestep.data.index import tensors_file
-from sidestep.data.keys import levels
+from sidestep.data.keys import Work, levels
 from sidestep.data.level import normalized
 from sidestep.data.preview import has_preview, write_preview
 from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
@@ -49,23 +49,6 @@ from sidestep.storage.transfer import pull
 log = logging.getLogger(__name__)
 
 TOKENS_OF_LYRICS = {"inference": LYRICS_TOKENS, "raw": RAW_LYRICS_TOKENS}
-
-
-@dataclass(frozen=True)
-class Work:
-    """A song, and the keys of what is made of it."""
-
-    song: Song
-    latents: str
-    tensors: str
-
-    @property
-    def latents_file(self) -> str:
-        return f"latents-{self.latents}.safetensors"
-
-    @property
-    def texts_file(self) -> str:
-        return f"texts-{self.tensors}.safetensors"
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,23 @@ def _of_floats(recipe: Recipe) -> dict[str, int]:
     return {} if recipe.float_scale == 1 else {"float_scale": recipe.float_scale}
 
 
+@dataclass(frozen=True)
+class Work:
+    """A song, and the keys of what is made of it."""
+
+    song: Song
+    latents: str
+    tensors: str
+
+    @property
+    def latents_file(self) -> str:
+        return f"latents-{self.latents}.safetensors"
+
+    @property
+    def texts_file(self) -> str:
+        return f"texts-{self.tensors}.safetensors"
+
+
 def weights_digest(part: Part, digests: dict[str, str]) -> str:
     """A digest of the content of a model's folder, whatever the folder is called."""
     return _digest({posixpath.basename(file.path): digests[file.path] for file in part.files})

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sidestep.data.index import Index, find_files, tensors_file
 from sidestep.data.keys import digests_of
-from sidestep.data.tensors import read_sample
 from sidestep.data.unfinished import Unfinished
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.workspace import Workspace
@@ -58,6 +57,8 @@ def _digests(store: Store, files: Sequence[FileInfo], workspace: Workspace) -> d
 
 
 def _can_be_read(store: Store, file: FileInfo, workspace: Workspace) -> bool:
+    from sidestep.data.tensors import read_sample
+
     try:
         read_sample(pull(store, [file], workspace, "Pulling tensors") / file.path)
     except BadDataError as error:

@@ -9,21 +9,20 @@ import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from sidestep.config.schema import PreprocessSpec
-from sidestep.data.audio import SAMPLE_RATE, read_audio
 from sidestep.data.dataset import Song, by_store
 from sidestep.data.index import Index
-from sidestep.data.level import QUIETEST_LUFS, loudness, peak_db
 from sidestep.data.survey import Heard
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.progress import track
 from sidestep.runtime.words import shown
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.transfer import pull
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +107,9 @@ def problem_of(path: Path, max_duration: float, float_scale: int = 1) -> str | N
 
 def listen(path: Path, max_duration: float, float_scale: int) -> Heard | str:
     """What is in the first `max_duration` seconds of a file, or why they cannot be used."""
+    from sidestep.data.audio import SAMPLE_RATE, read_audio
+    from sidestep.data.level import peak_db
+
     try:
         waveform = read_audio(path, max_duration, float_scale)
     except BadDataError as error:
@@ -120,8 +122,13 @@ def listen(path: Path, max_duration: float, float_scale: int) -> Heard | str:
     return hear(waveform)
 
 
-def hear(waveform: Tensor) -> Heard:
+def hear(waveform: "Tensor") -> Heard:
     """What a decoded song [2, N] at 48 kHz is known by."""
+    import torch
+
+    from sidestep.data.audio import SAMPLE_RATE
+    from sidestep.data.level import QUIETEST_LUFS, loudness
+
     lufs = loudness(waveform)
     samples = (waveform.clamp(-1, 1) * 32767).round().to(torch.int16).contiguous()
     return Heard(

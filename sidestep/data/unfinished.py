@@ -11,13 +11,14 @@ What cannot be read back as it was written is made anew.
 import logging
 from collections.abc import Mapping
 from hashlib import sha256
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from sidestep.runtime.canonical import safetensors_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.runtime.tensorfiles import parse_tensors
 from sidestep.storage.store import Store
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Unfinished:
     def has(self, name: str) -> bool:
         return name in self._names_here or name in self._names_there
 
-    def read(self, name: str) -> dict[str, Tensor]:
+    def read(self, name: str) -> "dict[str, Tensor]":
         """Raises GoneError where it is gone from both places, or damaged."""
         for store, path, names in (
             (self._here, name, self._names_here),
@@ -54,7 +55,7 @@ class Unfinished:
                     names.discard(name)
         raise GoneError(name)
 
-    def write(self, name: str, made: Mapping[str, Tensor]) -> None:
+    def write(self, name: str, made: "Mapping[str, Tensor]") -> None:
         data = safetensors_bytes(made, {"sha256": _digest(made)})
         try:
             self._here.write_bytes(name, data)
@@ -90,12 +91,14 @@ def _note(key: str) -> str:
     return f"{key}.sha256"
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def _digest(tensors: "Mapping[str, Tensor]") -> str:
     return sha256(safetensors_bytes(tensors)).hexdigest()
 
 
-def _unpacked(data: bytes) -> dict[str, Tensor]:
+def _unpacked(data: bytes) -> "dict[str, Tensor]":
     """Raises BadDataError where it is not what was written. Older ones have no digest."""
+    from sidestep.runtime.tensorfiles import parse_tensors
+
     tensors, metadata = parse_tensors(data, "it")
     if metadata.get("sha256") not in (None, _digest(tensors)):
         raise BadDataError("it is damaged")

@@ -33,6 +33,7 @@ def setup_logging(verbose: bool = False) -> None:
     if console is None:
         console = _Console()
         root.addHandler(console)
+        root.addHandler(_Early())
         _be_quiet()
         _log.setLevel(logging.DEBUG)
         try:
@@ -45,6 +46,8 @@ def setup_logging(verbose: bool = False) -> None:
 def add_log_file(path: str | os.PathLike[str]) -> None:
     """Append everything that sidestep.log gets to the run's own log too, instead of the last run's.
 
+    The process's first begins with what was said before: the command, versions, the spec's digest.
+
     Raises OSError where it cannot be opened.
     """
     global _run_log
@@ -55,6 +58,10 @@ def add_log_file(path: str | os.PathLike[str]) -> None:
     if _run_log is not None:
         root.removeHandler(_run_log)
         _run_log.close()
+    for early in [one for one in root.handlers if isinstance(one, _Early)]:
+        root.removeHandler(early)
+        for record in early.records:
+            handler.handle(record)
     root.addHandler(handler)
     _run_log = handler
 
@@ -65,6 +72,21 @@ def log_file() -> Path | None:
         if isinstance(handler, _LogFile) and handler is not _run_log:
             return Path(handler.baseFilename)
     return None
+
+
+class _Early(logging.Handler):
+    """Keeps what is said before the run's own log begins, for that log."""
+
+    AT_MOST = 500
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addFilter(lambda record: _is_ours(record) or record.levelno >= logging.WARNING)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if len(self.records) < self.AT_MOST:
+            self.records.append(record)
 
 
 class _Console(logging.StreamHandler[TextIO]):

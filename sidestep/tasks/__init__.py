@@ -8,6 +8,7 @@ from sidestep.config.job import JobSpec
 from sidestep.config.needs import check_needs
 from sidestep.runtime.environment import tidy_environment
 from sidestep.runtime.errors import AgainError
+from sidestep.runtime.lean import import_diffusers
 from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.secrets import hide_in
 
@@ -60,6 +61,7 @@ def _run(job: "Job") -> "TrainResult | None":
             with limits_explained(spec, "preprocess"):
                 preprocess(job, reporter)
         if spec.task in ("estimate", "pipeline"):
+            import_diffusers()
             from sidestep.tasks.estimate import estimate
 
             with limits_explained(spec, "estimate"):
@@ -68,6 +70,7 @@ def _run(job: "Job") -> "TrainResult | None":
             with limits_explained(spec, "train"):
                 if result := finished_before(job, reporter):
                     return result
+                import_diffusers()
                 from sidestep.tasks.train import train
 
                 return train(job, reporter)

@@ -12,19 +12,18 @@ from dataclasses import replace
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
 from sidestep.config.schema import PreprocessSpec, StorageSpec
 from sidestep.data.dataset import Song, by_store
-from sidestep.data.encode import SongEncoder, Work
 from sidestep.data.index import Index, read_index, record_tensors, write_index
-from sidestep.data.keys import digests_of, latents_key, recipe_of, tensors_key, weights_digest
+from sidestep.data.keys import Work, digests_of, latents_key, recipe_of, tensors_key, weights_digest
 from sidestep.data.made import find_made
 from sidestep.data.probe import probed_by, sound_songs
 from sidestep.data.survey import Heard, heard_before, in_words, survey_of, write_survey
 from sidestep.data.unfinished import GoneError, Unfinished
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
+from sidestep.runtime.lean import import_diffusers
 from sidestep.runtime.words import some
 from sidestep.storage.open import open_store
 from sidestep.storage.store import FileInfo, Store
-from sidestep.training.machine import choose_machine
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +56,11 @@ def preprocess(job: Job, reporter: Reporter) -> None:
         unfinished.clear()
         log.info("All %d songs are preprocessed already, in %s", len(songs), tensors.place)
         return
+
+    # Imported here: they load torch, and bad songs and finished work are known without it.
+    import_diffusers()
+    from sidestep.data.encode import SongEncoder
+    from sidestep.training.machine import choose_machine
 
     reporter.begin("preprocess")
     device = choose_machine(job.spec.runtime).device

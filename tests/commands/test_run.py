@@ -105,7 +105,7 @@ def test_nothing_else_that_runs_can(tasks: Tasks, capsys: pytest.CaptureFixture[
 def test_flag_and_spec_problems_are_one_report(capsys: pytest.CaptureFixture[str]) -> None:
     Path("job.yaml").write_text("lr: 3\n")
     assert main(["train", "--config", "job.yaml", "--epcohs", "3", "--rank", "0"]) == ExitCode.USAGE
-    problems = capsys.readouterr().err.splitlines()[1:]
+    problems = capsys.readouterr().err.splitlines()[2:]
     facts = [("--epcohs",), ("lr", "job.yaml:1"), ("train.adapter.rank = '0'", "--rank"), ("output_dir",)]
     assert len(problems) == len(facts)
     assert all(fact in line for line, of_it in zip(problems, facts, strict=True) for fact in of_it)

@@ -70,6 +70,16 @@ def test_a_run_s_own_log_replaces_the_last_run_s() -> None:
     assert log_file() == Path.cwd() / "sidestep.log"
 
 
+def test_the_first_run_s_log_begins_with_what_was_said_before() -> None:
+    setup_logging()
+    log.info("sidestep train")
+    log.debug("versions")
+    add_log_file("out/logs/1.log")
+    log.info("work")
+    lines = Path("out/logs/1.log").read_text().splitlines()
+    assert [line.rpartition(": ")[2] for line in lines] == ["sidestep train", "versions", "work"]
+
+
 def test_a_folder_that_is_not_writable_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     Path("sidestep.log").mkdir()
     setup_logging()

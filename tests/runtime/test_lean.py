@@ -1,0 +1,19 @@
+"""What takes seconds to import is imported where it is used."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize("task", ["train", "estimate"])
+def test_a_lora_run_loads_neither_lycoris_nor_bitsandbytes(task: str) -> None:
+    code = (
+        "import sys; from sidestep.runtime.lean import import_diffusers; import_diffusers()\n"
+        f"import sidestep.tasks.{task}, peft, diffusers\n"
+        "print(sorted({'lycoris', 'bitsandbytes', 'sidestep.adapters.lokr'} & set(sys.modules)))\n"
+        "import sidestep.training.optimizer as optimizer\n"
+        "print(optimizer._adamw8bit_class().__module__.partition('.')[0])"  # and yet it is there
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "bitsandbytes"]
