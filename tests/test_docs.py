@@ -121,6 +121,8 @@ def test_flags_exist(page: Path) -> None:
         "--stop-timeout",
         "--signal",
         "--requeue",
+        "--bucket",
+        "--lifecycle-configuration",
     }  # ours; the rest of others
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text())) <= known | others
 
