@@ -123,6 +123,8 @@ def test_flags_exist(page: Path) -> None:
         "--requeue",
         "--bucket",
         "--lifecycle-configuration",
+        "--number",
+        "--only",
     }  # ours; the rest of others
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text())) <= known | others
 
