@@ -98,13 +98,14 @@ class Samples(Sequence[Sample]):
 
     Attributes:
         facts: of each song, once `pull` has read them.
-        records: file → its size, version and digest, likewise.
+        records: file → its size, version and digest, likewise; of the files whose digest no index has.
     """
 
     def __init__(self, place: str, files: Sequence[Path]) -> None:
         self.place = place
         self.facts: list[SongFacts] = []
         self.records: dict[str, FileRecord] = {}
+        self._digests: dict[str, str] = {}  # of all files, by name
         self._files = files
         self._known: dict[Path, tuple[tuple[int, int], str]] = {}
 
@@ -138,7 +139,7 @@ class Samples(Sequence[Sample]):
     @property
     def content(self) -> str:
         """A digest of all that the files hold."""
-        return content_digest({name: record.sha256 for name, record in self.records.items()})
+        return content_digest(self._digests)
 
     def _problems(self, check: _Check, files: Sequence[FileInfo]) -> list[str]:
         problems: list[str] = []
@@ -147,7 +148,10 @@ class Samples(Sequence[Sample]):
             for path, file in zip(self._files, files, strict=True):
                 try:
                     checked = check.read(path, file)
-                    self.records[file.path] = checked.record
+                    self._digests[file.path] = checked.record.sha256
+                    # What an index says is known without a time, which is another one in every copy.
+                    if file.path not in check.written:
+                        self.records[file.path] = checked.record
                     self._known[path] = (checked.seen, checked.record.sha256)
                     self.facts.append(_facts(checked.sample, path.name))
                     found = checked.sample.encoder_hidden_states.shape[1]
@@ -161,7 +165,7 @@ class Samples(Sequence[Sample]):
 
     def _refuse_others(self, begun_with: Mapping[str, FileRecord]) -> None:
         then = {name: record.sha256 for name, record in begun_with.items()}
-        others = [name for name, now in self.records.items() if then.get(name, now.sha256) != now.sha256]
+        others = [name for name, now in self._digests.items() if then.get(name, now) != now]
         if others:
             raise BadSpecError(
                 f"this run was begun with another content of {', '.join(others)} in {self.place}\n"

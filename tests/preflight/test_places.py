@@ -229,7 +229,7 @@ def test_a_local_place_that_is_not_there(refused: Refused, tmp_path: Path) -> No
         first
         == f"error: dataset_dir: {tmp_path}/nowhere does not exist. Check the path, and what is mounted."
     )
-    assert second.startswith(f"checkpoint_dir: there is no folder {tmp_path}/no models")
+    assert second.startswith(f"  checkpoint_dir: there is no folder {tmp_path}/no models")
     assert not (tmp_path / "out").exists()  # nothing is left where the results would be
 
 

@@ -177,6 +177,7 @@ def songs(tmp_path: Path) -> Path:
 def test_a_flipped_bit_in_what_was_preprocessed_is_not_trained_on(songs: Path) -> None:
     write_index(open_store(str(songs), StorageSpec()), index_of(songs))
     before = pulled(songs)
+    assert before.records == {}, "a run's state says nothing of files that an index knows, or of their times"
     flip_a_bit(songs / "1.pt")
     with pytest.raises(BadDataError, match=facts("1 of 3", songs / "1.pt", "preprocess")) as error:
         pulled(songs)
