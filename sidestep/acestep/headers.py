@@ -131,6 +131,15 @@ def _check_files(store: Store, part: Part, wanted: Shapes, prefixes: tuple[str, 
         raise BadDataError("\n".join(map(str, problems)))
 
 
+def read_part_shapes(store: Store, part: Part) -> Shapes:
+    """The weights of a part by name. Raises what `read_shapes` raises."""
+    shapes: Shapes = {}
+    for name in weight_names(store, part):
+        file = next(file for file in part.files if posixpath.basename(file.path) == name)
+        shapes |= read_shapes(store, file)
+    return shapes
+
+
 def _plain(name: str) -> str:
     """A text encoder's files may have its weights under `model.`, with a head beside."""
     return name.removeprefix("model.")

@@ -81,7 +81,7 @@ GROUPS = (
         "checkpoints and resuming",
         ("train.checkpoint.every_epochs", "train.resume_from"),
         _under("train.checkpoint", "every_minutes every_steps keep keep_every_epochs")
-        + _under("train", "extend new_attempt"),
+        + _under("train", "extend new_attempt accept_other_weights"),
         tasks=("train",),
     ),
     Group("TensorBoard", (), _under("train", "log_every log_heavy_every"), tasks=("train",)),

@@ -259,6 +259,11 @@ class TrainSpec(Section):
         "Let a run go on to more epochs or max_steps than it was begun with. The learning rate "
         "then follows the longer run's schedule.",
     )
+    accept_other_weights: bool = setting(
+        False,
+        "Train on tensors that another VAE, text encoder or condition encoder made than the checkpoint has. "
+        "A fine-tune whose base_model made them needs no such leave.",
+    )
     checkpoint: CheckpointSpec = CheckpointSpec()
 
     @field_validator("cfg_dropout")

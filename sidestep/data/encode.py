@@ -29,7 +29,6 @@ from sidestep.acestep.conditioning import (
 from sidestep.acestep.layout import Part, pull_part
 from sidestep.acestep.loading import load_model, load_text_encoder, load_tokenizer, load_vae
 from sidestep.acestep.vae import SAMPLE_RATE, encode_audio
-from sidestep.acestep.weights import read_weights
 from sidestep.config.schema import PreprocessSpec
 from sidestep.data.audio import read_audio
 from sidestep.data.dataset import Song, by_store
@@ -142,17 +141,10 @@ class SongEncoder:
                 self.unfinished.write(work.texts_file, made)
                 bar.advance(1)
 
-    def check_models(self, text_encoder: Part, model: Part) -> None:
-        """Read what is needed after the last song: if it is not sound, that is said before the first one.
-
-        Raises BadDataError for a weight that is NaN or infinite, and for a damaged tokenizer.
-        """
-        for part, prefixes in ((text_encoder, ("",)), (model, ("encoder.", "null_condition_emb"))):
-            root = pull_part(self.checkpoints, part, self.workspace, f"Pulling {part.folder}")
-            if part is text_encoder:
-                load_tokenizer(root / part.folder)
-            for _ in read_weights(root / part.folder, prefixes):
-                pass  # each is checked as it is read
+    def check_tokenizer(self, text_encoder: Part) -> None:
+        """Raise BadDataError where the text encoder's tokenizer is damaged."""
+        root = pull_part(self.checkpoints, text_encoder, self.workspace, "Pulling the text encoder")
+        load_tokenizer(root / text_encoder.folder)
 
     def encode_conditions(self, part: Part, works: Sequence[Work]) -> None:
         """Pass 2: conditions of texts, by the model in `part`, and with them the finished tensors."""

@@ -4,14 +4,16 @@
       "files":   {"s3://studio/songs/a.mp3": {"size": 4711, "version": "<ETag or mtime>", "sha256": "…",
                                               "probed": 240.0}, …},
       "samples": {"s3://studio/songs/a.mp3": "<key>", …},
-      "tensors": {"<key>": "<sha256>", …}
+      "tensors": {"<key>": "<sha256>", …},
+      "weights": {"variant": "acestep-v15-base", "digests": {"vae": "<sha256>", …}, "headers": {…}}
     }
 
 `files` holds songs and the model's files: one whose size and version still hold needs no reading to know
 its content, and a song that was found sound over `probed` seconds is not decoded again to see that.
 `samples` is the dataset as last preprocessed, each song with the key of its tensors, which are in
 `<key>.pt`. It is written before the tensors are made: a dataset that is not finished shows as such.
-`tensors` has the digest of each of these files as it was written: who reads one compares.
+`tensors` has the digest of each of these files as it was written: who reads one compares. `weights` says
+which encoders made them, see `data.weights`.
 """
 
 import hashlib
@@ -53,6 +55,15 @@ class FileRecord:
     probed: float | None = None  # a song: it was decoded and found sound, with this max_duration
 
 
+@dataclass(frozen=True)
+class MadeWith:
+    """The encoders that tensors were made with: digests of each one's content, and of names and shapes."""
+
+    variant: str  # the folder's name
+    digests: dict[str, str]  # vae, text_encoder, condition_encoder → sha256
+    headers: dict[str, str]
+
+
 @dataclass
 class Index:
     """The content of index.json; `files` and `samples` are keyed by a file's whole path or URI."""
@@ -60,6 +71,7 @@ class Index:
     files: dict[str, FileRecord] = field(default_factory=dict)
     samples: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, str] = field(default_factory=dict)  # key → sha256 of its file, as it was written
+    weights: MadeWith | None = None  # older versions did not say
 
     def sha256(self, store: Store, file: FileInfo) -> str | None:
         """The digest of a file's content; None where it is not known, or the file has changed since."""
@@ -85,6 +97,7 @@ class _Content(BaseModel):
     files: dict[str, FileRecord]
     samples: dict[str, str]
     tensors: dict[str, str] = {}
+    weights: MadeWith | None = None
 
 
 def place_of(store: Store, file: FileInfo) -> str:
@@ -105,13 +118,14 @@ def read_index(store: Store) -> Index | None:
         raise BadDataError(
             f"{error}\n  delete it and preprocess again: tensors that are there already are not made again"
         ) from error
-    return Index(read.files, read.samples, read.tensors)
+    return Index(read.files, read.samples, read.tensors, read.weights)
 
 
 def write_index(store: Store, index: Index) -> None:
     """Publish an index, if it says anything new."""
     files = {place: asdict(record) for place, record in index.files.items()}
-    content = json_bytes({"files": files, "samples": index.samples, "tensors": index.tensors})
+    weights = {"weights": asdict(index.weights)} if index.weights else {}
+    content = json_bytes({"files": files, "samples": index.samples, "tensors": index.tensors, **weights})
     if not store.stat(INDEX_FILE) or store.read_bytes(INDEX_FILE) != content:
         store.write_bytes(INDEX_FILE, content)
 
@@ -123,6 +137,11 @@ def record_tensors(store: Store, index: Index, made: Mapping[str, str]) -> None:
     """
     newest = read_index(store) or index
     write_index(store, replace(newest, tensors={**newest.tensors, **made}))
+
+
+def write_weights(store: Store, index: Index) -> None:
+    """Add the weights that `index` names to what the index says by now, or else write `index`."""
+    write_index(store, replace(read_index(store) or index, weights=index.weights))
 
 
 def find_files(store: Store, paths: Iterable[str]) -> dict[str, FileInfo]:

@@ -19,6 +19,7 @@ LENGTH = ("train.epochs", "train.max_steps")
 
 CHANGES_NOTHING = {
     *("resume_from", "new_attempt", "extend", "log_every", "log_heavy_every", "checkpoint"),
+    "accept_other_weights",
     *("gradient_checkpointing", "gradient_checkpointing_ratio"),
 }
 """Fields of `train` that do not touch the adapter's numbers; all others make the fingerprint."""

@@ -21,7 +21,8 @@ from sidestep.commitlog.leftovers import CHECKPOINTS
 from sidestep.commitlog.log import FOLDER as COMMITS
 from sidestep.config.job import JobSpec
 from sidestep.config.targets import check_targets
-from sidestep.data.index import INDEX_FILE
+from sidestep.data.index import INDEX_FILE, read_index
+from sidestep.data.weights import check_headers
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.output import LOGS, RUNS
 from sidestep.lifecycle.publish import FOLDER as ADAPTER
@@ -30,7 +31,7 @@ from sidestep.lifecycle.status import FILE as STATUS
 from sidestep.preflight.checks import Check, raise_problems, run_checks
 from sidestep.report.curve import FILE as CURVE
 from sidestep.report.page import FILE as REPORT
-from sidestep.runtime.errors import AccessError, MissingInputError, SideStepError
+from sidestep.runtime.errors import AccessError, BadDataError, MissingInputError, SideStepError
 from sidestep.storage.local import LocalStore
 from sidestep.storage.store import PROBE, FileInfo, Store
 from sidestep.training.history import FILE as HISTORY
@@ -72,7 +73,7 @@ def input_checks(job: Job) -> list[Check]:
     if makes_tensors and spec.dataset_json:
         checks.append(Check("dataset_json", partial(_check_dataset_json, job)))
     if not makes_tensors:
-        checks.append(Check(_tensors_field(spec), lambda: _check_files(job.tensors, "tensors (.pt)", ".pt")))
+        checks.append(Check(_tensors_field(spec), partial(_check_made, job)))
     checks.append(Check("checkpoint_dir", partial(_check_models, job)))
     if spec.task in ("train", "pipeline"):
         checks.append(Check("train.adapter", partial(_check_targets, job)))
@@ -92,6 +93,20 @@ def output_checks(job: Job) -> list[Check]:
 
 def _tensors_field(spec: JobSpec) -> str:
     return "dataset_dir" if spec.dataset_dir else "output_dir"
+
+
+def _check_made(job: Job) -> str:
+    """The tensors to be trained on, and whether the model's encoders may be those that made them."""
+    there = _check_files(job.tensors, "tensors (.pt)", ".pt")
+    index = read_index(job.tensors)
+    if index is None or index.weights is None:
+        return there
+    try:
+        model = find_variant(job.checkpoints, job.spec.model_variant)
+        warnings = check_headers(job.spec, job.checkpoints, model, index.weights)
+    except (BadDataError, MissingInputError):
+        return there  # what is wrong with the model is said at checkpoint_dir
+    return "; ".join([f"{there}, made with {index.weights.variant} (content not read)", *warnings])
 
 
 def _check_files(store: Store | None, what: str, suffix: str) -> str:

@@ -12,12 +12,13 @@ from dataclasses import replace
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
 from sidestep.config.schema import PreprocessSpec, StorageSpec
 from sidestep.data.dataset import Song, by_store
-from sidestep.data.index import Index, read_index, record_tensors, write_index
+from sidestep.data.index import Index, read_index, record_tensors, write_index, write_weights
 from sidestep.data.keys import Work, digests_of, latents_key, recipe_of, tensors_key, weights_digest
 from sidestep.data.made import find_made
 from sidestep.data.probe import probed_by, sound_songs
 from sidestep.data.survey import Heard, heard_before, in_words, survey_of, write_survey
 from sidestep.data.unfinished import GoneError, Unfinished
+from sidestep.data.weights import made_with
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.runtime.lean import import_diffusers
@@ -49,7 +50,7 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     sound, damaged = find_made(tensors, unique, known.tensors, unfinished, job.workspace)
     # What has a digest there is waited for, where it does not show: so nothing has that is still to be made.
     others = {key: digest for key, digest in known.tensors.items() if key not in unique}
-    index = replace(index, tensors=others | sound)
+    index = replace(index, tensors=others | sound, weights=known.weights)
     write_index(tensors, index)
     missing = [work for key, work in unique.items() if key not in sound]
     if not missing:
@@ -69,8 +70,10 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     encoder = SongEncoder(
         store, tensors, unfinished, job.workspace, settings, base_model, device, damaged=damaged
     )
-    if missing:
-        encoder.check_models(text_encoder, model)
+    # All that is read after the last song is looked at before the first one.
+    encoder.check_tokenizer(text_encoder)
+    index = replace(index, weights=made_with(store, job.workspace, vae, text_encoder, model))
+    write_weights(tensors, index)
     while missing:
         try:
             encoder.encode(vae, text_encoder, model, missing, shown=works[0].latents)

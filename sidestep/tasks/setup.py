@@ -7,12 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sidestep.acestep.loading import AceStepModel, load_model, load_null_condition
+from sidestep.acestep.layout import Part, find_variant, is_silence
+from sidestep.acestep.loading import AceStepModel, load_model, load_null_condition, read_silence
 from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.config.job import JobSpec
+from sidestep.data.index import log_left_out, read_index
 from sidestep.data.keys import pull_model
+from sidestep.data.weights import check_content
 from sidestep.lifecycle.job import Job
 from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.workspace import Workspace
+from sidestep.storage.store import Store
+from sidestep.storage.transfer import pull
 from sidestep.training.dataset import Samples
 from sidestep.training.flow import SamplingConfig
 from sidestep.training.machine import Machine
@@ -40,9 +46,14 @@ def prepare_setup(job: Job, machine: Machine, before: Numbers | None = None) -> 
     Raises MissingInputError for what is not there, BadDataError for what is damaged or does not fit together,
     BadSpecError for other tensors than those that the run was begun with.
     """
-    samples = Samples.pull(job.tensors, job.workspace, before)
+    store, workspace, variant = job.checkpoints, job.workspace, job.spec.model_variant
+    part = find_variant(store, variant)
+    log_left_out(job.tensors)
+    samples = Samples.pull(job.tensors, workspace, before, silence=_silence(store, part, workspace))
     device, dtype = machine.device, machine.dtype
-    pulled = pull_model(job.checkpoints, job.spec.model_variant, job.workspace)
+    pulled = pull_model(store, variant, workspace)
+    for warning in check_content(job.spec, store, workspace, part, read_index(job.tensors)):
+        log.warning("%s", warning)
     model = load_model(
         *(pulled.root, pulled.folder, device, dtype),
         parts=("transformer",),
@@ -53,6 +64,12 @@ def prepare_setup(job: Job, machine: Machine, before: Numbers | None = None) -> 
     _check_fit(samples, model)
     null_condition = load_null_condition(pulled.root, pulled.folder)
     return TrainingSetup(machine, samples, model, null_condition, pulled.digest)
+
+
+def _silence(store: Store, part: Part, workspace: Workspace) -> Tensor:
+    """The model's latents of silence [1, 15000, 64]: of its folder, this file alone is pulled."""
+    (file,) = (file for file in part.files if is_silence(file.path))
+    return read_silence(pull(store, [file], workspace, "Pulling the silence") / file.path)
 
 
 def sampling_config(spec: JobSpec, config: dict[str, Any], dtype: torch.dtype) -> SamplingConfig:

@@ -4,16 +4,20 @@ Each file is compared with its digest once in an attempt, and again where it has
 preprocessing writes are in the index; of others, a run keeps what it was begun with in its checkpoints.
 """
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from torch import Tensor
+
 from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.data.index import FileRecord, content_digest, dataset_files, written_digests
-from sidestep.data.tensors import Sample, read_sample
+from sidestep.data.tensors import Context, Sample, context_kind, read_sample
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
 from sidestep.runtime.progress import track
@@ -22,6 +26,8 @@ from sidestep.storage.store import FileInfo, Store
 from sidestep.storage.transfer import pull, pull_again
 from sidestep.training.history import SongFacts
 from sidestep.training.numbers import Numbers
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -108,12 +114,20 @@ class Samples(Sequence[Sample]):
         self._digests: dict[str, str] = {}  # of all files, by name
         self._files = files
         self._known: dict[Path, tuple[tuple[int, int], str]] = {}
+        self._contexts: dict[str, Context] = {}
 
     @classmethod
-    def pull(cls, store: Store, workspace: Workspace, before: Numbers | None = None) -> "Samples":
+    def pull(
+        cls,
+        store: Store,
+        workspace: Workspace,
+        before: Numbers | None = None,
+        silence: Tensor | None = None,
+    ) -> "Samples":
         """Bring a dataset's tensors to this machine, and read each once: no step shall meet a bad one.
 
-        `before` is the run to go on with, which keeps to the files that it was begun with.
+        `before` is the run to go on with, which keeps to the files that it was begun with. `silence` is the
+        model's, [1, 15000, 64], with which contexts are compared.
 
         Raises MissingInputError where there are none, BadDataError with all that cannot be trained on, and
         BadSpecError where the run was begun with others.
@@ -124,7 +138,7 @@ class Samples(Sequence[Sample]):
         samples = cls(store.place, [folder / file.path for file in files])
         with ThreadPoolExecutor(1) as hashing:
             check = _Check(store, workspace, written_digests(store), begun_with, hashing)
-            problems = samples._problems(check, files)
+            problems = samples._problems(check, files, silence)
         if problems:
             report = "\n  ".join(
                 [f"{len(problems)} of {len(samples)} tensor files cannot be used:", *problems]
@@ -134,6 +148,7 @@ class Samples(Sequence[Sample]):
                 f" others can be taken out of {store.place}"
             )
         samples._refuse_others(begun_with)
+        samples._judge_contexts()
         return samples
 
     @property
@@ -141,7 +156,24 @@ class Samples(Sequence[Sample]):
         """A digest of all that the files hold."""
         return content_digest(self._digests)
 
-    def _problems(self, check: _Check, files: Sequence[FileInfo]) -> list[str]:
+    def _judge_contexts(self) -> None:
+        """Refuse songs that hold their own answer; say how many have a context of something else."""
+        count = Counter(self._contexts.values())
+        if answers := [name for name, kind in self._contexts.items() if kind == "answer"]:
+            raise BadDataError(
+                f"{len(answers)} of {len(self)} songs in {self.place} hold their own answer: context_latents"
+                f" is target_latents, first in {answers[0]}\n"
+                "  the ACE-Step app makes such files with preprocess_mode lokr, and an adapter would learn to"
+                " copy what it is shown: preprocess the songs here, or there with preprocess_mode lora"
+            )
+        if count["other"]:
+            log.warning(
+                "%d of %d songs in %s have another context than this model's silence, which is what it is"
+                " given when it makes a song: they were made with another model, or for another task",
+                *(count["other"], len(self), self.place),
+            )
+
+    def _problems(self, check: _Check, files: Sequence[FileInfo], silence: Tensor | None) -> list[str]:
         problems: list[str] = []
         width: int | None = None
         with track("Checking tensors", len(self), "songs") as bar:
@@ -154,6 +186,8 @@ class Samples(Sequence[Sample]):
                         self.records[file.path] = checked.record
                     self._known[path] = (checked.seen, checked.record.sha256)
                     self.facts.append(_facts(checked.sample, path.name))
+                    if silence is not None:
+                        self._contexts[file.path] = context_kind(checked.sample, silence)
                     found = checked.sample.encoder_hidden_states.shape[1]
                     width = width or found
                     if found != width:

@@ -109,6 +109,7 @@ FIELDS = {
     ),  # the state that it names has a digest in the log
     "train.new_attempt": Row(NOTHING, True),
     "train.extend": Row(NOTHING, True),
+    "train.accept_other_weights": Row(NOTHING, True),
     "train.checkpoint.every_epochs": Row(NOTHING, 7),
     "train.checkpoint.every_steps": Row(NOTHING, 7),
     "train.checkpoint.every_minutes": Row(NOTHING, 7),

@@ -2,16 +2,18 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from sidestep.acestep.loading import read_silence
 from sidestep.cli import main
 from sidestep.config.schema import StorageSpec
 from sidestep.data.index import Index, dataset_digest, list_samples, write_index
-from sidestep.data.tensors import read_sample
+from sidestep.data.tensors import Sample, read_sample
 from sidestep.runtime.errors import BadDataError, BadSpecError, ExitCode
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.open import open_store
@@ -250,3 +252,36 @@ def test_a_run_that_began_before_manifests_counted_keeps_its_files(songs: Path) 
         assert len(pulled(songs, begun)) == 4
     (songs / "manifest.json").write_text(json.dumps({"samples": ["1.pt"]}))
     assert len(pulled(songs)) == len(pulled(songs, run_on(pulled(songs), "of others"))) == 1
+
+
+@pytest.fixture
+def silence(tiny_checkpoints: Path) -> torch.Tensor:
+    return read_silence(tiny_checkpoints / "acestep-v15-base" / "silence_latent.pt")
+
+
+def with_context(number: int, latents: torch.Tensor) -> Sample:
+    context = torch.cat([latents, torch.ones_like(latents)], dim=1)
+    return replace(song(number), context_latents=context)
+
+
+def test_songs_that_hold_their_own_answer_are_refused_with_their_count(
+    tiny_checkpoints: Path, tmp_path: Path, silence: torch.Tensor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the app's preprocess_mode lokr writes them, in bf16, beside sound ones."""
+    answers = [with_context(n, song(n).target_latents.bfloat16().float()) for n in (1, 2)]
+    folder = write_songs(tmp_path / "own", [with_context(0, silence[0, :24]), *answers])
+    assert main(arguments(tiny_checkpoints, folder)) == ExitCode.BAD_DATA
+    said = capsys.readouterr().err
+    assert tells(said, "2 of 3", "context_latents", "lokr", folder) and not Path("out/checkpoints").exists()
+
+
+def test_other_contexts_are_counted_and_a_silent_song_is_sound(
+    tiny_checkpoints: Path, tmp_path: Path, silence: torch.Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    quiet = replace(with_context(0, silence[0, :24]), target_latents=silence[0, :24])
+    folder = write_songs(tmp_path / "others", [quiet, song(1), with_context(2, silence[0, :24])])
+    (folder / "3.tmp.pt").write_bytes(b"cut off")
+    assert main(arguments(tiny_checkpoints, folder)) == ExitCode.DONE
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len([line for line in warned if tells(line, "1 of 3", "silence")]) == 1
+    assert len([line for line in warned if tells(line, "3.tmp.pt", "1 unfinished")]) == 1
