@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from sidestep.adapters import lora
-from sidestep.adapters.adapter import LOKR_FILE, Adapter, check_bare, publish
+from sidestep.adapters.adapter import LOKR_FILE, SHOWN, Adapter, check_bare, publish
 from sidestep.adapters.targets import target_paths
 from sidestep.config.training import AdapterSpec
 from sidestep.runtime.errors import BadDataError, MissingInputError
@@ -69,6 +69,9 @@ def load(model: Any, folder: str | Path) -> Adapter:
         return _READERS[found[0]](transformer, folder)
     if found:
         raise BadDataError(f"{folder} holds {len(found)} adapters ({', '.join(found)}): keep one of them")
+    patterns = (f"{above}/{name}" for above in ("*", "*/*") for name in _READERS)
+    if below := sorted({str(path.parent) for pattern in patterns for path in folder.glob(pattern)}):
+        raise MissingInputError(f"no adapter in {folder} itself: there is one in {', '.join(below[:SHOWN])}")
     if pickles := sorted(path.name for pattern in ("*.bin", "*.pt") for path in folder.glob(pattern)):
         raise BadDataError(
             f"{folder} holds {', '.join(pickles)}: a pickle can run any code and is never read. "

@@ -20,6 +20,10 @@ from sidestep.training.numbers import NUMBERS_FILE, STATE_FILES, Numbers, number
 
 log = logging.getLogger(__name__)
 
+_ADAPTERS = ("adapter_model.safetensors", "lokr_weights.safetensors", "pytorch_lora_weights.safetensors")
+FOREIGN = ("training_state.pt", *(f"{folder}{file}" for folder in ("", "adapter/") for file in _ADAPTERS))
+"""What other trainers put into a checkpoint's folder, or one level below."""
+
 CRASH_LOOP = 5  # attempts in a row without a checkpoint
 
 
@@ -133,6 +137,12 @@ def _find_checkpoint(spec: JobSpec, output: Store) -> Store:
     for store in stores:
         if all(store.stat(file) for file in STATE_FILES):  # a listing might be of a whole bucket
             return store
+    if foreign := [file for file in FOREIGN if stores[0].stat(file)]:
+        raise MissingInputError(
+            f"{stores[0].place} is a checkpoint of another trainer ({', '.join(foreign)}): training cannot go"
+            f" on from it, as it lacks {' and '.join(STATE_FILES)}\n"
+            "  its adapter can be used as it is: `sidestep export`, or sidestep.adapters.load"
+        )
     raise MissingInputError(
         f"no checkpoint at {stores[0].place} or {output.place}/{CHECKPOINTS}/{name}\n"
         f"  there: {', '.join(there) or 'none yet'}\n"

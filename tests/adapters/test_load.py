@@ -224,6 +224,17 @@ def test_two_adapters_in_one_folder_are_refused(transformer: nn.Module, copy: Co
         adapters.load(transformer, folder)
 
 
+@pytest.mark.parametrize("below", ["adapter", "final", "checkpoints/epoch_40"])
+def test_an_adapter_below_is_named(transformer: nn.Module, copy: Copy, tmp_path: Path, below: str) -> None:
+    """As other trainers' outputs have it, with their own state beside."""
+    place = tmp_path / "theirs" / below
+    place.parent.mkdir(parents=True)
+    copy("lora-attention").rename(place)
+    (tmp_path / "theirs" / "training_state.pt").write_bytes(b"pickle")
+    with pytest.raises(MissingInputError, match=facts(place)):
+        adapters.load(transformer, tmp_path / "theirs")
+
+
 def test_a_folder_without_an_adapter_is_missing_input(
     transformer: nn.Module, copy: Copy, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from sidestep.lifecycle.resume import CRASH_LOOP, ResumePoint, check_crash_loop,
 from sidestep.runtime.errors import BadSpecError, MissingInputError, SideStepError
 from sidestep.training.numbers import NUMBERS_FILE, TENSORS_FILE, Numbers, Progress, numbers_bytes
 from tests.clock import Clock
+from tests.facts import facts
 
 
 def make_job(tmp_path: Path, output: str = "out", **train: Any) -> Job:
@@ -137,3 +138,16 @@ def test_after_many_attempts_without_a_checkpoint_there_is_no_hope(tmp_path: Pat
     for _ in range(CRASH_LOOP - 1):
         begin(job)
     check_crash_loop(job)
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["adapter_model.safetensors", "adapter/adapter_model.safetensors", "adapter/lokr_weights.safetensors"],
+)
+def test_another_trainer_s_checkpoint_is_told_what_it_is_good_for(tmp_path: Path, file: str) -> None:
+    theirs = tmp_path / "theirs" / "epoch_10"
+    (theirs / file).parent.mkdir(parents=True)
+    (theirs / file).touch()
+    (theirs / "training_state.pt").touch()
+    with pytest.raises(MissingInputError, match=facts(theirs, file, "sidestep export")):
+        find(make_job(tmp_path, resume_from=str(theirs)), tmp_path)
