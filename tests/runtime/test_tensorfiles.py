@@ -8,6 +8,7 @@ import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,45 @@ def with_directory_of(size: int) -> bytes:
     return bytes(data)
 
 
+def with_two_directories() -> bytes:
+    """A second archive behind one: Python's reader looks at the one, torch's at the other."""
+    first = rezipped(saved(PLAIN))
+    (start,) = struct.unpack("<I", first[-6:-2])
+    file = io.BytesIO()
+    file.write(first[:-22])
+    with zipfile.ZipFile(io.BytesIO(first)) as old, zipfile.ZipFile(file, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+        for info in new.filelist:
+            info.header_offset -= file.tell() - start
+    data = bytearray(file.getvalue())
+    data[-6:-2] = struct.pack("<I", start)
+    return bytes(data)
+
+
+def with_shared_records() -> bytes:
+    """An archive of which many names have the same bytes."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(saved(PLAIN))) as old, zipfile.ZipFile(file, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+        for number in range(1, 100):
+            new.filelist.append(copy(new.getinfo("archive/data/0")))
+            new.filelist[-1].filename = f"archive/data/{number}"
+    return file.getvalue()
+
+
 HOSTILE: dict[str, Callable[[], bytes]] = {
     "nothing": lambda: b"",
     "no archive": lambda: b"x" * 1000,
     "an old format": lambda: saved(PLAIN, _use_new_zipfile_serialization=False),
     "cut short": lambda: saved(PLAIN)[:-30],
     "packed": lambda: rezipped(saved(torch.zeros(10**6)), compression=zipfile.ZIP_DEFLATED),
+    "packed, and no larger unpacked": lambda: rezipped(
+        saved(torch.randint(256, (10_000,), dtype=torch.uint8)), compression=zipfile.ZIP_DEFLATED
+    ),
+    "the same bytes under many names": with_shared_records,
+    "two directories": with_two_directories,
     "something behind it": lambda: saved(PLAIN) + b"more",
     "a long directory": lambda: with_directory_of(2**31),
     "a directory elsewhere": lambda: with_directory_of(100),
@@ -81,6 +115,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
         lambda data: data.replace(b"K\x03K\x40\x86", b"J\x00\x00\x00\x40K\x40\x86")  # the shape [3, 64]
     ),
     "one value repeated": lambda: saved({"a": torch.ones(1).expand(10**9)}),
+    "one value repeated in each direction": lambda: saved({"a": torch.ones(1).expand(500, 500, 500)}),
     "one row repeated": lambda: saved({"a": torch.ones(1, 64).expand(10**7, 64)}),
     "rows of nothing": lambda: saved({"a": torch.ones(0).expand(10**12, 0)}),
     "no content": lambda: saved({"a": torch.ones(3, device="meta")}),
@@ -89,6 +124,9 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "quantized": lambda: saved({"a": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)}),
     "hidden in a list": lambda: saved({"a": [{"b": torch.ones(1).expand(10**9)}]}),
     "code": lambda: calling(print, "taken"),
+    "a changed function": lambda: pickled(
+        lambda data: b"\x80\2ctorch._utils\n_rebuild_tensor_v2\n}U\6spoiltK\1sb."
+    ),
     "an array of any length": lambda: calling(bytearray, 10**11),
     "memory of any length": lambda: calling(torch.UntypedStorage, 10**11),
     "an object": lambda: pickled(lambda data: pickle.dumps(zipfile.ZipInfo("x"), protocol=2)),
