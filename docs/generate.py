@@ -56,6 +56,10 @@ several words after a flag, and one text with spaces in a variable. A place is a
 `s3://bucket/prefix`. What looks like a URI or a template and is none (`s3:/x`, `${X}/songs`, `'songs'`) is
 refused; a folder that is really called so is written `./NAME` or `file:///…`. Blanks and line ends around a
 variable's value are left out; its name is written in capitals.
+
+Flags of the original Side-Step that are no settings here are taken, too: `--target-mlp` adds gate_proj,
+up_proj and down_proj to the target modules; `--num-workers`, `--yes`, `--shift` and the like change nothing,
+which is said; `--log-dir`, and a `--batch-size` above 1, are refused with what stands for them.
 """
 
 
@@ -80,7 +84,9 @@ def _own_flags(parser: argparse.ArgumentParser, indent: str = "") -> Iterator[st
     actions = [
         action
         for action in parser._actions
-        if not isinstance(action, Give) and not {*action.option_strings} & {*COMMON}
+        if not isinstance(action, Give)
+        and action.help != argparse.SUPPRESS
+        and not {*action.option_strings} & {*COMMON}
     ]
     if actions and not indent:
         yield ""

@@ -9,6 +9,7 @@ from typing import Any
 from sidestep.commands.command import Call
 from sidestep.commands.flags import add_flags, misspelt_flags
 from sidestep.commands.parser import Parser
+from sidestep.commands.upstream import add_upstream_flags, upstream_flags
 from sidestep.config.fields import FieldPath
 from sidestep.config.groups import TASKS
 from sidestep.config.job import JobSpec, resolve
@@ -43,6 +44,7 @@ def add_job_flags(
     parser.offers[preset] = all_presets
     parser.add_argument("--verbose", action="store_true", help="show on the screen what the log file gets")
     add_flags(parser, leave_out=says, about=about)
+    add_upstream_flags(parser)
 
 
 def read_job(
@@ -57,14 +59,18 @@ def read_job(
     setup_logging(options.verbose)
     if options.config is None and len(rest) == 1 and not rest[0].startswith("-"):
         options.config = rest.pop()
+    given: list[Given] = getattr(options, "given", [])
+    more, problems = upstream_flags(options, given)
     spec, origins = resolve(
         flags=[
-            *getattr(options, "given", []),
+            *given,
+            *more,
             *(Given(path, value, call.parser.prog) for path, value in (says or {}).items()),
         ],
         config=options.config,
         preset=options.preset,
         usage=misspelt_flags(rest, call.parser.flags),
+        refused=problems,
         needs_places=needs_places,
     )
     for name, origin in origins.items():

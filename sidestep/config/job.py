@@ -67,6 +67,7 @@ def resolve(
     config: str | os.PathLike[str] | None = None,
     preset: str | Preset | None = None,
     usage: Sequence[Problem] = (),
+    refused: Sequence[Problem] = (),
     *,
     needs_places: bool = True,
 ) -> tuple[JobSpec, dict[str, str]]:
@@ -75,7 +76,8 @@ def resolve(
     `flags` come from the command line, `arguments` (nested) from Python; `environ` is os.environ unless
     given; `config` is the YAML file, else it is found through SIDESTEP_CONFIG or at /etc/sidestep/job.yaml;
     `preset` is one or its name. A value that nobody gave has the origin "default".
-    `usage` are problems of the command line itself, to be reported with all others. With `needs_places` off,
+    `usage` are problems of the command line itself, `refused` those of what it asks for, to be reported with
+    all others. With `needs_places` off,
     the spec may lack places that its task needs: where the task is not run.
 
     Raises BadSpecError with every problem of every source, or UsageError with them where `usage` has some;
@@ -91,7 +93,7 @@ def resolve(
     )
     given = ChainMap(*(source.given for source in sources))  # the first source that has it says it
     origins = {path: given[path].origin if path in given else "default" for path in spec_fields()}
-    problems = [*usage, *(problem for source in sources for problem in source.problems)]
+    problems = [*usage, *refused, *(problem for source in sources for problem in source.problems)]
     try:
         spec = _Settings(_build_sources=(sources, {})).spec
     except ValidationError as error:

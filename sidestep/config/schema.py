@@ -4,7 +4,7 @@ Every field has a description with its unit, and a range where one makes sense. 
 imported here or anywhere below `sidestep.config`: a spec is checked before anything heavy is loaded.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
@@ -24,7 +24,11 @@ class PreprocessSpec(Section):
     """How songs become tensors."""
 
     max_duration: float = setting(
-        240, "Seconds of each song that are used, from its start.", gt=0, le=600, unit="seconds"
+        240,
+        "Seconds of each song that are used, from its start; 0 is the whole song, up to 600.",
+        gt=0,
+        le=600,
+        unit="seconds",
     )
     normalize: Literal["none", "peak", "lufs"] = setting(
         "none",
@@ -64,6 +68,12 @@ class PreprocessSpec(Section):
         "What becomes of a dataset with songs that are silent, damaged or not sound: fail (all "
         "are named, nothing is made), or skip (they are named and left out).",
     )
+
+    @field_validator("max_duration", mode="before")
+    @classmethod
+    def _zero_is_the_whole_song(cls, value: Any) -> Any:
+        """As other trainers write it. There is no silence to train beside more than 600 s."""
+        return 600 if value is not False and str(value).strip() in ("0", "0.0") else value
 
 
 class EstimateSpec(Section):

@@ -42,7 +42,7 @@ class AdapterSpec(Section):
         "lora", "lora (PEFT, recommended) or lokr (LyCORIS, experimental).", flag="--adapter-type"
     )
     rank: int = setting(
-        64, "Rank of LoRA, linear dimension of LoKR.", ge=1, le=4096, aliases=["--lokr-linear-dim"]
+        64, "Rank of LoRA, linear dimension of LoKR.", ge=1, le=4096, aliases=["--lokr-linear-dim", "-r"]
     )
     alpha: float = setting(
         128,
@@ -178,7 +178,7 @@ class TrainSpec(Section):
         "corrected", "corrected: logit-normal timesteps, condition dropout. vanilla: the eight turbo steps."
     )
     adapter: AdapterSpec = AdapterSpec()
-    epochs: int = setting(100, "Passes over the dataset.", ge=1, unit="epochs")
+    epochs: int = setting(100, "Passes over the dataset.", ge=1, unit="epochs", aliases=["-e"])
     max_steps: int | None = setting(
         None, "Optimizer steps after which training ends early.", ge=1, unit="steps"
     )
@@ -193,7 +193,7 @@ class TrainSpec(Section):
         gt=0,
         le=10,
         validate_default=True,
-        aliases=["--learning-rate"],
+        aliases=["--learning-rate", "-l"],
     )
     scheduler: Scheduler | None = setting(
         None,
@@ -208,11 +208,15 @@ class TrainSpec(Section):
     )
     weight_decay: float = setting(0.01, "Decoupled weight decay.", ge=0, le=1)
     accumulation: int = setting(
-        4, "Samples whose gradients make one optimizer step.", ge=1, aliases=["--gradient-accumulation"]
+        4, "Samples whose gradients make one optimizer step.", ge=1, aliases=["--gradient-accumulation", "-g"]
     )
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.", gt=0)
     cfg_dropout: float = setting(
-        0.15, "Share of samples trained without their conditions (corrected mode).", ge=0, lt=1
+        0.15,
+        "Share of samples trained without their conditions (corrected mode).",
+        ge=0,
+        lt=1,
+        aliases=["--cfg-ratio"],
     )
     timestep_mu: float | None = setting(
         None, "Mean of the logit-normal timestep law; by default the checkpoint's.", ge=-10, le=10
@@ -227,7 +231,7 @@ class TrainSpec(Section):
         le=600,
         unit="seconds",
     )
-    seed: int = setting(42, "Seed of every random draw.", ge=0, lt=2**32)
+    seed: int = setting(42, "Seed of every random draw.", ge=0, lt=2**32, aliases=["-s"])
     gradient_checkpointing: bool = setting(
         True, "Recompute activations in the backward pass: far less memory, 10-30 % slower."
     )

@@ -34,7 +34,7 @@ def test_every_field_has_a_flag_and_no_two_share_one(parser: argparse.ArgumentPa
     flags = [flag for field in spec_fields().values() for flag in field.flags]
     assert len(flags) == len(set(flags))
     assert set(GUIDE.split()) <= set(flags)
-    assert all(flag.startswith("--") for flag in flags)
+    assert all(field.flags[0].startswith("--") for field in spec_fields().values())
 
 
 def test_a_flag_says_what_was_written_where(parser: argparse.ArgumentParser) -> None:
