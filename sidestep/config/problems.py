@@ -76,7 +76,8 @@ def invalid_values(error: ValidationError, origins: Mapping[FieldPath, str]) -> 
         elif len(where) > len(path):  # one of a list's or a mapping's
             message = "must be text" if where[-1] == "[key]" else f"must be {field.allowed_inside}"
         else:
-            message = f"must be {field.allowed}"
+            is_flag = origins[path].startswith("-")  # whose user has left it out where YAML says null
+            message = f"must be {field.allowed_but_null if is_flag else field.allowed}"
         if detail["type"] == "string_type" and isinstance(detail["input"], int | float):
             message += "; put it in quotes"
         yield Problem(".".join(where), message, origins[path], detail.get("input", NOT_GIVEN))

@@ -190,8 +190,9 @@ def _log_training(spec: JobSpec, setup: TrainingSetup) -> None:
     songs = len(setup.samples)
     kind = {"lora": "LoRA", "lokr": "LoKR"}[spec.train.adapter.type]
     log.info(
-        "Training a %s on %s in %s mode: %d song%s, %d epochs",
-        *(kind, setup.model.variant, spec.train.mode, songs, "s" * (songs != 1), spec.train.epochs),
+        "Training a %s on %s in %s mode: %d song%s, %d epoch%s",
+        *(kind, setup.model.variant, spec.train.mode, songs, "s" * (songs != 1)),
+        *(spec.train.epochs, "s" * (spec.train.epochs != 1)),
     )
     if setup.model.is_turbo and spec.train.mode == "corrected":
         log.warning(

@@ -156,6 +156,14 @@ def test_problems_inside_lists_and_mappings() -> None:
     assert has_facts(rank, "train.adapter.rank_pattern.v_proj = 0 (job.yaml:6)", "at least 1", "at most 4096")
 
 
+def test_a_flag_s_user_is_told_nothing_of_null() -> None:
+    path, places = ("train", "max_steps"), {"audio_dir": "a", "output_dir": "o"}
+    [problem] = problems(flags=[Given(path, "0", "--max-steps")], arguments=places)
+    assert has_facts(problem, "train.max_steps = '0' (--max-steps)", "at least 1") and "null" not in problem
+    [problem] = problems(environ={"SIDESTEP_TRAIN__MAX_STEPS": "0"}, arguments=places)
+    assert has_facts(problem, "train.max_steps = '0' (SIDESTEP_TRAIN__MAX_STEPS)", "at least 1", "null")
+
+
 def test_a_number_where_text_is_needed() -> None:
     [problem] = problems(config=job(BASE + "name: 2026\n"))
     assert has_facts(problem, "name = 2026 (job.yaml:3)", "text", "quotes")
