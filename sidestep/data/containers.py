@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
+import av
 from av.audio import AudioFrame, AudioStream
 from av.container import InputContainer
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 _END_TOLERANCE = 0.1  # s: rounding in headers and codec delay move a song's end by some 50 ms
 
 _HOLE = 0.001  # s
+_UNKNOWN_AIFF_SIZE = 0x7F00_0000  # writers into a pipe put this or more
 
 
 @dataclass
@@ -103,27 +105,35 @@ def _aiff(file: BinaryIO, container: InputContainer, stream: AudioStream, readin
         size = int.from_bytes(head[4:], "big")
         if head[:4] == b"COMM":
             frames = int.from_bytes(file.read(6)[2:], "big")
+        if head[:4] == b"SSND" and size >= _UNKNOWN_AIFF_SIZE:
+            return False
         if head[:4] == b"SSND" and position + 8 + size > end:
             return True
         position += 8 + size + size % 2
 
 
 def _mp4(file: BinaryIO, container: InputContainer, stream: AudioStream, reading: Reading) -> bool:
-    """A box with sound ends behind the file; an edit list may leave out packets that the tables count."""
+    """A box with sound ends behind the file, or not all packets of its index are there."""
     end, position = file.seek(0, os.SEEK_END), 0
     while True:
         file.seek(position)
         head = file.read(16)
-        if len(head) < 8:
-            return reading.incomplete
         size = int.from_bytes(head[:4], "big")
         if size == 1:  # a box of more than 4 GB
             size = int.from_bytes(head[8:], "big")
-        if size < 8:  # 0: up to the end of the file
-            return reading.incomplete or reading.packets < stream.frames
+        if len(head) < 8 or size < 8:  # 0: up to the end of the file
+            break
         if head[4:8] in (b"mdat", b"moof", b"moov") and position + size > end:
             return True
         position += size
+    return reading.incomplete or (reading.packets < stream.frames and _packets(file) < stream.frames)
+
+
+def _packets(file: BinaryIO) -> int:
+    """The packets of an MP4, also of those parts of it that its edit list does not play."""
+    file.seek(0)
+    with av.open(file, "r", options={"format_whitelist": "mov", "ignore_editlist": "1"}) as container:
+        return sum(packet.size > 0 for packet in container.demux(container.streams.audio[0]))
 
 
 def _asf(file: BinaryIO, container: InputContainer, stream: AudioStream, reading: Reading) -> bool:

@@ -70,17 +70,18 @@ def read_table(content: bytes, place: str) -> list[tuple[str, list[tuple[str, st
 
     Commas, semicolons or tabs part its columns.
     """
-    text = text_of(content, place)
-    header = text.partition("\n")[0]
+    header = content.decode("utf-8-sig", errors="replace").partition("\n")[0]
     delimiter = max(",;\t", key=header.count)
-    try:
-        names, *rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) or [[]]
-    except (csv.Error, ValueError) as error:
-        raise BadDataError(f"{place} is no table of songs: {error}") from error
+    names = next(csv.reader([header.strip("\r")], delimiter=delimiter), [])
     columns = {name.strip().lower(): number for number, name in reversed(list(enumerate(names)))}
     song = next((columns[name] for name in _SONG_COLUMNS if name in columns), None)
     if song is None:
         return []
+    text = io.StringIO(text_of(content, place), newline="")
+    try:
+        _, *rows = csv.reader(text, delimiter=delimiter, strict=True)
+    except csv.Error as error:
+        raise BadDataError(f"{place} is no table of songs: {error}") from error
     found = []
     for row in rows:
         if len(row) > song and (path := row[song].strip()):
@@ -92,8 +93,8 @@ def read_table(content: bytes, place: str) -> list[tuple[str, list[tuple[str, st
 
 
 def text_of(content: bytes, place: str) -> str:
-    """A text file's content. Raises BadDataError where it is not UTF-8."""
+    """A text file's content, its lines as they end here. Raises BadDataError where it is not UTF-8."""
     try:
-        return content.decode("utf-8-sig")
+        return "\n".join(content.decode("utf-8-sig").splitlines()).rstrip()
     except UnicodeDecodeError as error:
         raise BadDataError(f"{place} is not UTF-8 text: {error.reason} at byte {error.start}") from error

@@ -249,6 +249,61 @@ def test_an_mp4_whose_sound_goes_on_to_the_end(tmp_path: Path) -> None:
     refuses(path, bytes(whole[:-1000]))
 
 
+def box(content: bytes, name: bytes) -> tuple[int, int]:
+    """Where a box's content begins and ends."""
+    at = content.index(name)
+    return at + 4, at - 4 + int.from_bytes(content[at - 4 : at], "big")
+
+
+def test_an_mp4_that_plays_a_part_of_its_sound_is_whole(tmp_path: Path) -> None:
+    """An editor has cut the song by its edit list; all packets are there."""
+    path = make_kind(tmp_path / "a.m4a", "index-first.m4b")
+    whole = bytearray(path.read_bytes())
+    start, _ = box(bytes(whole), b"elst")
+    played = int.from_bytes(whole[start + 8 : start + 12], "big") // 2
+    whole[start + 8 : start + 12] = played.to_bytes(4, "big")
+    assert reads(path, bytes(whole)).shape[1] == pytest.approx(RATE, abs=2100)
+    refuses(path, bytes(whole[:-1000]))
+
+
+def starts(path: Path) -> list[int]:
+    """Where in a file its packets begin."""
+    with av.open(str(path)) as container:
+        return sorted(packet.pos for packet in container.demux(audio=0) if packet.pos is not None)
+
+
+def test_an_mp4_whose_box_was_made_to_fit_what_is_left(tmp_path: Path) -> None:
+    """It ends with a packet, so that the index alone tells."""
+    path = make_kind(tmp_path / "a.m4a", "index-first.m4b")
+    whole, start = path.read_bytes(), box(path.read_bytes(), b"mdat")[0]
+    cut = bytearray(whole[: starts(path)[40]])
+    cut[start - 8 : start - 4] = (len(cut) - start + 8).to_bytes(4, "big")
+    refuses(path, bytes(cut))
+
+
+def test_an_mp4_in_fragments_that_ends_with_a_packet(tmp_path: Path) -> None:
+    path = make_kind(tmp_path / "a.mp4", "fragments.mp4")
+    refuses(path, path.read_bytes()[: starts(path)[-2]])
+
+
+def test_an_aiff_that_counts_no_frames(tmp_path: Path) -> None:
+    path = make_kind(tmp_path / "a.aiff", "a.aiff")
+    whole = bytearray(path.read_bytes())
+    comm = box(bytes(whole), b"COMM")[0]
+    whole[comm + 6 : comm + 10] = bytes(4)
+    assert reads(path, bytes(whole)).shape[1] == pytest.approx(2 * RATE, abs=10)
+    refuses(path, bytes(whole[:-1000]))
+
+
+def test_an_aiff_written_into_a_pipe_is_whole(tmp_path: Path) -> None:
+    path = make_kind(tmp_path / "a.aiff", "a.aiff")
+    whole = bytearray(path.read_bytes())
+    comm, ssnd = box(bytes(whole), b"COMM")[0], whole.index(b"SSND") + 4
+    whole[comm + 6 : comm + 10] = (0x7F00_0000 // 4).to_bytes(4, "big")
+    whole[ssnd : ssnd + 4] = (0x7F00_0008).to_bytes(4, "big")
+    assert reads(path, bytes(whole)).shape[1] == pytest.approx(2 * RATE, abs=10)
+
+
 def test_a_film_may_be_longer_than_its_sound(tmp_path: Path) -> None:
     for name, codec in (("film.webm", "libopus"), ("film.mp4", "aac")):
         with av.open(str(tmp_path / name), "w") as container:

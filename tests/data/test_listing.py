@@ -62,7 +62,9 @@ def test_the_jobs_own_places_hold_no_songs(
     with caplog.at_level("INFO", logger="sidestep"):
         found = paths(output_dir=str(output), runtime={"workspace": str(tmp_path / "w")})
     assert found == ["a.wav", "out2/b.wav"]
-    (said,) = [record.message for record in caplog.records if "left out" in record.message]
+    lines = [record.message for record in caplog.records if "left out" in record.message]
+    assert len(lines) == 1
+    said = lines[0]
     assert "out" in said and "w" in said
     tensors = tmp_path / "t"
     shutil.move(tmp_path / "out", tensors)
@@ -122,7 +124,9 @@ def test_songs_that_are_not_read_are_named(
 ) -> None:
     place_files("a.wav", "0.APE", "c/d.wv", ".e.dsf", *(f"{n:02}.mid" for n in range(10)))
     assert paths() == ["a.wav"]
-    (warning,) = [record.message for record in caplog.records if "not read" in record.message]
+    lines = [record.message for record in caplog.records if "not read" in record.message]
+    assert len(lines) == 1
+    warning = lines[0]
     assert "0.APE" in warning and "00.mid" in warning and "09.mid" not in warning and "2 more" in warning
     assert ".e.dsf" not in warning
 

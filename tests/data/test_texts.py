@@ -172,6 +172,16 @@ def test_a_number_sign_is_a_comment_before_the_lyrics_alone(read: Read) -> None:
     assert (a.bpm, a.keyscale, a.lyrics) == (None, "A minor", "# 1 hit\nla")
 
 
+def test_a_text_may_hold_nothing_but_a_comment(read: Read) -> None:
+    a, _ = read({"a.txt": "# to do: write a caption\n"})
+    assert a.caption == "a"
+
+
+def test_forms_that_say_the_same_are_no_matter(read: Read, caplog: pytest.LogCaptureFixture) -> None:
+    a, _ = read({"a.txt": "bpm: 93", "songs.csv": "file,bpm\na.wav,93.0\n"})
+    assert a.bpm == 93 and not caplog.records
+
+
 def test_texts_that_say_nothing_of_a_song_are_named(read: Read, caplog: pytest.LogCaptureFixture) -> None:
     read(
         {
@@ -185,7 +195,9 @@ def test_texts_that_say_nothing_of_a_song_are_named(read: Read, caplog: pytest.L
             "._a.txt": "macOS",
         }
     )
-    (said,) = [record.message for record in caplog.records]
+    lines = [record.message for record in caplog.records]
+    assert len(lines) == 1
+    said = lines[0]
     names = ("README.txt", "gone.lyrics.txt", "a.lrc", "a.notes.txt", "a.json", "prices.csv", "sub/a.txt")
     assert tells(said, *names) and "._a" not in said
 
@@ -224,10 +236,27 @@ def test_a_table_names_songs_beside_it_and_further_down(
     table = "file,bpm\na.wav,93\nx/c.wav,80\ngone.wav,1\n"
     songs = {song.path: song.bpm for song in read({"x/songs.csv": table})}
     assert songs == {"a.wav": None, "b.wav": None, "x/a.wav": 93, "x/c.wav": 80, "y/c.wav": None}
-    (said,) = [record.message for record in caplog.records]
+    lines = [record.message for record in caplog.records]
+    assert len(lines) == 1
+    said = lines[0]
     assert tells(said, "x/songs.csv", "gone.wav")
     with pytest.raises(BadDataError, match=facts("all.csv", "'c.wav'", "x/c.wav", "y/c.wav")):
         read({"all.csv": "file,bpm\nc.wav,3\n"})
+
+
+def test_a_table_of_something_else_is_no_trouble(read: Read, caplog: pytest.LogCaptureFixture) -> None:
+    read({"empty.csv": b"", "latin.csv": b"caf\xe9,price\n1,2\n", "odd.csv": b'a,b\n"x"y,1\n'})
+    lines = [record.message for record in caplog.records]
+    assert len(lines) == 1
+    said = lines[0]
+    assert tells(said, "empty.csv", "latin.csv", "odd.csv")
+    with pytest.raises(BadDataError, match=facts("songs.csv")):
+        read({"songs.csv": b'file,bpm\n"a.wav"x,1\n'})
+
+
+def test_lines_may_end_as_on_windows(read: Read) -> None:
+    a, b = read({"a.lyrics.txt": "[Verse]\r\nla\r\n", "b.txt": "bpm: 90\r\nlyrics:\r\n[Verse]\r\nla\r\n"})
+    assert a.lyrics == b.lyrics == "[Verse]\nla"
 
 
 def test_what_is_wrong_with_texts_is_said_at_once(read: Read) -> None:

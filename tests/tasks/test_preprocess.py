@@ -231,6 +231,7 @@ def test_texts_that_are_cut_are_said_with_their_song(
     job = spec(dataset_json=write_dataset(tmp_path, **long), preprocess={"lyrics_format": lyrics_format})
     run_task(preprocess, job)
     warnings = [record.message for record in caplog.records if "tokens" in record.message]
+    assert len(warnings) == 2
     caption, lyrics = warnings
     assert tells(caption, "a.wav", "caption", "256") and tells(lyrics, "a.wav", "lyrics", str(limit))
     caplog.clear()

@@ -55,7 +55,9 @@ def test_what_the_dataset_is_is_said_first_and_kept(
     with caplog.at_level("INFO", logger="sidestep"):
         run_task(preprocess, spec())
     said = [record.message for record in caplog.records]
-    (dataset,) = (line for line in said if "languages" in line)
+    lines = [line for line in said if "languages" in line]
+    assert len(lines) == 1
+    dataset = lines[0]
     assert tells(dataset, "songs: 3", "0.1 s (a.wav)", "a.wav, copy.wav")
     assert said.index(dataset) < next(n for n, line in enumerate(said) if line.startswith("Preprocessing"))
     assert any(tells(line, "a.wav", "copy.wav") for line in said if "twice" in line)
