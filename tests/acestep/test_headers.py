@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from sidestep.acestep import load_model
 from sidestep.acestep.headers import check_models
 from sidestep.acestep.layout import find_text_encoder, find_vae, find_variant, open_checkpoints
 from sidestep.config.schema import StorageSpec
@@ -152,6 +153,7 @@ def test_copies_and_notes_beside_the_weights_do_not_count(checkpoints: Path) -> 
     (checkpoints / "vae" / "._config.json").write_bytes(b"\0\5\026\7")
     store = on_disk(checkpoints)
     check(store)
+    load_model(checkpoints, "base", parts=("transformer",))
     assert [file.path for file in find_variant(store, "base").files] == [
         f"acestep-v15-base/{name}" for name in ("config.json", "model.safetensors", "silence_latent.pt")
     ]
