@@ -124,14 +124,20 @@ def _checked(data: Any) -> Sample:
 
 
 def _plain(metadata: Any) -> dict[str, Any]:
-    """Texts and numbers by name, of what other trainers may have put there: lists in lists have no end."""
-    if not isinstance(metadata, dict):
-        return {}
-    return {
-        key: value
-        for key, value in metadata.items()
-        if isinstance(key, str) and isinstance(value, str | int | float | None)
-    }
+    """Texts and numbers by name, also in groups, as our levels are. Other trainers may have put anything there,
+    such as lists in lists without end."""
+    plain = _values(metadata)
+    groups = {key: _values(value) for key, value in _items(metadata) if isinstance(value, dict)}
+    return plain | groups
+
+
+def _values(metadata: Any) -> dict[str, Any]:
+    return {key: value for key, value in _items(metadata) if isinstance(value, str | int | float | None)}
+
+
+def _items(metadata: Any) -> list[tuple[str, Any]]:
+    found = metadata.items() if isinstance(metadata, dict) else ()
+    return [(key, value) for key, value in found if isinstance(key, str)]
 
 
 def _matrix(data: dict[Any, Any], key: str, columns: int | None) -> Tensor:
