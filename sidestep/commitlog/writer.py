@@ -15,7 +15,7 @@ because what it names is never used again:
 
 import logging
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,8 @@ from sidestep.commitlog.lease import FOLDER as HEARTBEATS
 from sidestep.commitlog.lease import Heartbeat, Lease, Watch, generation_of
 from sidestep.commitlog.leftovers import CHECKPOINTS, clear_unfinished, delete_unkept
 from sidestep.commitlog.log import LOST, CommitLog, Record, file_digest, record_path
-from sidestep.runtime.errors import AgainError, SideStepError
+from sidestep.runtime.diskerrors import local_errors
+from sidestep.runtime.errors import AgainError, BadDataError, SideStepError
 
 log = logging.getLogger(__name__)
 
@@ -83,33 +84,47 @@ class Writer:
         target = f"{CHECKPOINTS}/{name}" + (f".g{self.generation}" if self.generation > 1 else "")
         return [target, *(kept for kept in (self.newest.kept if self.newest else []) if kept != target)]
 
-    def commit(self, folder: Path, name: str, step: int, kept: Sequence[str], origin: str = "") -> Record:
+    def commit(
+        self,
+        folder: Path,
+        name: str,
+        step: int,
+        kept: Sequence[str],
+        origin: str = "",
+        files: Mapping[str, dict[str, Any]] | None = None,
+    ) -> Record:
         """Make the files in the local `folder` the newest checkpoint, called `name` ("checkpoint-epoch-5").
 
         Files go first, into a folder that no other generation writes to; then the record that makes them
-        count; then checkpoints that are no longer kept are deleted.
+        count; then checkpoints that are no longer kept are deleted. Once sent, the files are compared with
+        their digests: the local disk is not safe, and no record may name what was not meant.
 
         Args:
             kept: those of `checkpoints(name)` that are to stay.
             origin: sha256 of the state that --resume-from gave this run; without one, the last commit's.
+            files: what the checkpoint consists of, each with its `file_digest`; without it, what `folder`
+                holds now.
 
         Returns:
             The record. After a StorageError the same commit may be made again, or a newer one.
 
         Raises:
             AgainError: another writer has taken over. Nothing of this commit counts.
+            MissingInputError: a file in `folder` is gone. Nothing of this commit counts.
+            BadDataError: a file in `folder` has changed, or may not be read as one. The same.
             StorageError: the store is out of reach. The record may be there all the same.
         """
         self._catch_up()
         target = self.checkpoints(name)[0]
         assert target not in self._deleted, f"{target} may still be deleted by a request on its way"
-        files = sorted(path.name for path in folder.iterdir())
-        digests = {file: file_digest(folder / file) for file in files}
+        digests = _digests(folder, sorted(path.name for path in folder.iterdir())) if files is None else files
         if self.newest and (self.newest.folder, self.newest.files) == (target, digests):
             committed = self.newest  # by an earlier try, of which only the answer was lost
         else:
-            for file in files:
+            for file in digests:
                 self.commits.store.upload(folder / file, f"{target}/{file}")
+            if _digests(folder, digests) != digests:
+                raise BadDataError(f"{folder} was changed while it was sent")
             committed = self._append(
                 Record(
                     kind="commit",
@@ -117,7 +132,7 @@ class Writer:
                     nonce=self._nonce,
                     folder=target,
                     step=step,
-                    files=digests,
+                    files=dict(digests),
                     kept=list(kept),
                     origin=origin or (self.newest.origin if self.newest else ""),
                     machines=self.machines,
@@ -226,6 +241,11 @@ def _created(commits: CommitLog, record: Record) -> Record:
     if commits.store.create(record_path(record.number), record.content()):
         return record
     return commits.at(record.number)
+
+
+def _digests(folder: Path, files: Iterable[str]) -> dict[str, dict[str, Any]]:
+    with local_errors(folder):
+        return {file: file_digest(folder / file) for file in files}
 
 
 def _delete_old_heartbeats(commits: CommitLog, generation: int) -> None:

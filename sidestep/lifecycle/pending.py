@@ -38,7 +38,7 @@ class PendingCheckpoints:
     def __init__(self, workspace: Workspace, place: str) -> None:
         self._root = workspace.scratch(f"outbox-{hashlib.sha256(place.encode()).hexdigest()[:16]}")
         self._note = self._root / "newest.json"
-        self._digests: dict[Path, Mapping[str, Any]] = {}  # of the files in each folder, as they were put
+        self._digests: dict[Path, Mapping[str, dict[str, Any]]] = {}  # as put
 
     def put(self, name: str, step: int, files: Mapping[str, Parts], writer: tuple[int, str]) -> Path:
         """Keep a checkpoint as the newest one; its folder.
@@ -72,6 +72,10 @@ class PendingCheckpoints:
         except OSError as error:
             log.debug("%s is not whole: %s", folder, error)
             return False
+
+    def digests(self, folder: Path) -> Mapping[str, dict[str, Any]]:
+        """The files of a checkpoint as it was put here, for `Writer.commit`."""
+        return self._digests[folder]
 
     def clear(self, folder: Path) -> None:
         """A checkpoint is committed, or not wanted any more."""

@@ -16,7 +16,7 @@ from sidestep.lifecycle.pending import Unsent
 from sidestep.lifecycle.policy import CheckpointPolicy
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.runtime.background import OneWorker
-from sidestep.runtime.errors import AgainError, MissingInputError, StorageError
+from sidestep.runtime.errors import AgainError, BadDataError, MissingInputError, StorageError
 from sidestep.storage.retry import Retry
 from sidestep.training.numbers import Progress
 from sidestep.training.snapshot import Snapshot
@@ -161,7 +161,7 @@ class Saver:
         except StorageError as error:
             log.warning("%s could not be sent, the one before it is safe: %s", name, error)
             return
-        except MissingInputError:
+        except (MissingInputError, BadDataError):
             if self._job.pending.is_whole(folder):
                 raise
             self._lose(folder, name)
@@ -181,7 +181,8 @@ class Saver:
         try:
             self._events.send()
             kept = self._policy.keep(self._writer.checkpoints(name))
-            record = self._writer.commit(folder, name, step, kept, self._origin)
+            files = self._job.pending.digests(folder)
+            record = self._writer.commit(folder, name, step, kept, self._origin, files)
         except StorageError as error:
             self._failure = error
             self._reporter.update(message=f"{name} could not be sent: {str(error).splitlines()[0]}")

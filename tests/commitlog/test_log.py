@@ -12,7 +12,7 @@ from sidestep.commitlog.lease import Lease, Watch, heartbeat_path
 from sidestep.commitlog.log import CommitLog, Record
 from sidestep.commitlog.writer import Writer, take_over
 from sidestep.config.schema import StorageSpec
-from sidestep.runtime.errors import AgainError, BadDataError, StorageError
+from sidestep.runtime.errors import AgainError, BadDataError, MissingInputError, StorageError
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
 from tests.clock import Clock
@@ -52,6 +52,26 @@ def commit(writer: Writer, folder: Path, step: int, keep: int = 3, epoch: bool =
     (files / "b.bin").write_bytes(b"x" * step)
     name = f"checkpoint-{'epoch' if epoch else 'step'}-{step}"
     writer.commit(files, name, step, writer.checkpoints(name)[:keep])
+
+
+@pytest.mark.parametrize("what", ["changed", "deleted"])
+def test_what_changes_while_it_is_sent_is_not_recorded(
+    writer: Writer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    commit(writer, tmp_path, 1)
+    upload = type(store).upload
+
+    def upload_and_damage(self: Store, source: Path, path: str) -> None:
+        upload(self, source, path)
+        source.write_bytes(b"y" * 5) if what == "changed" else source.unlink()
+
+    monkeypatch.setattr(type(store), "upload", upload_and_damage)
+    with pytest.raises(BadDataError if what == "changed" else MissingInputError):
+        commit(writer, tmp_path, 5)
+    monkeypatch.undo()
+    assert newest(store, tmp_path / "newest") == 1
+    commit(writer, tmp_path, 6)
+    assert newest(store, tmp_path / "after") == 6
 
 
 def newest(store: Store, target: Path) -> int | None:

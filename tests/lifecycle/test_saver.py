@@ -220,6 +220,21 @@ def test_what_is_damaged_in_the_workspace_is_not_committed(
         run.saver.finish()
 
 
+@pytest.mark.parametrize("what", ["changed", "deleted"])
+def test_what_is_damaged_while_it_is_sent_is_not_committed(tmp_path: Path, commits: Any, what: str) -> None:
+    def damage(step: int) -> None:
+        for file in (tmp_path / "ws").glob("scratch/outbox-*/checkpoint-step-2/state.json"):
+            file.unlink() if what == "deleted" else file.write_bytes(b"9")
+
+    run = Run(tmp_path)
+    commits(damage)
+    for step in (1, 2):
+        run.save(step)
+    with pytest.raises(StorageError, match="damaged or deleted before it was sent"):
+        run.saver.finish()
+    assert run.committed == [1]
+
+
 def test_other_failures_end_the_run_and_keep_the_state(tmp_path: Path, commits: Any) -> None:
     run = Run(tmp_path)
     commits(raising(1, AccessError("the key has expired")))

@@ -58,7 +58,7 @@ def test_the_screen_and_the_files_show_it_so(capsys: pytest.CaptureFixture[str],
         Path("sidestep.log").read_text(),
         (tmp_path / "run.log").read_text(),
     ):
-        assert "\x1b" not in text and "\\x1b]0;taken\\x07" in text and "\\udcff" in text
+        assert "\x1b" not in text and "bad song \\x1b]0;taken\\x07" in text and "\\udcff" in text
         assert not [line for line in text.splitlines() if line.startswith("2026-01-01")]
     assert (tmp_path / "run.log").read_text().count("RuntimeError: ") == 1  # and neither file was given up
 
