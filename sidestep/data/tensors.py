@@ -124,8 +124,8 @@ def _checked(data: Any) -> Sample:
 
 
 def _plain(metadata: Any) -> dict[str, Any]:
-    """Texts and numbers by name, also in groups, as our levels are. Other trainers may have put anything there,
-    such as lists in lists without end."""
+    """Texts and numbers by name, also in groups, as our levels are. Other trainers may have put
+    anything there, such as lists in lists without end."""
     plain = _values(metadata)
     groups = {key: _values(value) for key, value in _items(metadata) if isinstance(value, dict)}
     return plain | groups

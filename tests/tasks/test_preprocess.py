@@ -165,8 +165,9 @@ def test_timbre_lyrics_and_level_as_asked(spec: MakeJob, tmp_path: Path, golden:
     settings = {"timbre": "zero", "lyrics_format": "raw", "normalize": "peak", "target_db": -6}
     job = spec(dataset_json=write_dataset(tmp_path, caption="A song", lyrics=lyrics), preprocess=settings)
     run_task(preprocess, job)
-    made = next(path for path in tensors(job).values() if read_sample(path).metadata["filename"] == "a.wav")
-    sample = read_sample(made)
+    sample = next(
+        sample for sample in map(read_sample, tensors(job).values()) if sample.metadata["filename"] == "a.wav"
+    )
     checkpoints = golden / "checkpoints"
     text_encoder = load_text_encoder(checkpoints, "cpu", torch.float32)
     prompt = encode_text(
@@ -181,8 +182,7 @@ def test_timbre_lyrics_and_level_as_asked(spec: MakeJob, tmp_path: Path, golden:
     waveform = waveform * (10 ** (-6 / 20) / waveform.abs().max())
     latents = encode_audio(load_vae(checkpoints, "cpu", torch.float32), waveform)
     torch.testing.assert_close(sample.target_latents, latents, rtol=1e-4, atol=1e-4)
-    metadata = torch.load(made, weights_only=True)["metadata"]  # a sample has its plain values alone
-    assert {key: metadata[key] for key in ("timbre", "lyrics_format", "levels")} == {
+    assert {key: sample.metadata[key] for key in ("timbre", "lyrics_format", "levels")} == {
         "timbre": "zero",
         "lyrics_format": "raw",
         "levels": {"peak": -6},
