@@ -69,6 +69,47 @@ class _Config(BaseModel):
         return self
 
 
+class TextConfig(BaseModel):
+    """The settings of a text encoder's config.json that are used. Others may name code or other models."""
+
+    vocab_size: Annotated[int, Field(ge=1, le=2**24)]
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Annotated[int, Field(ge=1, le=1024)]
+    num_attention_heads: Size
+    num_key_value_heads: Size
+    head_dim: Size | None = None
+    attention_bias: bool = False
+    hidden_act: str | None = None
+    max_position_embeddings: Annotated[int, Field(ge=1, le=2**24)] | None = None
+    rms_norm_eps: Annotated[float, Field(gt=0, lt=1)] | None = None
+    rope_theta: Annotated[float, Field(gt=0)] | None = None
+    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] | None = None
+    use_sliding_window: bool | None = None
+    sliding_window: Size | None = None
+    max_window_layers: Annotated[int, Field(ge=0, le=1024)] | None = None
+    layer_types: list[Literal["sliding_attention", "full_attention"]] | None = None
+
+
+class VaeConfig(BaseModel):
+    """The settings of a VAE's config.json."""
+
+    encoder_hidden_size: Size = 128
+    downsampling_ratios: Annotated[list[Size], Field(min_length=1, max_length=16)] = [2, 4, 4, 8, 8]
+    channel_multiples: Annotated[list[Size], Field(min_length=1, max_length=16)] = [1, 2, 4, 8, 16]
+    decoder_channels: Size = 128
+    decoder_input_channels: Size = 64
+    audio_channels: Size = 2
+    sampling_rate: Size = 44_100
+
+    @model_validator(mode="after")
+    def _lists_fit(self) -> Self:
+        if len(self.downsampling_ratios) != len(self.channel_multiples):
+            raise ValueError("downsampling_ratios and channel_multiples must be of one length")
+        return self
+
+
 def read_config(folder: Path, base_model: str | None = None) -> dict[str, Any]:
     """A model folder's config.json: see `whole_config`."""
     path = folder / "config.json"
@@ -108,11 +149,6 @@ def parse_config(content: bytes, name: str) -> dict[str, Any]:
             + "\n  checkpoint_dir and model_variant must lead to such a model's folder"
         ) from error
     return config
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a checkpoint's file. Raises BadDataError where there is none."""
-    return parse_object(read_small(path), str(path))
 
 
 def parse_object(content: bytes, name: str) -> dict[str, Any]:

@@ -8,11 +8,8 @@ read.
 import posixpath
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated
 
-from pydantic import BaseModel, Field
-
-from sidestep.acestep.config import Size, parse_config
+from sidestep.acestep.config import TextConfig, VaeConfig, parse_config
 from sidestep.acestep.layout import (
     INDEX_SUFFIX,
     SILENCE_FILE,
@@ -41,26 +38,6 @@ SHOWN = 5  # problems of one kind that a message lists
 AGAIN = "download it again"
 
 
-class _TextConfig(BaseModel):
-    vocab_size: Annotated[int, Field(ge=1, le=2**24)]
-    hidden_size: Size
-    intermediate_size: Size
-    num_hidden_layers: Annotated[int, Field(ge=1, le=1024)]
-    num_attention_heads: Size
-    num_key_value_heads: Size
-    head_dim: Size | None = None
-    attention_bias: bool = False
-
-
-class _VaeConfig(BaseModel):
-    encoder_hidden_size: Size = 128
-    downsampling_ratios: Annotated[list[Size], Field(max_length=16)] = [2, 4, 4, 8, 8]
-    channel_multiples: Annotated[list[Size], Field(max_length=16)] = [1, 2, 4, 8, 16]
-    decoder_channels: Size = 128
-    decoder_input_channels: Size = 64
-    audio_channels: Size = 2
-
-
 def check_models(store: Store, model: Part, others: Sequence[Part], task: str) -> None:
     """Raise BadDataError with all that is wrong with the files of a checkpoint set that a task reads.
 
@@ -71,22 +48,23 @@ def check_models(store: Store, model: Part, others: Sequence[Part], task: str) -
     problems = []
     for part in (model, *others):
         try:
-            _check_part(store, part, task)
+            check_part(store, part, task)
         except BadDataError as error:
             problems.append(str(error))
     if problems:
         raise BadDataError("\n".join(problems))
 
 
-def _check_part(store: Store, part: Part, task: str) -> None:
+def check_part(store: Store, part: Part, task: str) -> None:
+    """Raise BadDataError with all that is wrong with the files of one part that a task reads."""
     path = f"{part.folder}/config.json"
     content, where = store.read_small(path), f"{store.place}/{path}"
     if not content or content.startswith(POINTER):
         _read_start(store, FileInfo(path, len(content), ""))
     if part.folder == VAE_FOLDER:
-        _check_files(store, part, vae_shapes(parse_as(_VaeConfig, content, where).model_dump()), ("",))
+        _check_files(store, part, vae_shapes(parse_as(VaeConfig, content, where).model_dump()), ("",))
     elif part.folder == TEXT_ENCODER_FOLDER:
-        config = parse_as(_TextConfig, content, where).model_dump(exclude_none=True)
+        config = parse_as(TextConfig, content, where).model_dump(exclude_none=True)
         _check_files(store, part, text_encoder_shapes(config), ())
     else:
         given = parse_config(content, where)

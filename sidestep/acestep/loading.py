@@ -5,29 +5,35 @@ exception that is mended here (XL's timbre token).
 """
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import AceStepTransformer1DModel, AutoencoderOobleck
 from diffusers.pipelines.ace_step import AceStepConditionEncoder
+from pydantic import BaseModel
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Model
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config, Qwen3Model
 from transformers.utils.logging import disable_progress_bar
 
 from sidestep.acestep.attention import AttentionName, WindowedAttnProcessor
-from sidestep.acestep.config import read_config, read_json
+from sidestep.acestep.config import TextConfig, VaeConfig, read_config
+from sidestep.acestep.headers import check_part
 from sidestep.acestep.layout import SILENCE_FILE, find_text_encoder, find_vae, find_variant, open_checkpoints
 from sidestep.acestep.names import diffusers_name
 from sidestep.acestep.vae import build_vae
 from sidestep.acestep.weights import check_finite, load_exactly, read_weights
 from sidestep.config.schema import StorageSpec
-from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.errors import BadDataError, SideStepError
+from sidestep.runtime.parsing import parse_as, parse_json, read_small
 from sidestep.runtime.tensorfiles import load_torch
 from sidestep.storage.store import Store
+
+TOKENIZER, TOKENIZER_CONFIG, ADAPTER_CONFIG = "tokenizer.json", "tokenizer_config.json", "adapter_config.json"
 
 PARTS = ("transformer", "condition_encoder")
 
@@ -109,9 +115,13 @@ def load_vae(
     checkpoint_dir: str | Path, device: str | torch.device, dtype: torch.dtype
 ) -> AutoencoderOobleck:
     """The audio autoencoder: 48 kHz stereo [B, 2, N] ↔ latents [B, 64, N / 1920]."""
-    folder = Path(checkpoint_dir) / find_vae(_checkpoints(checkpoint_dir)).folder
+    store = _checkpoints(checkpoint_dir)
+    part = find_vae(store)
+    check_part(store, part, "preprocess")  # sizes by the headers, before anything is built
+    folder = Path(checkpoint_dir) / part.folder
+    config = parse_as(VaeConfig, read_small(folder / "config.json"), f"{folder}/config.json")
     with torch.device("meta"):
-        vae = build_vae(read_json(folder / "config.json"))
+        vae = build_vae(config.model_dump())
     load_exactly(vae, read_weights(folder), device, dtype, source=str(folder))
     return vae.eval().requires_grad_(False)
 
@@ -119,37 +129,87 @@ def load_vae(
 def load_text_encoder(
     checkpoint_dir: str | Path, device: str | torch.device, dtype: torch.dtype
 ) -> TextEncoder:
-    """The stock Qwen3 embedding model with its tokenizer, from local files only."""
-    folder = Path(checkpoint_dir) / find_text_encoder(_checkpoints(checkpoint_dir)).folder
+    """The stock Qwen3 embedding model with its tokenizer, from local files only. None of their code is run.
+
+    Raises BadDataError where they are damaged, or not of such a model.
+    """
+    store = _checkpoints(checkpoint_dir)
+    part = find_text_encoder(store)
+    check_part(store, part, "preprocess")  # before the library makes what a config.json asks for
+    folder = Path(checkpoint_dir) / part.folder
+    if ADAPTER_CONFIG in part.names:  # the library would load it without a word
+        raise BadDataError(f"{folder}/{ADAPTER_CONFIG} is an adapter beside the text encoder\n  move it away")
     disable_progress_bar()  # of transformers' own: the task shows its progress
     tokenizer = load_tokenizer(folder)
-    try:
+    with _foreign(folder):
         model, report = Qwen3Model.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
+            folder,
+            config=_text_config(folder),
+            attn_implementation="sdpa",  # or a file could name one, to be downloaded
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=dtype,
+            output_loading_info=True,
         )
-    except Exception as error:  # of many kinds, for what its files hold
-        raise _no_text_encoder(folder, error) from error
     for name, tensor in model.state_dict().items():
         check_finite(tensor, f"{name} in {folder}")
     if wrong := {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}:
         raise BadDataError(f"{folder} does not fit its config.json: {wrong}")
+    if (most := max(tokenizer.get_vocab().values(), default=0)) >= model.config.vocab_size:
+        raise BadDataError(
+            f"{folder}/tokenizer.json has a token {most}, and the model only {model.config.vocab_size}\n"
+            "  download its folder again, whole"
+        )
     return TextEncoder(tokenizer, model.to(device).eval().requires_grad_(False))
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a text encoder's folder. Raises BadDataError where it is damaged."""
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # a broken tokenizer.json ends in a bare Exception of its library
-        raise _no_text_encoder(folder / "tokenizer.json", error) from error
+    settings = folder / TOKENIZER_CONFIG
+    kind = parse_as(_TokenizerConfig, read_small(settings), str(settings)) if settings.exists() else None
+    parse_json(read_small(folder / TOKENIZER), str(folder / TOKENIZER))
+    with _foreign(folder / TOKENIZER):
+        if kind and kind.auto_map:
+            raise BadDataError(f"{settings} names code of its own, which is not run")
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, config=_text_config(folder), local_files_only=True, trust_remote_code=False
+        )
+        for most in ({}, {"truncation": True, "max_length": 8}):  # as texts will be read
+            tokenizer("[verse]\na, \u00e4, \u97f3", **most)
     return tokenizer
 
 
-def _no_text_encoder(place: Path, error: Exception) -> BadDataError:
-    return BadDataError(
-        f"{place} is damaged, or not of a Qwen3 embedding model: {type(error).__name__}: {error}\n"
-        "  download its folder again, whole"
-    )
+class _TokenizerConfig(BaseModel):
+    """What a tokenizer_config.json says of the class that is made, and of code."""
+
+    tokenizer_class: (
+        Literal["Qwen2Tokenizer", "Qwen2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"] | None
+    ) = None
+    auto_map: Any = None
+
+
+def _text_config(folder: Path) -> Qwen3Config:
+    path = folder / "config.json"
+    fields = parse_as(TextConfig, read_small(path), str(path)).model_dump(exclude_none=True)
+    with _foreign(path):
+        return Qwen3Config(**fields)
+
+
+@contextmanager
+def _foreign(place: Path) -> Iterator[None]:
+    """Turn what libraries raise over the content of a file into a BadDataError with its name."""
+    try:
+        yield
+    except SideStepError:
+        raise
+    except BaseException as error:
+        # What the tokenizer's Rust gives up on is no Exception; its class cannot be imported.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise BadDataError(
+            f"{place} is damaged, or not of a Qwen3 embedding model: {type(error).__name__}: {error}\n"
+            "  download its folder again, whole"
+        ) from error
 
 
 def build_transformer(config: dict[str, Any]) -> AceStepTransformer1DModel:
