@@ -258,6 +258,8 @@ def _part(store: Store, folder: str, files: list[FileInfo], needed: tuple[str, .
         if not (any(map(is_weights, names)) if "*" in pattern else pattern in names)
     ]
     if missing:
+        for name in missing:
+            store.refuse_folder(f"{folder}/{name}")
         raise MissingInputError(
             f"{store.place}/{folder} is not complete: it has no {', no '.join(missing)}\n"
             "  download this folder again, whole"

@@ -24,7 +24,7 @@ from ruamel.yaml.events import (
     SequenceStartEvent,
 )
 
-from sidestep.runtime.errors import AccessError, BadSpecError, MissingInputError
+from sidestep.runtime.errors import AccessError, BadDataError, BadSpecError, MissingInputError
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
@@ -46,7 +46,7 @@ def read_yaml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[tuple[
     """The mapping in a YAML file, and the line (from 1) of each key by its path from the top.
 
     An empty file is an empty mapping. Raises BadSpecError, with file and line, for anything that is not
-    one plain YAML 1.2 mapping in UTF-8; MissingInputError or AccessError when it cannot be read.
+    one plain YAML 1.2 mapping in UTF-8; MissingInputError, BadDataError or AccessError where it is not read.
     """
     name = os.fspath(path)
     if not name:
@@ -57,7 +57,7 @@ def read_yaml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[tuple[
     except (FileNotFoundError, NotADirectoryError):
         raise MissingInputError(f"there is no job spec at {name}") from None
     except IsADirectoryError:
-        raise MissingInputError(f"{name} is a folder; a job spec is a YAML file") from None
+        raise BadDataError(f"{name} is a folder; a job spec is a YAML file") from None
     except OSError as error:
         raise AccessError(f"the job spec {name} cannot be read: {error.strerror}") from None
     if len(data) > MAX_BYTES:

@@ -35,6 +35,8 @@ def counted(store: Store, listed: Mapping[str, FileInfo]) -> dict[str, FileInfo]
     if named is None:
         return whole
     if missing := sorted(named - whole.keys()):
+        for name in missing:
+            store.refuse_folder(name)
         raise MissingInputError(
             f"{store.place} is not complete: {MANIFEST_FILE} names {len(named)} files, and {len(missing)} of "
             f"{len(named)} are not there: {_some(missing)}\n"
@@ -60,6 +62,7 @@ def log_left_out(store: Store, listed: Collection[str], files: Collection[str]) 
 def _read_manifest(store: Store) -> set[str] | None:
     """The names of the files that the manifest in a folder names; None where it has none."""
     if store.stat(MANIFEST_FILE) is None:
+        store.refuse_folder(MANIFEST_FILE)
         return None
     manifest = parse_as(_Manifest, store.read_bytes(MANIFEST_FILE), f"{store.place}/{MANIFEST_FILE}")
     if manifest.samples is None:

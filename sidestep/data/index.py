@@ -111,6 +111,7 @@ def tensors_file(key: str) -> str:
 def read_index(store: Store) -> Index | None:
     """The index of a place of tensors; None where there is none. Raises BadDataError for a damaged one."""
     if not store.stat(INDEX_FILE):
+        store.refuse_folder(INDEX_FILE)
         return None
     try:
         read = parse_as(_Content, store.read_small(INDEX_FILE), f"{store.place}/{INDEX_FILE}")
@@ -181,6 +182,8 @@ def list_samples(store: Store, begun_with: str = "", wait: Retry = WAIT) -> list
     def ask() -> dict[str, FileInfo]:
         found = _and_asked_for(store, keys, listed)
         missing = [path for path in keys if path not in found]
+        for path in missing:
+            store.refuse_folder(path)
         not_made = [path for path in missing if keys[path] not in index.tensors]
         if not_made:
             raise MissingInputError(

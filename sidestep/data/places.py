@@ -38,8 +38,8 @@ class SongFinder:
         found as it is written may be spelt otherwise, have backslashes for slashes or, as datasets move
         between machines, begin with other folders: then the file with the longest common end is taken.
 
-        Raises BadDataError where the path leads out of both places or fits several files alike, and
-        MissingInputError where there is no file.
+        Raises BadDataError where the path leads out of both places, fits several files alike or is that of a
+        folder, and MissingInputError where there is no file.
         """
         for written in _spellings(path):
             if found := self._as_written(written):
@@ -59,6 +59,9 @@ class SongFinder:
             raise BadDataError(
                 f"leads out of {self._json_folder.place}; if the songs are elsewhere, set audio_dir"
             )
+        for written in _spellings(path):
+            for store, inside in self._inside(written):
+                store.refuse_folder(inside)
         raise MissingInputError(
             f"there is no such file in {' and '.join(store.place for store in self._stores)}"
         )

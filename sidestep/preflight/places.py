@@ -127,6 +127,7 @@ def _check_dataset_json(job: Job) -> str:
     store, name = job.dataset_json
     file = store.stat(name)
     if file is None:
+        store.refuse_folder(name)
         raise MissingInputError(f"there is no file {name} in {store.place}. Check the place and the name.")
     _check_readable(store, [file])
     return f"{store.place}/{name}, {decimal(file.size)}"

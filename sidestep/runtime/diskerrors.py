@@ -54,6 +54,8 @@ def to_user_error(error: OSError, place: str) -> SideStepError:
             f"{place} is a symbolic link that is not followed, or one that leads to itself. Put the file "
             "itself there."
         )
+    if error.errno == errno.ENXIO:
+        return BadDataError(f"{place} is a pipe or a device, where a file is needed. Move it away.")
     if error.errno in UNUSABLE_NAMES:
         return BadDataError(f"{place} cannot be a file's name here ({error.strerror}). Choose another name.")
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:

@@ -105,6 +105,12 @@ class LocalStore(Store):
         with local_errors(full):
             return _info(full, self.clean_path(path)) if full.is_file() else None
 
+    def refuse_folder(self, path: str) -> None:
+        full = self.locate(path)
+        with local_errors(full):
+            if _is_folder(full):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(full))
+
     def read_bytes(self, path: str) -> bytes:
         full = self.locate(path)
         with local_errors(full):

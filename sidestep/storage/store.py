@@ -81,6 +81,11 @@ class Store(ABC):
     def stat(self, path: str) -> FileInfo | None:
         """Return size and version of a file; None if it is not there, or is a folder."""
 
+    def refuse_folder(self, path: str) -> None:
+        """Raise BadDataError where a folder has the name of a file that is needed: that does not pass, as a
+        file's absence may. A bucket has no folders."""
+        self.clean_path(path)
+
     @abstractmethod
     def read_bytes(self, path: str) -> bytes:
         """Return the content of a small file."""

@@ -8,7 +8,7 @@ import pytest
 
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant, open_checkpoints
 from sidestep.config.schema import StorageSpec
-from sidestep.runtime.errors import MissingInputError
+from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.store import Store
 from tests.facts import facts
 from tests.s3 import S3Server
@@ -123,6 +123,15 @@ def test_what_a_model_s_folder_lacks_is_named(set_of: SetOf, lost: str) -> None:
     store = set_of(mine=tuple(name for name in MODEL if name != lost))
     wanted = lost.replace("model.", "*.")
     with pytest.raises(MissingInputError, match=facts("/mine", wanted)):
+        find_variant(store, "mine")
+
+
+def test_a_folder_in_the_place_of_a_model_s_file(set_of: SetOf) -> None:
+    store = set_of(mine=MODEL)
+    config = Path(store.place) / "mine" / "config.json"
+    config.unlink()
+    config.mkdir()
+    with pytest.raises(BadDataError, match=facts(f"{config} is a folder")):
         find_variant(store, "mine")
 
 

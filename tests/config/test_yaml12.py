@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidestep.config.yaml12 import MAX_BYTES, dump_yaml, read_yaml
-from sidestep.runtime.errors import BadSpecError, MissingInputError
+from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
 
 
 def read(text: str | bytes) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         read_yaml("")
     with pytest.raises(MissingInputError, match=r"nowhere\.yaml"):
         read_yaml("nowhere.yaml")
-    with pytest.raises(MissingInputError, match="folder"):
+    with pytest.raises(BadDataError, match="folder"):
         read_yaml(tmp_path)
 
 

@@ -270,6 +270,21 @@ def test_a_song_that_no_listing_shows_yet_is_asked_for(
 
 
 @pytest.mark.parametrize(
+    ("written", "place"), [("a.mp3", "set/a.mp3"), ("{root}/audio/b.mp3", "audio/b.mp3")]
+)
+def test_a_song_that_is_a_folder(place_files: PlaceFiles, read: Read, written: str, place: str) -> None:
+    root = place_files("set/a.mp3/x.txt", "audio/b.mp3/x.txt")
+    with pytest.raises(BadDataError, match=facts("sample 1", f"{root}/{place} is a folder")):
+        read([{"audio_path": written.format(root=root)}], audio_dir="audio")
+
+
+def test_a_folder_does_not_hide_a_song_elsewhere(place_files: PlaceFiles, read: Read) -> None:
+    root = place_files("set/a.mp3/x.txt", "audio/a.mp3")
+    (song,) = read([{"audio_path": "a.mp3"}], audio_dir="audio")
+    assert song.place == f"{root}/audio/a.mp3"
+
+
+@pytest.mark.parametrize(
     "written",
     ["../secret.mp3", "x/../../secret.mp3", "{root}/secret.mp3", "file://{root}/secret.mp3", "ftp://x/a.mp3"],
 )

@@ -38,6 +38,15 @@ def names(store: Store) -> list[str]:
     return [file.path for file in list_samples(store)]
 
 
+def test_a_folder_in_a_file_s_place(folder: Path, store: Store) -> None:
+    write_manifest(folder, *NAMES)
+    for name in ("1.pt", "manifest.json"):
+        (folder / name).unlink()
+        (folder / name).mkdir()
+        with pytest.raises(BadDataError, match=facts(f"{store.place}/{name} is a folder")):
+            names(store)
+
+
 @pytest.mark.parametrize(
     "paths",
     [("2.pt", "0.pt"), ("/home/me/out/0.pt", "./tensors/2.pt"), ("D:\\out\\0.pt", "out\\2.pt", "2.pt")],

@@ -298,6 +298,16 @@ def test_what_does_not_come_is_a_fault_of_the_store(late_store: LateStore) -> No
     assert 60 <= clock.now < 80
 
 
+def test_a_folder_in_a_file_s_place_is_not_waited_for(late_store: LateStore) -> None:
+    clock = Clock()
+    for name in ("two.pt", "index.json"):
+        (late_store.root / name).unlink()
+        (late_store.root / name).mkdir()
+        with pytest.raises(BadDataError, match=facts(f"{late_store.place}/{name} is a folder")):
+            list_samples(late_store, wait=replace(WAIT, clock=clock, sleep=clock.sleep))
+    assert clock.now == 0
+
+
 def test_what_was_never_made_is_not_waited_for(late_store: LateStore) -> None:
     clock = Clock()
     late_store.late = ("one.pt", "two.pt")

@@ -184,6 +184,7 @@ def test_a_folder_where_a_file_belongs(store: LocalStore, tmp_path: Path) -> Non
         (errno.EISDIR, BadDataError),
         (errno.ENOTDIR, BadDataError),
         (errno.ELOOP, BadDataError),
+        (errno.ENXIO, BadDataError),
         (errno.ENAMETOOLONG, BadDataError),
         (errno.EILSEQ, BadDataError),
         (errno.EACCES, AccessError),
