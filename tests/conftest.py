@@ -4,6 +4,7 @@ import ipaddress
 import logging
 import os
 import socket
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,16 @@ os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 pytest_plugins = ["tests.songs", "tests.s3", "tests.stores", "tests.fake_tasks"]
 
 TESTS = Path(__file__).parent
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test has logged of a file's name that is no UTF-8 must not end pytest-xdist, which sends it on."""
+    report = yield
+    report.sections = [
+        (title, text.encode("utf-8", "backslashreplace").decode()) for title, text in report.sections
+    ]
+    return report
 
 
 def _is_loopback(host: str) -> bool:
