@@ -28,7 +28,7 @@ TESTS = Path(__file__).parent
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A file name that is no UTF-8, in what a test has logged, must not end pytest-xdist, which sends it on."""
+    """What a test has logged of a name that is no UTF-8 must not end pytest-xdist, which sends it on."""
     report = yield
     report.sections = [
         (title, text.encode("utf-8", "backslashreplace").decode()) for title, text in report.sections
