@@ -43,7 +43,7 @@ from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import Store
-from sidestep.storage.transfer import pull
+from sidestep.storage.transfer import pull, using_copies
 
 log = logging.getLogger(__name__)
 
@@ -99,12 +99,14 @@ class SongEncoder:
             for store, files in by_store([work.song for work in unique.values()])
         }
         checkpoints = pull_part(self.checkpoints, part, self.workspace, "Pulling the VAE")
-        vae = load_vae(checkpoints, self.device, torch.float32)
+        with using_copies(self.checkpoints, part.files, self.workspace):
+            vae = load_vae(checkpoints, self.device, torch.float32)
         seconds, started = 0.0, time.monotonic()
         with track("Pass 1, songs", len(unique), "songs") as bar:
             for work in unique.values():
                 file = folders[work.song.store.place] / work.song.path
-                waveform = read_audio(file, self.settings.max_duration, self.settings.float_scale)
+                with using_copies(work.song.store, [work.song.file], self.workspace):
+                    waveform = read_audio(file, self.settings.max_duration, self.settings.float_scale)
                 waveform = normalized(waveform, levels(self.settings), work.song.path)
                 made = {"latents": encode_audio(vae, waveform), "samples": torch.tensor(waveform.shape[1])}
                 _check_finite(made["latents"], "the latents", work.song)
@@ -120,7 +122,8 @@ class SongEncoder:
         if not works:
             return
         checkpoints = pull_part(self.checkpoints, part, self.workspace, "Pulling the text encoder")
-        text_encoder = load_text_encoder(checkpoints, self.device, torch.float32)
+        with using_copies(self.checkpoints, part.files, self.workspace):
+            text_encoder = load_text_encoder(checkpoints, self.device, torch.float32)
         lyrics_format = self.settings.lyrics_format
         limit = TOKENS_OF_LYRICS[lyrics_format]
         with track("Pass 1, texts", len(works), "songs") as bar:
@@ -144,16 +147,18 @@ class SongEncoder:
     def check_tokenizer(self, text_encoder: Part) -> None:
         """Raise BadDataError where the text encoder's tokenizer is damaged."""
         root = pull_part(self.checkpoints, text_encoder, self.workspace, "Pulling the text encoder")
-        load_tokenizer(root / text_encoder.folder)
+        with using_copies(self.checkpoints, text_encoder.files, self.workspace):
+            load_tokenizer(root / text_encoder.folder)
 
     def encode_conditions(self, part: Part, works: Sequence[Work]) -> None:
         """Pass 2: conditions of texts, by the model in `part`, and with them the finished tensors."""
         checkpoints = pull_part(self.checkpoints, part, self.workspace, "Pulling the model")
-        model = load_model(
-            *(checkpoints, part.folder, self.device, torch.float32),
-            parts=("condition_encoder",),
-            base_model=self.base_model,
-        )
+        with using_copies(self.checkpoints, part.files, self.workspace):
+            model = load_model(
+                *(checkpoints, part.folder, self.device, torch.float32),
+                parts=("condition_encoder",),
+                base_model=self.base_model,
+            )
         with track("Pass 2", len(works), "songs") as bar:
             for work in works:
                 song = self.unfinished.read(work.latents_file)

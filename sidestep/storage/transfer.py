@@ -5,8 +5,9 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -75,6 +76,27 @@ def pull_again(store: Store, files: Sequence[FileInfo], workspace: Workspace) ->
         (workspace.pulled(store.place) / store.clean_path(file.path)).unlink(missing_ok=True)
     pull(store, now, workspace, "Pulling damaged copies again")
     return now
+
+
+@contextmanager
+def using_copies(store: Store, files: Sequence[FileInfo], workspace: Workspace) -> Iterator[None]:
+    """Raise MachineError where the block fails, and copies of `files`, which were pulled, are gone or other.
+
+    Then the failure says nothing of the store's own files, and the same command pulls them again.
+    """
+    try:
+        yield
+    except Exception as error:
+        if store.local_root is None:
+            folder = workspace.pulled(store.place)
+            with local_errors(folder):
+                records = _Records(folder)
+            if gone := [file.path for file in files if not records.has(file)]:
+                raise MachineError(
+                    f"{folder / gone[0]} was deleted or changed after it was pulled. Run the same command "
+                    "again: it pulls what is missing; and let nothing else clear the workspace meanwhile."
+                ) from error
+        raise
 
 
 def _each(move: Callable[[Item], None], items: Iterable[Item], at_a_time: int) -> None:

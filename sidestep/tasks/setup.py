@@ -18,7 +18,7 @@ from sidestep.lifecycle.job import Job
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import Store
-from sidestep.storage.transfer import pull
+from sidestep.storage.transfer import pull, using_copies
 from sidestep.training.dataset import Samples
 from sidestep.training.flow import SamplingConfig
 from sidestep.training.machine import Machine
@@ -54,15 +54,16 @@ def prepare_setup(job: Job, machine: Machine, before: Numbers | None = None) -> 
     pulled = pull_model(store, variant, workspace)
     for warning in check_content(job.spec, store, workspace, part, read_index(job.tensors)):
         log.warning("%s", warning)
-    model = load_model(
-        *(pulled.root, pulled.folder, device, dtype),
-        parts=("transformer",),
-        base_model=job.spec.base_model,
-        attention=machine.attention,
-    )
+    with using_copies(store, part.files, workspace):
+        model = load_model(
+            *(pulled.root, pulled.folder, device, dtype),
+            parts=("transformer",),
+            base_model=job.spec.base_model,
+            attention=machine.attention,
+        )
+        null_condition = load_null_condition(pulled.root, pulled.folder)
     log.info("Loaded the decoder of %s alone: no encoder is in memory while it is trained", model.variant)
     _check_fit(samples, model)
-    null_condition = load_null_condition(pulled.root, pulled.folder)
     return TrainingSetup(machine, samples, model, null_condition, pulled.digest)
 
 

@@ -15,7 +15,7 @@ from sidestep.storage import transfer
 from sidestep.storage.local import LocalStore
 from sidestep.storage.open import open_store
 from sidestep.storage.store import FileInfo, Store
-from sidestep.storage.transfer import pull
+from sidestep.storage.transfer import pull, using_copies
 from tests.s3 import S3Server
 
 
@@ -48,6 +48,21 @@ def downloads(songs: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("what", ["deleted", "changed", "nothing"])
+def test_a_failure_of_what_uses_copies_that_are_gone(songs: Store, workspace: Workspace, what: str) -> None:
+    files = songs.list_files()
+    copy = pull(songs, files, workspace, "Pulling songs") / "a.wav"
+    if what == "deleted":
+        copy.unlink()
+    elif what == "changed":
+        copy.write_bytes(b"b.wav")
+    with (
+        pytest.raises(BadDataError if what == "nothing" else MachineError, match=r"a\.wav"),
+        using_copies(songs, files, workspace),
+    ):
+        raise BadDataError(f"{copy} is no song")
 
 
 def test_pull_brings_what_is_asked_for(songs: Store, workspace: Workspace, downloads: list[str]) -> None:

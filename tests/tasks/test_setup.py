@@ -11,13 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sidestep.acestep.loading import load_model
 from sidestep.cli import main
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Job
-from sidestep.runtime.errors import BadSpecError
+from sidestep.runtime.errors import BadSpecError, MachineError
+from sidestep.tasks import setup
 from sidestep.tasks.setup import TrainingSetup, prepare_setup, sampling_config
 from sidestep.training.machine import choose_machine
 from tests.runs import train
+from tests.s3 import S3Server
 from tests.songs import MakeSpec
 
 BASE = "acestep-v15-base"
@@ -44,6 +47,31 @@ def setup_of(spec: JobSpec) -> TrainingSetup:
 
 def changed(spec: JobSpec, **changes: Any) -> JobSpec:
     return JobSpec.load(None, **(spec.model_dump() | changes))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_model_s_copy_that_vanishes_before_it_is_loaded(
+    make_spec: MakeSpec,
+    s3_server: S3Server,
+    tiny_checkpoints: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    models = s3_server.store("models")
+    for file in (tiny_checkpoints / BASE).iterdir():
+        models.upload(file, f"{BASE}/{file.name}")
+    spec = make_spec(checkpoint_dir=models.place, storage={"endpoint_url": s3_server.endpoint})
+    load = load_model
+
+    def delete_and_load(root: Path, folder: str, *rest: Any, **settings: Any) -> Any:
+        (root / folder / name).unlink()
+        return load(root, folder, *rest, **settings)
+
+    monkeypatch.setattr(setup, "load_model", delete_and_load)
+    with pytest.raises(MachineError, match=name):
+        setup_of(spec)
+    monkeypatch.setattr(setup, "load_model", load)
+    assert setup_of(spec).model.variant == BASE
 
 
 @pytest.mark.parametrize(("base_model", "is_turbo"), [("base", False), ("turbo", True), (None, False)])
@@ -114,17 +142,21 @@ def lose_a_shard(folder: Path) -> None:
 WEIGHT = "decoder.layers.1.cross_attn.k_proj.weight"
 DAMAGES: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "a missing shard": (lose_a_shard, 66, "model-00002-of-00002.safetensors"),
-    "a truncated file": (cut_short, 65, "model.safetensors cannot be read as safetensors"),
+    "a truncated file": (cut_short, 65, "model.safetensors is cut short"),
     "a key too many": (
         edit(lambda weights: weights.update({"decoder.layers.7.surprise": torch.zeros(2)})),
         65,
-        "not known: layers.7.surprise",
+        "not known: decoder.layers.7.surprise",
     ),
-    "a key too few": (edit(lambda weights: weights.pop(WEIGHT)), 65, "missing: layers.1.cross_attn.k_proj"),
+    "a key too few": (
+        edit(lambda weights: weights.pop(WEIGHT)),
+        65,
+        "missing: decoder.layers.1.cross_attn.k_proj",
+    ),
     "a wrong shape": (
         edit(lambda weights: weights.update({WEIGHT: torch.zeros(3, 3)})),
         65,
-        "shape of layers.1.cross_attn.k_proj.weight: [3, 3], config.json wants [32, 64]",
+        "decoder.layers.1.cross_attn.k_proj.weight [3, 3], config.json wants [32, 64]",
     ),
     "a config of something else": (
         lambda folder: (folder / "config.json").write_text('{"model_type": "qwen3"}'),
