@@ -60,6 +60,11 @@ def read_yaml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[tuple[
         raise BadDataError(f"{name} is a folder; a job spec is a YAML file") from None
     except OSError as error:
         raise AccessError(f"the job spec {name} cannot be read: {error.strerror}") from None
+    return parse_yaml(data, name)
+
+
+def parse_yaml(data: bytes, name: str) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """The same for a file's content, which messages call `name`. Raises BadSpecError."""
     if len(data) > MAX_BYTES:
         raise BadSpecError(f"{name} has more than {MAX_BYTES:,} bytes; that is no job spec")
     try:

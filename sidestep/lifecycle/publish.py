@@ -14,6 +14,8 @@ from sidestep.training.numbers import STATE_FILES
 log = logging.getLogger(__name__)
 
 FOLDER = "adapter"
+FILES = ("adapter_config.json", "adapter_model.safetensors", "lokr_weights.safetensors")
+"""What may be in it: a LoRA's two files, or a LoKR's one."""
 
 
 def publish(commits: CommitLog, done: Record, workspace: Workspace) -> None:

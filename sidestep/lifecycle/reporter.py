@@ -98,7 +98,6 @@ class Reporter:
         """Tell from now on: this attempt is the one that works on the output."""
         if self._is_told:
             return
-        self._is_told = True
         self.before = before = read_status(self._job.output_store) or self.before
         was_lost = before.attempt > 0 and before.state not in ("done", "failed")
         attempts = max(before.attempt, before.spent.attempts) + 1
@@ -107,6 +106,7 @@ class Reporter:
         )
         self.update(attempt=attempts, generation=max(self._status.generation, before.generation))
         self._job.output.begin_log(attempts)
+        self._is_told = True  # not before: where no log can be begun, nothing is told
         self.tell()
         self._thread.start()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from sidestep.commitlog.log import Record
+from sidestep.config.yaml12 import parse_yaml
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.output import SPEC
 from sidestep.lifecycle.receipt import FILE as RECEIPT
@@ -25,7 +26,7 @@ from sidestep.report.curve import loss_curve
 from sidestep.report.page import FILE as REPORT
 from sidestep.report.page import write_report
 from sidestep.runtime.canonical import json_bytes
-from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
 from sidestep.runtime.parsing import Count, parse_as
 from sidestep.storage.store import Store
 from sidestep.training.history import FILE as HISTORY
@@ -135,12 +136,12 @@ def _content(store: Store, name: str) -> bytes | None:
 def _is_readable(name: str, data: bytes) -> bool:
     try:
         return _LOOKS[name](data)
-    except BadDataError:
+    except (BadDataError, BadSpecError):
         return False
 
 
 _LOOKS: dict[str, Callable[[bytes], bool]] = {
-    SPEC: bool,
+    SPEC: lambda data: bool(parse_yaml(data, SPEC)[0]),
     HISTORY: lambda data: bool(parse_as(History, data, HISTORY)),
     CURVE: lambda data: data.startswith(b"\x89PNG") and data.endswith(b"IEND\xaeB`\x82"),
     RECEIPT: lambda data: bool(parse_as(Receipt, data, RECEIPT)),

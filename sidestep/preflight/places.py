@@ -25,8 +25,10 @@ from sidestep.data.index import INDEX_FILE, read_index
 from sidestep.data.weights import check_headers
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.output import LOGS, RUNS
+from sidestep.lifecycle.publish import FILES as ADAPTER_FILES
 from sidestep.lifecycle.publish import FOLDER as ADAPTER
 from sidestep.lifecycle.receipt import FILE as RECEIPT
+from sidestep.lifecycle.results import FILE as MADE
 from sidestep.lifecycle.status import FILE as STATUS
 from sidestep.preflight.checks import Check, raise_problems, run_checks
 from sidestep.report.curve import FILE as CURVE
@@ -38,7 +40,7 @@ from sidestep.training.history import FILE as HISTORY
 
 log = logging.getLogger(__name__)
 
-FILES = ("job.yaml", STATUS, RECEIPT, HISTORY, CURVE, REPORT)
+FILES = ("job.yaml", STATUS, RECEIPT, HISTORY, CURVE, REPORT, MADE)
 FOLDERS = (COMMITS, HEARTBEATS, CHECKPOINTS, ADAPTER, LOGS, RUNS, "tensors", "estimate")
 """What an output holds, by name."""
 
@@ -185,6 +187,7 @@ def _check_tensors(job: Job) -> str:
 
 def _check_output(store: Store, is_shared: bool) -> str:
     _check_free(store, FILES, FOLDERS)
+    _check_free(store, [f"{ADAPTER}/{name}" for name in ADAPTER_FILES])
     return _check_writable(store, is_shared)
 
 

@@ -227,8 +227,10 @@ def test_an_output_of_an_older_version_is_looked_over_and_noted(make_spec: MakeS
     made = {name: (output / name).read_bytes() for name in (*MADE, "made.json")}
     (output / "made.json").unlink()
     (output / "history.json").write_bytes(made["history.json"][:100])
+    (output / "job.yaml").write_bytes(b"[" * 100_000)
     train(spec)
     assert (output / "history.json").read_bytes() == made["history.json"]
+    assert (output / "job.yaml").read_bytes() == made["job.yaml"]
     assert (output / "loss.png").read_bytes() == made["loss.png"]
     assert json.loads((output / "made.json").read_bytes())["files"].keys() == set(MADE)
 

@@ -209,6 +209,20 @@ def test_a_damaged_status_is_begun_anew(attempt: MakeReporter, tmp_path: Path, c
     assert told(tmp_path).attempt == 1
 
 
+def test_a_folder_in_the_place_of_the_log_ends_the_attempt_with_its_path(
+    attempt: MakeReporter, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out" / "logs" / "sidestep-1.log"
+    folder.mkdir(parents=True)
+
+    def work() -> None:
+        with attempt() as reporter:
+            reporter.begin("estimate")
+
+    with pytest.raises(BadDataError, match=str(folder)):
+        work()
+
+
 def _until(is_so: Callable[[], bool]) -> None:
     end = time.monotonic() + 20
     while not is_so():

@@ -107,6 +107,8 @@ def test_a_local_output_that_cannot_be_written(refused: Refused, tmp_path: Path)
         ("status.json", "folder"),
         ("receipt.json", "folder"),
         ("report.html", "link"),
+        ("made.json", "folder"),
+        ("adapter/adapter_model.safetensors", "folder"),
         ("logs", "link"),
         ("runs", "file"),
         ("commits", "file"),
@@ -120,7 +122,7 @@ def test_something_is_in_the_way_of_what_an_output_holds(
     other = tmp_path / "precious"
     other.mkdir()
     path = tmp_path / "out" / name
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     make: dict[str, Callable[[], object]] = {
         "folder": path.mkdir,
         "file": path.touch,
