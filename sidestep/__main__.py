@@ -1,5 +1,17 @@
-"""`python -m sidestep`, the same as the command `sidestep`."""
+"""The command `sidestep`, also as `python -m sidestep`: signals first, as all that follows takes time."""
 
-from sidestep.cli import entry
+from typing import NoReturn
 
-entry()
+from sidestep.runtime.interrupts import end_at_once
+
+
+def entry() -> NoReturn:
+    """The command as a process."""
+    end_at_once()
+    from sidestep.cli import entry
+
+    entry()
+
+
+if __name__ == "__main__":
+    entry()

@@ -8,11 +8,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import groupby
 from typing import NoReturn
 
 from sidestep.commands import COMMANDS, DEFAULT
 from sidestep.commands.command import Call
+from sidestep.runtime import interrupts
 from sidestep.runtime.console import is_interactive, write
 from sidestep.runtime.errors import ExitCode, MachineError, SideStepError, UsageError
 from sidestep.runtime.logs import log_file, setup_logging
@@ -53,23 +55,28 @@ A job is described by flags, by SIDESTEP_* variables, or by a YAML file:
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code. Nothing leaves here but what the table of codes names."""
+def main(argv: Sequence[str] | None = None, is_process: bool = True) -> int:
+    """Run one command and return the exit code. Nothing leaves here but what the table of codes names, and
+    SIGTERM: the wizard, which runs commands that are not the process, ends with them."""
     words = list(sys.argv[1:] if argv is None else argv)
+    interrupts.forget()
     try:
-        return _dispatch_installed(words)
+        return _dispatch_installed(words, is_process)
+    except interrupts.Terminated:
+        _tell_interrupted()
+        raise
     except SystemExit as stop:  # argparse's --help
         return int(stop.code or 0)
     except KeyboardInterrupt:
-        setup_logging()
-        log.info("Interrupted; the same command goes on from what is saved")
-        return ExitCode.AGAIN
+        return _tell_interrupted()
     except SideStepError as error:
         setup_logging()
         level = logging.INFO if error.exit_code is ExitCode.AGAIN else logging.ERROR
         log.log(level, "%s", error, exc_info=True)
         return error.exit_code
     except Exception as error:
+        if interrupts.came():
+            return _tell_interrupted()
         setup_logging()
         where = log_file()
         if where is None:
@@ -81,9 +88,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         write("")
 
 
+def _tell_interrupted() -> int:
+    setup_logging()
+    log.info("Interrupted; the same command goes on from what is saved")
+    return ExitCode.AGAIN
+
+
 def entry() -> NoReturn:
     """The command as a process. After notice, threads that still wait for a store do not hold its end up."""
-    code = main()
+    interrupts.raise_them()
+    try:
+        code = main()
+    except (interrupts.Terminated, KeyboardInterrupt):  # the latter: once more, while the first was told
+        code = ExitCode.AGAIN
+    interrupts.end_at_once(code)
     if code == ExitCode.AGAIN:
         logging.shutdown()
         os._exit(code)
@@ -91,13 +109,13 @@ def entry() -> NoReturn:
     sys.exit(code)
 
 
-def _dispatch_installed(words: list[str]) -> int:
+def _dispatch_installed(words: list[str], is_process: bool) -> int:
     """A package that is missing is no bug: so a clone looks that `make setup` has not seen."""
     try:
-        return _dispatch(words)
+        return _dispatch(words, is_process)
     except ModuleNotFoundError as error:
         package = (error.name or "sidestep").partition(".")[0]
-        if package == "sidestep":
+        if package == "sidestep" or interrupts.came():
             raise
         raise MachineError(
             f"the package {package} is not installed for {sys.executable}\n"
@@ -106,7 +124,7 @@ def _dispatch_installed(words: list[str]) -> int:
         ) from error
 
 
-def _dispatch(words: list[str]) -> int:
+def _dispatch(words: list[str], is_process: bool) -> int:
     name, rest = (words[0], words[1:]) if words else ("", [])
     if not name and is_interactive():
         name = DEFAULT
@@ -124,7 +142,7 @@ def _dispatch(words: list[str]) -> int:
         raise UsageError(f"there is no command {name!r}; {hint}")
     if command.is_announced and not any(word in HELP_FLAGS for word in rest):
         _announce(name)
-    command.run(Call(command.parser(), rest, COMMANDS, main))
+    command.run(Call(command.parser(), rest, COMMANDS, partial(main, is_process=False), is_process))
     return ExitCode.DONE
 
 

@@ -54,6 +54,7 @@ class Call(NamedTuple):
     words: list[str]
     commands: Mapping[str, Command]  # the whole table
     main: Callable[[Sequence[str]], int]  # runs another command, and returns its exit code
+    is_process: bool = True  # whether the process ends with it: not where the wizard has called it
 
     def options(self) -> argparse.Namespace:
         """The words, parsed. Raises UsageError for those that the command does not take."""

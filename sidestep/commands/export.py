@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 
 from sidestep.commands.command import Call
 from sidestep.commands.flags import add_flags
@@ -13,6 +12,7 @@ from sidestep.config.sources import Given
 from sidestep.runtime.errors import MissingInputError
 from sidestep.runtime.lean import import_diffusers
 from sidestep.runtime.logs import setup_logging
+from sidestep.runtime.workspace import open_workspace
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
 
@@ -22,6 +22,7 @@ WEIGHTS = ("adapter_model.safetensors", "lora_weights.safetensors", "lokr_weight
 FORMATS = ("app", "diffusers", "comfyui")
 READ = {"checkpoint_dir", "model_variant", "base_model", "storage"}
 """The parts of the spec that the command reads: which model it is, and how s3:// is reached."""
+WORKSPACE = ("runtime", "workspace")  # where an adapter is downloaded to
 
 
 def add_arguments(parser: Parser) -> None:
@@ -36,7 +37,7 @@ def add_arguments(parser: Parser) -> None:
         action="store_true",
         help="look at no checkpoint: the released models' configurations are built in",
     )
-    add_flags(parser, leave_out=[path for path in spec_fields() if path[0] not in READ])
+    add_flags(parser, leave_out=[path for path in spec_fields() if path[0] not in READ and path != WORKSPACE])
 
 
 def run(call: Call) -> None:
@@ -69,19 +70,28 @@ def export(spec: JobSpec, adapter_place: str, format_: str, output: str | None, 
     from sidestep import adapters
     from sidestep.acestep.releases import config_of
     from sidestep.adapters.export import files_for, shapes_alone
+    from sidestep.adapters.lora import CONFIG_FILE
+    from sidestep.commitlog.leftovers import clear_unfinished
     from sidestep.lifecycle.publish import warn_of_dots
 
     transformer = shapes_alone(config_of(spec, offline=offline))
-    with TemporaryDirectory() as folder:
-        for name in found if source.local_root is None else ():
-            source.download(name, Path(folder, name))
-        adapter = adapters.load(transformer, source.local_root or folder)
+    if source.local_root:
+        adapter = adapters.load(transformer, source.local_root)
+    else:
+        with open_workspace(spec.runtime.workspace).temporary() as folder:
+            for name in found:
+                source.download(name, Path(folder, name))
+            adapter = adapters.load(transformer, folder)
     target = open_store(output or _beside(adapter_place, format_), spec.storage)
     if format_ == "app":
         warn_of_dots(PurePosixPath(target.place).name)
-    for name, data in files_for(adapter, format_, _name(adapter_place)).items():
-        target.write_bytes(name, data)
+    files = files_for(adapter, format_, _name(adapter_place))
+    if CONFIG_FILE in files:
+        target.delete(CONFIG_FILE)  # no reader takes weights without it, nor those of two exports for one
+    for name in sorted(files, key=lambda name: name == CONFIG_FILE):
+        target.write_bytes(name, files[name])
         log.info("Wrote %s/%s", target.place, name)
+    clear_unfinished(target, 0)
 
 
 def _files_of_adapter(source: Store) -> list[str]:

@@ -1,12 +1,17 @@
 """`sidestep run`, and the commands that run one of its tasks: preprocess, estimate, train, fixed, vanilla."""
 
+import logging
+
 from sidestep.commands.command import Call
 from sidestep.commands.job import add_job_flags, read_job
 from sidestep.commands.parser import Parser
 from sidestep.config.fields import FieldPath
 from sidestep.config.groups import TASKS
 from sidestep.runtime.console import write, write_json
-from sidestep.runtime.errors import UsageError
+from sidestep.runtime.errors import AgainError, UsageError
+from sidestep.runtime.interrupts import Terminated
+
+log = logging.getLogger(__name__)
 
 # What each of these commands says of the spec; `run` leaves everything to it.
 SAYS: dict[str, dict[FieldPath, str]] = {
@@ -50,7 +55,7 @@ def run(call: Call) -> None:
     from sidestep.platforms.release import RentedMachine
     from sidestep.runtime.preemption import Preemption
 
-    with Preemption(is_command=True) as preemption, RentedMachine() as machine:
+    with Preemption(is_command=call.is_process) as preemption, RentedMachine() as machine:
         options, spec, _ = read_job(call, says)
         if options.json and spec.task != "estimate":
             raise UsageError(
@@ -60,7 +65,13 @@ def run(call: Call) -> None:
 
         from sidestep.tasks import run as run_task
 
-        run_task(spec, preemption)
+        try:
+            run_task(spec, preemption)
+        except AgainError as error:
+            if preemption.requested and not preemption.is_interrupt and not call.is_process:
+                log.info("%s", error)
+                raise Terminated(error.exit_code) from error
+            raise
         if options.json:
             from sidestep.tasks.estimate import report
 

@@ -11,13 +11,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from sidestep.commitlog.log import Record
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
-from sidestep.runtime.errors import MachineError, SideStepError
+from sidestep.runtime.errors import ExitCode, MachineError, SideStepError
 from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.workspace import open_workspace
 
@@ -75,13 +76,13 @@ def _train(spec: JobSpec, expected: int) -> None:
     file = Path(f"{spec.output_dir}.json")
     file.write_text(spec.model_dump_json())
     vanish = ["vanish"] if expected else []
-    ended = subprocess.run(
-        [sys.executable, "-m", __name__, str(file), *vanish], stderr=subprocess.PIPE, text=True
-    )
-    if ended.returncode != expected:
+    command, pipe = [sys.executable, "-m", __name__, str(file), *vanish], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stderr=pipe, text=True) as trial:
+        assert trial.stderr
+        words = trial.stderr.read().strip() or "a trial ended without a word"
+    if trial.returncode != expected:
         kinds = {kind.exit_code: kind for kind in SideStepError.__subclasses__()}
-        words = ended.stderr.strip() or f"a trial ended with {ended.returncode}"
-        raise kinds.get(ended.returncode, SideStepError)(words)  # type: ignore[call-overload]
+        raise kinds.get(trial.returncode, SideStepError)(words)  # type: ignore[arg-type]
 
 
 def _digests(spec: JobSpec) -> dict[str, str]:
@@ -102,8 +103,15 @@ class _Vanishing(Reporter):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _end_with_parent() -> None:
+    """Wait for the end of standard input, which only the parent holds open, however it ends."""
+    os.read(0, 1)
+    os._exit(ExitCode.AGAIN)
+
+
 def _main(file: str, *vanish: str) -> None:
     """What a trial's process does."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     from sidestep.runtime.logs import setup_logging
     from sidestep.tasks.train import train
 

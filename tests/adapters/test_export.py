@@ -13,6 +13,8 @@ from sidestep.adapters.adapter import read_safetensors
 from sidestep.cli import main
 from sidestep.config.training import AdapterSpec
 from sidestep.runtime.errors import ExitCode
+from sidestep.storage.local import LocalStore
+from tests.s3 import S3Server
 
 from .conftest import Decode, MakeEffective, NewTransformer
 from .test_readers import OriginalDecoder, assert_same_function, by_app_lokr, by_comfyui, by_peft, set_weights
@@ -138,6 +140,46 @@ def test_a_folder_that_the_app_cannot_load_by_its_name(
         assert len(told) == warnings
         assert all(f"{format_}-x" in line and f"{format_}.x" in line for line in told)
         caplog.clear()
+
+
+def test_one_that_is_cut_off_is_no_adapter(
+    published: Publish, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor weights of one export beside the configuration of another."""
+    published(LORA)
+    assert export("my-lora/adapter", "app") == ["adapter_config.json", "adapter_model.safetensors"]
+
+    def cut_off(self: LocalStore, name: str, data: bytes) -> None:
+        write(self, name, data)
+        raise KeyboardInterrupt
+
+    write = LocalStore.write_bytes
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "write_bytes", cut_off)
+        assert export("my-lora/adapter", "app", ExitCode.AGAIN) == ["adapter_model.safetensors"]
+    assert export("my-lora/adapter", "app") == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+def test_from_a_bucket_it_leaves_nothing_outside_the_workspace(
+    published: Publish, golden: Path, tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published(LORA)
+    store = s3_server.store("adapter")
+    for file in Path("my-lora/adapter").iterdir():
+        store.upload(file, file.name)
+    seen = []
+    load = adapters.load
+
+    def note(transformer: nn.Module, place: str) -> object:
+        seen.append(Path(place))
+        return load(transformer, place)
+
+    monkeypatch.setattr(adapters, "load", note)
+    words = ["export", store.place, "--format", "app", "--output", "here", "--workspace", "workspace"]
+    endpoint = ["--endpoint-url", s3_server.endpoint, "--checkpoint-dir", str(golden / "checkpoints")]
+    assert main([*words, *endpoint]) == ExitCode.DONE
+    assert seen[0].parent == tmp_path / "workspace/temporary"
+    assert not list(seen[0].parent.iterdir())
 
 
 def test_no_adapter_there(export: Export, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,8 @@
 """`sidestep verify-resume` tells a machine whose numbers repeat from one whose numbers do not."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,20 @@ def test_a_difference_is_found(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(verify, "_train", train)
     Path("job.json").write_text(make_spec().model_dump_json())
     assert main(["verify-resume", "job.json"]) == 72
+
+
+def test_a_trial_does_not_outlive_its_parent() -> None:
+    """Whose death, also by SIGKILL, ends what the trial's standard input is read from."""
+    code = (
+        "import sys, threading\n"
+        "from sidestep.tasks import verify\n"
+        "verify.JobSpec.load = lambda file: threading.Event().wait(30)\n"
+        "verify._main('job.json')"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as trial:
+        assert trial.stdin
+        trial.stdin.close()
+        assert trial.wait(60) == 75
 
 
 @pytest.mark.parametrize("steps", ["1", "0", "-3"])

@@ -2,8 +2,10 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,26 @@ def test_control_c_leads_to_the_menu_then_out_and_the_terminal_is_as_before(term
     assert terminal.raw.rfind("\x1b[?2004l") > terminal.raw.rfind(
         "\x1b[?2004h"
     )  # bracketed paste is off again
+
+
+@pytest.mark.parametrize("question", ["the menu", "a flow"])
+def test_notice_ends_it_and_the_terminal_is_as_before(terminal: Terminal, question: str) -> None:
+    if question == "a flow":
+        terminal.answer(MENU, "train")
+        terminal.wait(lambda: "train.adapter.type:" in terminal.line, "the type")
+    terminal.wait(lambda: "]" in terminal.line, "a question")
+    terminal.wait(lambda: not modes(terminal) & termios.ICANON, "a terminal that sends each key")
+    terminal.process.kill(signal.SIGTERM)
+    assert terminal.end() == 75
+    assert modes(terminal) & termios.ICANON
+    assert modes(terminal) & termios.ECHO
+    assert terminal.raw.rfind("\x1b[?2004l") > terminal.raw.rfind("\x1b[?2004h")
+    assert "Traceback" not in terminal.raw
+
+
+def modes(terminal: Terminal) -> int:
+    """What the terminal does with keys."""
+    return int(termios.tcgetattr(terminal.process.child_fd)[3])
 
 
 def test_no_color(terminal: Terminal) -> None:
