@@ -8,6 +8,7 @@ import pytest
 
 import sidestep
 from sidestep.config.job import JobSpec
+from sidestep.lifecycle.finish import TrainResult
 from sidestep.runtime.preemption import Preemption
 
 
@@ -19,11 +20,13 @@ class Tasks(ModuleType):
         self.__path__ = [str(Path(sidestep.__file__).parent / "tasks")]  # its modules are the real ones
         self.specs: list[JobSpec] = []
         self.failure: BaseException | None = None
+        self.made: TrainResult | None = None
 
-    def run(self, spec: JobSpec, preemption: Preemption | None = None) -> None:
+    def run(self, spec: JobSpec, preemption: Preemption | None = None) -> TrainResult | None:
         self.specs.append(spec)
         if self.failure:
             raise self.failure
+        return self.made
 
 
 @pytest.fixture

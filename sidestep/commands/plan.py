@@ -64,7 +64,7 @@ def run(call: Call) -> None:
     found = [] if options.offline else check_everything(spec, here=not options.elsewhere)
     troubles = {finding.name: finding.error for finding in found if finding.error}
     checks = [
-        {"name": finding.name, "ok": finding.error is None, "said": finding.said}
+        {"name": finding.name, "ok": finding.state == "ok", "state": finding.state, "said": finding.said}
         | ({"exit_code": int(finding.error.exit_code)} if finding.error else {})
         for finding in found
     ]

@@ -1,14 +1,17 @@
 """`sidestep run`, and the commands that run one of its tasks: preprocess, estimate, train, fixed, vanilla."""
 
 import logging
+from dataclasses import asdict
+from typing import Any
 
 from sidestep.commands.command import Call
 from sidestep.commands.job import add_job_flags, read_job
 from sidestep.commands.parser import Parser
 from sidestep.config.fields import FieldPath
 from sidestep.config.groups import TASKS
+from sidestep.config.job import JobSpec
 from sidestep.runtime.console import write, write_json
-from sidestep.runtime.errors import AgainError, UsageError
+from sidestep.runtime.errors import AgainError
 from sidestep.runtime.interrupts import Terminated
 
 log = logging.getLogger(__name__)
@@ -36,7 +39,9 @@ def add_arguments(parser: Parser) -> None:
         "--dry-run", action="store_true", help="only print the resolved spec, each value with its origin"
     )
     parser.add_argument(
-        "--json", action="store_true", help="print JSON, for scripts: the spec of --dry-run, or an estimate"
+        "--json",
+        action="store_true",
+        help="print JSON, for scripts: the spec of --dry-run, else what the task has made",
     )
 
 
@@ -57,25 +62,33 @@ def run(call: Call) -> None:
 
     with Preemption(is_command=call.is_process) as preemption, RentedMachine() as machine:
         options, spec, _ = read_job(call, says)
-        if options.json and spec.task != "estimate":
-            raise UsageError(
-                "--json goes with --dry-run and with estimate; `sidestep status --json` tells of a run"
-            )
         machine.keep_or_release(spec.runtime.on_exit)
 
         from sidestep.tasks import run as run_task
 
         try:
-            run_task(spec, preemption)
+            made = run_task(spec, preemption)
         except AgainError as error:
             if preemption.requested and not preemption.is_interrupt and not call.is_process:
                 log.info("%s", error)
                 raise Terminated(error.exit_code) from error
             raise
         if options.json:
-            from sidestep.tasks.estimate import report
+            write_json(asdict(made) if made else _made_by(spec))
 
-            write_json(report(spec))
+
+def _made_by(spec: JobSpec) -> dict[str, Any]:
+    """What a task other than training has made, for scripts: the ranking, or what the tensors are of."""
+    if spec.task == "estimate":
+        from sidestep.tasks.estimate import report
+
+        return report(spec)
+    from sidestep.data.survey import read_survey
+    from sidestep.storage.open import open_store
+
+    tensors = open_store(spec.tensors_place, spec.storage)
+    survey = read_survey(tensors)
+    return {"tensors": tensors.place, "dataset": survey.model_dump(mode="json") if survey else None}
 
 
 def _dry_run(call: Call, says: dict[FieldPath, str]) -> None:

@@ -86,3 +86,19 @@ OPTIMIZERS: Mapping[OptimizerName, Optimizer] = {
         price="choose a learning rate",
     ),
 }
+
+DOUBTFUL = 0.1  # of a rate that the optimizer finds itself: the least that anybody needs
+
+
+def doubtful_rate(name: OptimizerName, lr: float | None) -> str:
+    """A warning where `lr` is one for other optimizers; "" where it is not.
+
+    An optimizer that finds the rate itself multiplies what it has found by lr, so that 1e-4 is next to none.
+    """
+    own = OPTIMIZERS[name].lr
+    if lr is None or own < 1 or lr >= DOUBTFUL:
+        return ""
+    return (
+        f"train.lr is {lr:g}, and {name} finds the learning rate itself and multiplies it by that: "
+        f"leave train.lr out, or set it to {own:g}"
+    )

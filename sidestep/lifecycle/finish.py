@@ -23,6 +23,7 @@ from sidestep.report.curve import loss_curve
 from sidestep.report.page import FILE as REPORT
 from sidestep.report.page import write_report
 from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.words import counted
 from sidestep.training.history import FILE as HISTORY
 from sidestep.training.numbers import NUMBERS_FILE, Numbers, Progress, read_numbers
 
@@ -123,7 +124,9 @@ def _published_again(
     publish(job.commits, done, job.workspace)
     spent = reporter.spent() if was_lost else reporter.before.spent
     mend(job, done, numbers, spent, wanted)
-    log.info("Already finished after %d steps. Adapter: %s/%s", progress.step, store.place, ADAPTER)
+    log.info(
+        "Already finished after %s. Adapter: %s/%s", counted(progress.step, "steps"), store.place, ADAPTER
+    )
     return _result(job, progress)
 
 

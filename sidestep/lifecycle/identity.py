@@ -110,17 +110,22 @@ def check_same_run(
     for key in [*(LENGTH if spec.train.extend else ()), *unknown]:
         changed.pop(key, None)
     if changed:
-        lines = [f"{key}: {then!r} then, {now!r} now" for key, (then, now) in changed.items()]
-        raise BadSpecError(
-            "\n  ".join([f"{place} was made with other settings:", *lines])
-            + "\n  go on with the same settings, or start anew with another output_dir"
-        )
+        lines = [f"{key}: {said(then)} then, {said(now)} now" for key, (then, now) in changed.items()]
+        way_on = "go on with the same settings, or start anew with another output_dir"
+        if changed.keys() <= {*LENGTH}:
+            way_on = f"--extend (train.extend: true) goes on with another length; else {way_on}"
+        raise BadSpecError("\n  ".join([f"{place} was made with other settings:", *lines, way_on]))
     begun_in, asked_for = numbers.machine.get("precision"), spec.runtime.precision
     if asked_for not in ("auto", begun_in):
         raise BadSpecError(
             f"{place} was made in {begun_in}, and runtime.precision is {asked_for}\n"
             f"  go on with {begun_in} or auto, or start anew with another output_dir"
         )
+
+
+def said(value: Any) -> str:
+    """A setting's value in a sentence."""
+    return "not set" if value is None else repr(value)
 
 
 def length_before(before: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> dict[str, int | None]:

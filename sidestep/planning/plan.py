@@ -12,7 +12,7 @@ from sidestep.planning.fit import changes_to_fit
 from sidestep.planning.memory import Memory, memory_of
 from sidestep.planning.preemption import RESTART_SECONDS, Preemptions, plan_for_preemptions
 from sidestep.planning.songs import Songs
-from sidestep.runtime.words import duration
+from sidestep.runtime.words import counted, duration
 from sidestep.training.savings import Saving
 from sidestep.training.schedule import Schedule
 
@@ -124,10 +124,12 @@ def _job(
     return {
         "songs": Figure(count, f"{count}, {duration(sound)} of sound ({songs.source})", songs.basis),
         "longest": Figure(seen, f"{seen:.0f} s of a song in a step", songs.basis),
-        "conditions": Figure(songs.tokens, f"up to {songs.tokens} tokens a song", songs.tokens_basis),
+        "conditions": Figure(
+            songs.tokens, f"up to {counted(songs.tokens, 'tokens')} a song", songs.tokens_basis
+        ),
         "steps": Figure(
             schedule.total_steps,
-            f"{schedule.total_steps:,} ({schedule.epochs} epochs of {schedule.steps_per_epoch})",
+            f"{schedule.total_steps:,} ({counted(schedule.epochs, 'epochs')} of {schedule.steps_per_epoch})",
             songs.basis if songs.basis == "assumed" else "computed",
         ),
         "adapter": Figure(

@@ -3,15 +3,20 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from textwrap import wrap
+from typing import Literal
 
 from sidestep.runtime.errors import SideStepError
 
 WIDTH = 80
 
 
+class Skipped(Exception):
+    """A check that could not be made, as another one has failed that it builds on."""
+
+
 @dataclass(frozen=True)
 class Check:
-    """One check of a job. `look` returns what it found in words, or raises a SideStepError."""
+    """One check of a job. `look` returns what it found in words, or raises a SideStepError or Skipped."""
 
     name: str  # the spec's field that it is about, or what else it looks at
     look: Callable[[], str]
@@ -24,6 +29,11 @@ class Finding:
     name: str
     said: str
     error: SideStepError | None = None
+    was_made: bool = True
+
+    @property
+    def state(self) -> Literal["ok", "FAIL", "skipped"]:
+        return "FAIL" if self.error else "ok" if self.was_made else "skipped"
 
 
 def run_checks(checks: Iterable[Check]) -> list[Finding]:
@@ -32,6 +42,8 @@ def run_checks(checks: Iterable[Check]) -> list[Finding]:
     for check in checks:
         try:
             found.append(Finding(check.name, check.look()))
+        except Skipped as reason:
+            found.append(Finding(check.name, str(reason), was_made=False))
         except SideStepError as error:
             found.append(Finding(check.name, str(error), error))
     return found
@@ -48,9 +60,10 @@ def raise_problems(found: Iterable[Finding]) -> None:
 def in_lines(found: list[Finding]) -> str:
     """A line for each finding, and more where a problem has more to say."""
     name_width = max(len(finding.name) for finding in found)
+    state_width = max(4, *(len(finding.state) for finding in found))
     lines = []
     for finding in found:
-        head = f"{'ok' if finding.error is None else 'FAIL':4}  {finding.name:{name_width}}  "
+        head = f"{finding.state:{state_width}}  {finding.name:{name_width}}  "
         for line in finding.said.splitlines():
             lines += wrap(
                 line.strip(),

@@ -15,6 +15,7 @@ from sidestep.config.optimizers import OPTIMIZERS
 from sidestep.preflight.checks import Check, Finding, run_checks
 from sidestep.runtime import driver
 from sidestep.runtime.errors import MachineError
+from sidestep.runtime.words import counted
 from sidestep.runtime.workspace import open_workspace
 
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE: a driver, and no GPU that this process may see
@@ -89,8 +90,9 @@ def _check_device(spec: JobSpec, gpus: list[Gpu]) -> str:
         return "the CPU, as the spec says" if wish == "cpu" else "the CPU: this machine has no NVIDIA GPU"
     if index >= len(gpus):
         raise MachineError(
-            f"runtime.device is {wish}, and this machine has {len(gpus)} NVIDIA GPUs. In a container, check "
-            "that it was started with them (--gpus all); else set runtime.device to auto or cpu."
+            f"runtime.device is {wish}, and this machine has {counted(len(gpus), 'NVIDIA GPUs')}. In "
+            "a container, check that it was started with them (--gpus all); else set runtime.device to auto "
+            "or cpu."
         )
     torch = installed_torch()
     if torch.cuda is None:

@@ -7,7 +7,7 @@ output that cannot be written are found out in seconds, before torch is imported
 import logging
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from rich.filesize import decimal
@@ -22,6 +22,7 @@ from sidestep.commitlog.log import FOLDER as COMMITS
 from sidestep.config.job import JobSpec
 from sidestep.config.targets import check_targets
 from sidestep.data.index import INDEX_FILE, read_index
+from sidestep.data.kinds import AUDIO_SUFFIXES
 from sidestep.data.weights import check_headers
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.output import LOGS, RUNS
@@ -30,10 +31,11 @@ from sidestep.lifecycle.publish import FOLDER as ADAPTER
 from sidestep.lifecycle.receipt import FILE as RECEIPT
 from sidestep.lifecycle.results import FILE as MADE
 from sidestep.lifecycle.status import FILE as STATUS
-from sidestep.preflight.checks import Check, raise_problems, run_checks
+from sidestep.preflight.checks import Check, Skipped, raise_problems, run_checks
 from sidestep.report.curve import FILE as CURVE
 from sidestep.report.page import FILE as REPORT
 from sidestep.runtime.errors import AccessError, BadDataError, MissingInputError, SideStepError
+from sidestep.runtime.words import counted, some
 from sidestep.storage.local import LocalStore
 from sidestep.storage.store import PROBE, FileInfo, Store
 from sidestep.training.history import FILE as HISTORY
@@ -99,7 +101,7 @@ def _tensors_field(spec: JobSpec) -> str:
 
 def _check_made(job: Job) -> str:
     """The tensors to be trained on, and whether the model's encoders may be those that made them."""
-    there = _check_files(job.tensors, "tensors (.pt)", ".pt")
+    there = _check_files(job.tensors, "tensors", ".pt", partial(_how_to_make_tensors, job))
     index = read_index(job.tensors)
     if index is None or index.weights is None:
         return there
@@ -111,17 +113,38 @@ def _check_made(job: Job) -> str:
     return "; ".join([f"{there}, made with {index.weights.variant} (content not read)", *warnings])
 
 
-def _check_files(store: Store | None, what: str, suffix: str) -> str:
+def _how_to_make_tensors(job: Job, files: Sequence[FileInfo]) -> str:
+    """What to do where there are no tensors: where `files` are there in their place, which may be songs."""
+    songs = [file.path for file in files if file.path.lower().endswith(AUDIO_SUFFIXES)]
+    if songs and job.spec.dataset_dir:
+        return (
+            f" There are songs ({some(songs)}), which belong into audio_dir: `sidestep preprocess "
+            f"--audio-dir {job.tensors.place} --tensor-output TENSORS` makes tensors of them, and "
+            "dataset_dir is TENSORS then."
+        )
+    return " `sidestep preprocess` makes tensors of songs."
+
+
+def _check_files(
+    store: Store | None,
+    what: str,
+    suffix: str,
+    advice: Callable[[Sequence[FileInfo]], str] = lambda files: "",
+) -> str:
+    """Files that end in `suffix`, called `what`; where there are none, `advice` on those there are."""
     assert store, "asked for where the spec names the place"
-    if files := [file for file in store.list_files() if file.path.endswith(suffix)]:
+    listed, kind = store.list_files(), f" ({suffix})" if suffix else ""
+    if files := [file for file in listed if file.path.endswith(suffix)]:
         _check_readable(store, files)
-        return f"{len(files)} {what}, {_size(files)}, in {store.place}"
+        return f"{counted(len(files), what)}{kind}, {_size(files)}, in {store.place}"
     root = store.local_root
     if root and not root.exists():
-        raise MissingInputError(f"{store.place} does not exist. Check the path, and what is mounted.")
-    if root and not root.is_dir():
-        raise MissingInputError(f"{store.place} is a file, where a folder is needed.")
-    raise MissingInputError(f"there are no {what} in {store.place}. Check the place and its name.")
+        found = f"{store.place} does not exist. Check the path, and what is mounted."
+    elif root and not root.is_dir():
+        found = f"{store.place} is a file, where a folder is needed."
+    else:
+        found = f"there are no {what}{kind} in {store.place}. Check the place and its name."
+    raise MissingInputError(found + advice(listed))
 
 
 def _check_dataset_json(job: Job) -> str:
@@ -146,13 +169,16 @@ def _check_models(job: Job) -> str:
 
 
 def _check_targets(job: Job) -> str:
-    """The modules that the adapter is for, by the model's config.json: that needs no weights."""
+    """The modules that the adapter is for, by the model's config.json: that needs no weights.
+
+    Raises Skipped where there is no such file.
+    """
     try:
         layers = _layers(job.checkpoints, find_variant(job.checkpoints, job.spec.model_variant))
-    except SideStepError:
-        return "not looked at, as there is no model"  # what is wrong with it is said at checkpoint_dir
+    except SideStepError as error:  # which is said at checkpoint_dir
+        raise Skipped("not looked at, as there is no model") from error
     adapter = job.spec.train.adapter
-    return f"{adapter.type} on {len(check_targets(adapter, decoder_modules(layers)))} modules"
+    return f"{adapter.type} on {counted(len(check_targets(adapter, decoder_modules(layers))), 'modules')}"
 
 
 def _layers(store: Store, model: Part) -> int:

@@ -13,7 +13,7 @@ from rich.filesize import decimal
 
 from sidestep.runtime.liveness import sign_of_life
 from sidestep.runtime.shown import shown
-from sidestep.runtime.words import duration
+from sidestep.runtime.words import duration, one_or_many
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -72,7 +72,12 @@ class Bar:
         return ", ".join([*parts, note] if note else parts)
 
     def summary(self, ending: str) -> str:
-        """The last line: what was done in which time, and how it ended ("done" or "stopped")."""
+        """The last line: what was done in which time, and how it ended ("done" or "stopped").
+
+        What was left before its end, as a training is after notice, is not done.
+        """
+        if self.total is not None and self.done < self.total:
+            ending = "stopped"
         elapsed, new = self._clock() - self._started, self.done - self._before
         done = self._amount(self.done) if self.total in (None, self.done) else self._of_total(self.done)
         now = f" ({self._amount(new)} now)" if self._before else ""
@@ -82,7 +87,8 @@ class Bar:
 
     def _of_total(self, done: float) -> str:
         """`10 of 40 songs`, `1.2 GB of 4.6 GB`."""
-        return f"{self._amount(done).removesuffix(f' {self.unit}')} of {self._amount(self.total or 0)}"
+        number = self._amount(done) if self.unit == "B" else self._number(done)
+        return f"{number} of {self._amount(self.total or 0)}"
 
     def _rate(self, per_second: float) -> str:
         return f"{self._amount(per_second)}/s" if per_second >= 0.1 else f"{1 / per_second:.0f} s each"
@@ -90,8 +96,12 @@ class Bar:
     def _amount(self, n: float) -> str:
         if self.unit == "B":
             return decimal(int(n))
-        number = f"{n:.0f}" if n >= 10 or n == int(n) else f"{n:.1f}"
-        return f"{number} {self.unit}"
+        number = self._number(n)
+        return f"{number} {one_or_many(float(number), self.unit)}"
+
+    @staticmethod
+    def _number(n: float) -> str:
+        return f"{n:.0f}" if n >= 10 or n == int(n) else f"{n:.1f}"
 
 
 @contextmanager

@@ -19,6 +19,18 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
+def counted(number: float, plural: str) -> str:
+    """`1 song`, `1,200 steps`: a whole number with what is counted, which is given as its plural."""
+    return f"{number:,} {one_or_many(number, plural)}"
+
+
+def one_or_many(number: float, plural: str) -> str:
+    """`song` for one, else `songs`."""
+    if number != 1:
+        return plural
+    return plural.removesuffix("es") if plural.endswith("ches") else plural.removesuffix("s")
+
+
 def shown(name: str) -> str:
     """A file's name on one line, whatever is in it."""
     return name if name.isprintable() else repr(name)

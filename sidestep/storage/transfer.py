@@ -19,6 +19,7 @@ from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.errors import BadDataError, MachineError, StorageError
 from sidestep.runtime.parsing import parse_as
 from sidestep.runtime.progress import track
+from sidestep.runtime.words import counted
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import FileInfo, Store
 
@@ -47,7 +48,7 @@ def pull(store: Store, files: Sequence[FileInfo], workspace: Workspace, title: s
         are_there = list(threads.map(records.has, files))
     missing = [file for file, is_there in zip(files, are_there, strict=True) if not is_there]
     if not missing:
-        log.info("%s: all %d files are in the workspace already", title, len(files))
+        log.info("%s: all of it is in the workspace already (%s)", title, counted(len(files), "files"))
         return folder
     size = sum(file.size for file in missing)
     _check_space(folder, size)

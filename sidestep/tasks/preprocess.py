@@ -22,7 +22,7 @@ from sidestep.data.weights import made_with
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.runtime.lean import import_diffusers
-from sidestep.runtime.words import some
+from sidestep.runtime.words import counted, some
 from sidestep.storage.open import open_store
 from sidestep.storage.store import FileInfo, Store
 
@@ -55,7 +55,7 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     missing = [work for key, work in unique.items() if key not in sound]
     if not missing:
         unfinished.clear()
-        log.info("All %d songs are preprocessed already, in %s", len(songs), tensors.place)
+        log.info("%s preprocessed already, in %s", _all(len(songs)), tensors.place)
         return
 
     # Imported here: they load torch, and bad songs and finished work are known without it.
@@ -65,7 +65,7 @@ def preprocess(job: Job, reporter: Reporter) -> None:
 
     reporter.begin("preprocess")
     device = choose_machine(job.spec.runtime).device
-    log.info("Preprocessing %d of %d songs, in fp32 on %s", len(missing), len(songs), device)
+    log.info("Preprocessing %d of %s, in fp32 on %s", len(missing), counted(len(songs), "songs"), device)
     settings, base_model = job.spec.preprocess, job.spec.base_model
     encoder = SongEncoder(
         store, tensors, unfinished, job.workspace, settings, base_model, device, damaged=damaged
@@ -87,7 +87,11 @@ def preprocess(job: Job, reporter: Reporter) -> None:
         missing = [work for work in missing if work.tensors not in sound]
     record_tensors(tensors, index, sound)
     unfinished.clear()
-    log.info("All %d songs are preprocessed, in %s", len(songs), tensors.place)
+    log.info("%s preprocessed, in %s", _all(len(songs)), tensors.place)
+
+
+def _all(songs: int) -> str:
+    return "The one song is" if songs == 1 else f"All {songs} songs are"
 
 
 def _report(

@@ -11,11 +11,12 @@ from sidestep.acestep.recompute import recompute_layers
 from sidestep.adapters import inject
 from sidestep.commitlog.writer import Writer, take_over
 from sidestep.config.job import JobSpec
+from sidestep.config.optimizers import doubtful_rate
 from sidestep.config.yaml12 import dump_yaml
 from sidestep.data.preview import read_preview
 from sidestep.lifecycle.events import EventsToSend
 from sidestep.lifecycle.finish import TrainResult, finish
-from sidestep.lifecycle.identity import check_same_run, differences, length_before, settings_of
+from sidestep.lifecycle.identity import check_same_run, differences, length_before, said, settings_of
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.output import RUNS
 from sidestep.lifecycle.policy import CheckpointPolicy
@@ -24,6 +25,7 @@ from sidestep.lifecycle.resume import ResumePoint, check_crash_loop, find_resume
 from sidestep.lifecycle.saver import RETRY, Saver
 from sidestep.runtime.errors import AgainError, BadSpecError
 from sidestep.runtime.preemption import Preemption
+from sidestep.runtime.words import counted
 from sidestep.tasks.setup import TrainingSetup, prepare_setup, sampling_config
 from sidestep.training.checkpoint import restore
 from sidestep.training.history import history_bytes
@@ -158,7 +160,7 @@ def _check_length(numbers: Numbers, schedule: Schedule) -> int:
     step = numbers.progress.step
     if step > schedule.total_steps:
         raise BadSpecError(
-            f"this run has made {step} steps, and the spec asks for {schedule.total_steps}\n"
+            f"this run has made {counted(step, 'steps')}, and the spec asks for {schedule.total_steps}\n"
             "  name more epochs or max_steps, or begin anew in another output_dir"
         )
     return step
@@ -173,27 +175,28 @@ def _log_resume(
     if length := length_before(numbers.recipe, fingerprint):
         then = replace(schedule, **length)  # type: ignore[arg-type]  # epochs are never None
         log.warning(
-            "The run is extended from %d to %d steps: its schedule is restated, and the learning rate "
+            "The run is extended from %d to %s: its schedule is restated, and the learning rate "
             "after step %d is %.3g (it was to be %.3g)",
-            *(then.total_steps, schedule.total_steps, step),
+            *(then.total_steps, counted(schedule.total_steps, "steps"), step),
             *(schedule.learning_rate(step), then.learning_rate(min(step, then.total_steps - 1))),
         )
     if differing := differences(numbers.machine, machine):
         log.warning(
             "This machine is of another kind than the one that began the run (%s): the state is continued "
             "exactly, bit equality is not claimed",
-            ", ".join(f"{key}: {then} then, {now} now" for key, (then, now) in differing.items()),
+            ", ".join(f"{key}: {said(then)} then, {said(now)} now" for key, (then, now) in differing.items()),
         )
 
 
 def _log_training(spec: JobSpec, setup: TrainingSetup) -> None:
-    songs = len(setup.samples)
     kind = {"lora": "LoRA", "lokr": "LoKR"}[spec.train.adapter.type]
     log.info(
-        "Training a %s on %s in %s mode: %d song%s, %d epoch%s",
-        *(kind, setup.model.variant, spec.train.mode, songs, "s" * (songs != 1)),
-        *(spec.train.epochs, "s" * (spec.train.epochs != 1)),
+        "Training a %s on %s in %s mode: %s, %s",
+        *(kind, setup.model.variant, spec.train.mode),
+        *(counted(len(setup.samples), "songs"), counted(spec.train.epochs, "epochs")),
     )
+    if warning := doubtful_rate(spec.train.optimizer_type, spec.train.lr):
+        log.warning("%s", warning)
     if setup.model.is_turbo and spec.train.mode == "corrected":
         log.warning(
             "%s is distilled at eight timesteps, and corrected mode trains at logit-normal ones between "

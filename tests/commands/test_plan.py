@@ -34,8 +34,23 @@ def test_the_command_on_a_job_s_own_places(make_spec: MakeSpec, capsys: Any) -> 
         "basis": "measured"
     }
     assert data["plan"]["fit"]["changes"] == []
+    assert {check["state"] for check in data["checks"]} == {"ok"}
     assert main(["plan", "job.json", "--dataset-dir", "nowhere", "--json"]) == 66
     assert "plan" not in json.loads(capsys.readouterr().out)
+
+
+def test_what_could_not_be_checked_is_not_called_ok(make_spec: MakeSpec, capsys: Any) -> None:
+    Path("job.json").write_text(make_spec().model_dump_json())
+    assert main(["plan", "job.json", "--check-only", "--checkpoint-dir", "nowhere", "--json"]) == 66
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    found = {
+        name: (checks[name]["ok"], checks[name]["state"]) for name in ("checkpoint_dir", "train.adapter")
+    }
+    assert found == {"checkpoint_dir": (False, "FAIL"), "train.adapter": (False, "skipped")}
+    assert "exit_code" not in checks["train.adapter"]
+    assert main(["plan", "job.json", "--check-only", "--checkpoint-dir", "nowhere"]) == 66
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert ["skipped", "train.adapter"] in lines and ["ok", "dataset_dir"] in lines
 
 
 def test_offline_needs_nothing_at_all(capsys: Any) -> None:

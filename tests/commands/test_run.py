@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from sidestep.cli import main
+from sidestep.data.survey import Survey, write_survey
+from sidestep.lifecycle.finish import TrainResult
 from sidestep.runtime.errors import ExitCode
+from sidestep.storage.open import open_store
 from tests.fake_tasks import Tasks
 
 CHECKPOINTS = "--checkpoint-dir ../ACE-Step-1.5/checkpoints --model-variant base"
@@ -96,10 +99,23 @@ def test_an_estimate_can_be_read_as_json(
     assert len(tasks.specs) == 1
 
 
-def test_nothing_else_that_runs_can(tasks: Tasks, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--output-dir", "o", "--json"]) == ExitCode.USAGE
-    assert "--json" in capsys.readouterr().err
-    assert tasks.specs == []
+@pytest.mark.parametrize("command", ["train", "fixed", "vanilla", "run"])
+def test_so_can_what_a_training_made(command: str, tasks: Tasks, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks.made = TrainResult("o/adapter", "o/runs", 3, 2.5, 1.5)
+    assert main([command, "--audio-dir", "a", "--output-dir", "o", "--json"]) == 0
+    made = {"adapter": "o/adapter", "runs": "o/runs", "steps": 3, "first_loss": 2.5, "last_loss": 1.5}
+    assert json.loads(capsys.readouterr().out) == made
+
+
+@pytest.mark.parametrize("command", ["preprocess", "fixed --preprocess"])
+def test_so_can_what_tensors_are_of(command: str, tasks: Tasks, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*command.split(), "--audio-dir", "a", "--tensor-output", "t", "--json"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out) == {"tensors": str(Path("t").resolve()), "dataset": None}
+    survey = Survey(count=1, measured=0, hours=0.0)
+    write_survey(open_store("t", tasks.specs[0].storage), survey)
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["dataset"] == survey.model_dump(mode="json")
 
 
 def test_flag_and_spec_problems_are_one_report(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ import typing
 import pytest
 
 from sidestep.config.job import JobSpec
-from sidestep.config.optimizers import OPTIMIZERS, OptimizerName
+from sidestep.config.optimizers import OPTIMIZERS, OptimizerName, doubtful_rate
 from sidestep.config.training import TrainSpec
 
 
@@ -26,6 +26,23 @@ def test_an_optimizer_s_own_rate_and_schedule_stand_where_none_is_given(name: Op
 def test_prodigy_alone_has_a_rate_of_its_own() -> None:
     own = {name: (row.lr, row.scheduler) for name, row in OPTIMIZERS.items()}
     assert own == dict.fromkeys(OPTIMIZERS, (1e-4, "cosine")) | {"prodigy": (1.0, "constant")}
+
+
+@pytest.mark.parametrize(
+    ("name", "lr", "is_doubtful"),
+    [
+        ("prodigy", 1e-4, True),
+        ("prodigy", 0.02, True),
+        ("prodigy", 0.5, False),
+        ("prodigy", 1.0, False),
+        ("prodigy", None, False),
+        ("adamw", 1e-4, False),
+        ("adafactor", 1e-6, False),
+    ],
+)
+def test_a_rate_for_another_optimizer(name: OptimizerName, lr: float | None, is_doubtful: bool) -> None:
+    said = doubtful_rate(name, lr)
+    assert ("train.lr" in said and name in said) == is_doubtful == bool(said)
 
 
 def test_the_schema_names_them_all() -> None:

@@ -312,8 +312,15 @@ def test_the_files_of_a_dataset_are_kept_with_a_checkpoint(spec: JobSpec) -> Non
 
 def test_a_longer_run_needs_a_word(spec: JobSpec) -> None:
     saved, longer = numbers(settings(spec)), spec.changed({"train.epochs": 200, "train.max_steps": 9})
-    with pytest.raises(BadSpecError, match=r"epochs: 100 then, 200 now\n.*max_steps: None then, 9 now"):
+    with pytest.raises(
+        BadSpecError, match=r"epochs: 100 then, 200 now\n.*max_steps: not set then, 9 now"
+    ) as error:
         check_same_run(longer, saved, settings(longer), "the run")
+    assert "--extend" in str(error.value)
+    other = longer.changed({"train.adapter.rank": 8})
+    with pytest.raises(BadSpecError, match="rank") as error:
+        check_same_run(other, saved, settings(other), "the run")
+    assert "--extend" not in str(error.value)
     extended = longer.changed({"train.extend": True})
     check_same_run(extended, saved, settings(extended), "the run")
     assert length_before(saved.recipe, settings(extended)) == {"epochs": 100, "max_steps": None}

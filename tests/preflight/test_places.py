@@ -17,6 +17,7 @@ from sidestep.preflight.checks import raise_problems, run_checks
 from sidestep.preflight.places import check_places, output_checks
 from sidestep.runtime.errors import BadSpecError, ExitCode, SideStepError
 from sidestep.storage import local
+from sidestep.storage.open import open_store
 from sidestep.tasks import train as train_task
 from tests.faults import faulty_server
 from tests.s3 import S3Server, set_credentials, strict_server
@@ -56,6 +57,25 @@ def test_a_missing_bucket(refused: Refused, s3_server: S3Server) -> None:
 def test_a_missing_prefix(refused: Refused, s3_server: S3Server) -> None:
     said = refused(66, dataset_dir=s3_server.place("nope"), storage={"endpoint_url": s3_server.endpoint})
     assert said.startswith("error: dataset_dir: there are no tensors (.pt) in s3://studio/nope.")
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_songs_in_place_of_tensors(refused: Refused, s3_server: S3Server, kind: str, tmp_path: Path) -> None:
+    place = str(tmp_path / "mine") if kind == "local" else s3_server.place("mine")
+    storage = {"endpoint_url": s3_server.endpoint}
+    store = open_store(place, JobSpec.load(task="estimate", output_dir="o", storage=storage).storage)
+    store.write_bytes("cover.png", b"a picture")
+    said = refused(66, dataset_dir=place, storage=storage)
+    assert "sidestep preprocess" in said and "audio_dir" not in said
+    store.write_bytes("b/Tune.FLAC", b"a song")
+    said = refused(66, dataset_dir=place, storage=storage)
+    assert all(fact in said for fact in ("b/Tune.FLAC", "--audio-dir", place, "sidestep preprocess"))
+
+
+def test_no_folder_of_tensors_at_all(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name in ("gone", "file"):
+        assert "sidestep preprocess" in refused(66, dataset_dir=str(tmp_path / name))
 
 
 def test_wrong_credentials(refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +249,8 @@ def test_a_local_place_that_is_not_there(refused: Refused, tmp_path: Path) -> No
     first, second = said.splitlines()[:2]
     assert (
         first
-        == f"error: dataset_dir: {tmp_path}/nowhere does not exist. Check the path, and what is mounted."
+        == f"error: dataset_dir: {tmp_path}/nowhere does not exist. Check the path, and what is mounted. "
+        "`sidestep preprocess` makes tensors of songs."
     )
     assert second.startswith(f"  checkpoint_dir: there is no folder {tmp_path}/no models")
     assert not (tmp_path / "out").exists()  # nothing is left where the results would be

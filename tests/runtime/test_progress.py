@@ -35,9 +35,9 @@ def test_a_line_every_ten_seconds_and_at_the_end(clock: Clock, caplog: pytest.Lo
             clock.now += 1
             bar.advance(1, note="12.3 audio s/s")
     assert said(caplog) == [
-        "Encoding: 10 of 40 songs (25%), 1 songs/s, 30 s left, 12.3 audio s/s",
-        "Encoding: 20 of 40 songs (50%), 1 songs/s, 20 s left, 12.3 audio s/s",
-        "Encoding: done, 25 of 40 songs in 25 s, 1 songs/s, 12.3 audio s/s",
+        "Encoding: 10 of 40 songs (25%), 1 song/s, 30 s left, 12.3 audio s/s",
+        "Encoding: 20 of 40 songs (50%), 1 song/s, 20 s left, 12.3 audio s/s",
+        "Encoding: stopped, 25 of 40 songs in 25 s, 1 song/s, 12.3 audio s/s",
     ]
 
 
@@ -51,7 +51,7 @@ def test_the_rate_is_of_late(clock: Clock) -> None:
             bar.advance()
         assert "2 steps/s, 6 min 40 s left" in bar.status()
         clock.now += 30
-        assert "1 steps/s, 13 min" in bar.status()
+        assert "1 step/s, 13 min" in bar.status()
 
 
 def test_what_an_earlier_run_did_is_no_speed(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
@@ -61,7 +61,7 @@ def test_what_an_earlier_run_did_is_no_speed(clock: Clock, caplog: pytest.LogCap
         bar.advance(20)
     assert said(caplog) == [
         "Training: 80 of 100 steps (80%), 2 steps/s, 10 s left",
-        "Training: done, 80 of 100 steps (20 steps now) in 10 s, 2 steps/s",
+        "Training: stopped, 80 of 100 steps (20 steps now) in 10 s, 2 steps/s",
     ]
 
 
@@ -107,6 +107,24 @@ def test_a_failure_is_not_called_done(clock: Clock, caplog: pytest.LogCaptureFix
     with pytest.raises(ZeroDivisionError):
         fail()
     assert said(caplog) == ["Training: stopped, 1 of 3 steps in 2 s, 0.5 steps/s"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "total", "line"),
+    [
+        ("steps", 1, "done, 1 step in 2 s, 0.5 steps/s"),
+        ("batches", 1, "done, 1 batch in 2 s, 0.5 batches/s"),
+        ("steps", 2, "stopped, 1 of 2 steps in 2 s, 0.5 steps/s"),
+    ],
+)
+def test_one_is_no_plural_and_half_is_not_done(
+    unit: str, total: int, line: str, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "sidestep")
+    with track("This", total, unit, clock=clock) as bar:
+        clock.now += 2
+        bar.advance()
+    assert said(caplog) == [f"This: {line}"]
 
 
 def test_threads_may_advance_it() -> None:

@@ -207,6 +207,16 @@ def test_corrected_on_turbo_is_noticed(make_spec: MakeSpec, caplog: pytest.LogCa
     assert "distilled" not in caplog.text
 
 
+def test_a_rate_for_another_optimizer_is_noticed(
+    make_spec: MakeSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(make_spec("a", optimizer_type="prodigy", lr=1e-4, max_steps=1))
+    assert [record for record in caplog.records if "train.lr is 0.0001" in record.getMessage()]
+    caplog.clear()
+    train(make_spec("b", optimizer_type="prodigy", lr=1.0, max_steps=1))
+    assert "train.lr is" not in caplog.text
+
+
 def test_tensors_of_another_model_are_refused(make_spec: MakeSpec, tmp_path: Path) -> None:
     with pytest.raises(BadDataError, match="conditions 64 wide, acestep-v15-xl-base takes 48"):
         train(make_spec(model_variant="xl-base"))
