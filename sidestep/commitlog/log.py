@@ -21,17 +21,40 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+from typing_extensions import TypedDict  # pydantic takes no other one before Python 3.12
 
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.runtime.parsing import as_kind, parse_json
+from sidestep.runtime.parsing import Count, as_kind, parse_json
 from sidestep.storage.store import Store
 
 log = logging.getLogger(__name__)
 
 FOLDER = "commits"
 BRIDGED = 10_000  # records in a row that are gone, before one that is damaged or says no number
+
+
+FILES_AT_MOST = 1000
+"""Of a checkpoint: one has some five."""
+
+
+def _is_name(name: str) -> str:
+    if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise ValueError("it is no file's name")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_is_name)]
+
+
+class FileEntry(TypedDict):
+    """A file of a checkpoint: its size in bytes, and its content's sha256 in hex."""
+
+    size: Count
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
@@ -45,7 +68,7 @@ class Record:
     nonce: str  # of the writer: tells its own records from those of another one of the same generation
     folder: str = ""  # of the checkpoint, relative to the output
     step: int = 0
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # name → {size, sha256}
+    files: Annotated[dict[FileName, FileEntry], Field(max_length=FILES_AT_MOST)] = field(default_factory=dict)
     kept: list[str] = field(
         default_factory=list
     )  # the folders of the checkpoints that are to stay, the newest first
@@ -195,8 +218,6 @@ class CommitLog:
         """
         target.mkdir(parents=True, exist_ok=True)
         for name, expected in record.files.items():
-            if Path(name).name != name:
-                raise BadDataError(f"{self.store.place}: a record names the file {name!r}, which is no name")
             self.store.download(f"{record.folder}/{name}", target / name)
             if file_digest(target / name) != expected:
                 raise BadDataError(
@@ -209,7 +230,7 @@ def record_path(number: int) -> str:
     return f"{FOLDER}/{number:06}.json"
 
 
-def file_digest(path: Path) -> dict[str, Any]:
+def file_digest(path: Path) -> FileEntry:
     """Return a file's entry in a record: its size in bytes and its sha256."""
     with path.open("rb") as file:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

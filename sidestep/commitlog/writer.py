@@ -24,7 +24,7 @@ from typing import Any, Self
 from sidestep.commitlog.lease import FOLDER as HEARTBEATS
 from sidestep.commitlog.lease import Heartbeat, Lease, Watch, generation_of
 from sidestep.commitlog.leftovers import CHECKPOINTS, clear_unfinished, delete_unkept
-from sidestep.commitlog.log import LOST, CommitLog, Record, file_digest, record_path
+from sidestep.commitlog.log import LOST, CommitLog, FileEntry, Record, file_digest, record_path
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.errors import AgainError, BadDataError, SideStepError
 
@@ -91,7 +91,7 @@ class Writer:
         step: int,
         kept: Sequence[str],
         origin: str = "",
-        files: Mapping[str, dict[str, Any]] | None = None,
+        files: Mapping[str, FileEntry] | None = None,
     ) -> Record:
         """Make the files in the local `folder` the newest checkpoint, called `name` ("checkpoint-epoch-5").
 
@@ -243,7 +243,7 @@ def _created(commits: CommitLog, record: Record) -> Record:
     return commits.at(record.number)
 
 
-def _digests(folder: Path, files: Iterable[str]) -> dict[str, dict[str, Any]]:
+def _digests(folder: Path, files: Iterable[str]) -> dict[str, FileEntry]:
     with local_errors(folder):
         return {file: file_digest(folder / file) for file in files}
 

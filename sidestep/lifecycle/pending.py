@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sidestep.commitlog.log import CommitLog, Record, file_digest
+from sidestep.commitlog.log import CommitLog, FileEntry, Record, file_digest
 from sidestep.runtime.atomic import replacing
 from sidestep.runtime.canonical import Parts, json_bytes
 from sidestep.runtime.diskerrors import local_errors
@@ -38,7 +38,7 @@ class PendingCheckpoints:
     def __init__(self, workspace: Workspace, place: str) -> None:
         self._root = workspace.scratch(f"outbox-{hashlib.sha256(place.encode()).hexdigest()[:16]}")
         self._note = self._root / "newest.json"
-        self._digests: dict[Path, Mapping[str, dict[str, Any]]] = {}  # as put
+        self._digests: dict[Path, Mapping[str, FileEntry]] = {}  # as put
 
     def put(self, name: str, step: int, files: Mapping[str, Parts], writer: tuple[int, str]) -> Path:
         """Keep a checkpoint as the newest one; its folder.
@@ -73,7 +73,7 @@ class PendingCheckpoints:
             log.debug("%s is not whole: %s", folder, error)
             return False
 
-    def digests(self, folder: Path) -> Mapping[str, dict[str, Any]]:
+    def digests(self, folder: Path) -> Mapping[str, FileEntry]:
         """The files of a checkpoint as it was put here, for `Writer.commit`."""
         return self._digests[folder]
 

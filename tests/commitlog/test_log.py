@@ -808,6 +808,41 @@ def test_names_in_a_record_stay_in_their_folder(writer: Writer, store: Store, tm
         assert not list(tmp_path.glob("target/stolen.json")) + list(tmp_path.glob("stolen.json"))
 
 
+WHOLE = {"size": 1, "sha256": "ab" * 32}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"a": {"size": 1}},
+        {"a": {"sha256": "ab" * 32}},
+        {"a": WHOLE | {"size": -1}},
+        {"a": WHOLE | {"size": "1"}},
+        {"a": WHOLE | {"sha256": "ab"}},
+        {"a": 1},
+        {"": WHOLE},
+        {"..": WHOLE},
+        {"a/b": WHOLE},
+        {"a\\b": WHOLE},
+        {f"{number}": WHOLE for number in range(100_000)},
+        [],
+    ],
+    ids=lambda files: str(files)[:40],
+)
+def test_a_record_of_files_that_cannot_be_is_lost(
+    writer: Writer, store: Store, lease: Lease, tmp_path: Path, files: Any
+) -> None:
+    commit(writer, tmp_path, 1)
+    log = CommitLog(store)
+    store.create("commits/000003.json", replace(log.read(2), files=files, number=3).content())
+    with pytest.raises(BadDataError, match=r"000003\.json"):
+        log.read(3)
+    tail = log.tail()
+    assert tail and tail.is_lost and newest(store, tmp_path / "newest") == 1
+    commit(begin(store, lease), tmp_path, 2)
+    assert newest(store, tmp_path / "again") == 2
+
+
 def test_a_take_over_whose_record_is_lost_still_counts_as_a_generation(
     writer: Writer, store: Store, lease: Lease
 ) -> None:
