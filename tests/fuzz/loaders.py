@@ -139,9 +139,10 @@ def sound(name: str) -> Loader:
     return Loader(seeds, read)
 
 
+DIGEST = "ab" * 32
 RECORD = {
     "kind": "commit", "generation": 1, "nonce": "a", "folder": "checkpoints/c", "step": 3,
-    "files": {"training_state.json": {"size": 3, "sha256": "ab"}}, "kept": ["checkpoints/c"],
+    "files": {"training_state.json": {"size": 3, "sha256": DIGEST}}, "kept": ["checkpoints/c"],
     "origin": "", "machines": [{"threads": 1}],
 }  # fmt: skip
 STATE = {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sidestep.config.schema import StorageSpec
-from sidestep.data import encode, probe
+from sidestep.data import audio, encode
 from sidestep.data.index import list_samples, read_index
 from sidestep.data.survey import read_survey
 from sidestep.data.tensors import read_sample
@@ -64,7 +64,7 @@ def test_what_the_dataset_is_is_said_first_and_kept(
     survey = read_survey(open_store(spec().tensors_place, StorageSpec()))
     assert survey and (survey.count, survey.measured) == (3, 3)
     assert survey.without_caption == ["a.wav", "copy.wav"] and survey.same_bytes == [["a.wav", "copy.wav"]]
-    monkeypatch.setattr(probe, "read_audio", None)  # no song is decoded to say it again
+    monkeypatch.setattr(audio, "read_audio", None)  # no song is decoded to say it again
     run_task(preprocess, spec())
     assert read_survey(open_store(spec().tensors_place, StorageSpec())) == survey
 

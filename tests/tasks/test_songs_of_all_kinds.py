@@ -65,7 +65,7 @@ def test_songs_of_all_kinds_and_names(golden: Path) -> None:
 
 
 JSONS = {
-    "no JSON": ('[{"audio_path": ', ExitCode.BAD_DATA, ["dataset.json is not JSON"]),
+    "no JSON": ('[{"audio_path": ', ExitCode.BAD_DATA, ["dataset.json", "not JSON"]),
     "a missing file": (
         '[{"audio_path": "a.wav"}, {"audio_path": "gone.wav"}]',
         ExitCode.MISSING,

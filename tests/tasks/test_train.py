@@ -256,7 +256,7 @@ def test_everything_from_and_to_s3(make_spec: MakeSpec, s3_server: S3Server, tmp
     stored = {file.path.split("/")[0] for file in output.list_files()}
     folders = {"adapter", "checkpoints", "commits", "heartbeats", "logs", "runs"}
     assert stored == folders | {"job.yaml", "loss.png", "status.json"} | {
-        *("history.json", "receipt.json", "report.html")
+        *("history.json", "made.json", "receipt.json", "report.html")
     }
     pulled = tmp_path / "elsewhere"
     again = make_spec(**places, storage={"endpoint_url": s3_server.endpoint})
@@ -268,7 +268,7 @@ def test_everything_from_and_to_s3(make_spec: MakeSpec, s3_server: S3Server, tmp
 def test_the_same_run_gives_the_same_bytes_in_five_processes(make_spec: MakeSpec, tmp_path: Path) -> None:
     """Whatever Python's hash seed and the folder: all that is not about the attempt itself."""
     about_the_attempt = {"runs", "logs", "commits", "heartbeats", "status.json", "receipt.json"}
-    about_the_attempt |= {"report.html", "cache", "sidestep.log"}
+    about_the_attempt |= {"report.html", "made.json", "cache", "sidestep.log"}
     train_spec = {"epochs": 1, "adapter": {"rank_pattern": {"v_proj": 2, "layers.1.self_attn.q_proj": 3}}}
     specs = {
         "lora": make_spec(**train_spec, output_dir="lora"),
