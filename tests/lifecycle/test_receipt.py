@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sidestep.commitlog.log import Record
+from sidestep.commitlog.log import FileEntry, Record
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.receipt import receipt_bytes, spec_digest
 from sidestep.lifecycle.status import Spent
@@ -22,12 +22,12 @@ PROGRESS = Progress(9, evaluations={0: 1.5, 9: 0.5}, skipped=2)
 SPENT = Spent(
     attempts=3, preemptions=2, steps_repeated=4, seconds={"train": 3600.0, "pull": 1800.0}, gpu_seconds=7200
 )
-ADAPTER = {"size": 2, "sha256": "ghi"}
+ADAPTER: FileEntry = {"size": 2, "sha256": "ghi"}
 
 
 def receipt(machines: list[dict[str, Any]] | None = None, **runtime: Any) -> dict[str, Any]:
     spec = JobSpec.load(None, task="train", output_dir="out", runtime=runtime)
-    files = {"adapter_config.json": ADAPTER, NUMBERS_FILE: {"size": 1, "sha256": "jkl"}}
+    files: dict[str, FileEntry] = {"adapter_config.json": ADAPTER, NUMBERS_FILE: {"size": 1, "sha256": "jkl"}}
     done = Record("done", 3, "a nonce", step=9, files=files, machines=machines or [{"processor": "abacus"}])
     content: dict[str, Any] = json.loads(receipt_bytes(spec, done, FINGERPRINT, PROGRESS, SPENT))
     return content
