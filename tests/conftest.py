@@ -4,11 +4,13 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from sidestep.runtime.preemption import Preemption
 
 # Before numpy, torch or matplotlib are imported: they read these once. One thread is enough for models this
 # small, and makes bit-exact comparisons independent of how many cores there are.
@@ -71,6 +73,23 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.setenv("AWS_CONFIG_FILE", str(home / "aws-config"))
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(home / "aws-credentials"))
         yield
+
+
+@pytest.fixture(autouse=True)
+def notice_ends_with_its_test() -> Iterator[None]:
+    """After notice a clock runs, and says when the time is over: not in the next test's output."""
+    given: list[Preemption] = []
+    request = Preemption.request
+
+    def noted(self: Preemption, *arguments: str) -> None:
+        given.append(self)
+        request(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Preemption, "request", noted)
+        yield
+    for preemption in given:
+        preemption.__exit__()
 
 
 @pytest.fixture(autouse=True)

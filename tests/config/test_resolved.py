@@ -68,11 +68,6 @@ def test_a_wrong_spec_is_still_refused() -> None:
     assert main(["train", "--dry-run", "--output-dir", "o", "--lr", "-1"]) == ExitCode.BAD_SPEC
 
 
-def test_json_alone_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--output-dir", "o", "--json"]) == ExitCode.USAGE
-    assert "--dry-run" in capsys.readouterr().err
-
-
 def test_no_torch_is_imported_and_no_rented_machine_given_back(tmp_path: Path) -> None:
     code = (
         "import sys; from sidestep.cli import main; code = main(sys.argv[1:]);"

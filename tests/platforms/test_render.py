@@ -99,7 +99,12 @@ def test_the_home_of_a_user_who_is_not_there_is_refused() -> None:
         render("docker", {**ON_S3, "output_dir": "~nobody-of-that-name/runs"})
 
 
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
+# A variable's outer blanks are left out when it is read.
+TEXT = (
+    st.text(st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=["Cs"]))
+    .map(str.strip)
+    .filter(bool)
+)
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz_.0123456789", min_size=1)
 SPECIFIC: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
     ("name",): st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", fullmatch=True),
