@@ -21,7 +21,7 @@ from sidestep.tasks import demo
 from tests.documents import GUIDE, QUICK, ROOT, Block, blocks, run
 
 ALL_PAGES = sorted((ROOT / "docs").glob("*.md"))
-ELSEWHERE = {"container", "kubernetes", "wizard"}  # tried in tests/image, tests/chart and tests/wizard
+ELSEWHERE = {"container", "kubernetes", "wizard", "reliability"}  # in tests/image, chart, wizard and torture
 GENERATED = {"cli-reference"}
 PAGES = [page for page in ALL_PAGES if page.stem not in ELSEWHERE | GENERATED]
 FIRST = "getting-started.md"  # makes the tensors that the other pages train on

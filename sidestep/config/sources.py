@@ -92,13 +92,13 @@ def tidied(environ: Mapping[str, str] | None) -> Mapping[str, str]:
 
 
 def from_environment(environ: Mapping[str, str]) -> Iterator[Given]:
-    """SIDESTEP_TRAIN__LR=1e-4 is train.lr. An empty variable counts as one that is not set.
+    """SIDESTEP_TRAIN__LR=1e-4 is train.lr. Empty variables are gone already: they count as not set.
 
     `sidestep_train__lr` is refused under its whole name: on Linux it is another variable.
     """
     for name, text in sorted(environ.items()):
         ours = name.upper().startswith(ENVIRONMENT_PREFIX) and name not in (CONFIG_VARIABLE, IMAGE_VARIABLE)
-        if ours and text and not _SERVICE_LINK.search(name):
+        if ours and not _SERVICE_LINK.search(name):
             if not name.startswith(ENVIRONMENT_PREFIX):
                 yield Given((name,), text, name)
                 continue

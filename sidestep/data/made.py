@@ -1,7 +1,7 @@
 """Which tensors of a dataset are made already, and are still what was written."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from sidestep.data.index import Index, find_files, tensors_file
@@ -10,7 +10,7 @@ from sidestep.data.unfinished import Unfinished
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import FileInfo, Store
-from sidestep.storage.transfer import pull, pull_again
+from sidestep.storage.transfer import pull
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +35,7 @@ def find_made(
         noted = dict(zip(unknown, pool.map(unfinished.noted_digest, unknown), strict=True))
     expected = {key: known.get(key) or noted[key] for key in there}
 
-    digests = _digests(tensors, list(there.values()), workspace)
-    differing = [key for key, file in there.items() if expected[key] not in (None, digests[file.path])]
-    if differing and tensors.local_root is None:  # it may be the copy in the workspace that is damaged
-        again = pull_again(tensors, [there[key] for key in differing], workspace)
-        digests |= _digests(tensors, again, workspace)
+    digests = digests_of(tensors, list(there.values()), Index(), workspace, "tensors")
     damaged: set[str] = set()
     for key, file in there.items():
         if expected[key] is None:
@@ -50,10 +46,6 @@ def find_made(
             log.warning("%s/%s is damaged and is made again", tensors.place, file.path)
             damaged.add(key)
     return {key: digests[file.path] for key, file in there.items() if key not in damaged}, damaged
-
-
-def _digests(store: Store, files: Sequence[FileInfo], workspace: Workspace) -> dict[str, str]:
-    return digests_of(store, files, Index(), workspace, "tensors")
 
 
 def _can_be_read(store: Store, file: FileInfo, workspace: Workspace) -> bool:

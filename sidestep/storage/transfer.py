@@ -70,15 +70,6 @@ def pull(store: Store, files: Sequence[FileInfo], workspace: Workspace, title: s
     return folder
 
 
-def pull_again(store: Store, files: Sequence[FileInfo], workspace: Workspace) -> list[FileInfo]:
-    """Pull files whose copies in the workspace are damaged, and return them as the store has them now."""
-    now = [file for file in (store.stat(file.path) for file in files) if file]
-    for file in now:
-        (workspace.pulled(store.place) / store.clean_path(file.path)).unlink(missing_ok=True)
-    pull(store, now, workspace, "Pulling damaged copies again")
-    return now
-
-
 @contextmanager
 def using_copies(store: Store, files: Sequence[FileInfo], workspace: Workspace) -> Iterator[None]:
     """Raise MachineError where the block fails, and copies of `files`, which were pulled, are gone or other.

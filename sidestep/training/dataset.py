@@ -23,7 +23,7 @@ from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputErro
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import FileInfo, Store
-from sidestep.storage.transfer import pull, pull_again
+from sidestep.storage.transfer import pull
 from sidestep.training.history import SongFacts
 from sidestep.training.numbers import Numbers
 
@@ -67,22 +67,15 @@ class _Check:
     """
 
     store: Store
-    workspace: Workspace
     written: Mapping[str, str]
     begun_with: Mapping[str, FileRecord]
     hashing: Executor
 
     def read(self, path: Path, file: FileInfo) -> _Checked:
-        """A file whose copy on this machine is at `path`. Raises BadDataError or MissingInputError."""
-        try:
-            return self._compared(path, file)
-        except (BadDataError, MissingInputError):
-            again = pull_again(self.store, [file], self.workspace) if self.store.local_root is None else []
-            if not again:
-                raise
-            return self._compared(path, again[0])
+        """A file whose copy on this machine is at `path`: what was pulled, as `pull` has seen to that.
 
-    def _compared(self, path: Path, file: FileInfo) -> _Checked:
+        Raises BadDataError where it is not what was written, and what `read_sample` does.
+        """
         content = _Content.of(path)
         digest = self.hashing.submit(content.sha256)
         sample = read_sample(content.data, str(path))
@@ -137,7 +130,7 @@ class Samples(Sequence[Sample]):
         folder = pull(store, files, workspace, title="Pulling tensors")
         samples = cls(store.place, [folder / file.path for file in files])
         with ThreadPoolExecutor(1) as hashing:
-            check = _Check(store, workspace, written_digests(store), begun_with, hashing)
+            check = _Check(store, written_digests(store), begun_with, hashing)
             problems = samples._problems(check, files, silence)
         if problems:
             report = "\n  ".join(
