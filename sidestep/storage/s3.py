@@ -33,7 +33,7 @@ from sidestep.config.schema import StorageSpec
 from sidestep.runtime.atomic import replacing
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.storage.clients import Clients
-from sidestep.storage.retry import Limits, Retry, check_answer, was_short
+from sidestep.storage.retry import Limits, Retry, ShortAnswerError, check_answer, was_short
 from sidestep.storage.s3_errors import FAILURES, error_code, to_user_error
 from sidestep.storage.s3_unfinished import find_unfinished
 from sidestep.storage.store import FileInfo, ProgressCallback, Store, Unfinished, no_progress
@@ -146,7 +146,7 @@ class S3Store(Store):
             return sorted(self.limits.retry.call(ask, _was_misheard), key=lambda info: info.path)
 
     def stat(self, path: str) -> FileInfo | None:
-        with self._failures(path):
+        def ask() -> FileInfo | None:
             try:
                 found = self._requests.head_object(Bucket=self.bucket, Key=self._key(path))
             except ClientError as error:
@@ -154,7 +154,11 @@ class S3Store(Store):
                     raise
                 self._refuse_missing_bucket()
                 return None
-        return FileInfo(self.clean_path(path), found["ContentLength"], found["ETag"].strip('"'))
+            with _whole_headers(f"{self.place}/{path}"):
+                return FileInfo(self.clean_path(path), found["ContentLength"], found["ETag"].strip('"'))
+
+        with self._failures(path):
+            return self.limits.retry.call(ask, was_short)
 
     def read_bytes(self, path: str) -> bytes:
         target = io.BytesIO()
@@ -257,7 +261,8 @@ class S3Store(Store):
             manager = self.clients.mine().transfers
             asked = manager.download(self.bucket, key, target, subscribers=[Forwarded(count)])
             try:
-                asked.result()
+                with _whole_headers(f"{self.place}/{path}"):
+                    asked.result()
             except ClientError as error:
                 # An empty file has no first part. The manager knows that answer by another name alone.
                 if error_code(error) == "416":
@@ -325,3 +330,15 @@ class Forwarded(BaseSubscriber):  # type: ignore[misc]  # published without type
 
     def on_progress(self, future: Any, bytes_transferred: int, **_: Any) -> None:
         self._progress(bytes_transferred)
+
+
+@contextmanager
+def _whole_headers(where: str) -> Iterator[None]:
+    """An answer that was cut off within its headers lacks some of them, which nothing below notices."""
+    try:
+        yield
+    except KeyError as error:
+        raise ShortAnswerError(
+            f"{where}: an answer came without {error}, time and again. Run the same command again; if that "
+            "does not pass, ask who runs the store, or a proxy before it."
+        ) from error

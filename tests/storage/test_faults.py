@@ -85,6 +85,18 @@ def test_a_connection_cut_within_an_answer(
             assert not faulty.faults
 
 
+def test_an_answer_cut_within_its_headers(faulty: FaultyServer, store: Store, tmp_path: Path) -> None:
+    """Of a HEAD, which has nothing else: it lacks the size."""
+    faulty.only = lambda method, path: method == "HEAD"
+    for _ in range(7):
+        faulty.faults[:] = ["cut short"] * 3
+        assert store.stat("file") and not faulty.faults
+    impatient = open_behind(faulty, limits(seconds=0.05))
+    faulty.faults[:] = ["cut short"] * 1000
+    with pytest.raises(StorageError, match="ContentLength"):
+        impatient.stat("file")
+
+
 @pytest.mark.parametrize("name", ["read", "part", "download"])
 def test_an_answer_that_is_shorter_than_the_file(
     faulty: FaultyServer, store: Store, tmp_path: Path, name: str
