@@ -31,7 +31,7 @@ from tests.mutants.mutant import Mutant
 FORK = multiprocessing.get_context("fork")
 PYTEST = (
     *("-q", "-p", "no:cacheprovider", "--timeout=0"),  # a mutant's tests have a time limit of their own
-    *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # what is imported already is not the project's
+    "--assert=plain",  # to explain how two files differ takes pytest longer than a mutant has
 )
 HERE = Path(__file__).resolve().parents[2]
 
