@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format typecheck house golden mutants docs music torture fuzz bench clean
+.PHONY: help setup dev demo test test-slow lint format typecheck house golden mutants docs music torture fuzz bench clean
 .PHONY: tools hooks image test-image sbom chart test-chart lint-deploy cuda-check jobs test-platforms test-places test-browser
 
 # The engine (docker or podman), what is built (cuda, cpu or shell), helm, and a browser.
@@ -20,55 +20,62 @@ FORMAT = $(if $(findstring podman,$(shell $(ENGINE) --version)),--format docker)
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-setup: ## make .venv, or bring it up to date
-	@command -v $(PYTHON) >/dev/null || { echo "Set-up: Side-Step needs Python 3.11 or newer, and there is no $(PYTHON) on PATH."; exit 1; }
-	@$(PYTHON) requirements/setup_venv.py
+# TORCH=cpu and TORCH=cuda choose torch's build, and are remembered; without, the machine decides.
+SET_UP = @command -v $(PYTHON) >/dev/null \
+	|| { echo "Set-up: Side-Step needs Python 3.11 or newer, and there is no $(PYTHON) on PATH."; exit 1; }; \
+	$(PYTHON) requirements/setup_venv.py $(if $(TORCH),--torch $(TORCH))
+
+setup: ## make .venv with what running needs, or bring it up to date (TORCH=cpu: on a machine with a GPU too)
+	$(SET_UP)
+
+dev: ## the same, and what tests, lint and type check need
+	$(SET_UP) dev
+
+tools:
+	$(SET_UP) dev tools
 
 demo: setup ## the whole pipeline on a tiny model and 20 s of made music, in demo/ (under 4 minutes)
 	@.venv/bin/sidestep demo demo
 
-test: setup ## all tests (under 10 minutes on two cores)
+test: dev ## all tests (under 10 minutes on two cores)
 	@$(RUN) pytest -n 2
 
-test-slow: setup ## the commands of the guide and of docs/, thirty kills, two writers (some minutes)
+test-slow: dev ## the commands of the guide and of docs/, thirty kills, two writers (some minutes)
 	@$(RUN) pytest -n 2 -m slow
 
-lint: setup ## ruff: rules and format
+lint: dev ## ruff: rules and format
 	@$(RUN) ruff check . && $(RUN) ruff format --check .
 
-format: setup ## let ruff mend what it can
+format: dev ## let ruff mend what it can
 	@$(RUN) ruff check --fix . && $(RUN) ruff format .
 
-typecheck: setup ## mypy
+typecheck: dev ## mypy
 	@$(RUN) mypy
 
-mutants: setup ## small wrong changes one by one: tests must notice each (CHANGED=main: of what changed)
+mutants: dev ## small wrong changes one by one: tests must notice each (CHANGED=main: of what changed)
 	@$(RUN) tests.mutants $(if $(CHANGED),--changed $(CHANGED)) $(if $(AT_MOST),--at-most $(AT_MOST)) \
 		$(if $(ONLY),--only "$(ONLY)")
 
-house: setup ## the rooms by floors, what they import, and each circle or arrow up
+house: dev ## the rooms by floors, what they import, and each circle or arrow up
 	@$(RUN) tests.house
 
-music: setup ## real music through an S3 server, all adapters and modes (needs apt-get)
+music: dev ## real music through an S3 server, all adapters and modes (needs apt-get)
 	@$(RUN) tests.music.run
 
-torture: setup ## kills, pauses, races, damage, S3 faults by the hundred (40 minutes on two cores; SHARE=0.1)
+torture: dev ## kills, pauses, races, damage, S3 faults by the hundred (40 minutes on two cores; SHARE=0.1)
 	@$(RUN) tests.torture.run $(if $(SHARE),--share $(SHARE))
 
-fuzz: setup ## every reader of foreign files on changed ones, five minutes each (SECONDS=20: shorter)
+fuzz: dev ## every reader of foreign files on changed ones, five minutes each (SECONDS=20: shorter)
 	@$(RUN) tests.fuzz.run $(if $(SECONDS),--seconds $(SECONDS))
 
-golden: setup ## record the golden runs anew, and print what moved
+golden: dev ## record the golden runs anew, and print what moved
 	@$(RUN) tests.golden.record
 
-bench: setup ## speed of a training step, stall of a checkpoint, digests of tensors, the command's start
+bench: dev ## speed of a training step, stall of a checkpoint, digests of tensors, the command's start
 	@$(RUN) tests.bench.run
 	@$(RUN) tests.bench.stall
 	@$(RUN) tests.bench.start_up
 	@$(RUN) tests.bench.digests
-
-tools: setup
-	@$(RUN) pip --disable-pip-version-check install -q --no-deps -r requirements/tools.txt
 
 hooks: tools ## ruff and mypy before each commit (pre-commit)
 	@.venv/bin/pre-commit install
@@ -78,7 +85,7 @@ image: ## build the image side-step:cuda with docker or podman (TARGET=cpu, TARG
 		--label org.opencontainers.image.version=$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
 		--label org.opencontainers.image.revision=$(shell git rev-parse HEAD) .
 
-test-image: setup ## run whole jobs in the images side-step:cpu and :shell, which must be there
+test-image: dev ## run whole jobs in the images side-step:cpu and :shell, which must be there
 	@ENGINE="$(ENGINE)" $(RUN) pytest -m image tests/image
 
 sbom: tools ## what is in the image, as dist/sbom.json (CycloneDX)
@@ -102,10 +109,10 @@ docs: setup ## write docs/cli-reference.md anew from the schema and the parsers
 test-browser: tools ## report.html in headless Chromium (needs chromium)
 	@CHROMIUM="$(CHROMIUM)" $(RUN) pytest -m browser tests/report
 
-jobs: setup ## render the files of jobs/ anew from jobs/specs/
+jobs: dev ## render the files of jobs/ anew from jobs/specs/
 	@$(RUN) tests.platforms.committed
 
-test-platforms: setup ## what SkyPilot's, dstack's and Vast's own packages make of what is rendered for them
+test-platforms: dev ## what SkyPilot's, dstack's and Vast's own packages make of what is rendered for them
 	@$(RUN) pytest -m platforms
 
 test-places: test-platforms # its name of old

@@ -3,7 +3,7 @@
     python requirements/check_cuda.py
 
 About 3 GB are downloaded and 8 GB of disk used, until it ends. Shows that every pin can be had, that they
-fit each other, and that the packages load beside torch's CUDA build, among them torchaudio's extension.
+fit each other, and that the packages load beside torch's CUDA build.
 """
 
 import os
@@ -26,9 +26,8 @@ import importlib, sys
 for module in sys.argv[1:]:
     importlib.import_module(module)
     print("  imported", module)
-import torch, torchaudio
+import torch
 print(f"  torch {torch.__version__}, CUDA {torch.version.cuda}, a GPU here: {torch.cuda.is_available()}")
-print(f"  torchaudio's extension is loaded: {torchaudio._extension._IS_TORCHAUDIO_EXT_AVAILABLE}")
 """
 
 

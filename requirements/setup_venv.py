@@ -1,17 +1,23 @@
-"""Makes the project's virtual environment, .venv, or brings it up to date; `make setup` runs this.
+"""Makes the project's virtual environment, .venv, or brings it up to date. `make setup` runs this.
 
-    python3 requirements/setup_venv.py
+    python3 requirements/setup_venv.py                  what running Side-Step needs
+    python3 requirements/setup_venv.py dev              and what tests, lint and type check need
+    python3 requirements/setup_venv.py dev tools        and what lints and tests the image and the chart
+    python3 requirements/setup_venv.py --torch cpu      torch's CPU build, on a machine with a GPU too
 
-Packages are installed at the exact versions of the files beside this one, without dependency
-resolution, which takes minutes where this takes one. torch comes first and alone: its CPU build where
-there is no NVIDIA GPU and an index offers one. A stamp in .venv makes the next run a matter of
-milliseconds; an interrupted run is begun anew. Runs on any Python 3, to be able to ask for a newer one.
+Packages are installed at the exact versions of the files beside this one, without dependency resolution,
+which takes minutes where this takes one. torch comes first and alone: its CPU build where there is no
+NVIDIA GPU and an index offers one. What is asked for by --torch is remembered in .venv, and a build of
+the right version that was put there by hand stays. A stamp in .venv makes the next run a matter of
+milliseconds; what was interrupted is begun anew. Runs on any Python 3, to be able to ask for a newer one.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -25,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "side-step-setup"
 UNFINISHED = "unfinished"
+ADDED = {"dev": "dev.txt", "tools": "tools.txt"}  # what is installed beside what running needs
 PYTHONS = ["python3.11", "python3.12", "python3.13", "python3.14"]  # those that the pins have wheels for
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 GIGABYTE = 10**9
@@ -107,25 +114,44 @@ def has_gpu() -> bool:
     return nvidia_smi is not None and succeeds(nvidia_smi, "-L")
 
 
-def wanted_state(gpu: bool) -> str:
-    """A digest of all that decides what .venv contains."""
-    digest = hashlib.sha256(f"{ROOT} {gpu}".encode())
-    for file in [ROOT / "pyproject.toml", *sorted(Path(__file__).parent.iterdir())]:
-        if file.is_file():
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+def read_stamp() -> dict[str, str]:
+    """Which build of torch was asked for, and of each part what it was made from, or UNFINISHED."""
+    try:
+        found = json.loads(STAMP.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_stamp(stamp: dict[str, str]) -> None:
+    STAMP.write_text(json.dumps(stamp))
+
+
+def digest_of(*inputs: str | Path) -> str:
+    digest = hashlib.sha256()
+    for given in inputs:
+        content = given.read_bytes() if isinstance(given, Path) else given.encode()
+        digest.update(content + b"\0")
     return digest.hexdigest()
 
 
-def make_venv(python: str) -> None:
+def wanted_state(parts: list[str], torch: str, gpu: bool) -> dict[str, str]:
+    """The stamp of a .venv that has all it should have."""
+    here = Path(__file__).resolve()
+    run = [ROOT / "pyproject.toml", here, *(here.with_name(name) for name in ("cpu.txt", "cuda.txt"))]
+    stamp = {"torch": torch, "run": digest_of(str(ROOT), torch, str(gpu), *run)}
+    return {**stamp, **{part: digest_of(here.with_name(ADDED[part])) for part in parts}}
+
+
+def make_venv(python: str, torch: str) -> None:
     """Keep a .venv that works; make a new one in place of none, of a broken or half-made one."""
     check = "import sys, pip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))"
     works = Path(venv_python()).exists() and succeeds(venv_python(), "-c", check)
-    if works and not (STAMP.exists() and STAMP.read_text() == UNFINISHED):
-        STAMP.write_text(UNFINISHED)
+    if works and read_stamp().get("run") != UNFINISHED:
         return
     shutil.rmtree(VENV, ignore_errors=True)
     VENV.mkdir()
-    STAMP.write_text(UNFINISHED)
+    write_stamp({"torch": torch, "run": UNFINISHED})
     with step("a virtual environment in .venv"):
         run([python, "-m", "venv", str(VENV)], "Making the virtual environment")
 
@@ -144,12 +170,18 @@ def can_reach(url: str) -> bool:
         return False
 
 
-def install_torch(version: str, gpu: bool) -> None:
-    """torch alone: it decides which other packages are needed, and is most of the download."""
-    have = installed_torch()
-    if have == version or (have == f"{version}+cpu" and not gpu):
+def install_torch(version: str, choice: str, gpu: bool) -> None:
+    """torch alone: it decides which other packages are needed, and is most of the download.
+
+    `choice` is auto, cpu or cuda. A build of this version that is there stays, whoever installed it, unless
+    it is not the one asked for, or is the CPU's beside a GPU.
+    """
+    there, _, build = installed_torch().partition("+")
+    is_cpu = build == "cpu"
+    cuda = choice == "cuda" or (choice == "auto" and gpu)
+    if there == version and not (cuda and is_cpu) and not (choice == "cpu" and not is_cpu):
         return
-    needed = (12 if gpu else 4) * GIGABYTE
+    needed = (12 if cuda else 4) * GIGABYTE
     free = shutil.disk_usage(ROOT).free
     if free < needed:
         raise SetupError(
@@ -157,62 +189,75 @@ def install_torch(version: str, gpu: bool) -> None:
             f"the set-up needs {needed / GIGABYTE:.0f} GB. Free some space, then run the same command again."
         )
     # === takes PyPI's CUDA build even where an index also offers 2.13.0+cpu, which == would prefer
-    arguments = [f"torch==={version}" if gpu else f"torch=={version}"]
-    if not gpu and can_reach(f"{TORCH_CPU_INDEX}/torch/"):
+    arguments = [f"torch==={version}" if cuda else f"torch=={version}" + ("+cpu" if choice == "cpu" else "")]
+    if not cuda and can_reach(f"{TORCH_CPU_INDEX}/torch/"):
         arguments += ["--index-url", TORCH_CPU_INDEX]
-    with step(f"torch {version}" + (" for CUDA" if gpu else "")):
+    with step(f"torch {version}" + (" for CUDA" if cuda else "")):
         pip("--no-deps", "--force-reinstall", *arguments, what="Installing torch")
 
 
-def let_torchaudio_import() -> None:
-    """Remove torchaudio's compiled extension where it cannot load beside this torch.
-
-    The wheel's extension is built for CUDA. Without the files torchaudio takes itself for built without
-    an extension, and its Python part (all that is used) works; with them it, and with it transformers,
-    diffusers and peft, would fail to import.
-    """
-    if succeeds(venv_python(), "-c", "import torchaudio"):
-        return
-    where = "import importlib.util as u; print(u.find_spec('torchaudio').origin)"
-    package = Path(run([venv_python(), "-c", where], "Looking for torchaudio").strip()).parent
-    for file in (package / "lib").glob("*.so"):
-        file.unlink()
-
-
-def set_up() -> None:
-    gpu = has_gpu()
-    state = wanted_state(gpu)
-    if STAMP.exists() and STAMP.read_text() == state:
-        return
-    python = find_python()
-    if STAMP.exists() and STAMP.read_text() != UNFINISHED:
-        print("Bringing .venv up to date.", flush=True)
-    else:
-        print(
-            "Setting up Side-Step's virtual environment, .venv. This takes a few minutes, once.", flush=True
-        )
-    start = time.monotonic()
-    make_venv(python)
+def install_run(torch: str, gpu: bool) -> None:
+    """What running Side-Step needs, and Side-Step itself, as a link to this folder."""
     requirements = Path(__file__).parent
-    torch = re.search(r"^torch==(\S+)$", (requirements / "cpu.txt").read_text(), re.MULTILINE)
-    assert torch, "requirements/cpu.txt pins torch"
-    install_torch(torch[1], gpu)
-    pins = "cpu.txt" if installed_torch().endswith("+cpu") else "cuda.txt"
-    files = [str(requirements / pins), str(requirements / "dev.txt")]
-    with step(f"the packages of requirements/{pins} and dev.txt"):
-        pip("--no-deps", "-r", files[0], "-r", files[1], what="Installing the packages")
+    version = re.search(r"^torch==(\S+)$", (requirements / "cpu.txt").read_text(), re.MULTILINE)
+    assert version, "requirements/cpu.txt pins torch"
+    install_torch(version[1], torch, gpu)
+    # builds with a local part (+cpu, +cu126, +rocm7.0) brought their own libraries, or need none
+    pins = "cpu.txt" if "+" in installed_torch() else "cuda.txt"
+    with step(f"the packages of requirements/{pins}"):
+        pip("--no-deps", "-r", str(requirements / pins), what="Installing the packages")
     with step("Side-Step itself, and a first import"):
         pip("--no-deps", "--editable", str(ROOT), what="Installing Side-Step")
-        let_torchaudio_import()
-        imports = "import sidestep, torchaudio, transformers, diffusers, peft"
+        imports = "import sidestep, transformers, diffusers, peft"
         run([venv_python(), "-W", "ignore", "-c", imports], "Importing what was installed")
-    STAMP.write_text(state)
+
+
+def install_added(part: str, again: bool) -> None:
+    """The packages of one file. `again`: also those that seem to be there, after an interrupted install."""
+    arguments = ["--no-deps", *(["--force-reinstall"] if again else [])]
+    with step(f"the packages of requirements/{ADDED[part]}"):
+        pip(*arguments, "-r", str(Path(__file__).with_name(ADDED[part])), what="Installing the packages")
+
+
+def set_up(parts: list[str], torch: str | None) -> None:
+    """Install what running needs and `parts`, as far as .venv lacks it.
+
+    `torch` is cpu, cuda, auto, or None for what was asked for the last time, auto at first.
+    """
+    stamp, gpu = read_stamp(), has_gpu()
+    torch = torch or stamp.get("torch", "auto")
+    wanted = wanted_state(parts, torch, gpu)
+    if all(stamp.get(name) == state for name, state in wanted.items()):
+        return
+    if stamp.get("run", UNFINISHED) == UNFINISHED:
+        print("Making Side-Step's virtual environment, .venv. This takes a few minutes, once.", flush=True)
+    else:
+        print("Bringing .venv up to date.", flush=True)
+    start = time.monotonic()
+    make_venv(find_python(), torch)
+    stamp = read_stamp()  # of a .venv that was made anew, nothing but the build
+    if stamp.get("run") != wanted["run"]:
+        write_stamp({**stamp, "torch": torch, "run": UNFINISHED})
+        install_run(torch, gpu)
+        stamp = {**stamp, "torch": torch, "run": wanted["run"]}
+    for part in (part for part in parts if stamp.get(part) != wanted[part]):
+        write_stamp({**stamp, part: UNFINISHED})
+        install_added(part, again=stamp.get(part) == UNFINISHED)
+        stamp = {**stamp, part: wanted[part]}
+    write_stamp(stamp)
     print(f"Ready after {time.monotonic() - start:.0f} s: .venv/bin/sidestep --help", flush=True)
 
 
 if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description="Makes .venv, or brings it up to date.")
+    arguments.add_argument("parts", nargs="*", metavar="dev|tools", help="what is wanted beside running")
+    arguments.add_argument("--torch", choices=["auto", "cpu", "cuda"], help="which build of torch")
+    given = arguments.parse_args()
+    unknown = set(given.parts) - set(ADDED)
+    if unknown:
+        arguments.error(f"there is no part {', '.join(sorted(unknown))}: {', '.join(ADDED)}")
     try:
-        set_up()
+        set_up(given.parts, given.torch)
     except SetupError as problem:
         sys.exit(f"Set-up: {problem}")
     except KeyboardInterrupt:

@@ -1,8 +1,6 @@
 """Brings songs to a level, by one gain over the whole song: to a peak, or to a loudness.
 
-Loudness is integrated loudness after ITU-R BS.1770 as FFmpeg's ebur128 filter measures it. torchaudio
-measures the same, but without its compiled extension (which is there on CUDA machines alone) it filters
-sample by sample in Python and takes minutes for a song.
+Loudness is integrated loudness after ITU-R BS.1770, as FFmpeg's ebur128 filter measures it.
 """
 
 import logging

@@ -15,12 +15,13 @@ def mel_picture(samples: Tensor, rate: int) -> np.ndarray:
     The power in mel bands (HTK's scale) from 20 Hz to half the rate, in dB below the loudest.
     """
     from matplotlib import colormaps
-    from torchaudio.functional import melscale_fbanks
+    from transformers.audio_utils import mel_filter_bank
 
     mono = torch.nn.functional.pad(samples.mean(0), (0, max(WINDOW - samples.shape[1], 0)))
     window = torch.hann_window(WINDOW)
     power = torch.stft(mono, WINDOW, HOP, window=window, return_complex=True).abs() ** 2
-    bands = melscale_fbanks(WINDOW // 2 + 1, 20.0, rate / 2, BANDS, rate).T @ power
+    filters = mel_filter_bank(WINDOW // 2 + 1, BANDS, 20.0, rate / 2, rate)  # [WINDOW/2 + 1, BANDS]
+    bands = torch.from_numpy(filters).float().T @ power
     level = 10 * torch.log10(bands.clamp(min=1e-10))
     loudest = level.max().clamp(min=QUIET_DB)
     brightness = ((level - loudest) / RANGE_DB + 1).clamp(0, 1).flip(0)

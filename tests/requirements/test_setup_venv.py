@@ -1,10 +1,13 @@
 """The set-up's decisions and messages; that it works as a whole is shown by every fresh clone."""
 
+import importlib.metadata
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,6 +45,33 @@ def test_every_direct_dependency_is_pinned_within_its_range() -> None:
         requirement = Requirement(text)
         version = pinned[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"{text}, but {version} is pinned"
+
+
+def test_what_running_needs_is_pinned_without_the_developers_packages() -> None:
+    """`make setup` installs cpu.txt alone: all that the dependencies ask for, and nothing besides."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = all_needed(map(Requirement, project["dependencies"]))
+    pinned = set(pins("cpu.txt"))
+    assert needed - set(pins("cuda.txt")) <= pinned
+    if sys.version_info[:2] == (3, 11):  # for which the pins are made; newer ones need less
+        assert pinned <= needed
+    assert not set(pins("dev.txt")) & pinned
+
+
+def all_needed(requirements: Iterable[Requirement]) -> set[str]:
+    """The names of what these ask for, and of what those ask for in their turn, as installed here."""
+    left = [(requirement, "") for requirement in requirements]
+    seen: set[tuple[str, str]] = set()
+    while left:
+        requirement, extra = left.pop()
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        name = canonicalize_name(requirement.name)
+        for part in {"", *requirement.extras} - {part for known, part in seen if known == name}:
+            seen.add((name, part))
+            further = importlib.metadata.requires(name) or []
+            left += [(Requirement(line), part) for line in further]
+    return {name for name, _ in seen}
 
 
 def test_the_pins_are_complete_and_fit_each_other() -> None:
@@ -104,25 +134,39 @@ def test_little_disk_space_is_said_before_the_download(
     monkeypatch.setattr(setup_venv, "installed_torch", lambda: "")
     monkeypatch.setattr(setup_venv.shutil, "disk_usage", lambda path: type("", (), {"free": 1_500_000_000}))
     with pytest.raises(setup_venv.SetupError, match=r"1\.5 GB free; the set-up needs 4 GB"):
-        setup_venv.install_torch("2.13.0", gpu=False)
+        setup_venv.install_torch("2.13.0", "auto", gpu=False)
+
+
+CPU_INDEX = ["--index-url", "https://download.pytorch.org/whl/cpu"]
 
 
 @pytest.mark.parametrize(
-    ("have", "gpu", "reachable", "installed"),
+    ("have", "choice", "gpu", "reachable", "installed"),
     [
-        ("", False, True, ["torch==2.13.0", "--index-url", "https://download.pytorch.org/whl/cpu"]),
-        ("", False, False, ["torch==2.13.0"]),
-        ("", True, True, ["torch===2.13.0"]),
-        ("2.13.0+cpu", True, True, ["torch===2.13.0"]),
-        ("2.13.0+cpu", False, True, None),
-        ("2.13.0", False, True, None),
-        ("2.12.1+cpu", False, False, ["torch==2.13.0"]),
+        ("", "auto", False, True, ["torch==2.13.0", *CPU_INDEX]),
+        ("", "auto", False, False, ["torch==2.13.0"]),
+        ("", "auto", True, True, ["torch===2.13.0"]),
+        ("2.13.0+cpu", "auto", True, True, ["torch===2.13.0"]),
+        ("2.13.0+cpu", "auto", False, True, None),
+        ("2.13.0", "auto", False, True, None),
+        ("2.12.1+cpu", "auto", False, False, ["torch==2.13.0"]),
+        # what somebody installed by hand stays
+        ("2.13.0+rocm7.0", "auto", False, True, None),
+        ("2.13.0+cu126", "auto", True, True, None),
+        ("2.13.0+cu126", "cuda", True, True, None),
+        # what was asked for counts more than what the machine has
+        ("", "cpu", True, True, ["torch==2.13.0+cpu", *CPU_INDEX]),
+        ("2.13.0+cpu", "cpu", True, True, None),
+        ("2.13.0", "cpu", True, False, ["torch==2.13.0+cpu"]),
+        ("", "cuda", False, True, ["torch===2.13.0"]),
+        ("2.13.0+cpu", "cuda", False, True, ["torch===2.13.0"]),
     ],
 )
 def test_which_build_of_torch_is_installed(
     setup_venv: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     have: str,
+    choice: str,
     gpu: bool,
     reachable: bool,
     installed: list[str] | None,
@@ -138,13 +182,20 @@ def test_which_build_of_torch_is_installed(
     monkeypatch.setattr(setup_venv, "can_reach", lambda url: reachable)
     monkeypatch.setattr(setup_venv, "pip", pip)
     monkeypatch.setattr(setup_venv.shutil, "disk_usage", lambda path: type("", (), {"free": 10**12}))
-    setup_venv.install_torch("2.13.0", gpu)
+    setup_venv.install_torch("2.13.0", choice, gpu)
     assert calls == ([installed] if installed else [])
 
 
 @pytest.mark.parametrize(
     ("stamp", "works", "kept"),
-    [("unfinished", True, False), ("an older state", True, True), (None, True, True), (None, False, False)],
+    [
+        ('{"run": "unfinished"}', True, False),
+        ('{"run": "an older state"}', True, True),
+        ('{"run": "its state", "dev": "unfinished"}', True, True),
+        ("a stamp of older kind", True, True),
+        (None, True, True),
+        (None, False, False),
+    ],
 )
 def test_a_half_made_or_broken_venv_is_made_anew_and_a_working_one_is_kept(
     setup_venv: ModuleType, monkeypatch: pytest.MonkeyPatch, stamp: str | None, works: bool, kept: bool
@@ -157,21 +208,98 @@ def test_a_half_made_or_broken_venv_is_made_anew_and_a_working_one_is_kept(
     made: list[Any] = []
     monkeypatch.setattr(setup_venv, "succeeds", lambda *command: works)
     monkeypatch.setattr(setup_venv, "run", lambda command, what: made.append(command))
-    setup_venv.make_venv("python3")
+    setup_venv.make_venv("python3", "cpu")
     assert python.exists() == kept
     assert bool(made) != kept
-    assert setup_venv.STAMP.read_text() == "unfinished"
+    if not kept:
+        assert setup_venv.read_stamp() == {"torch": "cpu", "run": "unfinished"}
 
 
-def test_the_state_changes_with_the_pins_and_the_gpu(
-    setup_venv: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+class Machine:
+    """A machine whose installs are only noted, and may be interrupted, in place of pip."""
+
+    def __init__(self, module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.module = module
+        self.installed: list[str] = []
+        self.interrupted_in = ""
+        monkeypatch.setattr(module, "has_gpu", lambda: False)
+        monkeypatch.setattr(module, "find_python", lambda: "python3")
+        monkeypatch.setattr(module, "succeeds", lambda *command: True)
+        monkeypatch.setattr(module, "run", lambda command, what: Path(command[-1], "bin").mkdir())
+        monkeypatch.setattr(module, "install_run", lambda torch, gpu: self.install(f"run, torch {torch}"))
+        monkeypatch.setattr(
+            module, "install_added", lambda part, again: self.install(part + ", again" * again)
+        )
+
+    def install(self, what: str) -> None:
+        Path(self.module.venv_python()).touch()
+        if what.split(",")[0] == self.interrupted_in:
+            raise KeyboardInterrupt
+        self.installed.append(what)
+
+    def set_up(self, *parts: str, torch: str | None = None) -> list[str]:
+        """What this one command installs."""
+        self.installed = []
+        self.module.set_up([*parts], torch)
+        return self.installed
+
+
+@pytest.fixture
+def machine(setup_venv: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(setup_venv, monkeypatch)
+
+
+def test_each_target_installs_what_it_adds_and_once(machine: Machine) -> None:
+    assert machine.set_up() == ["run, torch auto"]
+    assert machine.set_up("dev") == ["dev"]
+    assert machine.set_up("dev", "tools") == ["tools"]
+    for parts in ([], ["dev"], ["dev", "tools"]):
+        assert machine.set_up(*parts) == []
+
+
+def test_an_empty_machine_gets_all_at_once(machine: Machine) -> None:
+    assert machine.set_up("dev", "tools") == ["run, torch auto", "dev", "tools"]
+
+
+def test_the_build_of_torch_that_was_asked_for_is_remembered(machine: Machine) -> None:
+    assert machine.set_up(torch="cpu") == ["run, torch cpu"]
+    assert machine.set_up("dev") == ["dev"]
+    assert machine.set_up() == []
+    assert machine.set_up("dev", torch="cuda") == ["run, torch cuda"]
+
+
+def test_new_pins_are_installed_over_the_old_ones(
+    machine: Machine, setup_venv: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    copy = tmp_path / "requirements"
-    copy.mkdir()
-    (copy / "cpu.txt").write_text("torch==2.13.0\n")
-    monkeypatch.setattr(setup_venv, "__file__", str(copy / "setup_venv.py"))
-    first = setup_venv.wanted_state(gpu=False)
-    assert first == setup_venv.wanted_state(gpu=False)
-    assert first != setup_venv.wanted_state(gpu=True)
-    (copy / "cpu.txt").write_text("torch==2.14.0\n")
-    assert first != setup_venv.wanted_state(gpu=False)
+    shutil.copytree(REQUIREMENTS, tmp_path / "copy")
+    monkeypatch.setattr(setup_venv, "__file__", str(tmp_path / "copy" / "setup_venv.py"))
+    machine.set_up("dev", torch="cpu")
+    (tmp_path / "copy" / "cpu.txt").write_text("torch==2.14.0\n")
+    assert machine.set_up() == ["run, torch cpu"]
+    (tmp_path / "copy" / "dev.txt").write_text("ruff==0.18.0\n")
+    assert machine.set_up() == []
+    assert machine.set_up("dev") == ["dev"]
+
+
+def test_an_interrupted_set_up_is_begun_anew_with_the_same_choice(machine: Machine) -> None:
+    machine.interrupted_in = "run"
+    with pytest.raises(KeyboardInterrupt):
+        machine.set_up("dev", torch="cpu")
+    machine.interrupted_in = ""
+    assert machine.set_up("dev") == ["run, torch cpu", "dev"]
+
+
+def test_what_was_interrupted_after_torch_does_not_cost_torch_again(machine: Machine) -> None:
+    machine.set_up()
+    machine.interrupted_in = "dev"
+    with pytest.raises(KeyboardInterrupt):
+        machine.set_up("dev")
+    machine.interrupted_in = ""
+    assert machine.set_up() == []
+    assert machine.set_up("dev") == ["dev, again"]
+
+
+def test_another_machine_s_gpu_is_noticed(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.set_up("dev")
+    monkeypatch.setattr(machine.module, "has_gpu", lambda: True)
+    assert machine.set_up("dev") == ["run, torch auto"]
