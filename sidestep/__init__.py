@@ -1,7 +1,7 @@
 """Side-Step: trains LoRA and LoKR adapters for the ACE-Step 1.5 music model as unattended batch jobs.
 
     spec = sidestep.JobSpec.load("job.yaml", train={"epochs": 2})
-    sidestep.run(spec)
+    sidestep.run(spec)  # progress=False, or a function that is called with each Progress
     model = sidestep.acestep.load_model("checkpoints", "base", device="cpu", dtype=torch.float32)
     sidestep.adapters.load(model, "runs/my-lora/adapter")
 
@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sidestep import acestep, adapters
     from sidestep.config.job import JobSpec
+    from sidestep.runtime.progress import Progress
     from sidestep.tasks import run
 
-__all__ = ["JobSpec", "acestep", "adapters", "run"]
+__all__ = ["JobSpec", "Progress", "acestep", "adapters", "run"]
 
-_WHERE = {"JobSpec": "sidestep.config.job", "run": "sidestep.tasks"}
+_WHERE = {
+    "JobSpec": "sidestep.config.job",
+    "Progress": "sidestep.runtime.progress",
+    "run": "sidestep.tasks",
+}
 
 
 def __getattr__(name: str) -> Any:

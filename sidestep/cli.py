@@ -3,11 +3,9 @@
 import gc
 import logging
 import os
-import platform
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from typing import NoReturn
@@ -25,19 +23,6 @@ from sidestep.runtime.words import did_you_mean
 log = logging.getLogger(__name__)
 
 HELP_FLAGS = ("-h", "--help", "--help-all")
-PACKAGES = (
-    "torch",
-    "lightning",
-    "diffusers",
-    "transformers",
-    "peft",
-    "lycoris_lora",
-    "safetensors",
-    "av",
-    "boto3",
-)
-"""Whose versions the log has, without importing them."""
-
 HELP = """\
 usage: sidestep COMMAND [flags]
 
@@ -148,15 +133,10 @@ def _dispatch(words: list[str], is_process: bool) -> int:
 
 def _announce(name: str) -> None:
     """Say what runs, before anything is imported that takes time, and in the log with what."""
-    from importlib.metadata import PackageNotFoundError, version
+    from sidestep.runtime.versions import log_versions
 
     setup_logging()
-    log.info("sidestep %s, version %s", name, version("side-step"))
-    found = []
-    for package in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found.append(f"{package} {version(package)}")
-    log.debug("Python %s, %s", platform.python_version(), ", ".join(found))
+    log_versions(f"sidestep {name}")
 
 
 def _help() -> str:

@@ -3,7 +3,6 @@
 import argparse
 import logging
 from collections.abc import Collection, Mapping
-from hashlib import sha256
 from typing import Any
 
 from sidestep.commands.command import Call
@@ -14,8 +13,8 @@ from sidestep.config.fields import FieldPath
 from sidestep.config.groups import TASKS
 from sidestep.config.job import JobSpec, resolve
 from sidestep.config.presets import all_presets
+from sidestep.config.resolved import digest
 from sidestep.config.sources import Given
-from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.logs import setup_logging
 
 log = logging.getLogger(__name__)
@@ -76,7 +75,5 @@ def read_job(
     for name, origin in origins.items():
         if origin != "default":
             log.debug("%s is from %s", name, origin)
-    log.debug(
-        "The resolved spec's digest is %s", sha256(json_bytes(spec.model_dump(mode="json"))).hexdigest()[:16]
-    )
+    log.debug("The resolved spec's digest is %s", digest(spec))
     return options, spec, origins

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from typing import Any
 
 from sidestep.config.job import JobSpec
 from sidestep.config.yaml12 import dump_yaml
+from sidestep.runtime.canonical import json_bytes
 
 _WIDEST = 60  # columns that origins are set off by; a longer value pushes its own further
 
@@ -15,6 +17,11 @@ def as_yaml(spec: JobSpec, origins: Mapping[str, str]) -> str:
     lines = list(_lines(spec.model_dump(mode="json"), origins, ""))
     width = max(len(text) for text, _ in lines if len(text) <= _WIDEST)
     return "".join(f"{text:{width}}  # {origin}\n" if origin else f"{text}\n" for text, origin in lines)
+
+
+def digest(spec: JobSpec) -> str:
+    """What tells two specs in two logs apart: 16 hex digits."""
+    return sha256(json_bytes(spec.model_dump(mode="json"))).hexdigest()[:16]
 
 
 def as_json(spec: JobSpec, origins: Mapping[str, str]) -> str:

@@ -6,7 +6,8 @@ No secret passes: each line is searched for them as it is written, with its trac
 import logging
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
@@ -66,6 +67,40 @@ def add_log_file(path: str | os.PathLike[str]) -> None:
     _run_log = handler
 
 
+@contextmanager
+def guest_logging() -> Iterator[bool]:
+    """For a job that a program runs, which has a logging of its own: the run's log is written all the same.
+
+    All that is added goes again. Meanwhile the program's own handlers get what they would get anyway, without
+    secrets. Nothing is done where the command has set logging up; yields whether something was.
+    """
+    global _run_log
+    root = logging.getLogger()
+    if any(isinstance(handler, _Console | _Early | _LogFile) for handler in root.handlers):
+        yield False
+        return
+    level, early, as_before = _log.level, _Early(), _AsBefore(_log.getEffectiveLevel())
+    last_resort = [logging.lastResort] if logging.lastResort and not (root.handlers or _log.handlers) else []
+    theirs = [*root.handlers, *_log.handlers, *last_resort]
+    for handler in theirs:
+        handler.addFilter(as_before)
+    for handler in (*last_resort, early):
+        root.addHandler(handler)
+    _log.setLevel(logging.DEBUG)
+    try:
+        yield True
+    finally:
+        _log.setLevel(level)
+        for handler in theirs:
+            handler.removeFilter(as_before)
+        for handler in (*last_resort, early):
+            root.removeHandler(handler)
+        if _run_log is not None:
+            root.removeHandler(_run_log)
+            _run_log.close()
+            _run_log = None
+
+
 def log_file() -> Path | None:
     """Where sidestep.log is, or None where it could not be written."""
     for handler in logging.getLogger().handlers:
@@ -87,6 +122,22 @@ class _Early(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if len(self.records) < self.AT_MOST:
             self.records.append(record)
+
+
+class _AsBefore(logging.Filter):
+    """Lets a program's handler have of Side-Step's lines only those from `level` on, secrets hidden."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__()
+        self._level = level
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not _is_ours(record):
+            return True
+        message = record.getMessage()
+        if (hidden := hide(message)) != message:
+            record.msg, record.args = hidden, ()
+        return record.levelno >= self._level
 
 
 class _Console(logging.StreamHandler[TextIO]):

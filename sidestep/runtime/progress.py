@@ -1,4 +1,7 @@
-"""How far something is: a bar on a terminal, a log line now and then everywhere else."""
+"""How far something is: a bar on a terminal, a log line now and then everywhere else.
+
+A program that runs a job may want it otherwise: `shown_by` gives it to a function of its own.
+"""
 
 import logging
 import sys
@@ -7,7 +10,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from rich.filesize import decimal
 
@@ -21,7 +25,56 @@ if TYPE_CHECKING:
 log = logging.getLogger("sidestep.progress")
 
 LINE_EVERY = 10.0  # seconds between log lines
+SHOW_EVERY = 0.5  # seconds between two calls of a function that shows it
 RATE_OVER = 30.0  # seconds that the rate looks back, so that a slow start does not spoil the time left
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far something is. As text it is the line that the command shows.
+
+    Attributes:
+        title: what is being done, such as "Training".
+        state: "stopped" is an end before all of it was done.
+        done: how much of it is done, in `unit`.
+        total: how much there is to do; None where nobody knows.
+        unit: the plural of what is counted, such as "songs" or "steps"; "B" for bytes.
+        per_second: how much was done per second of late; 0 where that is not known yet.
+        seconds_left: None where that is not known.
+        note: free text beside the numbers, such as the loss.
+        line: all of this for people.
+    """
+
+    title: str
+    state: Literal["running", "done", "stopped"]
+    done: float
+    total: float | None
+    unit: str
+    per_second: float
+    seconds_left: float | None
+    note: str
+    line: str
+
+    def __str__(self) -> str:
+        return shown(f"{self.title}: {self.line}")
+
+
+Show = Callable[[Progress], object]
+"""Called at the beginning and the end of each piece of work, and every `SHOW_EVERY` seconds between, from any
+thread."""
+
+_show: Show | None = None  # None: a bar or log lines
+
+
+@contextmanager
+def shown_by(show: Show | None) -> Iterator[None]:
+    """While the block runs, progress goes to `show`, and to the log files; None: to a bar or the log."""
+    global _show
+    before, _show = _show, show
+    try:
+        yield
+    finally:
+        _show = before
 
 
 class Bar:
@@ -33,7 +86,7 @@ class Bar:
         self.title, self.total, self.unit, self.done = title, total, unit, done
         self._before, self._level, self._clock = done, level, clock
         self.note = ""
-        self._started = self._last_line = self._clock()
+        self._started = self._last_line = self._last_shown = self._clock()
         self._recent = deque([(self._started, done)])
         self._lock = threading.Lock()
 
@@ -53,11 +106,16 @@ class Bar:
             line_is_due = now - self._last_line >= LINE_EVERY
             if line_is_due:
                 self._last_line = now
+            show_is_due = now - self._last_shown >= SHOW_EVERY
+            if show_is_due:
+                self._last_shown = now
         if line_is_due:
             log.log(self._level, "%s: %s", self.title, self.status())
+        if show_is_due and _show:
+            _show(self.progress())
 
-    def status(self) -> str:
-        """What is done, of how much, how fast and for how long still; what is not known is not said."""
+    def progress(self) -> Progress:
+        """How far it is now."""
         with self._lock:
             (since, before), now, done, note = self._recent[0], self._clock(), self.done, self.note
         rate = (done - before) / (now - since) if now > since else 0.0
@@ -65,25 +123,33 @@ class Bar:
         if self.total is not None:
             share = f" ({done / self.total:.0%})" if self.total else ""
             parts = [f"{self._of_total(done)}{share}"]
+        left = None
         if rate > 0:
             parts.append(self._rate(rate))
             if self.total is not None and done < self.total:
-                parts.append(f"{duration((self.total - done) / rate)} left")
-        return ", ".join([*parts, note] if note else parts)
+                left = (self.total - done) / rate
+                parts.append(f"{duration(left)} left")
+        line = ", ".join([*parts, note] if note else parts)
+        return Progress(self.title, "running", done, self.total, self.unit, rate, left, note, line)
 
-    def summary(self, ending: str) -> str:
-        """The last line: what was done in which time, and how it ended ("done" or "stopped").
+    def status(self) -> str:
+        """What is done, of how much, how fast and for how long still; what is not known is not said."""
+        return self.progress().line
 
-        What was left before its end, as a training is after notice, is not done.
-        """
+    def end(self, ending: Literal["done", "stopped"]) -> Progress:
+        """How it ended. What was left before its end, as a training is after notice, is not done."""
         if self.total is not None and self.done < self.total:
             ending = "stopped"
+        line = self._summary(ending)
+        return Progress(self.title, ending, self.done, self.total, self.unit, 0.0, None, self.note, line)
+
+    def _summary(self, ending: str) -> str:
         elapsed, new = self._clock() - self._started, self.done - self._before
         done = self._amount(self.done) if self.total in (None, self.done) else self._of_total(self.done)
         now = f" ({self._amount(new)} now)" if self._before else ""
         rate = f", {self._rate(new / elapsed)}" if new and elapsed > 0 else ""
         note = f", {self.note}" if self.note else ""
-        return f"{self.title}: {ending}, {done}{now} in {duration(elapsed)}{rate}{note}"
+        return f"{ending}, {done}{now} in {duration(elapsed)}{rate}{note}"
 
     def _of_total(self, done: float) -> str:
         """`10 of 40 songs`, `1.2 GB of 4.6 GB`."""
@@ -121,19 +187,30 @@ def track(
         done: how many an earlier run has done: they count in the share, not in the rate.
 
     On a terminal (standard error) it is a bar. Otherwise it is a line through the logger
-    "sidestep.progress" at INFO, every `LINE_EVERY` seconds and at the end.
+    "sidestep.progress" at INFO, every `LINE_EVERY` seconds and at the end. Within `shown_by` it goes to a
+    function instead.
     """
-    on_terminal = sys.stderr.isatty()
-    # Beside a bar the lines are for the log file alone: on the screen they would repeat it.
-    level = logging.DEBUG if on_terminal else logging.INFO
+    has_bar = _show is None and on_terminal()
+    # Where it is shown otherwise, the lines are for the log files alone: on the screen they would repeat it.
+    level = logging.DEBUG if has_bar or _show else logging.INFO
     bar = Bar(title, total, unit, done, level, clock)
-    ending = "stopped"
+    ending: Literal["done", "stopped"] = "stopped"
+    if _show:
+        _show(bar.progress())
     try:
-        with _shown(bar) if on_terminal else nullcontext():
+        with _shown(bar) if has_bar else nullcontext():
             yield bar
         ending = "done"
     finally:
-        log.log(level, "%s", bar.summary(ending))
+        ended = bar.end(ending)
+        log.log(level, "%s: %s", ended.title, ended.line)
+        if _show:
+            _show(ended)
+
+
+def on_terminal() -> bool:
+    """Whether standard error is one."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def _shown(bar: Bar) -> "Live":

@@ -1,27 +1,42 @@
 """The tasks a job can have: preprocess, estimate, train, and the three in a row as a pipeline."""
 
+import logging
 import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from sidestep.config.job import JobSpec
 from sidestep.config.needs import check_needs
+from sidestep.config.resolved import digest
+from sidestep.runtime.display import Wanted, shower
 from sidestep.runtime.environment import tidy_environment
 from sidestep.runtime.errors import AgainError
 from sidestep.runtime.lean import import_diffusers
+from sidestep.runtime.logs import guest_logging
 from sidestep.runtime.preemption import Preemption
+from sidestep.runtime.progress import shown_by
 from sidestep.runtime.secrets import hide_in
+from sidestep.runtime.versions import log_versions
 
 if TYPE_CHECKING:
     from sidestep.lifecycle.finish import TrainResult
     from sidestep.lifecycle.job import Job
 
+log = logging.getLogger(__name__)
 
-def run(spec: JobSpec, preemption: Preemption | None = None) -> "TrainResult | None":
+
+def run(
+    spec: JobSpec, preemption: Preemption | None = None, *, progress: Wanted = "auto"
+) -> "TrainResult | None":
     """Do what `spec.task` says. Training returns what it made, the other tasks return nothing.
 
     SIGTERM and Ctrl-C are taken as notice that the machine will go (see `Preemption`), unless the caller has
-    taken them already.
+    taken them already. The run's log is written into its output; a program's own logging stays as it is.
+
+    Args:
+        progress: how far it is. "auto": a bar on a terminal, one display in a notebook, nothing elsewhere;
+            True: there too, as a line now and then on standard error; False: nothing; a function: called with
+            a `Progress` twice a second at most, from any thread.
 
     Raises:
         SideStepError: something is wrong, and the message is for the user; AgainError after SIGTERM.
@@ -31,7 +46,14 @@ def run(spec: JobSpec, preemption: Preemption | None = None) -> "TrainResult | N
 
     check_needs(spec)
     tidy_environment(os.environ)
-    with nullcontext(preemption) if preemption else Preemption() as noted:
+    with (
+        guest_logging() as is_guest,
+        shown_by(shower(progress)),
+        nullcontext(preemption) if preemption else Preemption() as noted,
+    ):
+        if is_guest:
+            log_versions("sidestep.run")
+            log.debug("The resolved spec's digest is %s", digest(spec))
         noted.set_grace(spec.runtime.grace_seconds)
         try:
             return _run(Job(spec, noted))
@@ -41,6 +63,8 @@ def run(spec: JobSpec, preemption: Preemption | None = None) -> "TrainResult | N
             raise
         except Exception as error:
             hide_in(error)  # Python shows it, and the libraries' errors behind it
+            if is_guest:
+                log.debug("The run ended with an error", exc_info=True)
             raise
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sidestep.runtime.logs import add_log_file, log_file, setup_logging
+from sidestep.runtime.logs import add_log_file, guest_logging, log_file, setup_logging
 
 log = logging.getLogger("sidestep.somewhere")
 library = logging.getLogger("some.library")
@@ -145,3 +145,38 @@ def test_libraries_are_asked_to_be_quiet_unless_the_user_says_otherwise() -> Non
         check=True,
     )
     assert run.stdout.split() == ["error", "info"]
+
+
+def test_a_guest_without_any_logging_shows_warnings_as_python_does() -> None:
+    code = (
+        "import logging; from sidestep.runtime.logs import guest_logging\n"
+        "log = logging.getLogger('sidestep.somewhere')\n"
+        "with guest_logging() as is_guest:\n"
+        "    log.debug('detail'); log.info('news'); log.warning('careful')\n"
+        "log.info('later'); log.warning('still careful')\n"
+        "print(is_guest, logging.getLogger().handlers, log.isEnabledFor(logging.INFO))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stderr == "careful\nstill careful\n"
+    assert run.stdout == "True [] False\n"
+
+
+def test_no_secret_reaches_the_handlers_of_a_host(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "dragon-breath-17")
+    with guest_logging():
+        log.warning("the key is %s", "dragon-breath-17")
+    assert "dragon-breath-17" not in caplog.text
+    assert "the key is" in caplog.text
+
+
+def test_where_the_command_has_set_it_up_nothing_is_done() -> None:
+    setup_logging()
+    before = logging.getLogger().handlers[:]
+    with guest_logging() as is_guest:
+        assert not is_guest
+        assert logging.getLogger().handlers == before
+        add_log_file("out/logs/1.log")
+    log.info("still written")
+    assert "still written" in Path("out/logs/1.log").read_text()

@@ -1,0 +1,30 @@
+"""What runs, and with which packages, in the log's first lines; none of them is imported for it."""
+
+import logging
+import platform
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+
+log = logging.getLogger(__name__)
+
+PACKAGES = (
+    "torch",
+    "lightning",
+    "diffusers",
+    "transformers",
+    "peft",
+    "lycoris_lora",
+    "safetensors",
+    "av",
+    "boto3",
+)
+
+
+def log_versions(what: str) -> None:
+    """`what` was started, of which version, and below that the machine's packages."""
+    log.info("%s, version %s", what, version("side-step"))
+    found = []
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    log.debug("Python %s, %s", platform.python_version(), ", ".join(found))
