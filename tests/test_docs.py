@@ -125,6 +125,8 @@ def test_flags_exist(page: Path) -> None:
         "--lifecycle-configuration",
         "--number",
         "--only",
+        "--extra-index-url",
+        "--torch-backend",
     }  # ours; the rest of others
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text())) <= known | others
 

@@ -61,7 +61,9 @@ def test_the_commands_are_found() -> None:
     for use in (
         "sidestep run --checkpoint-dir",
         "sidestep run --config",
-        "sidestep fixed",
+        "sidestep plan --check-only",
+        "sidestep train",
+        "sidestep render",
         "sidestep.run(spec)",
     ):
         assert use in commands
