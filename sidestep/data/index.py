@@ -18,6 +18,7 @@ which encoders made them, see `data.weights`.
 
 import hashlib
 import logging
+import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -25,10 +26,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pydantic import BaseModel
 
 from sidestep.data import foreign
-from sidestep.data.foreign import counted
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError, StorageError
 from sidestep.runtime.parsing import Count, parse_as
+from sidestep.runtime.words import counted, some
 from sidestep.storage.retry import Retry
 from sidestep.storage.store import FileInfo, Store
 
@@ -170,13 +171,14 @@ def list_samples(store: Store, begun_with: str = "", wait: Retry = WAIT) -> list
     `begun_with` keeps its list: older versions took every `*.pt` of a place without an index.
 
     Raises MissingInputError where the index names tensors that were never made: preprocessing has not
-    finished; and StorageError where some were made, and do not show as long as `wait` says.
+    finished; where some were made, the same for a disk, which shows what it has, and else StorageError if
+    they do not show as long as `wait` says.
     """
     index = read_index(store)  # before the listing: what it says was made is not younger than that
     listed = _listed(store)
     if index is None:
         every = list(listed.values())
-        return every if dataset_digest(every) == begun_with else list(counted(store, listed).values())
+        return every if dataset_digest(every) == begun_with else list(foreign.counted(store, listed).values())
     keys = {tensors_file(key): key for key in sorted(set(index.samples.values()))}
 
     def ask() -> dict[str, FileInfo]:
@@ -191,11 +193,7 @@ def list_samples(store: Store, begun_with: str = "", wait: Retry = WAIT) -> list
                 "  run `sidestep preprocess` with the same settings again: it makes what is missing"
             )
         if missing:
-            raise LateError(
-                f"{store.place} does not show {missing[0]}, which was written: of {len(keys)} songs,"
-                f" {len(missing)} are not there\n"
-                "  if they were deleted, run `sidestep preprocess` with the same settings again"
-            )
+            raise _gone(store, index, [keys[path] for path in missing], len(keys))
         return found
 
     def may_pass(error: Exception) -> bool:
@@ -208,7 +206,7 @@ def log_left_out(store: Store) -> None:
     """Say which `.pt` files in a place without an index are not the dataset's."""
     if read_index(store) is None:
         listed = _listed(store)
-        foreign.log_left_out(store, listed, counted(store, listed))
+        foreign.log_left_out(store, listed, foreign.counted(store, listed))
 
 
 def _listed(store: Store) -> dict[str, FileInfo]:
@@ -217,6 +215,17 @@ def _listed(store: Store) -> dict[str, FileInfo]:
         for file in store.list_files()
         if file.path.endswith(TENSORS_SUFFIX) and "/" not in file.path and not file.path.startswith(".")
     }
+
+
+def _gone(store: Store, index: Index, keys: list[str], count: int) -> LateError | MissingInputError:
+    """Tensors of some songs were made, and are not there."""
+    song_of = {key: posixpath.basename(song) for song, key in index.samples.items()}
+    names = some([f"{tensors_file(key)} ({song_of[key]})" for key in keys])
+    said = f"of the tensors of {counted(count, 'songs')}, {len(keys)} that were written"
+    again = "run `sidestep preprocess` with the same settings again: it makes what is missing"
+    if store.local_root:
+        return MissingInputError(f"{store.place} is not complete: {said} are gone: {names}\n  {again}")
+    return LateError(f"{store.place}: {said} do not show: {names}\n  if they were deleted, {again}")
 
 
 def _log_late(error: Exception, pause: float) -> None:

@@ -21,7 +21,6 @@ from sidestep.runtime import liveness
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import AgainError, BadDataError, ExitCode, MissingInputError, SideStepError
 from sidestep.runtime.secrets import hide
-from sidestep.storage.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,8 @@ class Reporter:
         nothing = Status(
             name=job.spec.name, task=job.spec.task, attempt=0, heartbeat_seconds=heartbeat_seconds
         )
-        self.before = read_status(job.output_store) or nothing
+        self._is_damage_told = False
+        self.before = self._read() or nothing
         self._status = nothing
         self._spent_before = Spent()
         self._clock, self._since = clock, clock()
@@ -98,7 +98,7 @@ class Reporter:
         """Tell from now on: this attempt is the one that works on the output."""
         if self._is_told:
             return
-        self.before = before = read_status(self._job.output_store) or self.before
+        self.before = before = self._read() or self.before
         was_lost = before.attempt > 0 and before.state not in ("done", "failed")
         attempts = max(before.attempt, before.spent.attempts) + 1
         self._spent_before = before.spent.model_copy(
@@ -152,7 +152,7 @@ class Reporter:
             self._status = self._status.model_copy(update={"heartbeat": now(), "spent": self.spent()})
             status = self._status
         try:
-            there = read_status(self._job.output_store)
+            there = self._read()
             if there and there.is_later_than(status):
                 return
             self._job.output_store.write_bytes(FILE, json_bytes(status.model_dump(mode="json")))
@@ -162,20 +162,22 @@ class Reporter:
                 log.warning("%s could not be written, and is tried again: %s", FILE, error)
             self._told_failure = True
 
+    def _read(self) -> Status | None:
+        """What status.json says; None where there is none, or none that can be read, which is said once."""
+        store = self._job.output_store
+        try:
+            return Status.read(store.read_small(FILE), f"{store.place}/{FILE}")
+        except MissingInputError:
+            return None
+        except BadDataError as error:
+            if not self._is_damage_told:
+                log.warning("%s; it is begun anew", error)
+            self._is_damage_told = True
+            return None
+
     def _tell_regularly(self) -> None:
         while not self._end.wait(self._heartbeat_seconds):
             self.tell()
-
-
-def read_status(store: Store) -> Status | None:
-    """What the output's status.json says; None where there is none, or none that can be read."""
-    try:
-        return Status.read(store.read_small(FILE), f"{store.place}/{FILE}")
-    except MissingInputError:
-        return None
-    except BadDataError as error:
-        log.warning("%s; it is begun anew", error)
-        return None
 
 
 def _ending(error: BaseException | None) -> tuple[State, ExitCode]:

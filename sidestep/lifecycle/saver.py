@@ -147,9 +147,6 @@ class Saver:
         return folder
 
     def _send(self, folder: Path, name: str, step: int) -> None:
-        if not self._job.pending.is_whole(folder):
-            self._lose(folder, name)
-            return
         try:
             record = self._retry.call(
                 lambda: self._commit(folder, name, step),
@@ -161,7 +158,7 @@ class Saver:
         except StorageError as error:
             log.warning("%s could not be sent, the one before it is safe: %s", name, error)
             return
-        except (MissingInputError, BadDataError):
+        except (MissingInputError, BadDataError):  # the commit compares what it has sent
             if self._job.pending.is_whole(folder):
                 raise
             self._lose(folder, name)

@@ -16,35 +16,20 @@ from sidestep.acestep.config import parse_config
 from sidestep.acestep.headers import check_models
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
 from sidestep.acestep.names import decoder_modules
-from sidestep.commitlog.lease import FOLDER as HEARTBEATS
-from sidestep.commitlog.leftovers import CHECKPOINTS
-from sidestep.commitlog.log import FOLDER as COMMITS
 from sidestep.config.job import JobSpec
 from sidestep.config.targets import check_targets
-from sidestep.data.index import INDEX_FILE, read_index
+from sidestep.data.index import read_index
 from sidestep.data.kinds import AUDIO_SUFFIXES
 from sidestep.data.weights import check_headers
 from sidestep.lifecycle.job import Job
-from sidestep.lifecycle.output import LOGS, RUNS
-from sidestep.lifecycle.publish import FILES as ADAPTER_FILES
-from sidestep.lifecycle.publish import FOLDER as ADAPTER
-from sidestep.lifecycle.receipt import FILE as RECEIPT
-from sidestep.lifecycle.results import FILE as MADE
-from sidestep.lifecycle.status import FILE as STATUS
 from sidestep.preflight.checks import Check, Skipped, raise_problems, run_checks
-from sidestep.report.curve import FILE as CURVE
-from sidestep.report.page import FILE as REPORT
+from sidestep.preflight.free import check_output_free, check_tensors_free
 from sidestep.runtime.errors import AccessError, BadDataError, MissingInputError, SideStepError
 from sidestep.runtime.words import counted, some
 from sidestep.storage.local import LocalStore
 from sidestep.storage.store import PROBE, FileInfo, Store
-from sidestep.training.history import FILE as HISTORY
 
 log = logging.getLogger(__name__)
-
-FILES = ("job.yaml", STATUS, RECEIPT, HISTORY, CURVE, REPORT, MADE)
-FOLDERS = (COMMITS, HEARTBEATS, CHECKPOINTS, ADAPTER, LOGS, RUNS, "tensors", "estimate")
-"""What an output holds, by name."""
 
 _CREDENTIALS_FROM = {  # botocore's names for where it finds them
     "env": "environment variables",
@@ -206,23 +191,14 @@ def _size(files: Sequence[FileInfo]) -> str:
 
 
 def _check_tensors(job: Job) -> str:
-    _check_free(job.output_store, FILES, FOLDERS)  # preprocessing has a status and a log there, too
-    _check_free(job.tensors, (INDEX_FILE,))
+    check_output_free(job.output_store)  # preprocessing has a status and a log there, too
+    check_tensors_free(job.tensors)
     return _check_writable(job.tensors, is_shared=True)
 
 
 def _check_output(store: Store, is_shared: bool) -> str:
-    _check_free(store, FILES, FOLDERS)
-    _check_free(store, [f"{ADAPTER}/{name}" for name in ADAPTER_FILES])
+    check_output_free(store)
     return _check_writable(store, is_shared)
-
-
-def _check_free(store: Store, files: Sequence[str], folders: Sequence[str] = ()) -> None:
-    """A link in the way, or a folder where a file belongs, would be met after hours of work."""
-    if isinstance(store, LocalStore):
-        for names, is_folder in ((files, False), (folders, True)):
-            for name in names:
-                store.check_free(name, is_folder=is_folder)
 
 
 def _check_writable(store: Store, is_shared: bool) -> str:

@@ -20,6 +20,7 @@ JSON_AT_MOST = 64 * 2**20
 """Bytes of a JSON file: the index of some 100,000 songs."""
 
 LEVELS_AT_MOST = 100  # of lists and objects within each other; no format of ours has more than ten
+TOO_DEEP = f"nested too deeply: {LEVELS_AT_MOST} lists and objects within each other are read"
 _WHOLE_AT_MOST = 2**63
 _PROBLEMS = 5  # that a message shows
 
@@ -51,7 +52,9 @@ def parse_json(data: bytes, where: str, *, only_depth: bool = False) -> Any:
     try:
         value = json.loads(data)
         fault = _fault(value, only_depth)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise BadDataError(f"{where} is not what its name says: it is {TOO_DEEP}") from error
+    except ValueError as error:
         raise BadDataError(f"{where} is damaged, or not JSON: {error}") from error
     if fault:
         raise BadDataError(f"{where} is damaged, or not what its name says: {fault}")
@@ -104,7 +107,7 @@ def _fault(value: Any, only_depth: bool, level: int = 0) -> str | None:
     """What no reader could work with, after the keys that lead to it; None where there is nothing."""
     if isinstance(value, dict | list):
         if level == LEVELS_AT_MOST:
-            return "it is nested too deeply"
+            return f"it is {TOO_DEEP}"
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(key, str) and not only_depth and not _is_text(key):
                 return "a key holds half a surrogate pair, which is no character"

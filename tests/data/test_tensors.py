@@ -265,6 +265,7 @@ class LateStore(LocalStore):
 def late_store(tmp_path: Path) -> LateStore:
     """With the tensors of two songs, whose digests its index has."""
     store = LateStore(tmp_path / "tensors", StorageSpec())
+    store.local_root = None  # as in a bucket
     for path in ("one.pt", "two.pt"):
         store.write_bytes(path, b"x")
     write_index(store, Index(samples={"/a": "one", "/b": "two"}, tensors={"one": "1", "two": "2"}))
@@ -293,9 +294,20 @@ def test_what_was_written_is_waited_for(late_store: LateStore) -> None:
 def test_what_does_not_come_is_a_fault_of_the_store(late_store: LateStore) -> None:
     clock = Clock()
     late_store.late = ("two.pt",)
-    with pytest.raises(StorageError, match=facts(late_store.place, "two.pt", "of 2", " 1 ", "preprocess")):
+    with pytest.raises(
+        StorageError, match=facts(late_store.place, "two.pt", "(b)", "2 songs", " 1 ", "preprocess")
+    ):
         list_samples(late_store, wait=replace(WAIT, clock=clock, sleep=clock.sleep))
     assert 60 <= clock.now < 80
+
+
+def test_what_is_gone_from_a_disk_is_not_waited_for(late_store: LateStore) -> None:
+    clock = Clock()
+    late_store.local_root = late_store.root
+    late_store.late = ("two.pt",)
+    with pytest.raises(MissingInputError, match=facts("two.pt", "(b)", "2 songs", " 1 ", "preprocess")):
+        list_samples(late_store, wait=replace(WAIT, clock=clock, sleep=clock.sleep))
+    assert clock.now == 0
 
 
 def test_a_folder_in_a_file_s_place_is_not_waited_for(late_store: LateStore) -> None:

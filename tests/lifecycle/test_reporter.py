@@ -201,12 +201,16 @@ def test_a_status_that_cannot_be_sent_stops_nothing(
 
 
 @pytest.mark.parametrize("content", ['{"name": ', "[]", "{}"])
-def test_a_damaged_status_is_begun_anew(attempt: MakeReporter, tmp_path: Path, content: str) -> None:
+def test_a_damaged_status_is_begun_anew(
+    attempt: MakeReporter, tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "status.json").write_text(content)
     with attempt() as reporter:
         reporter.begin("estimate")
     assert told(tmp_path).attempt == 1
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "status.json" in warning.message
 
 
 def test_a_folder_in_the_place_of_the_log_ends_the_attempt_with_its_path(

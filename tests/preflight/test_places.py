@@ -134,6 +134,14 @@ def test_a_local_output_that_cannot_be_written(refused: Refused, tmp_path: Path)
         ("commits", "file"),
         ("checkpoints", "link"),
         ("adapter", "link"),
+        ("runs/events.out.tfevents.0000000001.sidestep", "folder"),
+        ("runs/events.out.tfevents.0000000041.sidestep", "link"),
+        ("logs/sidestep-1.log", "folder"),
+        ("heartbeats/000002.json", "link"),
+        ("checkpoints/checkpoint-epoch-10", "link"),
+        ("checkpoints/checkpoint-step-7.g2", "file"),
+        ("checkpoints/checkpoint-epoch-10/training_state.json", "folder"),
+        ("checkpoints/checkpoint-epoch-10/adapter_model.safetensors", "link"),
     ],
 )
 def test_something_is_in_the_way_of_what_an_output_holds(
@@ -153,11 +161,20 @@ def test_something_is_in_the_way_of_what_an_output_holds(
     assert list(other.iterdir()) == []
 
 
+def test_what_others_keep_in_an_output_is_in_nobody_s_way(make_spec: MakeSpec, tmp_path: Path) -> None:
+    out, spec = tmp_path / "out", make_spec(output_dir=tmp_path / "out")
+    for name in ("runs/mine", "logs/old", "checkpoints/mine", "checkpoints/checkpoint-epoch-5/notes"):
+        (out / name).mkdir(parents=True)
+    for name in ("runs/events.out.tfevents.1700000000.host", "checkpoints/best"):
+        (out / name).symlink_to(tmp_path)
+    assert not [found.error for found in run_checks(output_checks(Job(spec))) if found.error]
+
+
 def test_something_is_in_the_way_of_tensors(tiny_checkpoints: Path, tmp_path: Path, capsys: Any) -> None:
     Path("songs").mkdir()
     Path("songs", "a.wav").write_bytes(b"RIFF")
     words = ["preprocess", "--checkpoint-dir", str(tiny_checkpoints), "--audio-dir", "songs"]
-    for name in ("index.json", "status.json"):
+    for name in ("index.json", "status.json", "ab12.pt"):
         Path(name, name).mkdir(parents=True)
         assert main([*words, "--tensor-output", name]) == 65
         assert f"dataset_dir: {tmp_path}/{name}/{name} is a folder" in capsys.readouterr().err

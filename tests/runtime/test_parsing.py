@@ -21,6 +21,7 @@ from sidestep.runtime.parsing import (
     read_small,
 )
 from sidestep.storage.open import open_store
+from tests.facts import facts
 
 
 def nested(levels: int) -> bytes:
@@ -48,6 +49,13 @@ HOSTILE = {
 def test_what_cannot_be_worked_with_is_refused_by_name(data: bytes) -> None:
     with pytest.raises(BadDataError, match="the place"):
         parse_json(data, "the place")
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE if "deep" in name])
+def test_what_is_nested_too_deeply_is_called_so(name: str) -> None:
+    with pytest.raises(BadDataError, match=facts("the place", "nested too deeply")) as refused:
+        parse_json(HOSTILE[name], "the place")
+    assert "recursion" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
