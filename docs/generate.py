@@ -58,8 +58,9 @@ refused; a folder that is really called so is written `./NAME` or `file:///…`.
 variable's value are left out; its name is written in capitals.
 
 Flags of the original Side-Step that are no settings here are taken, too: `--target-mlp` adds gate_proj,
-up_proj and down_proj to the target modules; `--num-workers`, `--yes`, `--shift` and the like change nothing,
-which is said; `--log-dir`, and a `--batch-size` above 1, are refused with what stands for them.
+up_proj and down_proj to the target modules; `--num-workers`, `--yes` and the like change nothing, which is
+said; `--shift` and `--num-inference-steps` are kept in receipt.json, under `inference`, for who generates;
+`--log-dir`, and a `--batch-size` above 1, are refused with what stands for them.
 """
 
 

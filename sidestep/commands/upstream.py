@@ -22,8 +22,6 @@ IN_VAIN = {
     "pin_memory": ("--pin-memory", "tensors are read by the training itself"),
     "persistent_workers": ("--persistent-workers", "tensors are read by the training itself"),
     "yes": ("--yes", "no command asks before it begins"),
-    "shift": ("--shift", "it is for generating: name it there"),
-    "num_inference_steps": ("--num-inference-steps", "it is for generating: name it there"),
 }
 """By argparse's names: the flag, and why it changes nothing."""
 
@@ -34,7 +32,7 @@ def add_upstream_flags(parser: Parser) -> None:
     def add(*flags: str, **options: object) -> None:
         parser.add_argument(*flags, help=argparse.SUPPRESS, default=None, **options)  # type: ignore[arg-type]
 
-    for flag in ("--num-workers", "--prefetch-factor", "--shift", "--num-inference-steps"):
+    for flag in ("--num-workers", "--prefetch-factor"):
         add(flag)
     for flag in ("--pin-memory", "--persistent-workers", "--target-mlp"):
         add(flag, action=argparse.BooleanOptionalAction)

@@ -84,6 +84,7 @@ GROUPS = (
         + _under("train", "extend new_attempt accept_other_weights"),
         tasks=("train",),
     ),
+    Group("for inference", (), _under("inference", "shift num_inference_steps"), tasks=("train",)),
     Group("TensorBoard", (), _under("train", "log_every log_heavy_every"), tasks=("train",)),
     Group(
         "unattended",

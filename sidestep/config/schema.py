@@ -85,6 +85,26 @@ class EstimateSpec(Section):
     top_k: int = setting(16, "Modules that the ready --target-modules line names.", ge=1)
 
 
+class InferenceSpec(Section):
+    """What the adapter is to be generated with: kept for whoever generates, no part of the training."""
+
+    shift: float | None = setting(
+        None,
+        "Timestep shift to generate with, kept in receipt.json; 3 is usual for turbo, 1 for base and sft. "
+        "It changes nothing in training.",
+        gt=0,
+        le=100,
+    )
+    num_inference_steps: int | None = setting(
+        None,
+        "Steps to generate with, kept in receipt.json; 8 are usual for turbo, 50 for base and sft. They "
+        "change nothing in training.",
+        ge=1,
+        le=1000,
+        unit="steps",
+    )
+
+
 class RuntimeSpec(Section):
     """The machine."""
 
@@ -195,6 +215,7 @@ class JobFields(Section):
     preprocess: PreprocessSpec = PreprocessSpec()
     estimate: EstimateSpec = EstimateSpec()
     train: TrainSpec = TrainSpec()
+    inference: InferenceSpec = InferenceSpec()
     runtime: RuntimeSpec = RuntimeSpec()
     storage: StorageSpec = StorageSpec()
 

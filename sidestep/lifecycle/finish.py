@@ -14,7 +14,7 @@ from sidestep.lifecycle.output import RUNS
 from sidestep.lifecycle.publish import FOLDER as ADAPTER
 from sidestep.lifecycle.publish import publish, warn_of_dots
 from sidestep.lifecycle.receipt import FILE as RECEIPT
-from sidestep.lifecycle.receipt import receipt_bytes
+from sidestep.lifecycle.receipt import inference_of, receipt_bytes
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.lifecycle.results import damaged, mend, note_made, spent_by_receipt
 from sidestep.lifecycle.resume import has_gone_on
@@ -23,7 +23,7 @@ from sidestep.report.curve import loss_curve
 from sidestep.report.page import FILE as REPORT
 from sidestep.report.page import write_report
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.runtime.words import counted
+from sidestep.runtime.words import as_typed, counted
 from sidestep.training.history import FILE as HISTORY
 from sidestep.training.numbers import NUMBERS_FILE, Numbers, Progress, read_numbers
 
@@ -61,6 +61,9 @@ def finish(
     store.write_bytes(RECEIPT, receipt_bytes(job.spec, done, fingerprint, progress, reporter.spent()))
     write_report(store, job.spec, job.tensors)
     note_made(store, done)
+    if inference := inference_of(job.spec):
+        said = ", ".join(f"{name} {as_typed(value)}" for name, value in inference.items())
+        log.info("Kept for inference in %s/%s: %s", store.place, RECEIPT, said)
     warn_of_dots(job.spec.name, PurePosixPath(store.place).name)
     if progress.skipped:
         log.warning(

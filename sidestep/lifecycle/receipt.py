@@ -29,6 +29,7 @@ def receipt_bytes(
         "spec_sha256": spec_digest(spec),
         "inputs": {key: fingerprint[key] for key in INPUTS if key in fingerprint},
         "adapter": {name: entry for name, entry in done.files.items() if name not in STATE_FILES},
+        "inference": inference_of(spec),
         "steps": progress.step,
         "steps_skipped": progress.skipped,
         "loss_on_fixed_draws": {"first": losses[0], "last": losses[-1]},
@@ -46,7 +47,14 @@ def receipt_bytes(
 
 
 def spec_digest(spec: JobSpec) -> str:
-    """sha256 of all that a job is, but for the machine it runs on and how its places are reached."""
+    """sha256 of all that makes an adapter: not of the machine, how places are reached, and what is to be
+    generated with it."""
     return hashlib.sha256(
-        json_bytes(spec.model_dump(mode="json", exclude={"runtime", "storage"}))
+        json_bytes(spec.model_dump(mode="json", exclude={"runtime", "storage", "inference"}))
     ).hexdigest()
+
+
+def inference_of(spec: JobSpec) -> dict[str, float]:
+    """What the spec says of generating with the adapter: only what it does say."""
+    said: dict[str, float] = spec.inference.model_dump(mode="json", exclude_none=True)
+    return said

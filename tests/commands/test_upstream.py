@@ -29,7 +29,6 @@ def test_other_spellings(tasks: Tasks) -> None:
         ("--num-workers 4", "--num-workers"),
         ("-y", "--yes"),
         ("--no-pin-memory", "--pin-memory"),
-        ("--shift 3", "--shift"),
     ],
 )
 def test_what_changes_nothing_is_said(
@@ -38,6 +37,13 @@ def test_what_changes_nothing_is_said(
     assert spec_of(line, tasks) == spec_of("", tasks)
     said = capsys.readouterr().err
     assert said.count(f"{flag} changes nothing") == 1
+
+
+def test_what_is_for_generating_is_kept_and_changes_no_training(tasks: Tasks) -> None:
+    spec, plain = spec_of("--shift 3 --num-inference-steps 8", tasks), spec_of("", tasks)
+    assert (spec.inference.shift, spec.inference.num_inference_steps) == (3, 8)
+    assert spec.changed({"inference": plain.inference.model_dump()}) == plain
+    assert main([*TRAIN, "--shift", "0"]) == ExitCode.BAD_SPEC
 
 
 def test_the_mlp_is_added_to_the_targets(tasks: Tasks) -> None:

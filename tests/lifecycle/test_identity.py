@@ -71,6 +71,8 @@ FIELDS = {
     "preprocess.on_bad_file": Row(TENSORS, "skip"),
     "estimate.batches": Row(NOTHING, 3),
     "estimate.top_k": Row(NOTHING, 3),
+    "inference.shift": Row(NOTHING, 3),
+    "inference.num_inference_steps": Row(NOTHING, 8),
     "train.mode": Row(FINGERPRINT, "vanilla"),
     "train.adapter.type": Row(FINGERPRINT, "lokr"),
     "train.adapter.rank": Row(FINGERPRINT, 8),

@@ -67,3 +67,14 @@ def test_a_job_is_the_same_wherever_it_runs() -> None:
     spec = JobSpec.load(None, task="train", output_dir="out")
     assert spec_digest(spec.changed({"runtime.device": "cpu", "storage.region": "eu"})) == spec_digest(spec)
     assert spec_digest(spec.changed({"train.seed": 7})) != spec_digest(spec)
+
+
+def test_what_is_to_be_generated_with_is_kept_and_is_no_part_of_what_was_made() -> None:
+    specs = [
+        JobSpec.load(None, task="train", output_dir="out", inference=inference)
+        for inference in ({}, {"shift": 3, "num_inference_steps": 8})
+    ]
+    done = Record("done", 3, "a nonce", step=9, files={}, machines=[{"processor": "abacus"}])
+    plain, kept = (json.loads(receipt_bytes(spec, done, FINGERPRINT, PROGRESS, SPENT)) for spec in specs)
+    assert kept["inference"] == {"shift": 3, "num_inference_steps": 8} and plain["inference"] == {}
+    assert {**kept, "inference": {}} == plain
