@@ -30,10 +30,10 @@ Trains LoRA and LoKR adapters for the ACE-Step 1.5 music model.
 
 {commands}
 
-`sidestep COMMAND --help` lists its flags, `sidestep --version` the version.
+`sidestep` alone starts the wizard, `sidestep COMMAND --help` lists flags.
 
-A job is described by flags, by SIDESTEP_* variables, or by a YAML file:
---config FILE, SIDESTEP_CONFIG, else /etc/sidestep/job.yaml. In a container:
+A job is described by flags, SIDESTEP_* variables or a YAML file: --config FILE,
+SIDESTEP_CONFIG, or /etc/sidestep/job.yaml. In a container:
 
   docker run --gpus all -v $PWD/job.yaml:/etc/sidestep/job.yaml:ro \\
       -e AWS_ACCESS_KEY_ID -e AWS_SECRET_ACCESS_KEY IMAGE run

@@ -9,7 +9,7 @@ from sidestep.runtime.logs import setup_logging
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument(
-        "folder", metavar="DIR", nargs="?", default="demo", help="folder for it (default: demo)"
+        "folder", metavar="DIR", nargs="?", default="demo", help="folder for the results (default: demo)"
     )
 
 

@@ -27,15 +27,15 @@ WORKSPACE = ("runtime", "workspace")  # where an adapter is downloaded to
 
 def add_arguments(parser: Parser) -> None:
     parser.usage = f"{parser.prog} ADAPTER --format FORMAT [flags]"
-    parser.add_argument("adapter", metavar="ADAPTER", help="place of the adapter: <output_dir>/adapter")
-    parser.add_argument("--format", required=True, choices=FORMATS, help="who is to read it")
+    parser.add_argument("adapter", metavar="ADAPTER", help="the adapter: <output_dir>/adapter")
+    parser.add_argument("--format", required=True, choices=FORMATS, help="the program that will read it")
     parser.add_argument(
-        "--output", metavar="PLACE", help="place for the files (default: ADAPTER-FORMAT, beside it)"
+        "--output", metavar="PLACE", help="where to write the files (default: ADAPTER-FORMAT, beside it)"
     )
     parser.add_argument(
         "--offline",
         action="store_true",
-        help="look at no checkpoint: the released models' configurations are built in",
+        help="read no checkpoint: use the released models' built-in configurations",
     )
     add_flags(parser, leave_out=[path for path in spec_fields() if path[0] not in READ and path != WORKSPACE])
 

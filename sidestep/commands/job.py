@@ -35,13 +35,13 @@ def add_job_flags(
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="the job spec, a YAML file; else SIDESTEP_CONFIG names it, else /etc/sidestep/job.yaml",
+        help="the job spec, a YAML file (default: SIDESTEP_CONFIG, or /etc/sidestep/job.yaml)",
     )
     preset = parser.add_argument(
-        "--preset", metavar="NAME", help="settings for what nothing else says (`sidestep presets list`)"
+        "--preset", metavar="NAME", help="named settings, which all others override (`sidestep presets list`)"
     )
     parser.offers[preset] = all_presets
-    parser.add_argument("--verbose", action="store_true", help="show on the screen what the log file gets")
+    parser.add_argument("--verbose", action="store_true", help="show all that goes into the log file")
     add_flags(parser, leave_out=says, about=about)
     add_upstream_flags(parser)
 

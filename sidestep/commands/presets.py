@@ -39,30 +39,30 @@ def add_arguments(parser: Parser) -> None:
         action.offers[action.add_argument(flag, metavar="NAME", help=says)] = all_presets
 
     def may_replace(action: Parser) -> None:
-        action.add_argument("--force", action="store_true", help="replace what is there under that name")
+        action.add_argument("--force", action="store_true", help="replace a preset of that name")
 
     listing = add("list", "all presets, with what they are for", _list)
     listing.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
     takes_name(add("show", "a preset's settings, as YAML", _show))
 
-    save = add("save", "keep settings from flags, variables or a job's file as a preset of your own", _save)
+    save = add("save", "save settings from flags, variables or a job's file as your own preset", _save)
     save.usage = f"{save.prog} NAME [JOB.YAML] [flags]"
     takes_name(save)
     save.add_argument("config", nargs="?", metavar="JOB.YAML", help="the job spec to take settings from")
-    takes_name(save, flag="--preset", says="a preset to begin with")
-    save.add_argument("--description", default="", metavar="TEXT", help="what `presets list` says of it")
+    takes_name(save, flag="--preset", says="a preset to start from")
+    save.add_argument("--description", default="", metavar="TEXT", help="what `presets list` says about it")
     may_replace(save)
     add_flags(save, leave_out=spec_fields().keys() - preset_fields())
 
     takes_name(add("delete", "delete one of your own presets", _delete))
 
-    take = add("import", "take a preset from a file among your own", _import)
+    take = add("import", "add a preset from a file to your own", _import)
     take.add_argument("file", metavar="FILE", help="the YAML file")
     takes_name(take, flag="--name", says="its name here (default: the file's)")
     may_replace(take)
 
-    give = add("export", "write a preset to a file, for somebody else", _export)
+    give = add("export", "write a preset to a file that you can share", _export)
     takes_name(give)
     give.add_argument("file", nargs="?", metavar="FILE", help="the file (default: NAME.yaml)")
     may_replace(give)

@@ -25,9 +25,9 @@ def add_arguments(parser: Parser) -> None:
     group.add_argument(
         "--image",
         metavar="REFERENCE",
-        help=f"the image to run; else {IMAGE_VARIABLE} names it, else it is {image_reference(None, {})}",
+        help=f"the image to run (default: {IMAGE_VARIABLE}, or {image_reference(None, {})})",
     )
-    group.add_argument("--output", metavar="FILE", help="write the file there instead of showing it")
+    group.add_argument("--output", metavar="FILE", help="write to this file, not to the screen")
     add_job_flags(parser, "PLACE [JOB.YAML] [flags]")
 
 

@@ -36,12 +36,12 @@ def add_arguments(parser: Parser) -> None:
     if ("train", "mode") in says:
         parser.add_argument("--preprocess", action="store_true", help="make the tensors instead of training")
     parser.add_argument(
-        "--dry-run", action="store_true", help="only print the resolved spec, each value with its origin"
+        "--dry-run", action="store_true", help="only print the resolved spec, with the origin of each value"
     )
     parser.add_argument(
         "--json",
         action="store_true",
-        help="print JSON, for scripts: the spec of --dry-run, else what the task has made",
+        help="print JSON for scripts: the spec with --dry-run, otherwise what the task made",
     )
 
 

@@ -24,8 +24,8 @@ WATCH_SECONDS = 5.0
 def add_arguments(parser: Parser) -> None:
     parser.usage = f"{parser.prog} PLACE [flags]"
     parser.add_argument("place", metavar="PLACE", help="the job's output_dir")
-    parser.add_argument("--json", action="store_true", help="as it is stored, for programs")
-    parser.add_argument("--watch", action="store_true", help="again every few seconds, until the job ends")
+    parser.add_argument("--json", action="store_true", help="print status.json as it is, for scripts")
+    parser.add_argument("--watch", action="store_true", help="update every few seconds until the job ends")
     add_flags(parser, leave_out=[path for path in spec_fields() if path[0] != "storage"])
 
 

@@ -17,7 +17,7 @@ def add_arguments(parser: Parser) -> None:
         nargs="+",
         metavar="NAME",
         default=["base", "turbo", "xl-base"],
-        help="model variants to write (default: base turbo xl-base)",
+        help="which model variants to write (default: base turbo xl-base)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the weights (default: 0)")
 

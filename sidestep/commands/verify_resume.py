@@ -11,7 +11,9 @@ SAYS: dict[FieldPath, str] = {("task",): "train"}
 
 def add_arguments(parser: Parser) -> None:
     add_job_flags(parser, "[JOB.YAML] [flags]", SAYS, about=("train",))
-    parser.add_argument("--steps", type=int, default=6, metavar="N", help="steps to make (default: 6)")
+    parser.add_argument(
+        "--steps", type=int, default=6, metavar="N", help="how many steps to make (default: 6)"
+    )
 
 
 def run(call: Call) -> None:

@@ -75,7 +75,7 @@ OPTIMIZERS: Mapping[OptimizerName, Optimizer] = {
         package="bitsandbytes",
         saves="three quarters of the optimizer's state",
     ),
-    "adafactor": Optimizer(_rows_and_columns, says="(next to no memory)"),
+    "adafactor": Optimizer(_rows_and_columns, says="(almost no memory)"),
     "prodigy": Optimizer(
         _moments_sum_and_start,
         says="(finds the learning rate itself)",

@@ -25,48 +25,47 @@ class PreprocessSpec(Section):
 
     max_duration: float = setting(
         240,
-        "Seconds of each song that are used, from its start; 0 is the whole song, up to 600.",
+        "Seconds of each song to use, from its start; 0 means the whole song, up to 600.",
         gt=0,
         le=600,
         unit="seconds",
     )
     normalize: Literal["none", "peak", "lufs"] = setting(
         "none",
-        "Bring every song to one level: none, peak (its loudest sample), or lufs (its loudness, "
-        "by ITU-R BS.1770).",
+        "Bring all songs to one level: none, peak (by the loudest sample), or lufs (by loudness, "
+        "ITU-R BS.1770).",
     )
     target_db: float = setting(
         -1.0,
-        "Peak that normalizing leaves, in dBFS; with lufs no song's peak gets above it.",
+        "Peak after normalizing, in dBFS; with lufs, no song's peak goes above it.",
         ge=-30,
         le=0,
         unit="dBFS",
     )
-    target_lufs: float = setting(-14.0, "Loudness that lufs aims at, in LUFS.", ge=-40, le=-5, unit="LUFS")
+    target_lufs: float = setting(-14.0, "Target loudness of lufs, in LUFS.", ge=-40, le=-5, unit="LUFS")
     lyrics_format: Literal["inference", "raw"] = setting(
         "inference",
-        "inference: lyrics under their language, up to 2048 tokens, as ACE-Step generates with. "
-        "raw: the bare lyrics, up to 512 tokens, as trainers did before August 2026.",
+        "inference: lyrics with their language, up to 2048 tokens, as when ACE-Step generates. "
+        "raw: bare lyrics, up to 512 tokens, as trainers did before August 2026.",
     )
     timbre: Literal["silence", "zero"] = setting(
         "silence",
-        "What stands for a reference song: silence, as ACE-Step generates with, or the single "
+        "What stands in for a reference song: silence, as when ACE-Step generates, or zero, the single "
         "zero frame of other trainers.",
     )
     bare_text: Literal["lyrics", "caption"] | None = setting(
         None,
-        "What a text file beside a song is that names no fields: its lyrics, or its caption. By default "
-        "such a file is an error.",
+        "What a text file without field names holds: lyrics or caption. By default, such a file is an error.",
     )
     float_scale: Annotated[int, AfterValidator(_full_scale)] = setting(
         1,
-        "What is full scale in songs of floating-point samples: 1; or 32768, 8388608 or 2147483648, where a "
-        "tool has written integers of 16, 24 or 32 bits as they are.",
+        "Full scale in floating-point audio: 1; or 32768, 8388608 or 2147483648, if integers of 16, 24 or "
+        "32 bits were stored as floats.",
     )
     on_bad_file: Literal["fail", "skip"] = setting(
         "fail",
-        "What becomes of a dataset with songs that are silent, damaged or not sound: fail (all "
-        "are named, nothing is made), or skip (they are named and left out).",
+        "What to do about songs that are silent, damaged or not audio: fail (name them all and make "
+        "nothing), or skip (name them and leave them out).",
     )
 
     @field_validator("max_duration", mode="before")
@@ -80,9 +79,13 @@ class EstimateSpec(Section):
     """Which modules does this dataset move most?"""
 
     batches: int = setting(
-        5, "Batches over which gradient norms are averaged.", ge=1, unit="batches", flag="--estimate-batches"
+        5,
+        "How many batches to average the gradient norms over.",
+        ge=1,
+        unit="batches",
+        flag="--estimate-batches",
     )
-    top_k: int = setting(16, "Modules that the ready --target-modules line names.", ge=1)
+    top_k: int = setting(16, "How many modules the suggested --target-modules line names.", ge=1)
 
 
 class InferenceSpec(Section):
@@ -109,50 +112,50 @@ class RuntimeSpec(Section):
     """The machine."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = setting(
-        "auto", "auto (the GPU where there is one), cpu, cuda or cuda:N."
+        "auto", "auto (the GPU if there is one), cpu, cuda or cuda:N."
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = setting(
         "auto",
-        "auto: bf16 on a GPU that computes it natively, else fp32. fp16 (with a gradient scaler) "
-        "is for GPUs without bf16 that have no memory for fp32.",
+        "auto: bf16 on a GPU that supports it natively, otherwise fp32. fp16 (with a gradient scaler) "
+        "is for GPUs that have neither bf16 nor the memory for fp32.",
     )
     attention: Literal["auto", "flash", "sdpa"] = setting(
         "auto",
-        "flash: the package flash-attn; sdpa: torch's own, banded in the sliding layers; "
-        "auto: flash where it is installed and the GPU and precision allow it.",
+        "flash: the flash-attn package; sdpa: torch's own, banded in the sliding layers; "
+        "auto: flash if it is installed and the GPU and precision allow it.",
         flag="--attention-backend",
     )
     offload_encoder: bool = setting(
         True,
-        "Keep the encoders out of memory while training. Always so here, as training reads what "
-        "they made: the flag is accepted and changes nothing.",
+        "Keep the encoders out of memory while training. Accepted, but always on: training reads what "
+        "they made and never loads them.",
     )
     workspace: Folder | None = setting(
         None, "Local folder for downloads and unfinished work; by default one in the user's cache."
     )
     grace_seconds: float = setting(
         30,
-        "Seconds that the machine leaves after SIGTERM or Ctrl-C: the step ends, its state is "
-        "saved and sent, and the process ends with code 75 within them.",
+        "Seconds that the machine allows after SIGTERM or Ctrl-C. Within them, the step ends, the state is "
+        "saved and uploaded, and the process ends with code 75.",
         ge=1,
         le=3600,
         unit="seconds",
     )
     lease_seconds: float = setting(
         60,
-        "Seconds without a sign of life after which another run may take an output over.",
+        "Seconds without a sign of life after which another attempt may take over an output.",
         ge=1,
         le=3600,
         unit="seconds",
     )
     price_per_hour: float | None = setting(
-        None, "Price of the machine per hour, in any currency, for the receipt.", ge=0
+        None, "The machine's price per hour, in any currency, for the receipt.", ge=0
     )
-    deterministic: bool = setting(True, "Same inputs, same bits; costs some speed on a GPU.")
+    deterministic: bool = setting(True, "Same input, same bits; costs some speed on a GPU.")
     on_exit: Literal["none", "stop", "terminate"] = setting(
         "none",
-        "What becomes of a rented machine (RunPod, Vast) when the job ends, unless it is to be "
-        "run again (exit code 75): none, stop (its disk stays, and is paid), or terminate.",
+        "What to do with a rented machine (RunPod, Vast) when the job ends, unless it should run again "
+        "(exit code 75): none, stop (you keep the disk and pay for it), or terminate.",
     )
 
     @field_validator("offload_encoder")
@@ -174,13 +177,13 @@ class StorageSpec(Section):
             AfterValidator(check_place),
         ]
         | None
-    ) = setting(None, "S3 server's URL (http:// or https://), for anything but AWS.")
+    ) = setting(None, "URL of the S3 server (http:// or https://), for anything but AWS.")
     region: str | None = setting(None, "S3 region, such as us-east-1.", pattern=r"^[A-Za-z0-9._-]+$")
     path_style: bool | None = setting(
-        None, "http://host/bucket/key addressing; by default on where endpoint_url is set."
+        None, "Use addresses like http://host/bucket/key; by default, on if endpoint_url is set."
     )
     anonymous: bool = setting(False, "Read public buckets without credentials.")
-    connections: int = setting(8, "Files transferred at a time.", ge=1, le=64)
+    connections: int = setting(8, "How many files to transfer at a time.", ge=1, le=64)
 
 
 class JobFields(Section):
@@ -195,23 +198,23 @@ class JobFields(Section):
         "pipeline", "What `sidestep run` does; pipeline is the other three in order."
     )
     checkpoint_dir: Place = setting(
-        "checkpoints", "Place of the ACE-Step 1.5 checkpoints (model folders, vae/, text encoder)."
+        "checkpoints", "Where the ACE-Step 1.5 checkpoints are (model folders, vae/, text encoder)."
     )
     model_variant: str = setting(
         "base",
-        "turbo, base, sft, xl-turbo, xl-base, xl-sft, or a folder's name.",
+        "turbo, base, sft, xl-turbo, xl-base, xl-sft, or the name of a folder.",
         min_length=1,
         pattern=r"^[^/\\]+$",
     )
     base_model: Literal["turbo", "base", "sft", "xl-turbo", "xl-base", "xl-sft"] | None = setting(
-        None, "The model that a fine-tune was made from, for what its own config.json leaves out."
+        None, "The model that a fine-tune was made from; supplies what its own config.json leaves out."
     )
-    audio_dir: Place | None = setting(None, "Place of the songs.")
-    dataset_json: Place | None = setting(None, "Captions, lyrics and the rest, as a dataset JSON.")
+    audio_dir: Place | None = setting(None, "Where the songs are.")
+    dataset_json: Place | None = setting(None, "Captions, lyrics and more, as a dataset JSON.")
     dataset_dir: Place | None = setting(
-        None, "Place of the tensors; by default <output_dir>/tensors.", aliases=["--tensor-output"]
+        None, "Where the tensors are; by default <output_dir>/tensors.", aliases=["--tensor-output"]
     )
-    output_dir: Place | None = setting(None, "Place of all results, and the job's only state.")
+    output_dir: Place | None = setting(None, "Where all results go; the job's only state.")
     preprocess: PreprocessSpec = PreprocessSpec()
     estimate: EstimateSpec = EstimateSpec()
     train: TrainSpec = TrainSpec()

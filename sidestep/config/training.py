@@ -42,11 +42,11 @@ class AdapterSpec(Section):
         "lora", "lora (PEFT, recommended) or lokr (LyCORIS, experimental).", flag="--adapter-type"
     )
     rank: int = setting(
-        64, "Rank of LoRA, linear dimension of LoKR.", ge=1, le=4096, aliases=["--lokr-linear-dim", "-r"]
+        64, "Rank of LoRA, or linear dimension of LoKR.", ge=1, le=4096, aliases=["--lokr-linear-dim", "-r"]
     )
     alpha: float = setting(
         128,
-        "The update is scaled by alpha / rank; by default alpha is twice the rank.",
+        "The update is scaled by alpha / rank; by default, alpha is twice the rank.",
         gt=0,
         aliases=["--lokr-linear-alpha"],
     )
@@ -59,38 +59,38 @@ class AdapterSpec(Section):
     )
     attention: Literal["self", "cross", "both"] = setting(
         "both",
-        "Which attention q_proj, k_proj, v_proj and o_proj mean: self, cross, or both.",
+        "Which attention q_proj, k_proj, v_proj and o_proj stand for: self, cross, or both.",
         aliases=["--attention-type"],
     )
     rank_pattern: Annotated[
         dict[str, Annotated[int, Field(ge=1, le=4096)]], BeforeValidator(_split_pairs), LORA
     ] = Field(
         default_factory=dict,
-        description="Other ranks for some modules (LoRA only), by path ending: v_proj=16.",
+        description="Different ranks for some modules (LoRA only), by the end of their paths: v_proj=16.",
     )
     alpha_pattern: Annotated[
         dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(_split_pairs), LORA
     ] = Field(
         default_factory=dict,
-        description="Other alphas for some modules (LoRA only), by path ending: v_proj=32.",
+        description="Different alphas for some modules (LoRA only), by the end of their paths: v_proj=32.",
     )
     bias: Literal["none"] = setting(
-        "none", "PEFT's option of that name: none, as the layers that get an adapter have no biases."
+        "none", "PEFT's option of that name; always none, because the adapted layers have no biases."
     )
     factor: Annotated[int, LOKR] = setting(
         -1,
-        "LoKR: size of the first Kronecker factor; -1 splits each dimension near its root.",
+        "LoKR: size of the first Kronecker factor; -1 splits each dimension near its square root.",
         ge=-1,
         flag="--lokr-factor",
     )
     decompose_both: Annotated[bool, LOKR] = setting(
         False,
-        "LoKR: make the first Kronecker factor low-rank too, where the rank is small enough.",
+        "LoKR: make the first Kronecker factor low-rank too, if the rank is small enough.",
         flag="--lokr-decompose-both",
     )
     use_tucker: Annotated[bool, LOKR] = setting(
         False,
-        "LoKR: Tucker decomposition, which convolutions alone have: no effect on this model.",
+        "LoKR: Tucker decomposition; it is for convolutions only, so it has no effect on this model.",
         flag="--lokr-use-tucker",
     )
     use_scalar: Annotated[bool, LOKR] = setting(
@@ -98,7 +98,7 @@ class AdapterSpec(Section):
     )
     weight_decompose: Annotated[bool, LOKR] = setting(
         False,
-        "LoKR: train the length of each weight row apart from its direction, as DoRA does.",
+        "LoKR: train the length and the direction of each weight row separately, as DoRA does.",
         flag="--lokr-weight-decompose",
     )
 
@@ -153,16 +153,16 @@ class CheckpointSpec(Section):
         10, "Epochs between checkpoints.", ge=1, unit="epochs", aliases=["--save-every"]
     )
     every_steps: int | None = setting(
-        None, "Optimizer steps between checkpoints, besides those by epochs.", ge=1, unit="steps"
+        None, "Optimizer steps between checkpoints, in addition to those by epochs.", ge=1, unit="steps"
     )
     every_minutes: float | None = setting(
         10,
-        "Minutes between checkpoints, besides those by epochs: the most work that a machine "
-        "which vanishes takes with it.",
+        "Minutes between checkpoints, in addition to those by epochs: the most work that is lost when a "
+        "machine disappears.",
         gt=0,
         unit="minutes",
     )
-    keep: int = setting(3, "Newest checkpoints that are kept in the output.", ge=1)
+    keep: int = setting(3, "How many of the newest checkpoints to keep.", ge=1)
     keep_every_epochs: int | None = setting(
         None,
         "Checkpoints after multiples of so many epochs are made, and kept for good.",
@@ -175,7 +175,8 @@ class TrainSpec(Section):
     """How the adapter is trained."""
 
     mode: Annotated[Literal["corrected", "vanilla"], BeforeValidator(_fixed_means_corrected)] = setting(
-        "corrected", "corrected: logit-normal timesteps, condition dropout. vanilla: the eight turbo steps."
+        "corrected",
+        "corrected: logit-normal timesteps, conditioning dropout. vanilla: turbo's eight timesteps.",
     )
     adapter: AdapterSpec = AdapterSpec()
     epochs: int = setting(100, "Passes over the dataset.", ge=1, unit="epochs", aliases=["-e"])
@@ -189,7 +190,7 @@ class TrainSpec(Section):
     )
     lr: float | None = setting(
         None,
-        "Peak learning rate; by default the optimizer's: 1e-4, and 1.0 for prodigy.",
+        "Peak learning rate; by default 1e-4, or 1.0 for prodigy.",
         gt=0,
         le=10,
         validate_default=True,
@@ -197,9 +198,9 @@ class TrainSpec(Section):
     )
     scheduler: Scheduler | None = setting(
         None,
-        "How the learning rate goes on after warm-up: cosine (to 1 % at the end), "
-        "cosine_restarts (four times), linear (to 1 %), or constant_with_warmup; constant has no warm-up. "
-        "By default cosine, and constant for prodigy.",
+        "How the learning rate changes after warm-up: cosine (down to 1 %), cosine_restarts (four times), "
+        "linear (down to 1 %), or constant_with_warmup; constant has no warm-up. "
+        "By default cosine, or constant for prodigy.",
         validate_default=True,
         aliases=["--scheduler-type"],
     )
@@ -208,45 +209,54 @@ class TrainSpec(Section):
     )
     weight_decay: float = setting(0.01, "Decoupled weight decay.", ge=0, le=1)
     accumulation: int = setting(
-        4, "Samples whose gradients make one optimizer step.", ge=1, aliases=["--gradient-accumulation", "-g"]
+        4,
+        "How many samples' gradients make up one optimizer step.",
+        ge=1,
+        aliases=["--gradient-accumulation", "-g"],
     )
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.", gt=0)
     cfg_dropout: float = setting(
         0.15,
-        "Share of samples trained without their conditions (corrected mode).",
+        "Share of samples trained without conditions (corrected mode).",
         ge=0,
         lt=1,
         aliases=["--cfg-ratio"],
     )
     timestep_mu: float | None = setting(
-        None, "Mean of the logit-normal timestep law; by default the checkpoint's.", ge=-10, le=10
+        None, "Mean of the logit-normal timestep distribution; by default the checkpoint's.", ge=-10, le=10
     )
     timestep_sigma: float | None = setting(
-        None, "Deviation of the logit-normal timestep law; by default the checkpoint's.", gt=0, le=10
+        None,
+        "Standard deviation of the logit-normal timestep distribution; by default the checkpoint's.",
+        gt=0,
+        le=10,
     )
     chunk_duration: float | None = setting(
         None,
-        "Seconds of a song that one step sees, cut out anywhere; by default the whole song.",
+        "How many seconds of a song a step sees, cut from anywhere in it; by default the whole song.",
         ge=1,
         le=600,
         unit="seconds",
     )
-    seed: int = setting(42, "Seed of every random draw.", ge=0, lt=2**32, aliases=["-s"])
+    seed: int = setting(42, "Seed of all random draws.", ge=0, lt=2**32, aliases=["-s"])
     gradient_checkpointing: bool = setting(
-        True, "Recompute activations in the backward pass: far less memory, 10-30 % slower."
+        True, "Recompute activations in the backward pass: needs far less memory, is 10-30 % slower."
     )
     gradient_checkpointing_ratio: float = setting(
         1.0,
-        "Share of the decoder's layers that gradient_checkpointing recomputes: less is faster "
-        "and takes more memory.",
+        "Share of the decoder's layers that gradient_checkpointing applies to: less is faster, but takes "
+        "more memory.",
         ge=0,
         le=1,
     )
     log_every: int = setting(
-        1, "Optimizer steps between loss and lr points in TensorBoard.", ge=1, unit="steps"
+        1, "Optimizer steps between points of the loss and lr curves in TensorBoard.", ge=1, unit="steps"
     )
     log_heavy_every: int = setting(
-        50, "Optimizer steps between per-module gradient norms in TensorBoard.", ge=1, unit="steps"
+        50,
+        "Optimizer steps between points of the gradient norms by module in TensorBoard.",
+        ge=1,
+        unit="steps",
     )
     resume_from: Place | None = setting(
         None,
@@ -265,8 +275,8 @@ class TrainSpec(Section):
     )
     accept_other_weights: bool = setting(
         False,
-        "Train on tensors that another VAE, text encoder or condition encoder made than the checkpoint has. "
-        "A fine-tune whose base_model made them needs no such leave.",
+        "Train on tensors made by a different VAE, text encoder or condition encoder than the checkpoint's. "
+        "A fine-tune does not need this if its base_model made them.",
     )
     checkpoint: CheckpointSpec = CheckpointSpec()
 

@@ -76,10 +76,7 @@ def test_help_is_grouped_and_complete() -> None:
     assert "1.0 for prodigy. (more than 0, at most 10)" in text
     assert "--adapter-type {lora,lokr}" in text
     assert "--optimizer-type, --optimizer NAME adamw; adamw8bit (a quarter" in text
-    assert (
-        "--base-model NAME The model that a fine-tune was made from, for what its own config.json leaves "
-        in text
-    )
+    assert "--base-model NAME The model that a fine-tune was made from; supplies what its own " in text
     assert "leaves out. (turbo, base, sft, xl-turbo, xl-base, xl-sft)" in text
     assert "--target-modules NAME [NAME ...]" in text
     assert "(default q_proj k_proj v_proj o_proj)" in text

@@ -172,7 +172,7 @@ def test_nothing_is_cut_off(columns: int, lines: int) -> None:
     terminal.answer(MENU, "train")
     terminal.answer("train.adapter.type:")
     terminal.wait(lambda: "train.mode:" in terminal.line, "mode")
-    assert "vanilla: the eight turbo steps." in " ".join(terminal.text.split())
+    assert "vanilla: turbo's eight timesteps." in " ".join(terminal.text.split())
     terminal.see("Esc or b: back")
     terminal.process.close(force=True)
 
