@@ -29,7 +29,7 @@ the basic flags of a command, `--help-all` all of them.
 
 Commands that read a job take every setting below as a flag, and with them `--config FILE` (the job's YAML
 file), `--preset NAME` ([Presets](presets.md)) and `--verbose`. Of the settings, `export` takes those of the
-model and of S3, `status` those of S3, and `presets save` those that a preset may hold.
+model and of S3, `status` and `publish` those of S3, and `presets save` those that a preset may hold.
 """
 
 EXIT_CODES = """\

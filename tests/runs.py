@@ -91,8 +91,8 @@ def adapter(spec: JobSpec) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in Path(spec.output_place, "adapter").iterdir()}
 
 
-def train_with_notice_after(spec: JobSpec, step: int) -> None:
-    """Notice comes while step number `step` is made."""
+def train_with_notice_after(spec: JobSpec, step: int) -> str:
+    """Notice comes while step number `step` is made. What is said then."""
 
     class Noticed(Reporter):
         def update(self, **changes: Any) -> None:
@@ -106,8 +106,9 @@ def train_with_notice_after(spec: JobSpec, step: int) -> None:
         with Noticed(job) as reporter:
             train_task.train(job, reporter)
 
-    with pytest.raises(AgainError, match=f"stopped after step {step} of"):
+    with pytest.raises(AgainError, match=f"stopped after step {step} of") as said:
         run()
+    return str(said.value)
 
 
 def fail_commits(monkeypatch: pytest.MonkeyPatch, failures: Iterator[SideStepError | None]) -> None:

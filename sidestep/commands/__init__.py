@@ -12,6 +12,7 @@ _ROWS = {
         ("train", "sidestep.commands.run", "train an adapter on tensors"),
         ("fixed", "sidestep.commands.run", "train in corrected mode (with --preprocess: make the tensors)"),
         ("vanilla", "sidestep.commands.run", "train in vanilla mode (with --preprocess: make the tensors)"),
+        ("publish", "sidestep.commands.publish", "make a run's adapter from one of its checkpoints"),
         ("export", "sidestep.commands.export", "write an adapter for the ACE-Step app, diffusers or ComfyUI"),
     ],
     "before and during a run": [

@@ -82,3 +82,8 @@ def generation_of(folder: str) -> int:
     """Return the generation that writes to a checkpoint's folder; 0 where it is no checkpoint's."""
     match = _CHECKPOINT.fullmatch(folder)
     return int(match["generation"] or 1) if match else 0
+
+
+def is_called(name: str, folder: str) -> bool:
+    """Whether a checkpoint's folder has this name. Later generations add theirs to it."""
+    return re.fullmatch(rf"{re.escape(name)}(\.g\d+)?", folder) is not None

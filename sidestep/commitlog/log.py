@@ -18,7 +18,7 @@ What belongs to the log, where a disk or a user has left something else in `comm
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -61,9 +61,8 @@ class FileEntry(TypedDict):
 class Record:
     """One entry of the log. Every one has the generation and the nonce of the writer that made it."""
 
-    kind: Literal[
-        "take-over", "commit", "done"
-    ]  # a new writer; a checkpoint is complete; the run is finished
+    kind: Literal["take-over", "commit", "done", "publish"]
+    """A new writer; a checkpoint is complete; the run is finished; adapter/ is made from that checkpoint."""
     generation: int  # 1 for an output's first writer, one more for each that takes over
     nonce: str  # of the writer: tells its own records from those of another one of the same generation
     folder: str = ""  # of the checkpoint, relative to the output
@@ -74,6 +73,7 @@ class Record:
     )  # the folders of the checkpoints that are to stay, the newest first
     origin: str = ""  # sha256 of the state that --resume-from gave this run, where it did
     machines: list[dict[str, Any]] = field(default_factory=list)  # all kinds that have written so far
+    published: str = ""  # a folder that stays, as `publish` has made adapter/ from it since the last `done`
     number: int = 0  # of the record: its file's name
 
     def content(self) -> bytes:
@@ -189,11 +189,8 @@ class CommitLog:
         """Return the newest record with a checkpoint, whether that is whole or not; None if there is none."""
         return next((record for record in self.back_from(tail) if record.files), None)
 
-    def fetch_newest(self, target: Path, tail: Record | None) -> Record | None:
-        """Download the newest commit up to `tail` that is whole into the local folder `target`.
-
-        A damaged one is reported, and the one before it taken. Returns its record; None if none is whole.
-        """
+    def kept_commits(self, tail: Record | None) -> Iterator[Record]:
+        """Yield the commits up to `tail` whose checkpoints are kept, newest first."""
         untried: set[str] | None = None  # as the newest commit says: of older ones the files are deleted
         for record in self.back_from(tail):
             if not record.files:
@@ -202,13 +199,32 @@ class CommitLog:
             if record.folder not in untried:
                 continue
             untried.remove(record.folder)
+            yield record
+            if not untried:
+                break
+
+    def published(self, tail: Record | None) -> str:
+        """Return the folder that `publish` has made adapter/ from since the run was last done, or ""."""
+        for record in self.back_from(tail):
+            if record.kind != "take-over":
+                return record.folder if record.kind == "publish" else record.published
+        return ""
+
+    def fetch_newest(self, target: Path, tail: Record | None) -> Record | None:
+        """Download the newest commit up to `tail` that is whole into the local folder `target`.
+
+        A damaged one is reported, and the one before it taken. Returns its record; None if none is whole.
+        """
+        return self.fetch_first(self.kept_commits(tail), target)
+
+    def fetch_first(self, candidates: Iterable[Record], target: Path) -> Record | None:
+        """Download the first of the `candidates` that is whole, and report those that are not."""
+        for record in candidates:
             try:
                 self.fetch(record, target)
                 return record
             except (BadDataError, MissingInputError) as error:
                 log.warning("Checkpoint %s is damaged and is not used: %s", record.folder, error)
-            if not untried:
-                break
         return None
 
     def fetch(self, record: Record, target: Path) -> None:

@@ -39,13 +39,16 @@ class Writer:
     Attributes:
         generation: how many writers this output has had, with this one.
         newest: the newest commit, this writer's or an earlier one's; None before the first.
+        published: the folder of the checkpoint that adapter/ was made from, where `publish` has; see Record.
         machines: the kinds of machines that have written to this output, in their order.
         heartbeat: this writer's sign of life.
     """
 
-    def __init__(self, commits: CommitLog, taken: Record, newest: Record | None, lease: Lease) -> None:
+    def __init__(
+        self, commits: CommitLog, taken: Record, newest: Record | None, lease: Lease, published: str = ""
+    ) -> None:
         self.commits, self.generation, self._nonce = commits, taken.generation, taken.nonce
-        self.newest, self.machines = newest, taken.machines
+        self.newest, self.machines, self.published = newest, taken.machines, published
         self._number = taken.number
         self._deleted: set[str] = set()  # folders
         self.heartbeat = Heartbeat(commits.store, self.generation, lease, self._is_last)
@@ -100,7 +103,7 @@ class Writer:
         their digests: the local disk is not safe, and no record may name what was not meant.
 
         Args:
-            kept: those of `checkpoints(name)` that are to stay.
+            kept: those of `checkpoints(name)` that are to stay, besides the one that is published.
             origin: sha256 of the state that --resume-from gave this run; without one, the last commit's.
             files: what the checkpoint consists of, each with its `file_digest`; without it, what `folder`
                 holds now.
@@ -133,9 +136,10 @@ class Writer:
                     folder=target,
                     step=step,
                     files=dict(digests),
-                    kept=list(kept),
+                    kept=[at for at in self.checkpoints(name) if at in kept or at == self.published],
                     origin=origin or (self.newest.origin if self.newest else ""),
                     machines=self.machines,
+                    published=self.published,
                 )
             )
         self.newest = committed
@@ -145,8 +149,29 @@ class Writer:
     def finish(self) -> Record:
         """Record that the run is done with its newest commit, and return the record. Raises as `commit`."""
         assert self.newest, "a run ends with a commit"
+        self.published = ""
         record = replace(self.newest, kind="done", generation=self.generation, nonce=self._nonce)
-        return self._append(replace(record, machines=self.machines))
+        return self._append(replace(record, machines=self.machines, published=""))
+
+    def publish(self, commit: Record) -> Record:
+        """Record that adapter/ is what `commit` has, one that the newest commit keeps; return the record.
+
+        It has no files, so nobody goes on from it; what is kept stays as it is. Raises as `commit`.
+        """
+        assert self.newest and commit.folder in self.newest.kept, "it is published before it may be deleted"
+        made = self._append(
+            Record(
+                kind="publish",
+                generation=self.generation,
+                nonce=self._nonce,
+                folder=commit.folder,
+                step=commit.step,
+                kept=self.newest.kept,
+                machines=self.machines,
+            )
+        )
+        self.published = commit.folder
+        return made
 
     def release(self) -> None:
         """Say that this writer has ended, so that the next one need not wait for its lease."""
@@ -196,12 +221,14 @@ class Writer:
         delete_unkept(self.commits.store, kept, self.generation, self._is_last, self._deleted.add)
 
 
-def take_over(commits: CommitLog, lease: Lease, watch: Watch | None, machine: dict[str, Any]) -> Writer:
+def take_over(
+    commits: CommitLog, lease: Lease, watch: Watch | None, machine: dict[str, Any] | None
+) -> Writer:
     """Become the writer of an output, after the one before has ended or lost its lease.
 
     Args:
         watch: the watch over the writer before, begun when this run began; None where there was none.
-        machine: what kind of machine this is, and its versions, for the records.
+        machine: what kind of machine this is, and its versions, for the records; None: it trains nothing.
 
     Returns:
         The writer, which gives no further sign of life until it is entered as a context manager.
@@ -218,7 +245,7 @@ def take_over(commits: CommitLog, lease: Lease, watch: Watch | None, machine: di
             watch.wait()
         newest = commits.newest_commit(tail)
         machines = list(tail.machines) if tail else []
-        machines += [machine] if machine not in machines else []
+        machines += [machine] if machine is not None and machine not in machines else []
         wanted = Record(
             kind="take-over",
             generation=tail.generation + 1 if tail else 1,
@@ -230,7 +257,7 @@ def take_over(commits: CommitLog, lease: Lease, watch: Watch | None, machine: di
         if taken.nonce == nonce:
             _delete_old_heartbeats(commits, taken.generation)
             clear_unfinished(commits.store, taken.generation - 1)
-            return Writer(commits, taken, newest, lease)
+            return Writer(commits, taken, newest, lease, commits.published(tail))
 
 
 def _created(commits: CommitLog, record: Record) -> Record:

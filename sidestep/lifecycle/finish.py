@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from sidestep.commitlog.lease import Watch
 from sidestep.commitlog.log import Record
 from sidestep.commitlog.writer import Writer
 from sidestep.lifecycle.identity import check_same_run, length_before, settings_of
@@ -80,9 +81,10 @@ def finished_before(job: Job, reporter: Reporter) -> TrainResult | None:
 
     Raises BadSpecError where it was made with other settings.
     """
-    done = job.commits.tail()
-    if done is None or done.kind != "done":
+    end = _end(job, reporter)
+    if end is None:
         return None
+    done, newest = end
     try:
         numbers = read_numbers(job.output_store.read_small(f"{done.folder}/{NUMBERS_FILE}"), done.folder)
     except (BadDataError, MissingInputError) as error:
@@ -90,10 +92,32 @@ def finished_before(job: Job, reporter: Reporter) -> TrainResult | None:
         return None
     settings = settings_of(job, numbers)
     try:
-        return _published_again(job, reporter, done, numbers, settings)
+        return _published_again(job, reporter, done, newest, numbers, settings)
     except (BadDataError, MissingInputError) as error:
+        if job.commits.published(newest):  # no further training makes that adapter
+            raise
         _log_damaged(done, error)
         return None
+
+
+def _end(job: Job, reporter: Reporter) -> tuple[Record, Record] | None:
+    """The record that ends the run, and the newest of all; None where the run is not finished.
+
+    The newest may be that of `sidestep publish`, or of a writer that has come no further: where that one is
+    alive, AgainError is raised.
+    """
+    newest = job.commits.tail()
+    done = job.commits.newest_commit(newest)
+    if newest is None or done is None or done.kind != "done":
+        return None
+    if newest.kind == "take-over":
+        watch = reporter.watch
+        if watch is None or watch.generation != newest.generation:
+            watch = Watch(job.output_store, newest.generation, reporter.lease)
+        watch.wait()
+        if job.commits.tail() != newest:  # it has gone on, and has ended meanwhile
+            return _end(job, reporter)
+    return done, newest
 
 
 def _log_damaged(done: Record, error: Exception) -> None:
@@ -101,7 +125,12 @@ def _log_damaged(done: Record, error: Exception) -> None:
 
 
 def _published_again(
-    job: Job, reporter: Reporter, done: Record, numbers: Numbers, settings: Mapping[str, Any]
+    job: Job,
+    reporter: Reporter,
+    done: Record,
+    newest: Record,
+    numbers: Numbers,
+    settings: Mapping[str, Any],
 ) -> TrainResult | None:
     spec, store = job.spec, job.output_store
     if spec.train.new_attempt and spec.train.resume_from and not has_gone_on(spec, job.commits, done):
@@ -124,7 +153,7 @@ def _published_again(
         reporter.speak()
         reporter.begin("publish")
         reporter.update(step=progress.step, steps=progress.step)
-    publish(job.commits, done, job.workspace)
+    publish(job.commits, done, job.workspace, newest)
     spent = reporter.spent() if was_lost else reporter.before.spent
     mend(job, done, numbers, spent, wanted)
     log.info(

@@ -2,41 +2,107 @@
 
 import hashlib
 import logging
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from sidestep.commitlog.leftovers import clear_finished
+from sidestep.commitlog.lease import Lease
+from sidestep.commitlog.leftovers import clear_finished, is_called
 from sidestep.commitlog.log import CommitLog, Record
-from sidestep.runtime.errors import AgainError, MissingInputError
+from sidestep.commitlog.writer import take_over
+from sidestep.config.fields import spec_fields
+from sidestep.config.job import JobSpec
+from sidestep.config.yaml12 import parse_yaml
+from sidestep.lifecycle.output import SPEC
+from sidestep.runtime.errors import AgainError, BadDataError, BadSpecError, MissingInputError
 from sidestep.runtime.workspace import Workspace
+from sidestep.storage.store import Store
 from sidestep.training.numbers import STATE_FILES
 
 log = logging.getLogger(__name__)
 
 FOLDER = "adapter"
+LEASE_AT_MOST = 3600  # seconds, as in the schema
 FILES = ("adapter_config.json", "adapter_model.safetensors", "lokr_weights.safetensors")
 """What may be in it: a LoRA's two files, or a LoKR's one."""
 
 
-def publish(commits: CommitLog, done: Record, workspace: Workspace) -> None:
-    """Make adapter/ what the last commit has. Files that are so already are not written.
+def publish(commits: CommitLog, done: Record, workspace: Workspace, newest: Record | None = None) -> None:
+    """Make adapter/ what the last commit has, or the checkpoint that `sidestep publish` has named since.
 
-    What the run's writers have left unfinished, or kept too long, is cleared before.
+    Files that are so already are not written. What the run's writers have left unfinished, or kept too long,
+    is cleared before.
+
+    Args:
+        newest: the newest record, where that is none of a checkpoint; by default `done`.
 
     Raises BadDataError or MissingInputError where the commit's files are not what they were, AgainError where
     the run has gone on since: then adapter/ is a later writer's.
     """
-    store = commits.store
-    clear_finished(commits, done)
-    files = {name: entry for name, entry in done.files.items() if name not in STATE_FILES}
-    if all(_is_there(commits, f"{FOLDER}/{name}", entry["sha256"]) for name, entry in files.items()):
-        return
-    with workspace.temporary() as folder:
-        commits.fetch(replace(done, files=files), Path(folder))
-        for name in files:
-            _refuse_if_older(commits, done)
-            store.upload(Path(folder, name), f"{FOLDER}/{name}")
-    log.info("Wrote the adapter to %s/%s", store.place, FOLDER)
+    newest = newest or done
+    clear_finished(commits, replace(done, number=newest.number, generation=newest.generation))
+    folder = commits.published(newest)
+    if folder:
+        log.info("The adapter is that of %s, as `sidestep publish` has made it", folder)
+    try:
+        _mend(commits, _commit_of(commits, folder, newest) if folder else done, newest, workspace)
+    except (BadDataError, MissingInputError) as error:
+        if not folder:
+            raise
+        raise type(error)(
+            f"{error}\n  {FOLDER}/ is to be that of {folder}: `sidestep publish` makes it from another one"
+        ) from error
+
+
+def publish_checkpoint(
+    commits: CommitLog, workspace: Workspace, lease: Lease, name: str | None = None
+) -> Record:
+    """Make adapter/ what a checkpoint has, whether the run is finished or not, and return its commit.
+
+    The log says so from then on: the same adapter is mended when the run is asked for again, and its
+    checkpoint stays, until the run comes to another end.
+
+    Args:
+        name: of the checkpoint, such as checkpoint-epoch-50; by default the newest whose adapter is whole.
+
+    Raises MissingInputError where there is no checkpoint, or none of that name, BadDataError where it is
+    damaged, AgainError where the run's writer is alive.
+    """
+    tail = commits.tail()
+    wanted = _candidates(commits, tail, name)[0]
+    if wanted.folder == _published_folder(commits, tail) and _is_published(commits, wanted):
+        log.info("%s/%s is that of %s already", commits.store.place, FOLDER, wanted.folder)
+        return wanted
+    with workspace.temporary() as temporary:
+        commit = _fetch(commits, tail, name, Path(temporary))
+        with take_over(commits, lease, None, machine=None) as writer:
+            if writer.newest != commits.newest_commit(tail):  # the writer before had still added to the log
+                commit = _fetch(commits, commits.at(writer.position[0]), name, Path(temporary))
+            _send(commits, commit, writer.publish(commit), Path(temporary))
+    return commit
+
+
+def lease_of(store: Store, seconds: float) -> Lease:
+    """The lease that the output's writer has by its job.yaml, at least `seconds`: one who beats more slowly
+    than this machine would is alive, too."""
+    try:
+        values, _ = parse_yaml(store.read_small(SPEC), SPEC)
+        own = float(values["runtime"]["lease_seconds"])
+    except (MissingInputError, BadDataError, BadSpecError, KeyError, TypeError, ValueError):
+        own = 0.0  # the run has not come so far, or its job.yaml is damaged
+    return Lease(max(seconds, own) if own <= LEASE_AT_MOST else seconds)
+
+
+def publish_command(spec: JobSpec, place: str) -> str:
+    """The line that publishes the newest checkpoint of the output at `place`, reached as `spec` says."""
+    words = ["sidestep", "publish", place]
+    for name, value in spec.storage.model_dump(exclude_defaults=True).items():
+        flag = spec_fields()[("storage", name)].flags[0]
+        if isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        else:
+            words += [flag, str(value)]
+    return shlex.join(words)
 
 
 def warn_of_dots(*names: str) -> None:
@@ -57,12 +123,88 @@ def without_dots(name: str) -> str:
     return name.replace(".", "-")
 
 
-def _refuse_if_older(commits: CommitLog, done: Record) -> None:
+def _candidates(commits: CommitLog, tail: Record | None, name: str | None) -> list[Record]:
+    """The commits to publish, the best first. Raises MissingInputError where there is none."""
+    there = list(commits.kept_commits(tail))
+    if not there:
+        raise MissingInputError(
+            f"no checkpoint in {commits.store.place}: there is nothing to publish\n"
+            "  name the output_dir of a job that has trained as far as its first checkpoint"
+        )
+    if name is None:
+        return there
+    wanted = name.rstrip("/").rpartition("/")[2]
+    if not (named := [commit for commit in there if is_called(wanted, commit.folder.rpartition("/")[2])]):
+        raise MissingInputError(
+            f"{commits.store.place} has no checkpoint {name}\n"
+            f"  there: {', '.join(commit.folder.rpartition('/')[2] for commit in there)}"
+        )
+    return named[:1]
+
+
+def _fetch(commits: CommitLog, tail: Record | None, name: str | None, folder: Path) -> Record:
+    """Download the adapter to publish into the local `folder`, and return its commit. Raises as
+    `publish_checkpoint`."""
+    candidates = _candidates(commits, tail, name)
+    if name is not None:
+        commits.fetch(_adapter_of(candidates[0]), folder)
+        return candidates[0]
+    whole = commits.fetch_first(map(_adapter_of, candidates), folder)
+    if whole is None:
+        raise BadDataError(f"every checkpoint in {commits.store.place} is damaged: none can be published")
+    return next(commit for commit in candidates if commit.folder == whole.folder)
+
+
+def _adapter_of(commit: Record) -> Record:
+    """The commit, of whose files the adapter's alone count."""
+    files = {name: entry for name, entry in commit.files.items() if name not in STATE_FILES}
+    return replace(commit, files=files)
+
+
+def _published_folder(commits: CommitLog, tail: Record | None) -> str:
+    """The folder of the checkpoint that adapter/ is to be; "" where the run has not come so far."""
+    newest = commits.newest_commit(tail)
+    by_end = newest.folder if newest and newest.kind == "done" else ""
+    return commits.published(tail) or by_end
+
+
+def _mend(commits: CommitLog, commit: Record, newest: Record, workspace: Workspace) -> None:
+    if _is_published(commits, commit):
+        return
+    with workspace.temporary() as temporary:
+        commits.fetch(_adapter_of(commit), Path(temporary))
+        _send(commits, commit, newest, Path(temporary))
+
+
+def _commit_of(commits: CommitLog, folder: str, tail: Record) -> Record:
+    for commit in commits.kept_commits(tail):
+        if commit.folder == folder:
+            return commit
+    raise MissingInputError(f"the commit of {folder} is lost from the log of {commits.store.place}")
+
+
+def _send(commits: CommitLog, commit: Record, newest: Record, folder: Path) -> None:
+    """Write adapter/ from the local `folder`, while `newest` is the newest record."""
+    for name in _adapter_of(commit).files:
+        _refuse_if_older(commits, newest)
+        commits.store.upload(Path(folder, name), f"{FOLDER}/{name}")
+    log.info("Wrote the adapter to %s/%s", commits.store.place, FOLDER)
+
+
+def _refuse_if_older(commits: CommitLog, newest: Record) -> None:
     tail = commits.tail()
-    if tail and tail.number > done.number:
+    if tail and tail.number > newest.number:
         raise AgainError(
             f"another run has gone on in {commits.store.place}: this one stops, and leaves {FOLDER}/ to it"
         )
+
+
+def _is_published(commits: CommitLog, commit: Record) -> bool:
+    """Whether adapter/ is what the commit has."""
+    return all(
+        _is_there(commits, f"{FOLDER}/{name}", entry["sha256"])
+        for name, entry in _adapter_of(commit).files.items()
+    )
 
 
 def _is_there(commits: CommitLog, path: str, sha256: str) -> bool:

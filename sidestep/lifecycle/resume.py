@@ -2,12 +2,11 @@
 
 import hashlib
 import logging
-import re
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
 
-from sidestep.commitlog.leftovers import CHECKPOINTS
+from sidestep.commitlog.leftovers import CHECKPOINTS, is_called
 from sidestep.commitlog.log import CommitLog, Record
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Job
@@ -82,7 +81,7 @@ def has_gone_on(spec: JobSpec, commits: CommitLog, newest: Record) -> bool:
     except MissingInputError:
         name = str(spec.train.resume_from).rstrip("/").rpartition("/")[2]
         return newest.origin != "" and any(
-            _is_called(name, record.folder.rpartition("/")[2])
+            is_called(name, record.folder.rpartition("/")[2])
             and record.files[NUMBERS_FILE]["sha256"] == newest.origin
             for record in commits.back_from(newest)
         )
@@ -130,7 +129,7 @@ def _find_checkpoint(spec: JobSpec, output: Store) -> Store:
     wish = str(spec.train.resume_from).rstrip("/")
     name = wish.rpartition("/")[2]
     there = sorted({file.path.split("/")[1] for file in output.list_files(CHECKPOINTS)})
-    same = [folder for folder in there if _is_called(name, folder)]
+    same = [folder for folder in there if is_called(name, folder)]
     # The newest generation is meant.
     same.sort(key=lambda folder: int(folder.rpartition(".g")[2]) if folder != name else 1, reverse=True)
     stores = [open_store(wish, spec.storage), *(output.child(f"{CHECKPOINTS}/{folder}") for folder in same)]
@@ -148,8 +147,3 @@ def _find_checkpoint(spec: JobSpec, output: Store) -> Store:
         f"  there: {', '.join(there) or 'none yet'}\n"
         "  without --resume-from, training goes on from the newest by itself"
     )
-
-
-def _is_called(name: str, folder: str) -> bool:
-    """Whether a checkpoint's folder has this name. Later generations add theirs to it."""
-    return re.fullmatch(rf"{re.escape(name)}(\.g\d+)?", folder) is not None

@@ -20,6 +20,7 @@ from sidestep.lifecycle.identity import check_same_run, differences, length_befo
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.output import RUNS
 from sidestep.lifecycle.policy import CheckpointPolicy
+from sidestep.lifecycle.publish import publish_command
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.lifecycle.resume import ResumePoint, check_crash_loop, find_resume_point
 from sidestep.lifecycle.saver import RETRY, Saver
@@ -126,7 +127,7 @@ def _train(
         if step < total_steps:
             events.add(metrics.rotate(step + 1))
             saver.save_in_time(f"checkpoint-step-{step}", progress)
-            raise _stopped(step, total_steps, writer, saver)
+            raise _stopped(job, step, total_steps, writer, saver)
         saver.finish()
     rates = [schedule.learning_rate(made) for made in range(step)]
     history = history_bytes(progress, rates, setup.samples.facts)
@@ -219,7 +220,7 @@ def report_step(reporter: Reporter, result: StepResult, schedule: Schedule, thro
     )
 
 
-def _stopped(step: int, steps: int, writer: Writer, saver: Saver) -> AgainError:
+def _stopped(job: Job, step: int, steps: int, writer: Writer, saver: Saver) -> AgainError:
     committed = writer.newest.step if writer.newest else 0
     if committed == step:
         saved = "all of it is saved in the output"
@@ -227,4 +228,8 @@ def _stopped(step: int, steps: int, writer: Writer, saver: Saver) -> AgainError:
         saved = f"the output has step {committed}; step {step} waits in the workspace of this machine"
     else:
         saved = f"the output has step {committed}, what came after it is made again"
-    return AgainError(f"stopped after step {step} of {steps}: {saved}\n  the same command goes on from there")
+    lines = [f"stopped after step {step} of {steps}: {saved}", "the same command goes on from there"]
+    if committed and job.preemption.is_interrupt:  # somebody is there, and may have heard enough
+        publish = publish_command(job.spec, job.output_store.place)
+        lines.append(f"to use it as it is: `{publish}` makes the adapter of step {committed}")
+    return AgainError("\n  ".join(lines))

@@ -68,10 +68,16 @@ class Attempt(Process):
         is_beating: whether the thread of its heartbeat would be running.
     """
 
-    def __init__(self, world: World, number: int, folder: Path, tries: int = 2) -> None:
-        """`tries`: of a commit that meets a failure, until it is given up for the next one."""
+    def __init__(
+        self, world: World, number: int, folder: Path, tries: int = 2, publishes: int | None = None
+    ) -> None:
+        """
+        Args:
+            tries: of a commit that meets a failure, until it is given up for the next one.
+            publishes: which of the kept checkpoints it makes the adapter from, in place of training.
+        """
         super().__init__(world, number)
-        self.folder, self.tries = folder, tries
+        self.folder, self.tries, self.publishes = folder, tries, publishes
         self.lease = Lease(LEASE, lambda: world.now, self.sleep)
         self.writer: Writer | None = None
         self.told: list[Record] = []
@@ -79,13 +85,13 @@ class Attempt(Process):
 
     def program(self) -> None:
         commits = CommitLog(self.store)
+        if self.publishes is not None:
+            self.publish(commits, self.publishes)
+            return
         tail = commits.tail()
         watch = Watch(self.store, tail.generation, self.lease) if tail else None
         newest, start = commits.newest_commit(tail), self.fetch(commits, tail)
-        writer = take_over(commits, self.lease, watch, {"processor": f"of process {self.number}"})
-        self.beaten, self.writer, self.generation = self.world.now, writer, writer.generation
-        self.is_beating = True
-        assert self.world.records[writer.position[0] - 1]["by"] is self, "two are the same writer"
+        writer = self.take_over(commits, watch, {"processor": f"of process {self.number}"})
         try:
             if writer.newest != newest:
                 start = self.fetch(commits, commits.tail())
@@ -97,6 +103,24 @@ class Attempt(Process):
                 commits.fetch(self.told[-1], self.folder / f"adapter-{self.number}")
         finally:
             self.release(writer)
+
+    def publish(self, commits: CommitLog, which: int) -> None:
+        """As `sidestep.lifecycle.publish.publish_checkpoint` does it."""
+        if not list(commits.kept_commits(commits.tail())):
+            return
+        writer = self.take_over(commits, None, None)
+        try:
+            if there := list(commits.kept_commits(commits.at(writer.position[0]))):
+                self.told.append(writer.publish(there[which % len(there)]))
+        finally:
+            self.release(writer)
+
+    def take_over(self, commits: CommitLog, watch: Watch | None, machine: dict[str, str] | None) -> Writer:
+        writer = take_over(commits, self.lease, watch, machine)
+        self.beaten, self.writer, self.generation = self.world.now, writer, writer.generation
+        self.is_beating = True
+        assert self.world.records[writer.position[0] - 1]["by"] is self, "two are the same writer"
+        return writer
 
     def fetch(self, commits: CommitLog, tail: Record | None) -> Record | None:
         """What it goes on from, which must be as it was committed."""
@@ -221,6 +245,15 @@ class Writers(RuleBasedStateMachine):
                 attempt.go()
         attempt.go_on(calls)
 
+    @precondition(lambda self: self.kept() and len(self.running) < 3)
+    @rule(calls=st.integers(0, 40), which=st.integers(0, KEPT))
+    def publish(self, calls: int, which: int) -> None:
+        """Somebody makes the adapter from a checkpoint, while others may be at work."""
+        attempt = Attempt(self.world, len(self.attempts), self.folder, publishes=which)
+        self.attempts.append(attempt)
+        attempt.start()
+        attempt.go_on(calls)
+
     @precondition(lambda self: self.running)
     @rule(who=st.integers(0, 2), calls=st.integers(0, 25), others_live=st.booleans(), fate=fates)
     def go_on(self, who: int, calls: int, others_live: bool, fate: str) -> None:
@@ -306,7 +339,12 @@ class Writers(RuleBasedStateMachine):
                     self.check_take_over(record["by"], before["generation"])
             else:
                 assert (record["generation"], record["by"]) == (before["generation"], before["by"])
-                self.check_kept(record)
+                if record["kind"] != "publish":
+                    self.check_kept(record)
+                elif not self.world.lost:
+                    newest = self.world.newest_commit(number)
+                    assert newest and record["kept"] == newest["kept"]
+                    assert record["folder"] in record["kept"]
         self.checked = len(records)
 
     @invariant()
@@ -320,6 +358,12 @@ class Writers(RuleBasedStateMachine):
     def kept_checkpoints_are_whole(self) -> None:
         for folder in self.kept():
             assert self.is_whole(folder) or self.is_damaged(folder), f"{folder} is lost, or mixed"
+
+    @invariant()
+    def what_is_published_stays(self) -> None:
+        """Until the run comes to an end, its checkpoint is kept; nobody knows it where records are lost."""
+        if not self.world.lost and (folder := self.published()):
+            assert folder in self.kept()
 
     @invariant()
     def processes_end_for_a_reason(self) -> None:
@@ -381,13 +425,22 @@ class Writers(RuleBasedStateMachine):
         for before in reversed(self.world.records[: record["number"] - 1]):
             if before["files"]:
                 kept = [record["folder"], *(kept for kept in before["kept"] if kept != record["folder"])]
-                allowed.append(kept[:KEPT])
+                stays = (
+                    record["published"] if record["kind"] == "commit" else self.published(record["number"])
+                )
+                allowed.append([at for at in kept if at in kept[:KEPT] or at == stays])
                 is_known = before["by"] is not record["by"] or self.was_told(before)
                 if is_known and before["number"] not in self.world.lost:
                     break
         else:
             allowed.append([record["folder"]])
         assert record["kept"] in allowed
+
+    def published(self, until: int | None = None) -> str:
+        """The folder that the adapter was made from by the records before that number, since the last end."""
+        told = (record for record in reversed(self.world.records[: until and until - 1]))
+        newest = next((record for record in told if record["kind"] in ("publish", "done")), None)
+        return newest["folder"] if newest and newest["kind"] == "publish" else ""
 
     def kept(self) -> list[str]:
         """The folders of the checkpoints that the newest commit keeps, the newest first."""
@@ -396,7 +449,8 @@ class Writers(RuleBasedStateMachine):
 
     def is_whole(self, folder: str) -> bool:
         """Whether all files are those of the one writer that committed this checkpoint."""
-        record = next(record for record in reversed(self.world.records) if record["folder"] == folder)
+        commits = (record for record in reversed(self.world.records) if record["files"])
+        record = next(record for record in commits if record["folder"] == folder)
         return record["files"].keys() == set(FILES) and all(
             self.world.files.get(f"{folder}/{file}") == content(record["by"].number, record["step"], file)
             for file in FILES

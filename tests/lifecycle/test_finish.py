@@ -11,8 +11,15 @@ from typing import Any
 import pytest
 import torch
 
+from sidestep.commitlog.lease import Lease
 from sidestep.commitlog.log import file_digest
-from tests.runs import adapter, files, newest, train, train_with_notice_after
+from sidestep.commitlog.writer import take_over
+from sidestep.lifecycle.publish import publish_checkpoint
+from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.preemption import Preemption
+from sidestep.runtime.workspace import Workspace
+from tests.facts import tells
+from tests.runs import adapter, files, log_of, newest, train, train_with_notice_after
 from tests.songs import MakeSpec
 
 
@@ -260,3 +267,66 @@ def test_a_status_that_is_lost_costs_no_number_of_the_receipt(make_spec: MakeSpe
     (output / "receipt.json").unlink()
     train(spec)
     assert json.loads((output / "receipt.json").read_bytes())["attempts"] == 3
+
+
+def publish_again(spec: Any, workspace: Path, name: str | None) -> None:
+    publish_checkpoint(log_of(spec), Workspace(workspace), Lease(60), name)
+
+
+def test_what_was_published_since_the_end_is_the_adapter(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """The same command finds nothing to do, and mends what was published."""
+    spec = make_spec(epochs=3, checkpoint={"every_epochs": 1})
+    first = train(spec)
+    at_the_end, receipt = adapter(spec), Path(spec.output_place, "receipt.json").read_bytes()
+    publish_again(spec, tmp_path / "w", "checkpoint-epoch-1")
+    older, records = adapter(spec), len(list(Path(spec.output_place, "commits").iterdir()))
+    assert older != at_the_end
+    assert train(spec) == first
+    assert adapter(spec) == older
+    (tmp_path / "out" / "adapter" / "adapter_model.safetensors").write_bytes(b"damaged")
+    take_over(log_of(spec), Lease(60), None, None).release()  # another one was cut off before its record
+    assert train(spec) == first
+    assert adapter(spec) == older
+    assert len(list(Path(spec.output_place, "commits").iterdir())) == records + 1
+    assert Path(spec.output_place, "receipt.json").read_bytes() == receipt
+    publish_again(spec, tmp_path / "w", None)
+    assert adapter(spec) == at_the_end
+
+
+def test_what_was_published_and_cannot_be_mended_is_said_and_not_trained_again(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    spec = make_spec(epochs=2, checkpoint={"every_epochs": 1})
+    train(spec)
+    publish_again(spec, tmp_path / "w", "checkpoint-epoch-1")
+    for folder in ("adapter", "checkpoints/checkpoint-epoch-1"):
+        (tmp_path / "out" / folder / "adapter_model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(BadDataError, match="checkpoint-epoch-1"):
+        train(spec)
+    assert adapter(spec)["adapter_model.safetensors"] == b"damaged"
+
+
+def test_a_run_that_was_published_in_the_middle_ends_as_one_that_was_not(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    spec = make_spec(epochs=4)
+    train_with_notice_after(spec, 3)
+    publish_again(spec, tmp_path / "w", None)
+    in_the_middle = adapter(spec)
+    train(spec)
+    whole = make_spec("whole", epochs=4)
+    train(whole)
+    assert in_the_middle != adapter(spec) == adapter(whole)
+    receipt = json.loads(Path(spec.output_place, "receipt.json").read_text())
+    assert (receipt["bit_equality"], len(receipt["machines"])) == ("claimed", 1)
+
+
+def test_who_stops_a_run_by_hand_is_told_how_to_use_what_it_has(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not where nobody may read it, or nothing was saved."""
+    told = ("sidestep publish", "step 3")
+    assert not tells(train_with_notice_after(make_spec("by a signal", epochs=4), 3), *told)
+    monkeypatch.setattr(Preemption, "is_interrupt", True)
+    spec = make_spec("by hand", epochs=4)
+    assert tells(train_with_notice_after(spec, 3), *told, f"'{spec.output_place}'")
