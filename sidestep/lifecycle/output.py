@@ -36,6 +36,11 @@ class Output:
         """Write the resolved spec as `job.yaml`, once it is clear that this output is made by it."""
         self.store.write_bytes(SPEC, dump_yaml(spec.model_dump(mode="json")))
 
+    def keep_first_spec(self, spec: JobSpec) -> None:
+        """The same for a job that has not come to the point where that is clear, where there is none yet."""
+        if not self.store.stat(SPEC):
+            self.keep_spec(spec)
+
     def path(self, name: str) -> Path:
         """A folder below the output to write files into; `send` brings them to the store.
 

@@ -50,7 +50,9 @@ def as_typed(value: object) -> str:
         return " ".join(f"{key}={number}" for key, number in value.items())
     if isinstance(value, bool):
         return str(value).lower()
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return "" if value is None else str(value)
 
 
 def nearest_word(word: str, known: Iterable[str], likeness: float = 0.6) -> str | None:

@@ -79,6 +79,8 @@ def _run(job: "Job") -> "TrainResult | None":
     spec = job.spec
     check_places(job)
     with Reporter(job) as reporter:
+        if spec.task == "pipeline":
+            job.output.keep_first_spec(spec)  # an attempt that ends before it trains can be continued by it
         if spec.task in ("preprocess", "pipeline"):
             from sidestep.tasks.preprocess import preprocess
 

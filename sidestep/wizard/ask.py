@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
-from prompt_toolkit.completion import FuzzyCompleter, WordCompleter
+from prompt_toolkit.completion import Completer, FuzzyCompleter, WordCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.validation import ValidationError, Validator
@@ -19,8 +19,9 @@ from sidestep.runtime.console import write
 from sidestep.runtime.errors import UsageError
 
 GO_BACK = "b"
-HINT = "Enter: what is in brackets · Esc or b: back · Ctrl-C: leave"
-COLUMNS, LINES = 60, 16  # a description, a question, some of its choices, and the hints
+HINT = "Enter: take what is in brackets · Esc or b: back · Ctrl-C: leave"
+COLUMNS, LINES = 66, 16  # the hints; a description, a question, some of its choices, and the hints
+PATHS = 6  # lines for a path's completions
 
 
 class Back(Exception):
@@ -48,7 +49,8 @@ def ask(
     *,
     problem: Callable[[str], str | None] = lambda text: None,
     choices: Mapping[str, str] | None = None,
-    hint: str = "",
+    completer: Completer | None = None,
+    hint: str | Callable[[str], str] = "",
 ) -> str:
     """Ask until the answer is good; nothing typed means `default`.
 
@@ -56,7 +58,8 @@ def ask(
         problem: what is wrong with an answer, looked at while it is typed.
         choices: what can be picked, with a word on each; typing narrows them down, in any spelling that has
             the letters in their order.
-        hint: what is allowed, shown below.
+        completer: of what is no choice, such as a path.
+        hint: what is allowed, shown below; or what it is by what is typed so far.
 
     Raises Back, and KeyboardInterrupt on Ctrl-C or Ctrl-D; the terminal is as before then.
     """
@@ -81,17 +84,21 @@ def ask(
             return f"none of them is like {answer}" if answer else "choose one"
         return problem(answer)
 
+    def toolbar() -> str:
+        says = hint(meant(get_app().current_buffer.text)) if callable(hint) else hint
+        return "\n".join(textwrap.shorten(line, width, placeholder=" …") for line in (says, HINT) if line)
+
     width = os.get_terminal_size().columns - 1
     lines = [textwrap.fill(line, width) for line in question.split("\n")]
     session: PromptSession[str] = PromptSession(
         "\n".join(lines) + (f" [{default}] " if default else " "),
-        completer=picker,
+        completer=picker or completer,
         complete_while_typing=True,
         validator=_Says(what_is_wrong),
         validate_while_typing=True,
-        bottom_toolbar="\n".join(filter(None, (hint, HINT))),
+        bottom_toolbar=toolbar,
         key_bindings=_keys(meant),
-        reserve_space_for_menu=min(12, len(choices) + 1) if choices else 0,
+        reserve_space_for_menu=min(12, len(choices) + 1) if choices else PATHS if completer else 0,
     )
     try:
         text = session.prompt(pre_run=_open_menu if picker else None)

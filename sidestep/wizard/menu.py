@@ -14,9 +14,11 @@ from sidestep.runtime.errors import ExitCode, SideStepError
 from sidestep.wizard.ask import Back, ask, check_terminal, say, yes
 from sidestep.wizard.flow import Step, walk, word
 from sidestep.wizard.job import Run, set_up
+from sidestep.wizard.places import completer, while_typing
 from sidestep.wizard.questions import ask_model
-from sidestep.wizard.runs import past_runs
-from sidestep.wizard.settings import load_settings, save_settings
+from sidestep.wizard.resume import resume
+from sidestep.wizard.runs import known_runs, pick_run, short
+from sidestep.wizard.settings import from_anywhere, load_settings, save_settings
 from sidestep.wizard.state import Answers, WizardState
 
 _STAYS = {("checkpoint_dir",), ("model_variant",), ("dataset_dir",)}  # from preprocessing to training
@@ -28,11 +30,11 @@ def wizard(run: Run) -> None:
     Raises UsageError for a terminal that cannot show the questions.
     """
     check_terminal()
-    write("\nSide-Step. Type a part of what you want, or choose it with the arrow keys.\n")
-    choices = {name: says for name, (says, _) in MENU.items()} | {"quit": "leave"}
+    write("\nSide-Step. Type part of an answer, or choose one with the arrow keys.\n")
+    choices = {name: says for name, (says, _) in MENU.items()} | {"quit": "leave the wizard"}
     while True:
         try:
-            action = ask("\nWhat is to be done?", "train", choices=choices)
+            action = ask("\nWhat would you like to do?", "pipeline", choices=choices)
         except (Back, KeyboardInterrupt):
             return
         if action == "quit":
@@ -45,6 +47,10 @@ def wizard(run: Run) -> None:
             write("\n")
         except SideStepError as error:
             write(f"{error}\n")
+
+
+def _pipeline(run: Run) -> None:
+    set_up("pipeline", WizardState(), run)
 
 
 def _train(run: Run, known: Answers | None = None) -> None:
@@ -63,25 +69,25 @@ def _estimate(run: Run) -> None:
 
 
 def _plan(run: Run) -> None:
-    run(["plan", ask("The job's file.", "job.yaml")])
+    run(["plan", *_answers(_place("Job file:", "job.yaml", ".yaml", ".yml"))])
 
 
 def _render(run: Run) -> None:
-    file, place = _answers(
-        word("The job's file.", "job.yaml"),
-        word("The place.", load_settings().place, dict.fromkeys(PLATFORMS, "")),
+    file, platform = _answers(
+        _place("Job file:", "job.yaml", ".yaml", ".yml"),
+        word("Platform:", load_settings().place, dict.fromkeys(PLATFORMS, "")),
     )
-    run(["render", place, file])
+    run(["render", platform, file])
 
 
 def _export(run: Run) -> None:
     settings = load_settings()
-    formats = {"app": "the ACE-Step app", "diffusers": "a pipeline in Python", "comfyui": "one file"}
-    adapter, format_ = "The adapter's place.", "Who is to read it?"
-    state = WizardState({("checkpoint_dir",): settings.checkpoint_dir})
+    formats = {"app": "the ACE-Step app", "diffusers": "diffusers, in Python", "comfyui": "ComfyUI: one file"}
+    adapter, format_ = "Adapter:", "Made for:"
+    state = WizardState({("checkpoint_dir",): short(settings.checkpoint_dir)})
     walk(
         [
-            word(adapter, f"{settings.output_dir}/my-lora/adapter"),
+            _place(adapter, f"{short(settings.output_dir)}/my-lora/adapter"),
             word(format_, "app", formats),
             Step(ask_model),
         ],
@@ -92,34 +98,21 @@ def _export(run: Run) -> None:
 
 def _status(run: Run) -> None:
     """One of the known runs, or another."""
-    settings = load_settings()
-    runs = past_runs(settings, resolve(needs_places=False)[0].storage)
-    which, output, another = "Which run?", "The run's output_dir.", "another"
-
-    def is_another(state: WizardState) -> bool:
-        return state.words[which] == another
-
-    state = WizardState()
-    walk(
-        [
-            word(which, next(iter(runs), another), runs | {another: "named by its output_dir"}),
-            word(output, f"{settings.output_dir}/my-lora", applies=is_another),
-        ],
-        state,
-    )
-    run(["status", state.words[output if is_another(state) else which]])
+    settings, storage = load_settings(), resolve(needs_places=False)[0].storage
+    output, _ = pick_run(known_runs(settings, storage), storage, settings.output_dir, lambda run: True)
+    run(["status", output])
 
 
 def _presets(run: Run) -> None:
-    what, file, name = "Presets.", "The file.", "The preset's name."
-    new, job = "A name for it.", "The job's file."
+    what, file, name = "Presets:", "Preset file:", "Preset:"
+    new, job = "Name of the preset:", "Job file:"
     actions = {
-        "list": "all, with what they are for",
-        "show": "one's settings",
-        "save": "what a job's file sets, as one of yours",
-        "delete": "one of yours",
-        "import": "from a file",
-        "export": "to a file",
+        "list": "all presets, and what they are for",
+        "show": "the settings of one",
+        "save": "the settings of a job file as a preset of your own",
+        "delete": "one of your own",
+        "import": "one from a file",
+        "export": "one to a file",
     }
     wanted = {"show": [name], "save": [new, job], "delete": [name], "import": [file], "export": [name]}
     known = {preset.name: preset.description for preset in all_presets().values()}
@@ -130,7 +123,7 @@ def _presets(run: Run) -> None:
 
     def named(state: WizardState) -> dict[str, str]:
         if state.words[what] == "delete" and not own:
-            say("There is none of yours.")
+            say("You have no presets of your own.")
             raise Back
         return own if state.words[what] == "delete" else known
 
@@ -140,8 +133,8 @@ def _presets(run: Run) -> None:
             word(what, "list", actions),
             word(name, choices=named, applies=asks(name)),
             word(new, "mine", applies=asks(new)),
-            word(job, "job.yaml", applies=asks(job)),
-            word(file, "preset.yaml", applies=asks(file)),
+            _place(job, "job.yaml", ".yaml", ".yml", applies=asks(job)),
+            _place(file, "preset.yaml", ".yaml", ".yml", applies=asks(file)),
         ],
         state,
     )
@@ -150,23 +143,39 @@ def _presets(run: Run) -> None:
 
 
 def _settings(run: Run) -> None:
+    """Folders are kept as absolute paths: the wizard may be started from another folder next time."""
     old = load_settings()
-    checkpoints, tensors, output, place, vanilla = _answers(
-        word("The checkpoint folder, or bucket.", old.checkpoint_dir),
-        word("The folder, or bucket, for tensors.", old.dataset_dir),
-        word("The folder, or bucket, for results.", old.output_dir),
-        word("The place that jobs are rendered for.", old.place, dict.fromkeys(PLATFORMS, "")),
-        word("Offer vanilla mode?", "yes" if old.vanilla else "no", {"yes": "", "no": ""}),
+    checkpoints, tensors, output, platform, vanilla = _answers(
+        _place("Folder or bucket with the models:", old.checkpoint_dir),
+        _place("Folder or bucket for tensors:", old.dataset_dir, is_made=True),
+        _place("Folder or bucket for results:", old.output_dir, is_made=True),
+        word("Platform you render jobs for:", old.place, dict.fromkeys(PLATFORMS, "")),
+        word("Offer vanilla mode:", "yes" if old.vanilla else "no", {"yes": "", "no": ""}),
     )
     changed = {
-        "checkpoint_dir": checkpoints,
-        "dataset_dir": tensors,
-        "output_dir": output,
-        "place": place,
+        "checkpoint_dir": from_anywhere(checkpoints),
+        "dataset_dir": from_anywhere(tensors),
+        "output_dir": from_anywhere(output),
+        "place": platform,
         "vanilla": vanilla == "yes",
     }
     save_settings(old.model_copy(update=changed))
     write("Saved.\n")
+
+
+def _place(
+    question: str,
+    default: str,
+    *suffixes: str,
+    is_made: bool = False,
+    applies: Callable[[WizardState], bool] = lambda state: True,
+) -> Step:
+    """A question for a folder, or for a file that ends so, with completion and a word on what is there."""
+
+    def hint(text: str) -> str:
+        return while_typing(text, is_file=bool(suffixes), is_made=is_made)
+
+    return word(question, default, applies=applies, completer=completer(suffixes), hint=hint)
 
 
 def _answers(*questions: Step) -> list[str]:
@@ -178,13 +187,15 @@ def _answers(*questions: Step) -> list[str]:
 
 # What can be done: a word on it, and the flow that asks about it.
 MENU: dict[str, tuple[str, Callable[[Run], None]]] = {
-    "train": ("tensors to an adapter", _train),
+    "pipeline": ("songs to an adapter, all steps in a row", _pipeline),
+    "resume": ("continue an interrupted run", resume),
     "preprocess": ("songs to tensors", _preprocess),
-    "estimate": ("which modules a dataset moves most", _estimate),
-    "plan": ("memory, time and cost of a job's file", _plan),
-    "render": ("the file that runs a job's file at a place", _render),
-    "export": ("an adapter for the app, diffusers or ComfyUI", _export),
-    "status": ("past runs, and what one is doing", _status),
+    "estimate": ("see which modules your songs change most", _estimate),
+    "train": ("tensors to an adapter", _train),
+    "status": ("your runs, and how far they are", _status),
+    "plan": ("memory, time and cost of a job file", _plan),
+    "render": ("turn a job file into one for Kubernetes, Slurm, …", _render),
+    "export": ("an adapter for the ACE-Step app, diffusers or ComfyUI", _export),
     "presets": ("named settings", _presets),
-    "settings": ("checkpoint folder, default places, vanilla mode", _settings),
+    "settings": ("default folders, platform, vanilla mode", _settings),
 }

@@ -8,16 +8,25 @@ from sidestep.config.fields import SpecField, spec_fields
 from sidestep.config.groups import GROUPS
 from sidestep.config.optimizers import OPTIMIZERS
 from sidestep.config.presets import all_presets
+from sidestep.data.kinds import AUDIO_SUFFIXES
 from sidestep.runtime.errors import SideStepError
 from sidestep.storage.open import open_store
 from sidestep.wizard.ask import ask, say
 from sidestep.wizard.flow import Step
+from sidestep.wizard.labels import question, word_on
+from sidestep.wizard.places import FILES, MADE, completer, what_is_there, while_typing
+from sidestep.wizard.runs import short
 from sidestep.wizard.settings import Settings
 from sidestep.wizard.state import WizardState
 
 # For each task the fields that are asked for, in their order, and two questions about none: which preset, and
 # how much is asked. In Advanced all other fields that the task reads follow, by their groups.
-QUESTIONS = {
+_TRAINING = ("preset", "depth", "train.adapter.rank", "train.epochs", "train.optimizer_type")
+QUESTIONS: dict[str, tuple[str, ...]] = {
+    "pipeline": (
+        *("checkpoint_dir", "model_variant", "audio_dir", "dataset_json", "output_dir"),
+        *("train.adapter.type", "train.mode", *_TRAINING),
+    ),
     "preprocess": (
         *("checkpoint_dir", "model_variant", "audio_dir", "dataset_json", "dataset_dir"),
         "depth",
@@ -28,12 +37,9 @@ QUESTIONS = {
     ),
     "train": (
         *("train.adapter.type", "train.mode", "checkpoint_dir", "model_variant", "dataset_dir", "output_dir"),
-        *("preset", "depth"),
-        *("train.adapter.rank", "train.epochs", "train.optimizer_type"),
+        *_TRAINING,
     ),
 }
-ASKED = {"task", *(name for names in QUESTIONS.values() for name in names)}
-"""What Advanced does not ask once more."""
 
 # The guide's table: datasets of up to so many songs, what is recommended, and its range.
 EPOCHS = ((10, 300, "200 to 500"), (50, 150, "100 to 200"), (sys.maxsize, 75, "50 to 100"))
@@ -46,19 +52,21 @@ NOTICES: dict[tuple[str, str], str] = {
     ("train.gradient_checkpointing", "false"): "A song takes many times the memory like this.",
 }
 NOTHING = "-"  # typed to take an answer back
+AUTOMATIC = "automatic"  # picked to leave a field open
 
 
 def steps_of(task: str, settings: Settings) -> list[Step]:
     """The task's questions, with the settings' places for defaults."""
     defaults = {
-        "checkpoint_dir": settings.checkpoint_dir,
-        "dataset_dir": settings.dataset_dir,
-        "output_dir": f"{settings.output_dir}/my-lora",
+        "checkpoint_dir": short(settings.checkpoint_dir),
+        "dataset_dir": short(settings.dataset_dir),
+        "output_dir": f"{short(settings.output_dir)}/my-lora",
     }
     names = [name for name in QUESTIONS[task] if settings.vanilla or name != "train.mode"]
+    own = _OWN | {"depth": partial(_ask_depth, asked=QUESTIONS[task])}
     return [
         *(
-            Step(_OWN.get(name) or partial(_ask_field, name=name, default=defaults.get(name, "")))
+            Step(own.get(name) or partial(_ask_field, name=name, default=defaults.get(name, "")))
             for name in names
         ),
         *_advanced_steps(task),
@@ -67,21 +75,21 @@ def steps_of(task: str, settings: Settings) -> list[Step]:
 
 def _advanced_steps(task: str) -> list[Step]:
     """A question for each field that the task reads and that was not asked yet, by groups, each under its
-    group's title and its number in there."""
+    group's title, its number in there, and its name."""
     steps = []
     for group in GROUPS:
-        if task not in group.tasks:
+        if task not in group.tasks and task != "pipeline":
             continue
-        fields = [spec_fields()[path] for path in group.paths if ".".join(path) not in ASKED]
-        for number, field in enumerate(fields, 1):
-            title = f"— {group.title}: {number} of {len(fields)}"
-            steps.append(
-                Step(partial(_ask_field, name=field.name, title=title), partial(_is_asked_in_advanced, field))
-            )
+        names = [".".join(path) for path in group.paths]
+        names = [name for name in names if name != "task" and name not in QUESTIONS[task]]
+        for number, name in enumerate(names, 1):
+            title = f"— {group.title}, {number} of {len(names)}: {name}"
+            field = spec_fields()[tuple(name.split("."))]
+            steps.append(Step(partial(_ask_field, name=name, title=title), partial(_is_asked_later, field)))
     return steps
 
 
-def _is_asked_in_advanced(field: SpecField, state: WizardState) -> bool:
+def _is_asked_later(field: SpecField, state: WizardState) -> bool:
     return state.is_advanced and field.adapter_type in (None, state.adapter_type)
 
 
@@ -89,18 +97,31 @@ def _ask_field(state: WizardState, name: str, default: str = "", note: str = "",
     """Ask for a field. What is in brackets: what was answered before, else `default`, else what would be."""
     field = spec_fields()[tuple(name.split("."))]
     otherwise = state.otherwise(field.path)
-    words = field.choices or (["true", "false"] if "boolean" in field.types else [])
-    if words and not otherwise and "null" in field.types:
-        words, otherwise = ["null", *words], "null"  # to be left open
+    words = _words(field, is_open=not otherwise)
+    if "null" in words.values():
+        otherwise = "null"
     offered = state.typed.get(field.path) or state.answers.get(field.path) or default or otherwise
-    can_be_empty = "null" in field.types and not words
-    answer = ask(
-        "\n".join(filter(None, (title, f"{field.info.description}{note}", f"{name}:"))),
-        offered,
-        choices=dict.fromkeys(words, "") or None,
-        problem=lambda text: None if can_be_empty and text == NOTHING else state.problem(field, text),
-        hint=f"{field.allowed}; {NOTHING} for none" if can_be_empty and offered else field.allowed,
+    can_be_empty = "null" in field.types and not words and name not in MADE
+    said = next((word for word, text in words.items() if text == offered), offered)
+    allowed = (
+        f"{field.allowed_but_null}; {NOTHING} for none"
+        if can_be_empty and offered
+        else field.allowed_but_null
     )
+    asked = f"\n{title}".rstrip() + question(name, field.info.description or "", note)
+    if field.is_place:
+        answer = _ask_place(name, asked, said, state, can_be_empty)
+    else:
+        answer = ask(
+            asked,
+            said,
+            choices={word: word_on(field, word) for word in words} or None,
+            problem=lambda text: (
+                None if can_be_empty and text == NOTHING else state.problem(field, words.get(text, text))
+            ),
+            hint="" if words else allowed,
+        )
+    answer = words.get(answer, answer)
     if answer != offered:
         state.typed[field.path] = answer
     if can_be_empty and answer == NOTHING:
@@ -112,6 +133,37 @@ def _ask_field(state: WizardState, name: str, default: str = "", note: str = "",
         state.answers.pop(field.path, None)
     if notice := NOTICES.get((name, answer)):
         say(notice)
+    if field.is_place and answer and (found := what_is_there(name, answer, state.spec().storage)):
+        say(found)
+
+
+def _words(field: SpecField, is_open: bool) -> dict[str, str]:
+    """What can be picked, and what that is in the spec; nothing where it takes other values, too."""
+    if "boolean" in field.types:
+        words = {"yes": "true", "no": "false"}
+    else:
+        words = {} if field.types & {"integer", "number"} else {word: word for word in field.choices}
+    return {AUTOMATIC: "null", **words} if words and is_open and "null" in field.types else words
+
+
+def _ask_place(name: str, asked: str, default: str, state: WizardState, can_be_empty: bool) -> str:
+    """A path is completed, and whether it is there is said while it is typed."""
+    field = spec_fields()[tuple(name.split("."))]
+    suffixes = FILES.get(name, ())
+
+    def hint(text: str) -> str:
+        if can_be_empty and text in ("", NOTHING):
+            return "Enter alone: none" if not text else "none"
+        found = while_typing(text, is_file=bool(suffixes), is_made=name in MADE)
+        return f"{found}; {NOTHING} for none" if can_be_empty and text else found
+
+    return ask(
+        asked,
+        default,
+        problem=lambda text: None if can_be_empty and text == NOTHING else state.problem(field, text),
+        completer=completer(suffixes),
+        hint=hint,
+    )
 
 
 def _ask_type(state: WizardState) -> None:
@@ -127,7 +179,7 @@ def ask_model(state: WizardState) -> None:
     models = _models(state)
     wanted = state.answers.get(("model_variant",), "base")
     state.answers["model_variant",] = ask(
-        "The model to train on; type a part of its name.\nmodel_variant:",
+        question("model_variant"),
         wanted if wanted in models else next(iter(models)),
         choices=models,
     )
@@ -144,7 +196,7 @@ def _models(state: WizardState) -> dict[str, str]:
     parts = [file.path.split("/") for file in files]
     found = sorted(part[0] for part in parts if part[1:] == ["silence_latent.pt"])  # which models alone have
     if not found:
-        say(f"There are no models in {spec.checkpoint_dir}.")
+        say(f"No model found in {spec.checkpoint_dir}.")
         return dict.fromkeys(ALIASES, "released")
     spoken = {alias: folder for alias, folder in ALIASES.items() if folder in found}
     own = [folder for folder in found if folder not in spoken.values()]
@@ -153,16 +205,16 @@ def _models(state: WizardState) -> dict[str, str]:
 
 def _ask_preset(state: WizardState) -> None:
     presets = {"none": "the defaults"} | {name: preset.description for name, preset in all_presets().items()}
-    chosen = ask("Settings to begin with.\npreset:", state.preset or "none", choices=presets)
+    chosen = ask(question("preset"), state.preset or "none", choices=presets)
     state.preset = None if chosen == "none" else chosen
 
 
-def _ask_depth(state: WizardState) -> None:
-    depths = {"basic": "few questions, good defaults", "advanced": "every setting"}
+def _ask_depth(state: WizardState, asked: tuple[str, ...]) -> None:
+    depths = {"basic": "a few questions, good defaults for the rest", "advanced": "every setting"}
     before = "advanced" if state.is_advanced else "basic"
-    state.is_advanced = ask("How much is asked.\nquestions:", before, choices=depths) == "advanced"
+    state.is_advanced = ask(question("depth"), before, choices=depths) == "advanced"
     if not state.is_advanced:  # what was answered there does not count any more
-        for path in [path for path in state.answers if ".".join(path) not in ASKED]:
+        for path in [path for path in state.answers if ".".join(path) not in asked]:
             del state.answers[path]
             state.typed.pop(path, None)
 
@@ -176,19 +228,24 @@ def _ask_epochs(state: WizardState) -> None:
     field = spec_fields()["train", "epochs"]
     is_open = state.otherwise(field.path) == field.default  # neither preset nor environment says it
     _ask_field(
-        state, field.name, str(epochs) if is_open else "", note=f" For {songs} songs {usual} are recommended."
+        state,
+        field.name,
+        str(epochs) if is_open else "",
+        note=f" For {songs} songs, {usual} are recommended.",
     )
 
 
 def _songs(state: WizardState) -> int:
-    """How many songs' tensors there are; 0 where that cannot be seen."""
+    """How many songs or their tensors there are; 0 where that cannot be seen."""
     try:
         spec = state.spec()
-        files = open_store(spec.dataset_dir or spec.output_place, spec.storage).list_files()
+        suffixes = AUDIO_SUFFIXES if spec.audio_dir else (".pt",)
+        place = spec.audio_dir or spec.dataset_dir or spec.output_place
+        files = open_store(place, spec.storage).list_files()
     except SideStepError as error:
         say(str(error))
         return 0
-    return sum(file.path.endswith(".pt") for file in files)
+    return sum(file.path.lower().endswith(suffixes) for file in files)
 
 
 # The questions that do more than ask for a field.
@@ -196,6 +253,5 @@ _OWN = {
     "train.adapter.type": _ask_type,
     "model_variant": ask_model,
     "preset": _ask_preset,
-    "depth": _ask_depth,
     "train.epochs": _ask_epochs,
 }

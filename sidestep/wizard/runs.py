@@ -1,36 +1,90 @@
-"""The runs that there have been: those that the wizard remembers, and those in the folder for results."""
+"""The runs that there have been: those that the wizard remembers, and those below a folder or bucket."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sidestep.config.schema import StorageSpec
 from sidestep.lifecycle.status import FILE, Status
 from sidestep.runtime.errors import SideStepError
+from sidestep.runtime.words import counted, duration
 from sidestep.storage.open import open_store
+from sidestep.wizard.ask import Back, ask, say
 from sidestep.wizard.settings import Settings
 
+Runs = Mapping[str, Status | str]
+"""Runs by their outputs: how each stands, or why that cannot be read."""
 
-def past_runs(settings: Settings, storage: StorageSpec) -> dict[str, str]:
-    """Each run's output, and in a few words how it stands. One that cannot be read says why."""
-    places = dict.fromkeys(map(_short, [*settings.runs, *_found(settings.output_dir, storage)]))
-    return {place: _standing(place, storage) for place in places}
+ELSEWHERE = "elsewhere"
+STATES = {"done": "finished", "preempted": "interrupted", "failed": "failed", "running": "running"}
 
 
-def _short(place: str) -> str:
+def known_runs(settings: Settings, storage: StorageSpec) -> Runs:
+    """Those that the wizard remembers, the newest first, then others in the folder for results."""
+    remembered = {short(place): _read(place, storage) for place in settings.runs}
+    try:
+        return remembered | dict(runs_below(settings.output_dir, storage))
+    except SideStepError as error:
+        say(str(error))
+        return remembered
+
+
+def runs_below(place: str, storage: StorageSpec) -> Runs:
+    """The runs whose outputs are `place` or lie below it. Raises what its store raises."""
+    store = open_store(place, storage)
+    paths = [file.path for file in store.list_files() if file.path.rpartition("/")[2] == FILE]
+    outputs = [f"{store.place}/{path}".removesuffix(f"/{FILE}") for path in paths]
+    return {short(output): _read(output, storage) for output in outputs}
+
+
+def pick_run(
+    known: Runs, storage: StorageSpec, default: str, is_offered: Callable[[Status | str], bool]
+) -> tuple[str, Status | str]:
+    """Ask which run, of the known ones or of those below a place that is asked for; its output, and how it
+    stands. Raises Back."""
+    runs = known
+    while True:
+        offered = {place: run for place, run in runs.items() if is_offered(run)}
+        words = {place: standing(run) for place, run in offered.items()}
+        which = ask(
+            "\nRun:",
+            next(iter(words), ELSEWHERE),
+            choices=words | {ELSEWHERE: "look in another folder or bucket"},
+        )
+        if which != ELSEWHERE:
+            return which, offered[which]
+        try:
+            place = ask("Where to look:", default, hint="a run's output, or a folder or bucket above it")
+            say(f"Looking in {place} …")
+            runs = runs_below(place, storage)
+            if not any(map(is_offered, runs.values())):
+                say("Nothing to choose from there.")
+        except Back:
+            continue
+        except SideStepError as error:
+            say(str(error))
+
+
+def standing(run: Status | str) -> str:
+    """How it stands, in a few words: its state, step, age and name."""
+    if isinstance(run, str):
+        return run
+    state = "no sign of life" if run.is_stale() else STATES[run.state]
+    step = ""
+    if run.step is not None:
+        is_done = run.state == "done"
+        step = f", {counted(run.step, 'steps')}" if is_done else f" at step {run.step} of {run.steps}"
+    return f"{run.name}: {run.task} {state}{step}, {duration(max(run.silence(), 0))} ago"
+
+
+def short(place: str) -> str:
     """A folder below the working one, as seen from there."""
     here = Path.cwd()
-    return str(Path(place).relative_to(here)) if Path(place).is_relative_to(here) else place
+    inside = Path(place).is_relative_to(here) and Path(place) != here
+    return str(Path(place).relative_to(here)) if inside else place
 
 
-def _found(place: str, storage: StorageSpec) -> list[str]:
-    store = open_store(place, storage)
-    files = (file.path for file in store.list_files())
-    return [f"{store.place}/{path.removesuffix('/' + FILE)}" for path in files if path.endswith("/" + FILE)]
-
-
-def _standing(place: str, storage: StorageSpec) -> str:
+def _read(output: str, storage: StorageSpec) -> Status | str:
     try:
-        status = Status.read(open_store(place, storage).read_small(FILE), place)
+        return Status.read(open_store(output, storage).read_small(FILE), f"{output}/{FILE}")
     except SideStepError as error:
         return str(error).partition("\n")[0].partition(". ")[0]
-    done = f", step {status.step} of {status.steps}" if status.step is not None else ""
-    return f"{status.task}: {'no sign of life' if status.is_stale() else status.state}{done}"

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sidestep.config.presets import write_file
 from sidestep.config.yaml12 import dump_yaml, read_yaml
 from sidestep.runtime.errors import BadSpecError
+from sidestep.storage.open import local_path
 
 KEPT_RUNS = 20
 
@@ -49,8 +50,14 @@ def save_settings(settings: Settings) -> None:
     write_file(settings_file(), dump_yaml(settings.model_dump()).decode(), replace=True)
 
 
+def from_anywhere(place: str) -> str:
+    """A path as it is called from any folder; a URI as it is. Raises BadSpecError for what is neither."""
+    path = local_path(place)
+    return place if path is None or "://" in place else str(path)
+
+
 def remember_run(place: str) -> None:
-    """Put a job's output first among those that status offers. Raises what saving raises."""
-    settings = load_settings()
+    """Put a job's output first among the known runs. Raises what saving raises."""
+    settings, place = load_settings(), from_anywhere(place)
     others = [run for run in settings.runs if run != place]
     save_settings(settings.model_copy(update={"runs": (place, *others)[:KEPT_RUNS]}))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sidestep.config.job import JobSpec
 from sidestep.config.schema import StorageSpec
 from sidestep.lifecycle.events import EventsToSend
 from sidestep.lifecycle.output import Output
@@ -38,6 +39,12 @@ def test_an_output_on_a_disk_is_written_in_place(tmp_path: Path) -> None:
     output.send("logs")
     assert sent(output) == ["logs/a"]
     assert not (tmp_path / "workspace").exists()
+
+
+def test_a_spec_is_kept_early_only_where_there_is_none(output: Output) -> None:
+    output.keep_first_spec(JobSpec(output_dir="out", name="first"))
+    output.keep_first_spec(JobSpec(output_dir="out", name="second"))
+    assert b"name: first" in output.store.read_bytes("job.yaml")
 
 
 def event_file(first_step: int) -> str:

@@ -14,7 +14,7 @@ from sidestep.commitlog.log import CommitLog, Record
 from sidestep.commitlog.writer import Writer
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.reporter import Reporter
-from sidestep.runtime.errors import AgainError
+from sidestep.runtime.errors import AgainError, SideStepError
 from sidestep.runtime.preemption import Preemption
 from sidestep.storage.open import open_store
 from sidestep.tasks import run
@@ -96,3 +96,14 @@ def test_it_ends_when_its_last_checkpoint_is_committed(
     monkeypatch.setattr(Writer, "commit", slow)
     run(spec)
     assert (tail(spec).kind, tail(spec).step) == ("done", 2)
+
+
+def test_a_pipeline_that_ends_before_it_trains_has_kept_its_settings(
+    tiny_checkpoints: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "songs").mkdir()
+    (tmp_path / "songs" / "a.wav").write_bytes(b"no sound")
+    places: dict[str, Any] = {"checkpoint_dir": tiny_checkpoints, "audio_dir": tmp_path / "songs"}
+    with pytest.raises(SideStepError, match=r"a\.wav"):
+        run(JobSpec.load(task="pipeline", name="begun", output_dir=tmp_path / "out", **places))
+    assert "name: begun" in (tmp_path / "out" / "job.yaml").read_text()

@@ -58,3 +58,18 @@ def test_back_from_the_first_question_leaves_the_flow() -> None:
 
     with pytest.raises(Back):
         walk([Step(leave)], WizardState())
+
+
+def test_a_flow_may_begin_at_its_end_with_the_way_back_open() -> None:
+    asked: list[str] = []
+
+    def step(name: str, *, applies: bool = True) -> Step:
+        def ask(state: WizardState) -> None:
+            asked.append(name)
+            if asked == ["last"]:
+                raise Back
+
+        return Step(ask, lambda state: applies)
+
+    walk([step("first"), step("left out", applies=False), step("last")], WizardState(), start=2)
+    assert asked == ["last", "first", "last"]
