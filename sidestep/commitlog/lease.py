@@ -125,17 +125,33 @@ class Watch:
             self._lease.sleep(min(1.0, self._lease.beat_seconds))
 
     def _look(self) -> str:
-        """What the heartbeat is now; "released" where its writer has ended, "" where it never began."""
+        """What the heartbeat is now; "released" where its writer has ended, "" where there is none.
+
+        Where that writer never began, as its record may be all there is of it, the one before it may live.
+        """
         try:
             data = self._store.read_bytes(heartbeat_path(self.generation))
         except MissingInputError:
-            return ""
+            return self._look_at_older()
         try:
             beat = parse_json(data, heartbeat_path(self.generation))
         except BadDataError:
             beat = None
         is_released = isinstance(beat, dict) and beat.get("released") is True
         return "released" if is_released else data.decode(errors="replace")
+
+    def _look_at_older(self) -> str:
+        """The newest heartbeat of an older generation. What it says of its end is not the end of this one."""
+        older = [
+            generation
+            for file in self._store.list_files(FOLDER)
+            if 0 < (generation := generation_of(file.path)) < self.generation
+        ]
+        try:
+            data = self._store.read_bytes(heartbeat_path(max(older))) if older else b""
+        except MissingInputError:  # a new writer has just deleted it
+            return ""
+        return f"{max(older, default=0)}: {data!r}" if data else ""
 
 
 def heartbeat_path(generation: int) -> str:

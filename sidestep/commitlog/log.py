@@ -11,6 +11,10 @@ What belongs to the log, where a disk or a user has left something else in `comm
   what it says. (Those of version 0.1.0 say neither, and are taken at their name.)
 - A record is *lost* where something else has its number, or nothing although a later number is taken. The
   number stays taken, and counts as the take-over of a writer that committed nothing. So any gap is bridged.
+- A record is *not complete* where it is empty, or begins as one and does not end so: on a disk without hard
+  links its writer may be at it, or was killed. The newest is waited for, for `PATIENCE` seconds. Then it is
+  lost, but no take-over: who was the writer still is, and goes on with the next number. For whoever takes
+  over it counts as a generation all the same.
 - A *stray* is any other file: one whose name is no number, or one that would be a record only if more than
   `BRIDGED` in a row were lost before it, and does not say that it is. It is named once, and ignored.
 """
@@ -18,7 +22,8 @@ What belongs to the log, where a disk or a user has left something else in `comm
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,7 +31,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict  # pydantic takes no other one before Python 3.12
 
+from sidestep.commitlog.lease import heartbeat_path
 from sidestep.runtime.canonical import json_bytes
+from sidestep.runtime.creating import PATIENCE
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.runtime.parsing import Count, as_kind, parse_json
 from sidestep.storage.store import Store
@@ -36,6 +43,10 @@ log = logging.getLogger(__name__)
 FOLDER = "commits"
 BRIDGED = 10_000  # records in a row that are gone, before one that is damaged or says no number
 
+END = b"\n}\n"
+"""A record's last line is its closing brace. None before it begins with one: what is inside is indented."""
+
+LOOKS = 10  # at a record that is not complete, while it is waited for
 
 FILES_AT_MOST = 1000
 """Of a checkpoint: one has some five."""
@@ -90,11 +101,21 @@ class Record:
 LOST = Record("take-over", generation=0, nonce="")
 
 
+class NotCompleteError(BadDataError):
+    """A record that is there and does not end as one ends."""
+
+
 class CommitLog:
     """The log of one output. Reading it asks the store every time: no record is cached."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self.store, self._clock, self._sleep = store, clock, sleep
+        self._not_complete: set[int] = set()  # numbers of records that were waited for in vain
         self._named: set[str | int] = set()  # strays, and the numbers of lost records, that have been told of
 
     def tail(self, at_least: int = 0) -> Record | None:
@@ -110,13 +131,13 @@ class CommitLog:
     def back_from(self, record: Record | None) -> Iterator[Record]:
         """Yield `record` and those before it, newest first, each read when it is its turn; no lost ones."""
         while record:
-            if not record.is_lost:
+            if not record.is_lost and record.number not in self._not_complete:
                 yield record
             record = self._newest_whole(record.number - 1)
 
     def read(self, number: int) -> Record:
         """Return the record of that number. Raises BadDataError for one that is none, MissingInputError."""
-        record = self._parse(number)
+        record = self._complete(number)
         if record.number not in (number, 0):
             raise BadDataError(
                 f"{self.store.place}/{record_path(number)} is not that record: it says that it is number "
@@ -125,14 +146,27 @@ class CommitLog:
         return replace(record, number=number)
 
     def at(self, number: int) -> Record:
-        """Return the record of a number that is taken; where it is lost, one that stands in for it."""
+        """Return the record of a number that is taken; where it is lost, one that stands in for it.
+
+        That says nothing but a generation; or, where no record was ever complete since, what the newest says
+        that was.
+        """
         whole = self._newest_whole(number)
         if whole and whole.number == number:
             return whole
         base = whole or LOST
         # Each may have been another writer's, which made files in folders of its generation, and may live.
         generation = base.generation + number - base.number
-        return replace(LOST, generation=generation, machines=base.machines, number=number)
+        says = base if self._wrote_nobody(base, number) else replace(LOST, machines=base.machines)
+        return replace(says, generation=generation, number=number)
+
+    def _wrote_nobody(self, base: Record, number: int) -> bool:
+        """Whether none of the records behind `base` up to `number` was complete. A writer's that was, and is
+        cut short since, has left its heartbeat."""
+        gone = range(1, number - base.number + 1)
+        return all(base.number + count in self._not_complete for count in gone) and not any(
+            self.store.stat(heartbeat_path(base.generation + count)) for count in gone
+        )
 
     def _newest_whole(self, last: int) -> Record | None:
         """The newest record up to the number `last` that is not lost."""
@@ -171,9 +205,28 @@ class CommitLog:
         except (BadDataError, MissingInputError):
             return False
 
+    def _complete(self, number: int) -> Record:
+        """What `_parse` returns; one that is not complete is waited for, once, while it is the newest."""
+        end = self._clock() + PATIENCE
+        while True:
+            try:
+                return self._parse(number)
+            except NotCompleteError:
+                is_late = number in self._not_complete or self._clock() >= end
+                if is_late or self.store.stat(record_path(number + 1)):
+                    self._not_complete.add(number)
+                    raise
+            self._sleep(PATIENCE / LOOKS)
+
     def _parse(self, number: int) -> Record:
         path = record_path(number)
-        fields = parse_json(self.store.read_bytes(path), f"{self.store.place}/{path}")
+        data = self.store.read_bytes(path)
+        try:
+            fields = parse_json(data, f"{self.store.place}/{path}")
+        except BadDataError as error:
+            if is_begun(data):
+                raise NotCompleteError(f"it was never completed: {error}") from error
+            raise
         record = as_kind(Record, fields, f"{self.store.place}/{path}")
         digest = fields.pop("digest", "")
         if (digest or record.number) and digest != _digest(fields):
@@ -244,6 +297,11 @@ class CommitLog:
 def record_path(number: int) -> str:
     """Return where record `number` is, relative to the output."""
     return f"{FOLDER}/{number:06}.json"
+
+
+def is_begun(data: bytes) -> bool:
+    """Whether this is the beginning of a record, or space for one, and not the end."""
+    return data.strip(b"\0")[:1] in (b"", b"{") and not data.endswith(END)
 
 
 def file_digest(path: Path) -> FileEntry:

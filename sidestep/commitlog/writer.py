@@ -187,10 +187,9 @@ class Writer:
             there = _created(self.commits, replace(record, number=self._number + 1))
             if there.nonce != self._nonce:
                 raise self._fenced()
-            self._number = there.number
+            self._note(there)
             if there.content() == replace(record, number=there.number).content():
                 return there
-            self.newest = there  # an earlier try, given up for lost, had got through
 
     def _catch_up(self) -> None:
         """Learn of the records of this writer whose answers were lost. Raises AgainError where another has
@@ -198,7 +197,14 @@ class Writer:
         for there in self._following():
             if there.nonce != self._nonce:
                 raise self._fenced()
-            self._number, self.newest = there.number, there
+            self._note(there)
+
+    def _note(self, there: Record) -> None:
+        """The log has got to this record, which is this writer's: an earlier try, given up for lost, had got
+        through; or it stands in for one that nobody has completed."""
+        self._number = there.number
+        if there.files:
+            self.newest = there
 
     def _is_last(self) -> bool:
         """Whether nobody else has added to the log. Asked by the heartbeat's thread, too."""

@@ -24,8 +24,10 @@ from sidestep.data.weights import check_headers
 from sidestep.lifecycle.job import Job
 from sidestep.preflight.checks import Check, Skipped, raise_problems, run_checks
 from sidestep.preflight.free import check_output_free, check_tensors_free
+from sidestep.runtime.creating import Means
 from sidestep.runtime.errors import AccessError, BadDataError, MissingInputError, SideStepError
 from sidestep.runtime.words import counted, some
+from sidestep.storage.disks import cached_mount, means_in
 from sidestep.storage.local import LocalStore
 from sidestep.storage.store import PROBE, FileInfo, Store
 
@@ -202,13 +204,9 @@ def _check_output(store: Store, is_shared: bool) -> str:
 
 
 def _check_writable(store: Store, is_shared: bool) -> str:
-    """Create a file and delete it; where there is to be one writer, say so if the store creates it twice.
-
-    A local folder that is not there yet is not made: another attempt may be doing the same right now.
-    """
-    if isinstance(store, LocalStore) and not store.root.is_dir():
-        store.check_can_be_made()
-        return f"{store.place} can be made"
+    """Create a file and delete it; where there is to be one writer, say so if the store creates it twice."""
+    if isinstance(store, LocalStore):
+        return _check_disk(store, is_shared)
     probe = PROBE + uuid.uuid4().hex
     store.create(probe, b"")
     refuses = not store.create(probe, b"")
@@ -220,6 +218,25 @@ def _check_writable(store: Store, is_shared: bool) -> str:
             store.place,
         )
     return f"{store.place} can be written"
+
+
+def _check_disk(store: LocalStore, is_shared: bool) -> str:
+    """The same for a folder, and by what two writers are kept apart there.
+
+    One that is not there yet is not made: another attempt may be doing the same right now.
+    """
+    can = f"{store.place} can be {'written' if store.root.is_dir() else 'made'}"
+    folder = store.check_can_be_made()
+    if is_shared:
+        return can
+    means, cached = means_in(folder), cached_mount(store.root)
+    if cached or means is None:
+        said = f"one run at a time: this disk cannot keep two apart ({cached or 'it replaces files'})"
+        log.warning("%s: %s. Two runs that write there would not notice each other.", store.place, said)
+    else:
+        said = f"each record is made by {means}"
+        log.log(logging.DEBUG if means is Means.LINK else logging.INFO, "%s: %s", store.place, said)
+    return f"{can}; {said}"
 
 
 def credential_checks(spec: JobSpec) -> Iterator[Check]:

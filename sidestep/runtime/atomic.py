@@ -11,6 +11,7 @@ TEMPORARY = ".sidestep-tmp-"
 """How the names of unfinished files begin. A store's listing leaves them out."""
 
 TRIES_TO_MAKE_A_FOLDER = 20
+NO_SYNC_OF_FOLDERS = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)  # as SMB answers: it has no such call
 
 
 @contextmanager
@@ -19,32 +20,16 @@ def replacing(target: Path) -> Iterator[Path]:
 
     Readers see the old file or the new one, never a part. After a failure the old one stays.
     """
-    with _temporary_beside(target) as temporary:
+    with temporary_beside(target) as temporary:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(target)
-        _sync_entries(target.parent)
-
-
-def create_file(target: Path, data: bytes) -> bool:
-    """Write `target` only if it is not there, atomically; return whether it was written.
-
-    A hard link is the one local operation that both refuses to replace and shows the whole content at
-    once: O_EXCL would show an empty file first.
-    """
-    with _temporary_beside(target) as temporary:
-        temporary.write_bytes(data)
-        _sync(temporary)
-        try:
-            target.hardlink_to(temporary)
-        except FileExistsError:
-            return False
-        _sync_entries(target.parent)
-        return True
+        sync_entries(target.parent)
 
 
 @contextmanager
-def _temporary_beside(target: Path) -> Iterator[Path]:
+def temporary_beside(target: Path) -> Iterator[Path]:
+    """Yield a new, empty file beside `target`, deleted at the end of the block if it is still there."""
     # In the same folder: a rename or a link does not cross file systems.
     temporary = target.with_name(TEMPORARY + uuid.uuid4().hex)
     _begin(temporary)
@@ -70,15 +55,21 @@ def _make_folder(folder: Path) -> None:
         _make_folder(folder.parent)
         with suppress(FileExistsError):  # by another process; or it is a file, as what is put there says
             folder.mkdir()
-        _sync_entries(folder.parent)
+        sync_entries(folder.parent)
 
 
-def _sync_entries(folder: Path) -> None:
-    with suppress(FileNotFoundError):  # another process deleted it, with all that was in it
-        _sync(folder)
+def sync_entries(folder: Path) -> None:
+    """Wait until the names of what is in the folder are on the disk, as far as it has a call for that."""
+    try:
+        sync(folder)
+    except FileNotFoundError:
+        pass  # another process deleted it, with all that was in it
+    except OSError as error:
+        if error.errno not in NO_SYNC_OF_FOLDERS:
+            raise
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until the file's content, or the folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

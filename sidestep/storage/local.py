@@ -10,7 +10,8 @@ from tempfile import TemporaryFile
 from typing import Self
 
 from sidestep.config.schema import StorageSpec
-from sidestep.runtime.atomic import TEMPORARY, create_file, replacing
+from sidestep.runtime.atomic import TEMPORARY, replacing
+from sidestep.runtime.creating import create_file
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.errors import BadDataError, BadSpecError
 from sidestep.storage.store import PROBE, FileInfo, ProgressCallback, Store, Unfinished, no_progress
@@ -67,11 +68,12 @@ class LocalStore(Store):
             )
         return full
 
-    def check_can_be_made(self) -> None:
-        """Make sure that a folder can be made here, where there is none: by a file in the nearest one above.
+    def check_can_be_made(self) -> Path:
+        """Make sure that files can be written here, or a folder made: by a file in the nearest one there is.
 
         That file has no name, so nothing is left of it. No folder is made or deleted: another process may be
-        about to use it. Raises BadSpecError where a file is in the way, AccessError where it may not be made.
+        about to use it. Returns the folder that was tried. Raises BadSpecError where a file is in the way,
+        AccessError where it may not be made.
         """
         full = self.locate_to_write("")
         with local_errors(full):
@@ -81,7 +83,8 @@ class LocalStore(Store):
                 if not is_folder:
                     raise BadSpecError(f"{nearest} is a file, where a folder is needed. Name another place.")
                 try:
-                    return TemporaryFile(dir=nearest).close()
+                    TemporaryFile(dir=nearest).close()
+                    return nearest
                 except FileNotFoundError:
                     if nearest.is_dir():
                         raise
@@ -131,7 +134,7 @@ class LocalStore(Store):
     def create(self, path: str, data: bytes) -> bool:
         full = self.locate_to_write(path)
         with local_errors(full):
-            return create_file(full, data)
+            return create_file(full, data) is not None
 
     def download(self, path: str, target: Path, progress: ProgressCallback = no_progress) -> None:
         _copy(self.locate(path), target, progress)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from sidestep.commitlog import log
 from sidestep.commitlog.lease import Lease
 from sidestep.commitlog.writer import Writer
 from sidestep.config.schema import StorageSpec
@@ -17,6 +18,12 @@ from tests.commitlog.commits import begin
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     place = str(tmp_path / "output") if request.param == "local" else f"memory://{tmp_path.name}/output"
     return open_store(place, StorageSpec())
+
+
+@pytest.fixture(autouse=True)
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that is cut short is not waited for, but where a test's own clock measures it."""
+    monkeypatch.setattr(log, "PATIENCE", 0.0)
 
 
 @pytest.fixture

@@ -321,7 +321,10 @@ class Writers(RuleBasedStateMachine):
 
     @invariant()
     def records_follow_one_another(self) -> None:
-        """Each number once, each generation one more than the one before, and each record its writer's."""
+        """Each number once, each generation one more than the one before, and each record its writer's.
+
+        Between two of a writer's may be what has a record's number, and was never completed.
+        """
         records = self.world.records
         for number, record in enumerate(records[self.checked :], start=self.checked + 1):
             before: dict[str, Any] = records[number - 2] if number > 1 else {"generation": 0, "by": None}
@@ -338,6 +341,7 @@ class Writers(RuleBasedStateMachine):
                 if number > 1 and not is_lost:
                     self.check_take_over(record["by"], before["generation"])
             else:
+                before = next(one for one in reversed(records[: number - 1]) if one["by"])
                 assert (record["generation"], record["by"]) == (before["generation"], before["by"])
                 if record["kind"] != "publish":
                     self.check_kept(record)

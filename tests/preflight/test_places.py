@@ -16,9 +16,10 @@ from sidestep.lifecycle.job import Job
 from sidestep.preflight.checks import raise_problems, run_checks
 from sidestep.preflight.places import check_places, output_checks
 from sidestep.runtime.errors import BadSpecError, ExitCode, SideStepError
-from sidestep.storage import local
+from sidestep.storage import disks, local
 from sidestep.storage.open import open_store
 from sidestep.tasks import train as train_task
+from tests.disks import LACKS, MEANS, answer
 from tests.faults import faulty_server
 from tests.s3 import S3Server, set_credentials, strict_server
 from tests.songs import MakeSpec
@@ -348,3 +349,52 @@ def test_the_probe_leaves_nothing_and_finds_a_store_that_overwrites(
         check_places(Job(spec))
         assert server.store("").list_files() == []
     assert "s3://studio/run replaces a file where it is asked to create one" in caplog.text
+
+
+@pytest.mark.parametrize("kind", LACKS)
+@pytest.mark.parametrize("is_there", [False, True])
+def test_by_what_records_are_made(
+    make_spec: MakeSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    is_there: bool,
+) -> None:
+    """Plan says it always, a job where it is not the usual one."""
+    answer(monkeypatch, **LACKS[kind])
+    if is_there:
+        (tmp_path / "out").mkdir()
+    job = Job(make_spec())
+    (found,) = run_checks(output_checks(job))
+    assert found.error is None and MEANS[kind] in found.said
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        check_places(job)
+    assert (MEANS[kind] in caplog.text) is (kind != "link")
+    assert not list(tmp_path.glob("**/.sidestep*"))
+
+
+@pytest.mark.parametrize("why", ["cached", "replaces"])
+def test_a_disk_that_cannot_keep_two_runs_apart(
+    make_spec: MakeSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    why: str,
+) -> None:
+    """Only where there is to be one writer."""
+    if why == "cached":
+        (tmp_path / "mounts").write_text(f"drive {tmp_path} fuse rw 0 0\n")
+        monkeypatch.setattr(disks, "MOUNTS", tmp_path / "mounts")
+    else:
+        monkeypatch.setattr(os, "link", os.replace)
+    job = Job(make_spec())
+    (found,) = run_checks(output_checks(job))
+    for said in (found.said, caplog.text):
+        assert "one run at a time: this disk cannot keep two apart" in said
+    assert found.error is None and "WARNING" in caplog.text
+    assert why != "cached" or "drive" in found.said
+    caplog.clear()
+    (shared,) = run_checks(output_checks(Job(make_spec().model_copy(update={"task": "estimate"}))))
+    assert "one run" not in shared.said + caplog.text

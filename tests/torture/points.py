@@ -56,7 +56,7 @@ POINTS = {
     "outbox": Point("sidestep.lifecycle.pending:PendingCheckpoints.put", after=True, most=6),
     "hashing": Point("sidestep.commitlog.writer:file_digest", most=20),
     "within an upload": Point("s3transfer.utils:ReadFileChunk.read", most=60),
-    "within a copy": Point("sidestep.runtime.atomic:_sync", only=_within("checkpoints"), most=40),
+    "within a copy": Point("sidestep.runtime.atomic:sync", only=_within("checkpoints"), most=40),
     "between uploads": Point(_UPLOAD, after=True, only=_below("checkpoints/"), most=20),
     "events": Point(_UPLOAD, after=True, only=_below("runs/"), most=6),
     "before the record": Point(_CREATED, only=_is("commit"), most=6),

@@ -15,7 +15,8 @@ from platformdirs import user_config_path
 
 from sidestep.config.fields import FieldPath, spec_fields
 from sidestep.config.yaml12 import read_yaml
-from sidestep.runtime.atomic import create_file, replacing
+from sidestep.runtime.atomic import replacing
+from sidestep.runtime.creating import create_file
 from sidestep.runtime.errors import AccessError, UsageError
 from sidestep.runtime.words import did_you_mean
 
