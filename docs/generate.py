@@ -22,45 +22,49 @@ COMMON = ("--config", "--preset", "--verbose", "--help-all", "--help")  # told o
 INTRODUCTION = """\
 # CLI reference
 
-Made from the job spec's schema and the commands' parsers by `make docs`. `sidestep COMMAND --help` shows
-the basic flags of a command, `--help-all` all of them.
+This page is made from the code, by `make docs`. On the command line, `sidestep COMMAND --help` shows the
+most important flags of a command, and `--help-all` shows them all.
 
 ## Commands
 
-Commands that read a job take every setting below as a flag, and with them `--config FILE` (the job's YAML
-file), `--preset NAME` ([Presets](presets.md)) and `--verbose`. Of the settings, `export` takes those of the
-model and of S3, `status` and `publish` those of S3, and `presets save` those that a preset may hold.
+Commands that read a job take every [setting](#settings) below as a flag, and also `--config FILE` (the
+job's YAML file), `--preset NAME` (see [Presets](presets.md)) and `--verbose`. `export` takes only the
+settings of the model and of S3, `status` and `publish` only those of S3, and `presets save` those that a
+preset may hold.
 """
 
 EXIT_CODES = """\
 ## Exit codes
 
-They follow sysexits.h; 137 and 143 (killed by a signal) are never a job's own. [render](places.md) and the
-[chart](kubernetes.md) tell schedulers after which of them to run a job again.
+The codes follow sysexits.h. A job never ends with 137 or 143 by itself; these mean that a signal killed it.
+[`sidestep render`](places.md) and the [chart](kubernetes.md) tell schedulers after which codes to run a job
+again.
 
-| code | why | the same command again |
+| code | meaning | the same command, run again, … |
 |---|---|---|
 """
 
 SETTINGS = """\
 ## Settings
 
-Each is a key of the YAML file, a flag and an environment variable. What is said twice counts in this order:
+Every setting is a key in the YAML file, a flag and an environment variable. If it is given more than once,
+the leftmost of these wins:
 
 ```
  flags > SIDESTEP_* variables > job.yaml > preset > defaults
 ```
 
-A switch `--[no-]x` is `--x` or `--no-x`, and `true` or `false` in a file or variable. A list or mapping is
-several words after a flag, and one text with spaces in a variable. A place is a path, or a URI such as
-`s3://bucket/prefix`. What looks like a URI or a template and is none (`s3:/x`, `${X}/songs`, `'songs'`) is
-refused; a folder that is really called so is written `./NAME` or `file:///…`. Blanks and line ends around a
-variable's value are left out; its name is written in capitals.
+A switch `--[no-]x` is `--x` or `--no-x` as a flag, and `true` or `false` in a file or variable. Write a list
+or mapping as several words after a flag, or as one text with spaces in a variable. A place is a path, or a
+URI such as `s3://bucket/prefix`. Anything that looks like a URI or a template but is neither (`s3:/x`,
+`${X}/songs`, `'songs'`) is refused; if a folder really has such a name, write `./NAME` or `file:///…`. Names
+of variables are in capitals. Blanks and line ends around their values are ignored.
 
-Flags of the original Side-Step that are no settings here are taken, too: `--target-mlp` adds gate_proj,
-up_proj and down_proj to the target modules; `--num-workers`, `--yes` and the like change nothing, which is
-said; `--shift` and `--num-inference-steps` are kept in receipt.json, under `inference`, for who generates;
-`--log-dir`, and a `--batch-size` above 1, are refused with what stands for them.
+Flags of the original Side-Step that have no setting here are accepted as well. `--target-mlp` adds gate_proj,
+up_proj and down_proj to the target modules. `--num-workers`, `--yes` and the like change nothing, and a
+message says so. `--shift` and `--num-inference-steps` are kept in receipt.json, under `inference`, for
+whoever generates with the adapter. `--log-dir`, and a `--batch-size` above 1, are refused with a message
+that names what to use instead.
 """
 
 

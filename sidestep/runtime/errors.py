@@ -13,10 +13,10 @@ from sidestep.runtime.secrets import hide
 class Rerun(Enum):
     """What the same command does when it is run again, as the docs say it."""
 
-    NO_NEED = "finds its work done"
-    NEVER = "ends alike: the code is permanent"
-    LIMITED = "may help, later or on another machine"
-    ALWAYS = "goes on from there"
+    NO_NEED = "has nothing left to do"
+    NEVER = "fails the same way: the code is permanent"
+    LIMITED = "may succeed later or on another machine"
+    ALWAYS = "continues from there"
 
 
 class ExitCode(IntEnum):
@@ -37,14 +37,14 @@ class ExitCode(IntEnum):
 
     DONE = 0, Rerun.NO_NEED, "The task is done."
     USAGE = 64, Rerun.NEVER, "The command line is wrong."
-    BAD_DATA = 65, Rerun.NEVER, "An input is there but is not what it should be."
-    MISSING = 66, Rerun.NEVER, "An input is not there."
-    STORAGE = 69, Rerun.LIMITED, "A store stayed out of reach, though it was tried again and again."
-    BUG = 70, Rerun.NEVER, "A fault of Side-Step itself."
-    OUT_OF_MEMORY = 71, Rerun.NEVER, "The GPU's memory is too small for these settings."
+    BAD_DATA = 65, Rerun.NEVER, "An input exists, but it is damaged or not what it should be."
+    MISSING = 66, Rerun.NEVER, "An input does not exist."
+    STORAGE = 69, Rerun.LIMITED, "A store could not be reached, even after several tries."
+    BUG = 70, Rerun.NEVER, "A bug in Side-Step, or five attempts in a row without a checkpoint."
+    OUT_OF_MEMORY = 71, Rerun.NEVER, "The GPU has too little memory for these settings."
     MACHINE = 72, Rerun.LIMITED, "This machine cannot run the job: no GPU, a full disk, …"
-    AGAIN = 75, Rerun.ALWAYS, "The job was told to stop, and its progress is saved."
-    ACCESS = 77, Rerun.NEVER, "Credentials are missing or not allowed to do this."
+    AGAIN = 75, Rerun.ALWAYS, "The job was told to stop; its progress is saved."
+    ACCESS = 77, Rerun.NEVER, "Credentials are missing, or do not allow this."
     BAD_SPEC = 78, Rerun.NEVER, "The job spec is wrong."
 
 
