@@ -183,6 +183,9 @@ class StorageSpec(Section):
         None, "Use addresses like http://host/bucket/key; by default, on if endpoint_url is set."
     )
     anonymous: bool = setting(False, "Read public buckets without credentials.")
+    request_payer: Literal["requester"] | None = setting(
+        None, "`requester`: this account pays for requests, as some buckets demand."
+    )
     connections: int = setting(8, "How many files to transfer at a time.", ge=1, le=64)
 
 

@@ -211,13 +211,13 @@ def _check_writable(store: Store, is_shared: bool) -> str:
     store.create(probe, b"")
     refuses = not store.create(probe, b"")
     store.delete(probe)
-    if not is_shared and not refuses:
-        log.warning(
-            "%s replaces a file where it is asked to create one (it ignores If-None-Match). Two runs that "
-            "write there would not notice each other: make sure that there is only one.",
-            store.place,
-        )
-    return f"{store.place} can be written"
+    can = f"{store.place} can be written"
+    if is_shared or (refuses and store.creates_atomically):
+        return can
+    how = "refuses" if refuses else "ignores"
+    said = f"one run at a time: this store cannot keep two apart (it {how} If-None-Match)"
+    log.warning("%s: %s. Two runs that write there would not notice each other.", store.place, said)
+    return f"{can}; {said}"
 
 
 def _check_disk(store: LocalStore, is_shared: bool) -> str:

@@ -14,6 +14,12 @@ _AWS_FILES = {
     "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials",
     "AWS_CONFIG_FILE": "~/.aws/config",
 }
+_TOKEN_FILES = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
+_GOOGLE_FILES = {
+    "GOOGLE_APPLICATION_CREDENTIALS": "~/.config/gcloud/application_default_credentials.json",
+}
+_GOOGLE_FIELD = re.compile(r'"(?:private_key|client_secret|refresh_token)"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_UNICODE = re.compile(r"\\u([0-9a-fA-F]{4})")
 _FOLDERS = ("/run/secrets", "/var/run/secrets/kubernetes.io/serviceaccount")
 _AWS_LINE = re.compile(r"^\s*aws_(?:secret_access_key|session_token)\s*=\s*(\S+)", re.MULTILINE)
 _LARGEST_FILE = 100_000  # bytes
@@ -30,6 +36,11 @@ _SIGNATURE = re.compile(
 )
 
 _seen: set[str] = set()  # an old token stays a secret when another takes its place
+
+
+def remember(*values: str | None) -> None:
+    """Hide these from now on, too: what a client was given by a role, a login or a command."""
+    _seen.update(value for value in values if value)
 
 
 def hide(text: str) -> str:
@@ -66,6 +77,14 @@ def _values() -> Iterator[str]:
                 yield from (part.partition("=")[2] for part in value.split(";") if "Key=" in part)
     for variable, usual in _AWS_FILES.items():
         yield from _AWS_LINE.findall(_text(Path(os.environ.get(variable) or usual)))
+    for variable in _TOKEN_FILES:
+        if token_file := os.environ.get(variable):
+            yield _text(Path(token_file)).strip()
+    for variable, usual in _GOOGLE_FILES.items():
+        for value in _GOOGLE_FIELD.findall(_text(Path(os.environ.get(variable) or usual))):
+            plain = _UNICODE.sub(lambda code: chr(int(code[1], 16)), value).replace("\\n", "\n")
+            # A key of many lines is shown in pieces, too; its first and last line are no secret.
+            yield from (line for line in plain.splitlines() if not line.startswith("-----"))
     for folder in _FOLDERS:
         yield from (_text(file).strip() for file in _files(folder))
 

@@ -1,120 +1,43 @@
-"""S3 and what speaks its protocol, through boto3 and its transfer manager.
+"""S3 and what speaks its protocol, through boto3 and its transfer manager."""
 
-Which failures are tried again, and for how long, is decided here and not by botocore, whose own laws count
-tries and not seconds, and stop trying at all once enough requests of a process have failed.
-"""
-
-import functools
 import io
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import boto3
-import botocore.session
-from botocore import UNSIGNED
-from botocore.config import Config
-from botocore.exceptions import (
-    ClientError,
-    ConnectionError,
-    HTTPClientError,
-    IncompleteReadError,
-    ReadTimeoutError,
-)
-from botocore.loaders import create_loader
+from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
 from botocore.parsers import ResponseParserError
-from s3transfer.manager import TransferConfig, TransferManager
 from s3transfer.subscribers import BaseSubscriber
 
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.atomic import replacing
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.storage.clients import Clients
-from sidestep.storage.retry import Limits, Retry, ShortAnswerError, check_answer, was_short
-from sidestep.storage.s3_errors import FAILURES, error_code, to_user_error
+from sidestep.storage.retry import Limits, ShortAnswerError, check_answer, was_short
+from sidestep.storage.s3_answers import bucket_and_prefix, listed, version_of
+from sidestep.storage.s3_client import S3Client, connect
+from sidestep.storage.s3_errors import (
+    FAILURES,
+    error_code,
+    forbids_deleting,
+    may_lack_conditions,
+    to_user_error,
+)
 from sidestep.storage.s3_unfinished import find_unfinished
 from sidestep.storage.store import FileInfo, ProgressCallback, Store, Unfinished, no_progress
 
-_descriptions = create_loader()  # of S3 and its endpoints: to read them takes a client 0.3 s, the first one
+log = logging.getLogger(__name__)
+
 PARTIAL = 206
-PASSING_STATUSES = (429, 500, 502, 503, 504)
-PASSING_CODES = ("RequestTimeout", "SlowDown", "ConditionalRequestConflict", "OperationAborted")
-
-
-@dataclass(frozen=True)
-class S3Client:
-    """boto3's client, and what moves files with it. Both may be used by many threads at a time."""
-
-    requests: Any
-    transfers: TransferManager
 
 
 def open_s3(root: str, options: StorageSpec, limits: Limits) -> "S3Store":
     """Return the store at s3://root, a bucket or bucket/prefix."""
-    return S3Store(root, options, Clients(lambda: connect(options, limits)), limits)
-
-
-def connect(options: StorageSpec, limits: Limits) -> S3Client:
-    """Return a client as the spec says. Credentials are left to botocore's own chain. Nothing is sent yet."""
-    path_style = options.path_style if options.path_style is not None else options.endpoint_url is not None
-    config = Config(
-        connect_timeout=limits.connect_seconds,
-        read_timeout=limits.read_seconds,
-        retries={"total_max_attempts": 1, "mode": "standard"},  # see `_pause_before_retry`
-        max_pool_connections=2 * options.connections,
-        s3={"addressing_style": "path" if path_style else "auto"},
-        # Many servers that are not AWS refuse the checksums that newer clients add unasked.
-        request_checksum_calculation="when_required" if options.endpoint_url else "when_supported",
-        # Otherwise each download would begin with one more request, for the checksum of the whole.
-        response_checksum_validation="when_required",
-        signature_version=UNSIGNED if options.anonymous else None,
-    )
-    # A session of its own: the one that boto3 shares is not made for threads, and keeps old credentials.
-    session = botocore.session.Session()
-    session.register_component("data_loader", _descriptions)
-    requests = boto3.session.Session(botocore_session=session).client(
-        "s3", endpoint_url=options.endpoint_url, region_name=options.region, config=config
-    )
-    requests.meta.events.register("needs-retry.s3", functools.partial(_pause_before_retry, limits.retry))
-    transfers = TransferConfig(
-        multipart_threshold=limits.part_bytes,
-        multipart_chunksize=limits.part_bytes,
-        max_request_concurrency=options.connections,
-    )
-    return S3Client(requests, TransferManager(requests, transfers))
-
-
-class StayedSilentError(HTTPClientError):  # type: ignore[misc]  # published without types
-    """A server answered nothing, time and again. The transfer manager would ask on after ReadTimeoutError."""
-
-    fmt = "No answer from {endpoint_url}"
-
-
-def _pause_before_retry(
-    retry: Retry,
-    response: tuple[Any, dict[str, Any]] | None,
-    caught_exception: Exception | None,
-    attempts: int,
-    operation: Any,
-    request_dict: dict[str, Any],
-    **_: Any,
-) -> float | None:
-    """botocore asks this after every answer and failure: seconds until the request is sent again, or None."""
-    if response is None:
-        may_pass = isinstance(caught_exception, ConnectionError | HTTPClientError)
-    else:
-        code = response[1].get("Error", {}).get("Code")
-        may_pass = code in PASSING_CODES or response[0].status_code in PASSING_STATUSES
-    if not may_pass or operation.name == "AbortMultipartUpload":  # this tidies up after a failure
-        return None
-    first = request_dict["context"].setdefault("first_failure", retry.clock())
-    pause = retry.pause(attempts, retry.clock() - first)
-    if pause is None and isinstance(caught_exception, ReadTimeoutError):
-        raise StayedSilentError(endpoint_url=caught_exception.kwargs["endpoint_url"]) from caught_exception
-    return pause
+    bucket, _ = bucket_and_prefix(root)
+    return S3Store(root, options, Clients(lambda: connect(bucket, options, limits)), limits)
 
 
 class S3Store(Store):
@@ -123,7 +46,7 @@ class S3Store(Store):
     def __init__(self, root: str, options: StorageSpec, clients: Clients[S3Client], limits: Limits) -> None:
         self.root, self.options, self.clients, self.limits = root, options, clients, limits
         self.place = f"s3://{root}"
-        self.bucket, _, self._prefix = root.partition("/")
+        self.bucket, self._prefix = bucket_and_prefix(root)
 
     def child(self, path: str) -> Self:
         root = "/".join(part for part in (self.root, self.clean_path(path)) if part)
@@ -133,11 +56,9 @@ class S3Store(Store):
         below, start = (f"{key}/" if key else "" for key in (self._key(path), self._prefix))
 
         def ask() -> list[FileInfo]:
-            pages = self._requests.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below)
             return [
-                FileInfo(found["Key"].removeprefix(start), found["Size"], found["ETag"].strip('"'))
-                for page in pages
-                for found in page.get("Contents", ())
+                FileInfo(found["Key"].removeprefix(start), found["Size"], version_of(found))
+                for found in listed(self._requests, self.bucket, below)
                 # An empty object whose name ends with a slash is how consoles show an empty folder.
                 if not found["Key"].endswith("/")
             ]
@@ -155,7 +76,7 @@ class S3Store(Store):
                 self._refuse_missing_bucket()
                 return None
             with _whole_headers(f"{self.place}/{path}"):
-                return FileInfo(self.clean_path(path), found["ContentLength"], found["ETag"].strip('"'))
+                return FileInfo(self.clean_path(path), found["ContentLength"], version_of(found))
 
         with self._failures(path):
             return self.limits.retry.call(ask, was_short)
@@ -190,17 +111,28 @@ class S3Store(Store):
         self._send(path, io.BytesIO(data), no_progress)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Put with If-None-Match: *. A server that ignores it is found out by the commit log."""
+        """Put with If-None-Match: *. A server that ignores it is found out before a job begins.
+
+        One that refuses it is asked for the file instead, which is then written as any other: two that do
+        this at the same moment both write.
+        """
         key = self._key(path)
         with self._failures(path):
-            try:
-                # As a stream it is sent in small blocks, each of which has its time limit.
-                self._requests.put_object(Bucket=self.bucket, Key=key, Body=io.BytesIO(data), IfNoneMatch="*")
-            except ClientError as error:
-                if error_code(error) in ("PreconditionFailed", "412"):
-                    return False
-                raise
+            client = self.clients.mine()
+            if client.has_conditions is not False:
+                is_made = _put_if_absent(client, self.bucket, key, data)
+                if is_made is not None:
+                    client.has_conditions = True
+                    return is_made
+            if self.stat(path):
+                return False
+            client.requests.put_object(Bucket=self.bucket, Key=key, Body=io.BytesIO(data))
+            client.has_conditions = False  # so that was refused, and nothing else
             return True
+
+    @property
+    def creates_atomically(self) -> bool:
+        return self.clients.mine().has_conditions is not False
 
     def download(self, path: str, target: Path, progress: ProgressCallback = no_progress) -> None:
         with local_errors(target), replacing(target) as temporary, temporary.open("wb") as file:
@@ -213,7 +145,20 @@ class S3Store(Store):
 
     def delete(self, path: str) -> None:
         with self._failures(path):
-            self._requests.delete_object(Bucket=self.bucket, Key=self._key(path))
+            client = self.clients.mine()
+            try:
+                client.requests.delete_object(Bucket=self.bucket, Key=self._key(path))
+            except ClientError as error:
+                if not forbids_deleting(error):
+                    raise
+                level = logging.DEBUG if client.keeps_all else logging.WARNING
+                client.keeps_all = True
+                log.log(
+                    level,
+                    "%s/%s stays: the store refuses to delete it (%s). The results are not harmed, but "
+                    "what is no longer needed stays there, too, and is paid for.",
+                    *(self.place, path, error_code(error)),
+                )
 
     def unfinished(self) -> list[Unfinished]:
         below = f"{self._prefix}/" if self._prefix else ""
@@ -285,8 +230,20 @@ class S3Store(Store):
             count(-moved)  # what an earlier try had got through
             if not isinstance(source, str):
                 source.seek(0)
-            manager = self.clients.mine().transfers
-            manager.upload(source, self.bucket, key, subscribers=[Forwarded(count)]).result()
+            client = self.clients.mine()
+            try:
+                client.transfers.upload(source, self.bucket, key, subscribers=[Forwarded(count)]).result()
+            except KeyError as error:
+                # Parts without an ETag cannot be put together. As one it may be sent all the same.
+                log.debug("%s/%s is sent as one: an answer came without %s", self.place, path, error)
+                count(-moved)
+                with (
+                    Path(source).open("rb")
+                    if isinstance(source, str)
+                    else io.BytesIO(source.getvalue()) as body
+                ):
+                    client.requests.put_object(Bucket=self.bucket, Key=key, Body=body)
+                    count(body.tell())
 
         with self._failures(path):
             self.limits.retry.call(send, _was_misheard)
@@ -306,6 +263,23 @@ class S3Store(Store):
             yield
         except FAILURES as error:
             raise to_user_error(error, f"{self.place}/{path}".rstrip("/"), self.place) from error
+
+
+def _put_if_absent(client: S3Client, bucket: str, key: str, data: bytes) -> bool | None:
+    """Whether the file was written, or is there already; None where the server seems to know no conditions.
+
+    What has kept one does: from then on such an answer is a failure like others.
+    """
+    try:
+        # As a stream it is sent in small blocks, each of which has its time limit.
+        client.requests.put_object(Bucket=bucket, Key=key, Body=io.BytesIO(data), IfNoneMatch="*")
+    except ClientError as error:
+        if error_code(error) in ("PreconditionFailed", "412"):
+            return False
+        if client.has_conditions or not may_lack_conditions(error):
+            raise
+        return None
+    return True
 
 
 def _broke_off(error: Exception) -> bool:

@@ -69,6 +69,11 @@ class Store(ABC):
     options: StorageSpec
     local_root: Path | None = None
 
+    @property
+    def creates_atomically(self) -> bool:
+        """False once `create` was found to look first and write then, as the store knows no other way."""
+        return True
+
     @abstractmethod
     def child(self, path: str) -> Self:
         """Return the store of a folder in this one, which need not exist."""
@@ -130,7 +135,7 @@ class Store(ABC):
 
     @abstractmethod
     def delete(self, path: str) -> None:
-        """Delete a file, if it is there."""
+        """Delete a file, if it is there. In a bucket that lets nothing be deleted it stays: one warning."""
 
     def unfinished(self) -> list[Unfinished]:
         """Return what was begun to be written here, by anybody, and is not complete, nor in any listing.

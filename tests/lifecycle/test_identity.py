@@ -131,6 +131,7 @@ FIELDS = {
     "storage.region": Row(NOTHING, "eu-west-1"),
     "storage.path_style": Row(NOTHING, True),
     "storage.anonymous": Row(NOTHING, True),
+    "storage.request_payer": Row(NOTHING, "requester"),
     "storage.connections": Row(NOTHING, 7),
 }
 WITHOUT_NEUTRAL = {"dataset", "weights"}  # digests of what a run was made of

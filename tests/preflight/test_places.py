@@ -21,6 +21,7 @@ from sidestep.storage.open import open_store
 from sidestep.tasks import train as train_task
 from tests.disks import LACKS, MEANS, answer
 from tests.faults import faulty_server
+from tests.odd_server import odd_server, refusal
 from tests.s3 import S3Server, set_credentials, strict_server
 from tests.songs import MakeSpec
 
@@ -342,13 +343,13 @@ def test_the_probe_leaves_nothing_and_finds_a_store_that_overwrites(
     (tmp_path / "out").mkdir()
     check_places(Job(make_spec()))
     assert list((tmp_path / "out").iterdir()) == []
-    assert "replaces a file" not in caplog.text
+    assert "If-None-Match" not in caplog.text
     with strict_server(tmp_path / "buckets") as server:  # rclone ignores If-None-Match
         set_credentials(monkeypatch)
         spec = make_spec(output_dir=server.place("run"), storage={"endpoint_url": server.endpoint})
         check_places(Job(spec))
         assert server.store("").list_files() == []
-    assert "s3://studio/run replaces a file where it is asked to create one" in caplog.text
+    assert "s3://studio/run: one run at a time" in caplog.text and "ignores If-None-Match" in caplog.text
 
 
 @pytest.mark.parametrize("kind", LACKS)
@@ -398,3 +399,31 @@ def test_a_disk_that_cannot_keep_two_runs_apart(
     caplog.clear()
     (shared,) = run_checks(output_checks(Job(make_spec().model_copy(update={"task": "estimate"}))))
     assert "one run" not in shared.said + caplog.text
+
+
+@pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (400, "InvalidArgument")])
+def test_a_store_without_conditional_writes_is_written_with_a_warning(
+    make_spec: MakeSpec, s3_server: S3Server, caplog: pytest.LogCaptureFixture, status: int, code: str
+) -> None:
+    with odd_server(s3_server.endpoint) as odd:
+        odd.answer = lambda request: refusal(status, code) if request.is_conditional else None
+        storage = {"endpoint_url": odd.endpoint}
+        check_places(Job(make_spec(output_dir=s3_server.place("run"), storage=storage)))
+    assert "s3://studio/run: one run at a time" in caplog.text and "refuses If-None-Match" in caplog.text
+    caplog.clear()
+    check_places(
+        Job(make_spec(output_dir=s3_server.place("run"), storage={"endpoint_url": s3_server.endpoint}))
+    )
+    assert "If-None-Match" not in caplog.text
+
+
+def test_a_probe_that_cannot_be_deleted_is_named(
+    make_spec: MakeSpec, s3_server: S3Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with odd_server(s3_server.endpoint) as odd:
+        odd.answer = lambda request: refusal(403, "AccessDenied") if request.method == "DELETE" else None
+        storage = {"endpoint_url": odd.endpoint}
+        check_places(Job(make_spec(output_dir=s3_server.place("run"), storage=storage)))
+    (probe,) = s3_server.store("run").list_files()
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert f"s3://studio/run/{probe.path}" in warning and "delete" in warning

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore import UNSIGNED
 
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import (
@@ -29,6 +28,7 @@ from sidestep.storage.remote import RemoteStore
 from sidestep.storage.retry import Limits, Retry
 from sidestep.storage.s3 import S3Store
 from sidestep.storage.store import Store
+from tests.odd_server import Answer, Request, odd_server
 from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server, set_credentials, strict_server
 
 SHORT = Limits(Retry(seconds=0, longest_pause=0.01), read_seconds=0.2)
@@ -176,22 +176,23 @@ def test_large_files_move_in_parts(s3_server: S3Server, tmp_path: Path) -> None:
     assert sum(moved) == 2 * info.size and max(moved) <= 5 * 2**20
 
 
-def test_the_spec_reaches_the_client() -> None:
-    def client(**options: Any) -> Any:
-        store = open_store("s3://bucket", StorageSpec(region="eu-west-3", **options))
-        assert isinstance(store, S3Store)
-        return store.clients.mine().requests
+def test_the_spec_reaches_the_client(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what a proxy is asked for."""
+    with odd_server(s3_server.endpoint) as odd:
+        monkeypatch.setenv("HTTP_PROXY", odd.endpoint)
+        odd.answer = lambda request: Answer(200, b"", {"content-length": "1", "etag": '"1"'})
 
-    url = "http://127.0.0.1:9000"
-    aws, other = client(), client(endpoint_url=url)
-    assert aws.meta.region_name == "eu-west-3" and other.meta.endpoint_url == url
-    assert aws.meta.config.s3["addressing_style"] == "auto"
-    assert other.meta.config.s3["addressing_style"] == "path"
-    assert aws.meta.config.request_checksum_calculation == "when_supported"
-    assert other.meta.config.request_checksum_calculation == "when_required"
-    virtual = client(endpoint_url=url, path_style=False, anonymous=True)
-    assert virtual.meta.config.s3["addressing_style"] == "auto"
-    assert virtual.meta.config.signature_version == UNSIGNED
+        def asked(**options: Any) -> Request:
+            open_store("s3://bucket/songs", StorageSpec(region="eu-west-3", **options)).stat("file")
+            return odd.requests[-1]
+
+        url = "http://s3.example.org:9000"
+        assert asked(endpoint_url=url).path == f"{url}/bucket/songs/file"
+        assert asked(endpoint_url=url, path_style=True).path == f"{url}/bucket/songs/file"
+        virtual = asked(endpoint_url=url, path_style=False)
+        assert virtual.path == "http://bucket.s3.example.org:9000/songs/file"
+        assert "/eu-west-3/s3/" in virtual.headers["authorization"]
+        assert "authorization" not in asked(endpoint_url=url, anonymous=True).headers
 
 
 def test_a_forked_process_has_its_own_client(s3_server: S3Server) -> None:
