@@ -71,7 +71,7 @@ def export(spec: JobSpec, adapter_place: str, format_: str, output: str | None, 
     from sidestep.acestep.releases import config_of
     from sidestep.adapters.export import files_for, shapes_alone
     from sidestep.adapters.lora import CONFIG_FILE
-    from sidestep.commitlog.leftovers import clear_unfinished
+    from sidestep.commitlog.leftovers import clear_abandoned
     from sidestep.lifecycle.publish import warn_of_dots
 
     transformer = shapes_alone(config_of(spec, offline=offline))
@@ -91,7 +91,7 @@ def export(spec: JobSpec, adapter_place: str, format_: str, output: str | None, 
     for name in sorted(files, key=lambda name: name == CONFIG_FILE):
         target.write_bytes(name, files[name])
         log.info("Wrote %s/%s", target.place, name)
-    clear_unfinished(target, 0)
+    clear_abandoned(target)
 
 
 def _files_of_adapter(source: Store) -> list[str]:

@@ -1,9 +1,9 @@
 """What earlier writers have left behind: checkpoints that no commit keeps, and files that were not completed.
 
-Who calls this has the newest record of the log. All of it may be carried out late, by one who was taken over
-meanwhile: what is deleted here is never used again. A checkpoint's folder that the newest commit does not
-keep is kept by no later one, and later generations write to folders of their own; a temporary file and an
-upload in parts have names that no other one has.
+Who calls this has the newest record of the log; only `clear_abandoned` needs none. All of it may be
+carried out late, by one who was taken over meanwhile: what is deleted here is never used again. A
+checkpoint's folder that the newest commit does not keep is kept by no later one, and later generations
+write to folders of their own; a temporary file and an upload in parts have names that no other one has.
 """
 
 import logging
@@ -60,6 +60,11 @@ def delete_unkept(
             store.delete(file.path)
     except SideStepError as error:
         log.warning("An older checkpoint could not be deleted, and is kept for now: %s", error)
+
+
+def clear_abandoned(store: Store) -> None:
+    """Delete what was begun in a place more than a day ago and never completed. Anybody may, at any time."""
+    clear_unfinished(store, generation=0)
 
 
 def clear_unfinished(store: Store, generation: int) -> None:

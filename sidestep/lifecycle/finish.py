@@ -55,12 +55,15 @@ def finish(
     writer.check_now()
     store, curve = job.output_store, loss_curve(progress.losses, progress.evaluations, job.spec.name)
     store.write_bytes(HISTORY, history)
+    writer.check_now()
     store.write_bytes(CURVE, curve)
     done = writer.finish()
     publish(job.commits, done, job.workspace)
     writer.check_now()
     store.write_bytes(RECEIPT, receipt_bytes(job.spec, done, fingerprint, progress, reporter.spent()))
+    writer.check_now()
     write_report(store, job.spec, job.tensors)
+    writer.check_now()
     note_made(store, done)
     if inference := inference_of(job.spec):
         said = ", ".join(f"{name} {as_typed(value)}" for name, value in inference.items())
@@ -155,7 +158,7 @@ def _published_again(
         reporter.update(step=progress.step, steps=progress.step)
     publish(job.commits, done, job.workspace, newest)
     spent = reporter.spent() if was_lost else reporter.before.spent
-    mend(job, done, numbers, spent, wanted)
+    mend(job, done, newest, numbers, spent, wanted)
     log.info(
         "Already finished after %s. Adapter: %s/%s", counted(progress.step, "steps"), store.place, ADAPTER
     )

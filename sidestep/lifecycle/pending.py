@@ -65,7 +65,7 @@ class PendingCheckpoints:
         """Whether a checkpoint that was put here, or found here, is still as it was: the disk is not safe."""
         expected = self._digests[folder]
         try:
-            there = sorted(file.name for file in folder.iterdir())
+            there = sorted(file.name for file in folder.iterdir() if file.is_file())  # a pipe would never end
             return there == sorted(expected) and all(
                 file_digest(folder / file) == digest for file, digest in expected.items()
             )
@@ -80,14 +80,16 @@ class PendingCheckpoints:
     def clear(self, folder: Path) -> None:
         """A checkpoint is committed, or not wanted any more."""
         with local_errors(self._root):
-            if folder.is_symlink() or folder.is_file():
-                folder.unlink()
-            elif folder.exists():
+            if folder.is_dir() and not folder.is_symlink():
                 shutil.rmtree(folder)
+            else:
+                folder.unlink(missing_ok=True)
 
     def unsent(self, commits: CommitLog, newest: Record | None) -> Unsent | None:
         """The checkpoint that is still to be sent, where it is whole and newer than the newest commit."""
         try:
+            if not self._note.is_file():  # nothing, or a pipe, which would never end
+                return None
             note: dict[str, Any] = parse_json(self._note.read_bytes(), str(self._note))
             folder = self._root / Path(note["name"]).name
             is_newer = newest is None or newest.number <= note["number"]
@@ -100,8 +102,6 @@ class PendingCheckpoints:
             self._digests[folder] = note["files"]
             if self.is_whole(folder):
                 return Unsent(folder, folder.name, note["step"])
-        except FileNotFoundError:
-            return None
         except (OSError, ValueError, KeyError, TypeError, BadDataError, MissingInputError) as error:
             log.debug("What the outbox holds is of no use: %s", error)
             return None

@@ -186,16 +186,18 @@ def _commit_of(commits: CommitLog, folder: str, tail: Record) -> Record:
 def _send(commits: CommitLog, commit: Record, newest: Record, folder: Path) -> None:
     """Write adapter/ from the local `folder`, while `newest` is the newest record."""
     for name in _adapter_of(commit).files:
-        _refuse_if_older(commits, newest)
+        refuse_if_older(commits, newest)
         commits.store.upload(Path(folder, name), f"{FOLDER}/{name}")
     log.info("Wrote the adapter to %s/%s", commits.store.place, FOLDER)
 
 
-def _refuse_if_older(commits: CommitLog, newest: Record) -> None:
+def refuse_if_older(commits: CommitLog, newest: Record) -> None:
+    """Raise AgainError where the run has gone on since `newest`: what it publishes is a later writer's."""
     tail = commits.tail()
     if tail and tail.number > newest.number:
         raise AgainError(
-            f"another run has gone on in {commits.store.place}: this one stops, and leaves {FOLDER}/ to it"
+            f"another run has gone on in {commits.store.place}: this one stops, and leaves {FOLDER}/ and the "
+            "report to it"
         )
 
 

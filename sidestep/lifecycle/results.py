@@ -17,6 +17,7 @@ from sidestep.commitlog.log import Record
 from sidestep.config.yaml12 import parse_yaml
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.output import SPEC
+from sidestep.lifecycle.publish import refuse_if_older
 from sidestep.lifecycle.receipt import FILE as RECEIPT
 from sidestep.lifecycle.receipt import receipt_bytes
 from sidestep.lifecycle.status import Spent
@@ -68,28 +69,41 @@ def damaged(store: Store, done: Record) -> set[str]:
     return bad
 
 
-def mend(job: Job, done: Record, numbers: Numbers, spent: Spent, wanted: Collection[str]) -> None:
-    """Make the files that are `wanted` again, and what tells of them; say so where one cannot be."""
+def mend(
+    job: Job, done: Record, newest: Record, numbers: Numbers, spent: Spent, wanted: Collection[str]
+) -> None:
+    """Make the files that are `wanted` again, and what tells of them; say so where one cannot be.
+
+    Raises AgainError where the run has gone on since the record `newest`.
+    """
     store, spec, wanted = job.output_store, job.spec, set(wanted)
     if not wanted and _made(store, done):
         return
+
+    def put(name: str, data: bytes) -> None:
+        refuse_if_older(job.commits, newest)
+        store.write_bytes(name, data)
+
     if wanted & {HISTORY, CURVE}:
         try:
             progress = replace(numbers.progress, losses=_losses(job, done))
             if CURVE in wanted:
-                store.write_bytes(CURVE, loss_curve(progress.losses, progress.evaluations, spec.name))
+                put(CURVE, loss_curve(progress.losses, progress.evaluations, spec.name))
             if HISTORY in wanted:
-                store.write_bytes(HISTORY, _history(job, progress))
+                put(HISTORY, _history(job, progress))
         except (BadDataError, MissingInputError) as error:
             log.warning("%s cannot be made again: %s", " and ".join(sorted(wanted & {HISTORY, CURVE})), error)
     if SPEC in wanted:
+        refuse_if_older(job.commits, newest)
         job.output.keep_spec(spec)
     if RECEIPT in wanted:
-        store.write_bytes(RECEIPT, receipt_bytes(spec, done, numbers.recipe, numbers.progress, spent))
+        put(RECEIPT, receipt_bytes(spec, done, numbers.recipe, numbers.progress, spent))
     if wanted & {HISTORY, RECEIPT, REPORT}:
+        refuse_if_older(job.commits, newest)
         write_report(store, spec, job.tensors)
     if wanted:
         log.info("Made again: %s", ", ".join(sorted(wanted)))
+    refuse_if_older(job.commits, newest)
     note_made(store, done)
 
 

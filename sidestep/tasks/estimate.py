@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from sidestep.acestep.layout import ALIASES, find_variant
+from sidestep.commitlog.leftovers import clear_abandoned
 from sidestep.config.job import JobSpec
 from sidestep.config.schema import RuntimeSpec
 from sidestep.config.training import ATTENTION_MODULES
@@ -45,6 +46,7 @@ def estimate(job: Job, reporter: Reporter) -> dict[str, float]:
     was made from the same songs, model and settings is shown again, not made again.
     """
     spec, store = job.spec, job.output_store
+    clear_abandoned(store)
     recipe = _recipe(job)
     norms = _earlier_norms(store, recipe)
     if norms is None:

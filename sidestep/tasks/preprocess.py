@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
+from sidestep.commitlog.leftovers import clear_abandoned
 from sidestep.config.schema import PreprocessSpec, StorageSpec
 from sidestep.data.dataset import Song, by_store
 from sidestep.data.index import Index, read_index, record_tensors, write_index, write_weights
@@ -36,6 +37,7 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     """
     tensors, store = job.tensors, job.checkpoints
     songs = job.read_songs()
+    clear_abandoned(tensors)
     # All models are found before any of them is pulled.
     vae, text_encoder = find_vae(store), find_text_encoder(store)
     model = find_variant(store, job.spec.model_variant)

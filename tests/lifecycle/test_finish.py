@@ -12,12 +12,15 @@ import pytest
 import torch
 
 from sidestep.commitlog.lease import Lease
-from sidestep.commitlog.log import file_digest
+from sidestep.commitlog.log import CommitLog, file_digest
 from sidestep.commitlog.writer import take_over
+from sidestep.config.schema import StorageSpec
 from sidestep.lifecycle.publish import publish_checkpoint
-from sidestep.runtime.errors import BadDataError
+from sidestep.lifecycle.results import FILES
+from sidestep.runtime.errors import AgainError, BadDataError
 from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.workspace import Workspace
+from sidestep.storage.local import LocalStore
 from tests.facts import tells
 from tests.runs import adapter, files, log_of, newest, train, train_with_notice_after
 from tests.songs import MakeSpec
@@ -330,3 +333,52 @@ def test_who_stops_a_run_by_hand_is_told_how_to_use_what_it_has(
     monkeypatch.setattr(Preemption, "is_interrupt", True)
     spec = make_spec("by hand", epochs=4)
     assert tells(train_with_notice_after(spec, 3), *told, f"'{spec.output_place}'")
+
+
+def taken_over_after(name: str, output: Path, patch: pytest.MonkeyPatch) -> None:
+    """Another attempt takes the output over right after the file `name` is written."""
+    write = LocalStore.write_bytes
+
+    def write_and_pause(store: LocalStore, path: str, data: bytes) -> None:
+        write(store, path, data)
+        if path == name and store.root == output:
+            take_over(CommitLog(LocalStore(output, StorageSpec())), Lease(1e-6), None, {})
+
+    patch.setattr(LocalStore, "write_bytes", write_and_pause)
+
+
+@pytest.mark.parametrize(
+    ("last", "left"),
+    [("history.json", "loss.png"), ("receipt.json", "report.html"), ("report.html", "made.json")],
+)
+def test_a_writer_that_was_paused_at_its_end_replaces_nothing(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str, left: str
+) -> None:
+    output = tmp_path / "out"
+    taken_over_after(last, output, monkeypatch)
+    with pytest.raises(AgainError):
+        train(make_spec())
+    assert (output / last).exists() and not (output / left).exists()
+
+
+def test_who_mends_a_finished_run_replaces_nothing_of_one_that_has_gone_on(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    spec, output = make_spec(), tmp_path / "out"
+    train(spec)
+    whole = tmp_path / "whole"
+    shutil.copytree(output, whole)
+    made = ["loss.png", "history.json", "job.yaml", "receipt.json", "report.html"]  # in this order
+    assert {*made} == {*FILES}
+    for last in made:
+        for name in FILES:
+            (output / name).unlink(missing_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            taken_over_after(last, output, patch)
+            with pytest.raises(AgainError):
+                train(spec)
+        there = [name for name in made if (output / name).exists()]
+        assert there == made[: made.index(last) + 1]
+        assert (output / "made.json").read_bytes() == (whole / "made.json").read_bytes()
+        shutil.rmtree(output)
+        shutil.copytree(whole, output)

@@ -1,5 +1,6 @@
 """Checkpoints that wait on this machine: which of them are sent, and which are of no use any more."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def test_an_output_that_was_begun_anew_takes_nothing_of_the_old_one(
     assert unsent(pending, commits) is None
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "deleted", "added", "folder", "all"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "deleted", "added", "folder", "pipe", "all"])
 def test_a_checkpoint_that_is_damaged_before_it_is_sent(
     pending: PendingCheckpoints, commits: CommitLog, damage: str
 ) -> None:
@@ -136,6 +137,9 @@ def test_a_checkpoint_that_is_damaged_before_it_is_sent(
         case "folder":
             file.unlink()
             file.mkdir()
+        case "pipe":
+            file.unlink()
+            os.mkfifo(file)
         case "all":
             shutil.rmtree(folder.parent)
     assert not pending.is_whole(folder)
@@ -149,9 +153,13 @@ def test_anything_in_the_place_of_what_waits_goes(pending: PendingCheckpoints, c
     (root / "newest.json").unlink()
     (root / "newest.json").mkdir()
     assert unsent(pending, commits) is None
+    (root / "newest.json").rmdir()
+    os.mkfifo(root / "newest.json")  # who opens it for reading waits for ever
+    assert unsent(pending, commits) is None
+    os.mkfifo(root / "checkpoint-step-6")
     (root / "checkpoint-step-4").write_bytes(b"")
     (root / "checkpoint-step-5").symlink_to("checkpoint-step-3")
-    for step in (4, 5):
+    for step in (4, 5, 6):
         put(pending, writer, step)
         waiting = unsent(pending, commits)
         assert waiting and waiting.step == step

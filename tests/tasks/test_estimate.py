@@ -2,15 +2,18 @@
 
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 
+from sidestep.commitlog.leftovers import DAY
 from sidestep.config.job import JobSpec
 from sidestep.data.index import Index, write_index
 from sidestep.lifecycle.job import Job
+from sidestep.runtime.atomic import TEMPORARY
 from sidestep.storage.open import open_store
 from sidestep.tasks import estimate as module
 from sidestep.tasks.estimate import estimate
@@ -91,6 +94,17 @@ def test_a_report_of_other_weights_or_songs_is_not_shown_again(
     report.write_text(json.dumps(older))
     run_task(estimate, spec)
     assert len(measured) == 3
+
+
+def test_what_a_killed_attempt_was_writing_is_cleared_a_day_later(spec: JobSpec, tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "estimate"
+    folder.mkdir(parents=True)
+    old, young = folder / f"{TEMPORARY}1", folder / f"{TEMPORARY}2"
+    for file, age in ((old, 2 * DAY), (young, DAY / 2)):
+        file.write_bytes(b"half a picture")
+        os.utime(file, (file.stat().st_mtime - age,) * 2)
+    run_task(estimate, spec)
+    assert not old.exists() and young.exists()
 
 
 @pytest.mark.parametrize("name", ["report.png", "report.json"])

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from sidestep.commitlog.leftovers import DAY
 from sidestep.config.schema import StorageSpec
 from sidestep.data import audio, encode
 from sidestep.data.index import list_samples, read_index
 from sidestep.data.survey import read_survey
 from sidestep.data.tensors import read_sample
+from sidestep.runtime.atomic import TEMPORARY
 from sidestep.runtime.errors import MissingInputError
 from sidestep.storage.open import open_store
 from sidestep.storage.retry import Retry
@@ -196,6 +198,20 @@ def test_a_preview_is_made_where_the_latents_are_known_but_it_is_not(spec: MakeJ
         for name in ("tensors", "elsewhere")
     )
     assert first == second
+
+
+def test_preprocessing_again_clears_what_a_killed_attempt_was_writing(spec: MakeJob, tmp_path: Path) -> None:
+    """Where nobody trains, no writer does it. What is younger than a day may belong to another attempt."""
+    run_task(preprocess, spec())
+    for folder in (tmp_path / "tensors", tmp_path / "tensors" / "unfinished"):
+        folder.mkdir(exist_ok=True)
+        for name, age in (("old", 2 * DAY), ("young", DAY / 2)):
+            file = folder / f"{TEMPORARY}{name}"
+            file.write_bytes(b"half a song")
+            os.utime(file, (file.stat().st_mtime - age,) * 2)
+    run_task(preprocess, spec())
+    left = sorted(file.name for file in (tmp_path / "tensors").rglob(f"{TEMPORARY}*"))
+    assert left == [f"{TEMPORARY}young"] * 2
 
 
 def test_preprocessing_again_makes_damaged_tensors_anew(spec: MakeJob, tmp_path: Path) -> None:
