@@ -10,6 +10,7 @@ from sidestep.config.fields import spec_fields
 from sidestep.config.job import JobSpec, resolve
 from sidestep.config.sources import Given
 from sidestep.runtime.errors import MissingInputError
+from sidestep.runtime.folders import provide_folders
 from sidestep.runtime.lean import import_diffusers
 from sidestep.runtime.logs import setup_logging
 from sidestep.runtime.workspace import open_workspace
@@ -66,6 +67,7 @@ def export(spec: JobSpec, adapter_place: str, format_: str, output: str | None, 
     adapter_place = adapter_place.rstrip("/")
     source = open_store(adapter_place, spec.storage)
     found = _files_of_adapter(source)
+    provide_folders(spec.runtime.workspace)
     import_diffusers()
     from sidestep import adapters
     from sidestep.acestep.releases import config_of

@@ -9,6 +9,7 @@ from sidestep.commands.job import add_job_flags, read_job
 from sidestep.commands.parser import Parser
 from sidestep.config.job import JobSpec
 from sidestep.runtime.console import write, write_json
+from sidestep.runtime.folders import provide_folders
 from sidestep.runtime.lean import import_diffusers
 
 
@@ -84,6 +85,7 @@ def run(call: Call) -> None:
 def _whole_plan(spec: JobSpec, options: argparse.Namespace) -> dict[str, Any]:
     """Make the plan, print it as text unless JSON is wanted, and return it as data."""
     # Imported here: it loads torch, which checks can do without.
+    provide_folders(spec.runtime.workspace)
     import_diffusers()
     from sidestep.acestep.releases import config_of
     from sidestep.planning.plan import make_plan

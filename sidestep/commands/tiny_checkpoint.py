@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sidestep.commands.command import Call
 from sidestep.commands.parser import Parser
+from sidestep.runtime.folders import provide_folders
 from sidestep.runtime.logs import setup_logging
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ def add_arguments(parser: Parser) -> None:
 def run(call: Call) -> None:
     options = call.options()
     setup_logging()
+    provide_folders(workspace=None)
 
     from sidestep.acestep.tiny import write_tiny_checkpoint
 

@@ -100,7 +100,8 @@ def open_workspace(path: str | None) -> Workspace:
         root = root.expanduser().absolute()
         root.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:
-        raise MachineError(f"The workspace {root} cannot be made: {error}. {ADVICE}") from error
+        why = str(error).rstrip(".")
+        raise MachineError(f"The workspace {root} cannot be made: {why}. {ADVICE}") from error
     if not os.access(root, os.W_OK | os.X_OK):
         raise MachineError(f"The workspace {root} is not writable for this user. {ADVICE}")
     return Workspace(root)

@@ -11,6 +11,7 @@ from sidestep.config.resolved import digest
 from sidestep.runtime.display import Wanted, shower
 from sidestep.runtime.environment import tidy_environment
 from sidestep.runtime.errors import AgainError
+from sidestep.runtime.folders import provide_folders
 from sidestep.runtime.lean import import_diffusers
 from sidestep.runtime.logs import guest_logging
 from sidestep.runtime.preemption import Preemption
@@ -77,6 +78,7 @@ def _run(job: "Job") -> "TrainResult | None":
     from sidestep.tasks.limits import limits_explained
 
     spec = job.spec
+    provide_folders(spec.runtime.workspace)
     check_places(job)
     with Reporter(job) as reporter:
         if spec.task == "pipeline":

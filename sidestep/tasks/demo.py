@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidestep.config.job import JobSpec
+from sidestep.runtime.folders import provide_folders
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +162,7 @@ def demo(folder: Path, run: Callable[[JobSpec], object]) -> None:
 
     `run` is `sidestep.tasks.run`. Run again in the same folder it finds its work done and says so.
     """
+    provide_folders(workspace=None)
     from sidestep.acestep.tiny import write_tiny_checkpoint
     from sidestep.lifecycle.finish import TrainResult
 

@@ -19,6 +19,7 @@ from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.runtime.errors import ExitCode, MachineError, SideStepError
+from sidestep.runtime.folders import provide_folders
 from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.workspace import open_workspace
 
@@ -31,6 +32,7 @@ def verify_resume(spec: JobSpec, steps: int) -> None:
     The tensors must be there: `sidestep preprocess` makes them. Raises MachineError where the two differ,
     and what training raises.
     """
+    provide_folders(spec.runtime.workspace)
     with open_workspace(spec.runtime.workspace).temporary() as folder:
         whole, cut = (_trial(spec, steps, Path(folder, name)) for name in ("whole", "cut"))
         log.info("1 of 3: %d steps at one go", steps)
