@@ -45,6 +45,10 @@ class Adapter(ABC):
     def files(self) -> dict[str, Parts]:
         """The published files: name → canonical content, in parts."""
 
+    @abstractmethod
+    def set_dropout(self, modules: Mapping[str, nn.Module]) -> None:
+        """Put `modules` in the place of the dropouts of the layers of their names."""
+
     def make_trainable(self) -> None:
         """Freeze the base, train the adapter, and bring the new modules into the base's mode."""
         self.transformer.requires_grad_(False)

@@ -17,7 +17,7 @@ the rank everywhere. diffusers' `load_lora_weights` refuses any LoKR (it wants "
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -88,6 +88,14 @@ class LokrAdapter(Adapter):
             for name, parameter in layer.named_parameters()
         }
         return dict(sorted(named.items()))
+
+    def set_dropout(self, modules: Mapping[str, nn.Module]) -> None:
+        """LyCORIS' is on the update's output: W·x + dropout(ΔW·x)."""
+        for path, module in modules.items():
+            layer = self.layers[path]
+            layer.drop = module
+            if layer.wd:  # LyCORIS leaves dropout out where it builds the adapted weight
+                layer.op = _dropped(layer.op, module)
 
     def files(self) -> dict[str, Parts]:
         folded = {path: _folded(layer) for path, layer in self.layers.items()}
@@ -271,6 +279,10 @@ def _with_matrix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         return weights  # w2_a @ w2_b is one already
     others = {name: weights[name] for name in weights if not name.startswith(("lokr_w2", "lokr_t2"))}
     return others | {"lokr_w2": w2.flatten(1)}
+
+
+def _dropped(operation: Callable[..., Tensor], dropout: nn.Module) -> Callable[..., Tensor]:
+    return lambda *inputs, **options: dropout(operation(*inputs, **options))
 
 
 def is_full(layer: LokrModule) -> bool:

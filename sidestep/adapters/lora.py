@@ -127,6 +127,11 @@ class LoraAdapter(Adapter):
             for side, matrix in _matrices(layer).items()
         }
 
+    def set_dropout(self, modules: Mapping[str, nn.Module]) -> None:
+        """PEFT's is on the input: W·x + alpha / rank · B·A·dropout(x)."""
+        for path, module in modules.items():
+            self.layers[path].lora_dropout[_NAME] = module
+
     def files(self) -> dict[str, Parts]:
         tensors: dict[str, Tensor] = {}
         for path, layer in self.layers.items():

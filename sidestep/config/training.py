@@ -50,7 +50,9 @@ class AdapterSpec(Section):
         gt=0,
         aliases=["--lokr-linear-alpha"],
     )
-    dropout: Annotated[float, LORA] = setting(0.1, "Dropout on the adapter's input (LoRA only).", ge=0, lt=1)
+    dropout: float = setting(
+        0.1, "Dropout: on a LoRA's input, on a LoKR's output. A LoKR has none by default.", ge=0, lt=1
+    )
     target_modules: Annotated[tuple[str, ...], BeforeValidator(_split_words)] = setting(
         ATTENTION_MODULES,
         "Modules that get an adapter: q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, "
@@ -113,6 +115,13 @@ class AdapterSpec(Section):
         except (TypeError, ValueError):
             return values  # the rank itself is refused
         return values | {"alpha": 2 * rank} if rank >= 1 else values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lokr_has_no_dropout_by_default(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("type") == "lokr":
+            return {"dropout": 0} | values
+        return values
 
     @field_validator("attention")
     @classmethod

@@ -83,6 +83,10 @@ def settings_of(job: Job, before: Numbers | None = None) -> dict[str, Any]:
     """
     spec = job.spec
     train = spec.train.model_dump(mode="json", exclude=CHANGES_NOTHING)
+    if before and before.progress.law == 1 and spec.train.adapter.type == "lokr":
+        # It has no dropout, and its recipe says LoRA's default: so may the spec today, or nothing.
+        recorded = NEUTRAL["train.adapter.dropout"]
+        train["adapter"]["dropout"] = train["adapter"]["dropout"] or recorded
     return {
         "model_variant": ALIASES.get(spec.model_variant, spec.model_variant),
         "dataset": dataset_digest(dataset_files(job.tensors, before.dataset if before else "")),

@@ -29,6 +29,7 @@ from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.words import counted
 from sidestep.tasks.setup import TrainingSetup, prepare_setup, sampling_config
 from sidestep.training.checkpoint import restore
+from sidestep.training.dropout import Masks
 from sidestep.training.history import history_bytes
 from sidestep.training.loop import StepResult, Trainer
 from sidestep.training.machine import choose_machine
@@ -40,6 +41,8 @@ from sidestep.training.snapshot import Snapshot
 from sidestep.training.throughput import Throughput
 
 log = logging.getLogger(__name__)
+
+DROPOUT_IN_OLDER_SPECS = 0.1
 
 
 def train(job: Job, reporter: Reporter) -> TrainResult:
@@ -98,7 +101,7 @@ def _train(
         reporter.resumed_at(_check_length(start.numbers, schedule))
         _log_resume(start.numbers, fingerprint, machine, schedule)
         machine = start.numbers.machine
-    _log_training(spec, setup)
+    _log_training(spec, setup, progress.law)
     job.output.keep_spec(spec)
     snapshot = Snapshot(
         trainer.adapter, trainer.optimizer, spec.train, fingerprint, machine, setup.samples.records
@@ -146,6 +149,7 @@ def build_trainer(spec: JobSpec, setup: TrainingSetup, preemption: Preemption | 
         fabric=fabric,
         model=fabric.setup_module(transformer),
         adapter=adapter,
+        masks=Masks(adapter, train.seed),
         optimizer=build_optimizer(adapter, train),
         samples=setup.samples,
         null_condition=setup.null_condition,
@@ -189,7 +193,7 @@ def _log_resume(
         )
 
 
-def _log_training(spec: JobSpec, setup: TrainingSetup) -> None:
+def _log_training(spec: JobSpec, setup: TrainingSetup, law: int) -> None:
     kind = {"lora": "LoRA", "lokr": "LoKR"}[spec.train.adapter.type]
     log.info(
         "Training a %s on %s in %s mode: %s, %s",
@@ -198,6 +202,13 @@ def _log_training(spec: JobSpec, setup: TrainingSetup) -> None:
     )
     if warning := doubtful_rate(spec.train.optimizer_type, spec.train.lr):
         log.warning("%s", warning)
+    adapter = spec.train.adapter
+    if law > 1 and (adapter.type, adapter.dropout) == ("lokr", DROPOUT_IN_OLDER_SPECS):
+        log.warning(
+            "This LoKR is trained with dropout %g. Older versions wrote that into every job.yaml but trained "
+            "a LoKR without dropout, as train.adapter.dropout 0 does now",
+            adapter.dropout,
+        )
     if setup.model.is_turbo and spec.train.mode == "corrected":
         log.warning(
             "%s is distilled at eight timesteps, and corrected mode trains at logit-normal ones between "

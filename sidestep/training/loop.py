@@ -26,6 +26,7 @@ from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.progress import track
 from sidestep.training import rng
+from sidestep.training.dropout import Masks
 from sidestep.training.flow import SamplingConfig, draw_batch, flow_loss
 from sidestep.training.numbers import Progress
 from sidestep.training.schedule import Group, Schedule
@@ -61,6 +62,7 @@ class Trainer:
     fabric: Fabric
     model: nn.Module
     adapter: Adapter
+    masks: Masks  # of the adapter's dropout
     optimizer: torch.optim.Optimizer
     samples: Sequence[Sample]
     null_condition: Tensor  # [1, 1, D]
@@ -77,6 +79,7 @@ class Trainer:
         Raises BadSpecError where `SKIPPED_LIMIT` steps in a row were skipped, or all of a shorter run.
         """
         total = self.schedule.total_steps
+        self.masks.law = progress.law
         if progress.loss_scale:
             self.fabric.strategy.precision.load_state_dict(progress.loss_scale)
         if progress.step == 0:
@@ -112,7 +115,7 @@ class Trainer:
                 rest = seconds * (len(group.samples) - len(losses))
                 if self.preemption.seconds_left() < rest + SECONDS_TO_SAVE:
                     return None
-            rng.reseed_globals(self.sampling.seed, "micro-batch", index)
+            self.masks.begin([index], self.fabric.device)
             loss = self.loss(self.samples[sample], index, self.sampling)
             # Divided by the group's own size: an epoch's short last group weighs each song the same.
             self.fabric.backward(loss / len(group.samples))

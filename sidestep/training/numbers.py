@@ -19,7 +19,14 @@ from sidestep.runtime.parsing import Count, Exact, Number, as_kind, parse_json, 
 NUMBERS_FILE = "training_state.json"
 TENSORS_FILE = "training_state.safetensors"
 STATE_FILES = (NUMBERS_FILE, TENSORS_FILE)
-FORMAT = 1
+LAW = 2
+"""How a new run's random draws are made. It is a run's state, and no part of what makes two runs the same.
+
+Under law 1, the adapter's dropout was one mask for the whole micro-batch from torch's global generator, and
+LoKR had none. From law 2 on, each draw is keyed by the sample's number in the run.
+"""
+FORMATS = {1: 1, 2: 2}
+"""Of a law (see `LAW`): the file's format, so that an older version refuses a law that it does not know."""
 NUMERICS = {"fp32": 1, "bf16": 2, "fp16": 2}
 """By precision: to be counted up with every change of the code after which a run gives other numbers in it.
 
@@ -36,6 +43,7 @@ class Progress:
     evaluations: dict[int, float] = field(default_factory=dict)  # step → loss on fixed draws
     skipped: int = 0  # steps so far that changed nothing, as their loss or gradient was not finite
     skipped_in_row: int = 0  # those of them since the last one that did
+    law: int = LAW  # see there
     loss_scale: dict[str, Any] = field(default_factory=dict)  # the gradient scaler's state, in fp16 alone
 
 
@@ -60,7 +68,8 @@ def numbers_bytes(numbers: Numbers) -> bytes:
     """The content of `training_state.json`. The same numbers give the same bytes."""
     progress = numbers.progress
     content = {
-        "format": FORMAT,
+        "format": FORMATS[progress.law],
+        **({} if progress.law == 1 else {"law": progress.law}),  # a run begun before says what it said
         "step": progress.step,
         "skipped": progress.skipped,
         "skipped_in_row": progress.skipped_in_row,
@@ -89,13 +98,15 @@ def read_numbers(data: bytes, where: str) -> Numbers:
     name = f"{where}/{NUMBERS_FILE}"
     content = parse_json(data, name)
     version = content.get("format") if isinstance(content, dict) else None
-    if isinstance(version, int) and version != FORMAT:
+    if isinstance(version, int) and version not in FORMATS.values():
         raise BadDataError(
-            f"{where} has checkpoint format {version}; this version of Side-Step reads {FORMAT}"
+            f"{where} has checkpoint format {version}; this version of Side-Step reads up to "
+            f"{max(FORMATS.values())}: go on with a newer one"
         )
     read = as_kind(_Content, content, name)
     progress = Progress(
         read.step,
+        law=read.law,
         evaluations={step: math.nan if loss is None else loss for step, loss in read.evaluations.items()},
         skipped=read.skipped,
         skipped_in_row=read.skipped_in_row,
@@ -131,7 +142,8 @@ class _Optimizer(BaseModel):
 class _Content(BaseModel):
     """What `training_state.json` holds, by its types. What it says must also fit the run: see `restore`."""
 
-    format: Literal[1]
+    format: Literal[1, 2]
+    law: Literal[1, 2] = 1
     step: Count
     skipped: Count
     skipped_in_row: Count

@@ -164,17 +164,25 @@ def test_a_field_says_of_itself_what_it_is() -> None:
         *("checkpoint_dir", "audio_dir", "dataset_json", "dataset_dir", "output_dir", "train.resume_from"),
     ]
     assert {field.path[-1] for field in fields if field.adapter_type == "lora"} == {
-        *("dropout", "rank_pattern", "alpha_pattern"),
+        *("rank_pattern", "alpha_pattern"),
     }
     assert {field.path[-1] for field in fields if field.adapter_type == "lokr"} == {
         *("factor", "decompose_both", "use_tucker", "use_scalar", "weight_decompose"),
     }
 
 
+def test_a_lokr_has_no_dropout_but_where_it_is_asked_for() -> None:
+    def dropout(**adapter: object) -> float:
+        return JobSpec(**PLACES, train={"adapter": adapter}).train.adapter.dropout
+
+    assert dropout() == dropout(type="lora") == 0.1
+    assert dropout(type="lokr") == 0
+    assert dropout(type="lokr", dropout=0.1) == 0.1
+
+
 @pytest.mark.parametrize(
     ("type_", "others"),
     [
-        ("lokr", {"dropout": 0.2}),
         ("lokr", {"alpha_pattern": "v_proj=3"}),
         ("lora", {"factor": 4}),
         ("lora", {"use_scalar": True}),

@@ -285,11 +285,11 @@ def test_what_is_wrong_with_one_field_alone() -> None:
     given = [
         Given(("train", "lr"), "-1", "answer"),
         Given((*adapter, "type"), "lokr", "answer"),
-        Given((*adapter, "dropout"), "0.5", "answer"),
+        Given((*adapter, "alpha_pattern"), {"v_proj": 2}, "answer"),
         Given((*adapter, "rank_pattern"), {"v_proj": 0}, "answer"),
     ]
     assert "more than 0" in str(problem_with(given, ("train", "lr")))
-    assert "lora alone" in str(problem_with(given, (*adapter, "dropout")))  # by the other answers
+    assert "lora alone" in str(problem_with(given, (*adapter, "alpha_pattern")))  # by the other answers
     assert "at least 1" in str(problem_with(given, (*adapter, "rank_pattern")))  # inside it
     for path in ((*adapter, "type"), (*adapter, "rank"), ("train", "l"), ("output_dir",)):
         assert problem_with(given, path) is None

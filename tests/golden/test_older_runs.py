@@ -54,6 +54,30 @@ def test_a_pending_checkpoint_goes_on(run: str, golden: Path, tmp_path: Path, s3
     check_end(run, store)
 
 
+def test_a_lokr_s_job_run_anew_has_dropout_and_says_so(
+    golden: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its job.yaml names 0.1, as each did, and it was trained without."""
+    unpack("killed-lokr-adamw", tmp_path)
+    (tmp_path / "output").rename(tmp_path / "old")
+    losses = []
+    for dropout in (None, 0, 0.1):
+        spec = sidestep.JobSpec.load(
+            tmp_path / "old" / "job.yaml",
+            checkpoint_dir=str(golden / "checkpoints"),
+            dataset_dir=str(OLDER / "tensors"),
+            output_dir=str(tmp_path / f"output-{dropout}"),
+            runtime={"workspace": str(tmp_path / "workspace")},
+            train={"max_steps": 2} | ({} if dropout is None else {"adapter": {"dropout": dropout}}),
+        )
+        caplog.clear()
+        sidestep.run(spec)
+        warned = [record for record in caplog.records if "train.adapter.dropout 0" in record.getMessage()]
+        assert len(warned) == (dropout != 0)
+        losses.append((tmp_path / f"output-{dropout}" / "adapter" / "lokr_weights.safetensors").read_bytes())
+    assert losses[0] == losses[2] != losses[1]
+
+
 def unpack(name: str, folder: Path) -> None:
     with tarfile.open(OLDER / f"{name}.tar.gz") as archive:
         archive.extractall(folder, filter="data")

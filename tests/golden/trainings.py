@@ -1,4 +1,4 @@
-"""Sixteen short trainings, and what is kept of each: its curves, its adapter, and digests of its files.
+"""Sixteen short trainings under each law of draws, with the curves, adapter and file digests of each.
 
 They are run through what users have alone: `JobSpec.load`, `run`, and the files of the output.
 """
@@ -8,9 +8,11 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,13 +20,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 import sidestep
+from sidestep.training.numbers import Progress
 from tests.golden.machine import machine_kind
 
 FOLDER = Path(__file__).parent / "runs"
 STEPS = 6
 TARGETS = ("layers.0.self_attn.q_proj", "layers.1.cross_attn.v_proj")
 ADAPTERS: dict[str, dict[str, Any]] = {
-    "lora": {"rank": 32, "alpha": 48, "dropout": 0.5},
+    "lora": {"rank": 32, "alpha": 48},
     "lokr": {"rank": 64, "factor": 2},
 }
 # Gradients are clipped to so little that the optimizer's epsilon (1e-8) counts. Without it, an element whose
@@ -39,7 +42,8 @@ MODES: dict[str, dict[str, Any]] = {
     "corrected": {"cfg_dropout": 0.4, "chunk_duration": 1},
     "vanilla": {},
 }
-RUNS = tuple("-".join(parts) for parts in product(ADAPTERS, OPTIMIZERS, MODES))
+LAWS = {"": 1, "law2-": 2}  # of random draws, by how the names of its runs begin
+RUNS = tuple(law + "-".join(parts) for law, *parts in product(LAWS, ADAPTERS, OPTIMIZERS, MODES))
 PUBLISHED = {"lora": "adapter_model.safetensors", "lokr": "lokr_weights.safetensors"}
 CURVES = ("loss/train", "loss/eval", "lr", "grad_norm/")
 
@@ -73,10 +77,12 @@ def tolerance(name: str) -> float:
 
 def train(name: str, inputs: Path, output: Path, **changes: Any) -> dict[str, Any]:
     """Train the run called `name` into `output`, with other `changes` of its settings; its settings."""
-    adapter, optimizer, mode = name.split("-")
+    *later, adapter, optimizer, mode = name.split("-")
+    law = 2 if later else 1
+    dropout = {"dropout": 0.5} if adapter == "lora" or law == 2 else {}
     settings: dict[str, Any] = {
         "mode": mode,
-        "adapter": {"type": adapter, "target_modules": TARGETS, **ADAPTERS[adapter]},
+        "adapter": {"type": adapter, "target_modules": TARGETS, **ADAPTERS[adapter], **dropout},
         "optimizer_type": optimizer,
         "epochs": 2,
         "accumulation": 2,  # of five songs: an epoch's last step has one
@@ -95,7 +101,8 @@ def train(name: str, inputs: Path, output: Path, **changes: Any) -> dict[str, An
         train=settings,
         runtime={"device": "cpu", "workspace": str(inputs / "workspace")},
     )
-    sidestep.run(spec)
+    with patch("sidestep.tasks.train.Progress", partial(Progress, law=law)):
+        sidestep.run(spec)
     return settings
 
 
@@ -112,7 +119,7 @@ def read_output(name: str, output: Path) -> GoldenRun:
             if tag.startswith(CURVES)
         },
         digests={file.relative_to(output).as_posix(): sha256(file) for file in files},
-        adapter=load_file(output / "adapter" / PUBLISHED[name.partition("-")[0]]),
+        adapter=load_file(output / "adapter" / PUBLISHED[name.removeprefix("law2-").partition("-")[0]]),
     )
 
 

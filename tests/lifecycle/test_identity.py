@@ -242,10 +242,13 @@ def fingerprint_of(settings: dict[str, Any], weights: str) -> dict[str, Any]:
     return {**settings, "weights": weights}
 
 
-def numbers(recipe: dict[str, Any], machine: dict[str, Any] | None = None) -> Numbers:
+def numbers(
+    recipe: dict[str, Any], machine: dict[str, Any] | None = None, progress: Progress | None = None
+) -> Numbers:
     """As they are read again from a checkpoint with these."""
     machine = {"precision": "fp32"} if machine is None else machine
-    saved = Numbers(fingerprint_of(recipe, "abc"), machine, Progress(3), [], {"kind": "AdamW"})
+    progress = progress or Progress(3)
+    saved = Numbers(fingerprint_of(recipe, "abc"), machine, progress, [], {"kind": "AdamW"})
     return read_numbers(numbers_bytes(saved), "here")
 
 
@@ -299,6 +302,35 @@ def test_what_is_in_the_tensors_is_compared_once_it_is_known(spec: JobSpec) -> N
         check_same_run(spec, numbers(settings(spec)), fingerprint, "the run")
     with pytest.raises(BadSpecError, match=facts("dataset_content", "'one'", "'two'")):
         check_same_run(spec, saved, now | {"dataset_content": "two"}, "the run")
+
+
+def test_a_checkpoint_says_by_which_law_it_was_drawn(spec: JobSpec) -> None:
+    """None for those of older versions, which can read it; they refuse a law that they do not know."""
+    for law, said in ((1, {"format": 1}), (2, {"format": 2, "law": 2})):
+        saved = numbers(settings(spec), progress=Progress(3, law=law))
+        content = json.loads(numbers_bytes(saved))
+        assert {key: content[key] for key in ("format", "law") if key in content} == said
+        assert saved.progress.law == law
+    assert Progress().law == 2
+    with pytest.raises(BadDataError, match="newer"):
+        read_numbers(json.dumps({**content, "format": 3, "law": 3}).encode(), "here")
+
+
+@pytest.mark.parametrize("law", [1, 2])
+def test_a_lokr_begun_without_dropout_goes_on_without(spec: JobSpec, law: int) -> None:
+    """Under law 1 its recipe said 0.1, whatever the spec of today names for that."""
+    begun, none, other = (
+        spec.changed({"train.adapter.type": "lokr", "train.adapter.dropout": rate}) for rate in (0.1, 0, 0.2)
+    )
+    saved = numbers(settings(begun), progress=Progress(3, law=law))
+    for today in (begun, none, other):
+        fingerprint = fingerprint_of(settings_of(Job(today), saved), "abc")
+        if today is begun or (today is none and law == 1):
+            check_same_run(today, saved, fingerprint, "the run")
+            assert fingerprint["train.adapter"]["dropout"] == 0.1  # as the next checkpoint says, too
+            continue
+        with pytest.raises(BadSpecError, match=r"train\.adapter\.dropout"):
+            check_same_run(today, saved, fingerprint, "the run")
 
 
 def test_the_files_of_a_dataset_are_kept_with_a_checkpoint(spec: JobSpec) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sidestep.acestep import load_model
 from sidestep.data.tensors import Sample
@@ -271,20 +271,3 @@ def test_a_step_is_given_up_where_it_would_not_end_in_time(
     unchanged = all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
     assert samples.read == read
     assert unchanged == (result is None) == (read == 2)
-
-
-def test_dropout_is_drawn_anew_for_every_micro_batch(make_spec: MakeSpec) -> None:
-    """And in the same way, whenever the step is made: the masks of two songs as long as each other."""
-    folder = write_songs(Path("songs"), [song(n) for n in range(2)])
-    spec = make_spec(dataset_dir=folder, gradient_checkpointing=False, adapter={"dropout": 0.5})
-    runs = []
-    for _ in range(2):
-        trainer = trainer_of(spec)
-        dropout = next(m for m in trainer.model.modules() if isinstance(m, nn.Dropout) and m.p == 0.5)
-        masks: list[Tensor] = []
-        dropout.register_forward_hook(lambda module, inputs, output, masks=masks: masks.append(output == 0))
-        trainer.step(0)
-        runs.append(masks)
-    first, second = runs[0]
-    assert first.shape == second.shape and not torch.equal(first, second)
-    assert torch.equal(first, runs[1][0]) and torch.equal(second, runs[1][1])
