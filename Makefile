@@ -71,11 +71,12 @@ fuzz: dev ## every reader of foreign files on changed ones, five minutes each (S
 golden: dev ## record the golden runs anew, and print what moved
 	@$(RUN) tests.golden.record
 
-bench: dev ## speed of a training step, stall of a checkpoint, digests of tensors, the command's start
+bench: dev ## speed of a training step, stall of a checkpoint, digests of tensors, dropout, the command's start
 	@$(RUN) tests.bench.run
 	@$(RUN) tests.bench.stall
 	@$(RUN) tests.bench.start_up
 	@$(RUN) tests.bench.digests
+	@$(RUN) tests.bench.dropout
 
 hooks: tools ## ruff and mypy before each commit (pre-commit)
 	@.venv/bin/pre-commit install
