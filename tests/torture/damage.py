@@ -77,7 +77,7 @@ DAMAGES: tuple[Callable[[Path, random.Random], None], ...] = (
 def damage(field: Field, cell: str, rng: random.Random, tally: Tally) -> None:
     """One output in the state `cell`, with one of its files damaged."""
     output, whole = Path(field.prepared(cell, *STATES[cell], _spec_of(field))), _spec_of(field)
-    reference = field.reference("damage", whole)
+    reference = field.reference(whole)
     spec = whole(str(output))
     files = sorted(path for path in output.rglob("*") if path.is_file())
     kinds = sorted({path.relative_to(output).parts[0] for path in files})

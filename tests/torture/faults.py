@@ -20,7 +20,7 @@ SHARE = 0.12  # of all requests meets a fault
 
 def fail(field: Field, cell: str, rng: random.Random, tally: Tally) -> None:
     """One run whose requests meet faults of the kind `cell`: see `faults_of`."""
-    reference = field.reference("faults", lambda output: field.spec(output, SETTINGS))
+    reference = field.reference(lambda output: field.spec(output, SETTINGS))
     inputs = _inputs_in_the_bucket(field)
     with faulty_server(field.server.endpoint) as proxy:
         spec = field.spec(
@@ -63,7 +63,7 @@ ONLY = {
 def lag(field: Field, cell: str, rng: random.Random, tally: Tally) -> None:
     """A job whose listings show files seconds after they were written, killed once on the way."""
     settings = CELLS["lora-adamw"] | {"max_steps": 2}
-    reference = field.reference("pipeline", lambda output: field.pipeline(output, settings))
+    reference = field.reference(lambda output: field.pipeline(output, settings))
     with faulty_server(field.server.endpoint) as proxy:
         proxy.listings_lag = rng.uniform(0.5, 6)
         spec = field.pipeline(field.new_output(), settings, storage={"endpoint_url": proxy.endpoint})

@@ -94,8 +94,9 @@ class Field:
         name = f"run-{self.runs}"
         return self.server.place(name) if kind == "s3" else str(self.folder / "outputs" / name)
 
-    def reference(self, name: str, spec_of: Callable[[str], dict[str, Any]]) -> "Reference":
-        """What the job comes to where nobody disturbs it, found out once for each `name`."""
+    def reference(self, spec_of: Callable[[str], dict[str, Any]]) -> "Reference":
+        """What the job comes to where nobody disturbs it, found out once; `spec_of` an output is its spec."""
+        name = json.dumps(spec_of(""))
         if name not in self._references:
             spec, began = spec_of(self.new_output("local")), time.monotonic()
             attempt = self.start(spec)

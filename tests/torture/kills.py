@@ -25,7 +25,7 @@ def job_of(field: Field, cell: str) -> Callable[[str], dict[str, Any]]:
 def kill(field: Field, cell: str, rng: random.Random, tally: Tally) -> None:
     """One run, of which three to eight attempts are killed: it must end as if none had been."""
     spec_of = job_of(field, cell)
-    reference = field.reference(cell, spec_of)
+    reference = field.reference(spec_of)
     points: dict[str, Point] = PREPROCESS if cell == PIPELINE else POINTS
     spec, before, budget, is_damaged = spec_of(field.new_output()), [0], rng.randint(3, 8), False
     records: list[dict[str, Any]] = []

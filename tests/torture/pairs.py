@@ -47,9 +47,7 @@ def array_job(field: Field, rng: random.Random, tally: Tally) -> None:
 def one_preprocessing(field: Field, rng: random.Random, tally: Tally, kind: str) -> None:
     """At one place of tensors that is not there yet."""
     whole = field.pipeline(field.new_output(kind), {}, task="preprocess")
-    reference = field.reference(
-        "pipeline", lambda output: field.pipeline(output, CELLS["lora-adamw"] | {"max_steps": 2})
-    )
+    reference = field.reference(lambda output: field.pipeline(output, CELLS["lora-adamw"] | {"max_steps": 2}))
     for attempt in _begin(field, rng, whole, whole):
         _end(attempt, 0)
     _same_tensors(whole, reference.spec)
@@ -60,7 +58,7 @@ def one_dataset(field: Field, rng: random.Random, tally: Tally) -> None:
     """At two outputs, while one new place of tensors is made by both."""
     tensors = field.new_output("local")
     settings = CELLS["lora-adamw"] | {"max_steps": 2}
-    reference = field.reference("pipeline", lambda output: field.pipeline(output, settings))
+    reference = field.reference(lambda output: field.pipeline(output, settings))
     specs = [field.pipeline(field.new_output("local"), settings, dataset_dir=tensors) for _ in range(2)]
     for attempt in _begin(field, rng, *specs):
         _end(attempt, 0)
@@ -93,7 +91,7 @@ def _end(attempt: Attempt, *allowed: int) -> int:
 
 
 def _is_as_alone(field: Field, spec: dict[str, Any]) -> None:
-    reference = field.reference("few", lambda output: field.spec(output, FEW))
+    reference = field.reference(lambda output: field.spec(output, FEW))
     same(read_outcome(store_of(spec)), reference.outcome)
 
 

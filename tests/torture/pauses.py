@@ -24,7 +24,7 @@ def pause(field: Field, cell: str, rng: random.Random, tally: Tally) -> None:
     def spec_of(output: str) -> dict[str, Any]:
         return field.spec(output, CELLS["lora-adamw"] | {"max_steps": STEPS})
 
-    reference = field.reference(f"pause-{cell}", spec_of)
+    reference = field.reference(spec_of)
     spec = spec_of(field.new_output(cell))
     name = rng.choice(sorted(POINTS))
     paused = field.start(spec, name, rng.randint(1, POINTS[name].most), signal.SIGSTOP)
