@@ -133,7 +133,6 @@ def test_a_pattern_that_fits_nothing_is_refused(transformer: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("kind", "setting"),
     [
-        ("lokr", {"dropout": 0.2}),
         ("lokr", {"rank_pattern": {"q_proj": 2}}),
         ("lokr", {"alpha_pattern": "q_proj=2"}),
         ("lora", {"factor": 4}),
