@@ -49,14 +49,14 @@ class Unfinished:
         ):
             if name in names:
                 try:
-                    return _unpacked(store.read_bytes(path))
+                    return _unpacked(store.read_bytes(path), name)
                 except (MissingInputError, BadDataError) as error:
                     log.info("%s/%s is not used: %s", store.place, path, error)
                     names.discard(name)
         raise GoneError(name)
 
     def write(self, name: str, made: "Mapping[str, Tensor]") -> None:
-        data = safetensors_bytes(made, {"sha256": _digest(made)})
+        data = safetensors_bytes(made, {"name": name, "sha256": _digest(made)})
         try:
             self._here.write_bytes(name, data)
             self._names_here.add(name)
@@ -95,11 +95,11 @@ def _digest(tensors: "Mapping[str, Tensor]") -> str:
     return sha256(safetensors_bytes(tensors)).hexdigest()
 
 
-def _unpacked(data: bytes) -> "dict[str, Tensor]":
-    """Raises BadDataError where it is not what was written. Older ones have no digest."""
+def _unpacked(data: bytes, name: str) -> "dict[str, Tensor]":
+    """Raises BadDataError where it is not what was written under that name."""
     from sidestep.runtime.tensorfiles import parse_tensors
 
     tensors, metadata = parse_tensors(data, "it")
-    if metadata.get("sha256") not in (None, _digest(tensors)):
-        raise BadDataError("it is damaged")
+    if metadata != {"name": name, "sha256": _digest(tensors)}:
+        raise BadDataError("it is damaged, of another song, or of an older version")
     return tensors

@@ -87,9 +87,25 @@ def test_what_is_no_file_of_tensors_is_as_good_as_gone(
         Unfinished(machine(tmp_path, "one"), tensors).read("a")
 
 
-def test_what_an_older_version_left_has_no_digest_and_is_used(tmp_path: Path, tensors: Store) -> None:
+def test_what_was_written_under_another_name_is_not_used(tmp_path: Path, tensors: Store) -> None:
+    """A whole file, in the place of another one: of another song, or of something else."""
+    unfinished = Unfinished(machine(tmp_path, "one"), tensors)
+    for name in "ab":
+        unfinished.write(name, {"latents": torch.ones(2)})
+    (tmp_path / "one" / "a").write_bytes((tmp_path / "one" / "b").read_bytes())
+    assert unfinished.read("a")["latents"].tolist() == [1, 1]  # the other place has it
+    (tmp_path / "tensors" / FOLDER / "b").write_bytes((tmp_path / "tensors" / FOLDER / "a").read_bytes())
+    (tmp_path / "one" / "b").unlink()
+    with pytest.raises(GoneError):
+        unfinished.read("b")
+
+
+def test_what_an_older_version_left_says_nothing_of_itself_and_is_not_used(
+    tmp_path: Path, tensors: Store
+) -> None:
     tensors.write_bytes(f"{FOLDER}/a", safetensors_bytes({"latents": torch.ones(2)}))
-    assert Unfinished(machine(tmp_path, "one"), tensors).read("a")["latents"].tolist() == [1, 1]
+    with pytest.raises(GoneError):
+        Unfinished(machine(tmp_path, "one"), tensors).read("a")
 
 
 def test_what_an_attempt_wrote_is_noted_for_the_next(tmp_path: Path, tensors: Store) -> None:
