@@ -3,12 +3,24 @@
 With these a plan needs neither a checkpoint nor the network.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
-from sidestep.acestep.config import RELEASES, whole_config
-from sidestep.acestep.layout import ALIASES, FOLDERS, find_variant, open_checkpoints
+from pydantic import BaseModel
+
+from sidestep.acestep.config import RELEASES, TextConfig, VaeConfig, whole_config
+from sidestep.acestep.layout import (
+    ALIASES,
+    FOLDERS,
+    Part,
+    find_text_encoder,
+    find_vae,
+    find_variant,
+    open_checkpoints,
+)
 from sidestep.config.job import JobSpec
 from sidestep.runtime.errors import BadSpecError
+from sidestep.runtime.parsing import parse_as
 
 _SHARED: dict[str, Any] = {
     "head_dim": 128,
@@ -34,12 +46,50 @@ _XL: dict[str, Any] = _SHARED | {
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
     "encoder_hidden_size": 2048,
+    "encoder_intermediate_size": 6144,
+    "encoder_num_attention_heads": 16,
+    "encoder_num_key_value_heads": 8,
 }
+_VAE: dict[str, Any] = VaeConfig(downsampling_ratios=[2, 4, 4, 6, 10], sampling_rate=48_000).model_dump()
+_TEXT_ENCODER: dict[str, Any] = {
+    "vocab_size": 151_669,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+}
+
+
+@dataclass(frozen=True)
+class Configs:
+    """The config.json of the models that a job works with; those of the encoders where it makes tensors."""
+
+    model: dict[str, Any]
+    vae: dict[str, Any] | None = None
+    text: dict[str, Any] | None = None
 
 
 def released_config(alias: str) -> dict[str, Any]:
     """The decoder's part of the config.json of `turbo`, `base`, `sft` or one of the `xl-` models."""
     return RELEASES[alias] | (_XL if alias.startswith("xl-") else _2B)
+
+
+def configs_of(spec: JobSpec, *, offline: bool) -> Configs:
+    """The configurations of all models that the task of `spec` reads. Raises as `config_of` does."""
+    model = config_of(spec, offline=offline)
+    if spec.task not in ("preprocess", "pipeline"):
+        return Configs(model)
+    if offline:
+        return Configs(model, _VAE, _TEXT_ENCODER)
+    store = open_checkpoints(spec.checkpoint_dir, spec.storage)
+
+    def read(part: Part, kind: type[BaseModel]) -> dict[str, Any]:
+        path = f"{part.folder}/config.json"
+        return parse_as(kind, store.read_small(path), f"{store.place}/{path}").model_dump(exclude_none=True)
+
+    return Configs(model, read(find_vae(store), VaeConfig), read(find_text_encoder(store), TextConfig))
 
 
 def config_of(spec: JobSpec, *, offline: bool) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Songs to latents: 1920 samples of 48 kHz stereo make one latent frame of 64 numbers."""
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -40,16 +41,23 @@ def encode_audio(
     """
     frames = -(-waveform.shape[-1] // SAMPLES_PER_LATENT)
     waveform = F.pad(waveform, (0, frames * SAMPLES_PER_LATENT - waveform.shape[-1]))
-    stride = tile_frames - 2 * overlap_frames
-    assert stride > 0, "a tile must be longer than its two overlaps"
     latents = []
-    for start in range(0, frames, stride):
-        stop = min(start + stride, frames)
-        begin, end = max(start - overlap_frames, 0), min(stop + overlap_frames, frames)
+    for start, stop, begin, end in tiles(frames, tile_frames, overlap_frames):
         tile = waveform[None, :, begin * SAMPLES_PER_LATENT : end * SAMPLES_PER_LATENT]
         mean = vae.encode(tile.to(vae.device, vae.dtype)).latent_dist.mean[0].T  # [frames of the tile, 64]
         latents.append(mean[start - begin : stop - begin].float().cpu())
     return torch.cat(latents)
+
+
+def tiles(
+    frames: int, tile_frames: int = TILE_FRAMES, overlap_frames: int = OVERLAP_FRAMES
+) -> Iterator[tuple[int, int, int, int]]:
+    """The tiles of so many latents: start and stop of those kept, begin and end of what is encoded."""
+    stride = tile_frames - 2 * overlap_frames
+    assert stride > 0, "a tile must be longer than its two overlaps"
+    for start in range(0, frames, stride):
+        stop = min(start + stride, frames)
+        yield start, stop, max(start - overlap_frames, 0), min(stop + overlap_frames, frames)
 
 
 @torch.inference_mode()

@@ -2,15 +2,19 @@
 
 import argparse
 import re
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sidestep.commands.command import Call
 from sidestep.commands.job import add_job_flags, read_job
 from sidestep.commands.parser import Parser
-from sidestep.config.job import JobSpec
 from sidestep.runtime.console import write, write_json
+from sidestep.runtime.errors import SideStepError
 from sidestep.runtime.folders import provide_folders
 from sidestep.runtime.lean import import_diffusers
+
+if TYPE_CHECKING:
+    from sidestep.lifecycle.job import Job
 
 
 def add_arguments(parser: Parser) -> None:
@@ -48,6 +52,12 @@ def add_arguments(parser: Parser) -> None:
         metavar="X",
         help="how long a machine is kept on the average, where it may be taken away",
     )
+    group.add_argument(
+        "--prices",
+        type=Path,
+        metavar="FILE",
+        help="prices per hour by card, a YAML or JSON file with currency, date and per_hour",
+    )
     group.add_argument("--json", action="store_true", help="print JSON, for scripts")
     add_job_flags(parser, "[JOB.YAML] [flags]")
 
@@ -59,21 +69,29 @@ def run(call: Call) -> None:
     """
     options, spec, _ = read_job(call, needs_places="--offline" not in call.words)
 
+    from sidestep.lifecycle.job import Job
     from sidestep.preflight import check_everything
-    from sidestep.preflight.checks import in_lines
+    from sidestep.preflight.checks import in_lines, summary, summary_in_words
 
-    found = [] if options.offline else check_everything(spec, here=not options.elsewhere)
+    job = Job(spec)
+    found = check_everything(job, here=not options.elsewhere, offline=options.offline)
     troubles = {finding.name: finding.error for finding in found if finding.error}
     checks = [
         {"name": finding.name, "ok": finding.state == "ok", "state": finding.state, "said": finding.said}
         | ({"exit_code": int(finding.error.exit_code)} if finding.error else {})
         for finding in found
     ]
-    data: dict[str, Any] = {"checks": checks}
-    if found and not options.json:
-        write(in_lines(found) + ("" if troubles or options.check_only else "\n"))
+    data: dict[str, Any] = {"task": spec.task, "checks": checks, "summary": summary(found)}
+    if not options.json:
+        write(f"{in_lines(found)}\n{summary_in_words(found)}\n")
     if not troubles and not options.check_only:
-        data["plan"] = _whole_plan(spec, options)
+        try:
+            data["plan"] = _whole_plan(job, options)
+        except SideStepError as error:
+            data["error"] = {"exit_code": int(error.exit_code), "said": str(error)}
+            if options.json:
+                write_json(data)
+            raise
     if options.json:
         write_json(data)
     if troubles:
@@ -82,24 +100,28 @@ def run(call: Call) -> None:
         raise type(first)(f"{len(troubles)} of {len(found)} checks failed: {names}") from first
 
 
-def _whole_plan(spec: JobSpec, options: argparse.Namespace) -> dict[str, Any]:
+def _whole_plan(job: "Job", options: argparse.Namespace) -> dict[str, Any]:
     """Make the plan, print it as text unless JSON is wanted, and return it as data."""
     # Imported here: it loads torch, which checks can do without.
-    provide_folders(spec.runtime.workspace)
+    provide_folders(job.spec.runtime.workspace)
     import_diffusers()
-    from sidestep.acestep.releases import config_of
+    from sidestep.acestep.releases import configs_of
     from sidestep.planning.plan import make_plan
+    from sidestep.planning.prices import read_prices
     from sidestep.planning.report import as_data, as_text
     from sidestep.planning.songs import assumed_songs, find_songs
 
+    prices = read_prices(options.prices) if options.prices else None
+    songs = assumed_songs(options.songs, options.song_seconds) if options.offline else find_songs(job)
     if not options.json:
-        write("Tracing one step of training, without a GPU: this takes some seconds\n\n")
+        write("\nTracing what the GPU does, without one: this takes some seconds\n\n")
     made = make_plan(
-        spec,
-        config_of(spec, offline=options.offline),
-        assumed_songs(options.songs, options.song_seconds) if options.offline else find_songs(spec),
+        job.spec,
+        configs_of(job.spec, offline=options.offline),
+        songs,
         limit=options.fit,
         hours_between_preemptions=options.hours_between_preemptions,
+        prices=prices,
     )
     if not options.json:
         write(as_text(made))

@@ -63,16 +63,21 @@ def read_yaml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[tuple[
     return parse_yaml(data, name)
 
 
-def parse_yaml(data: bytes, name: str) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
-    """The same for a file's content, which messages call `name`. Raises BadSpecError."""
+def parse_yaml(
+    data: bytes, name: str, what: str = "a job spec"
+) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """The same for a file's content: messages call it `name`, and say that it is `what`.
+
+    Raises BadSpecError.
+    """
     if len(data) > MAX_BYTES:
-        raise BadSpecError(f"{name} has more than {MAX_BYTES:,} bytes; that is no job spec")
+        raise BadSpecError(f"{name} has more than {MAX_BYTES:,} bytes; that is not {what}")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise BadSpecError(f"{name}:{line}: not UTF-8 text (byte {data[error.start]:#04x})") from None
-    return _Builder(name, text).build()
+    return _Builder(name, text, what).build()
 
 
 def dump_yaml(values: Mapping[str, Any]) -> bytes:
@@ -90,9 +95,8 @@ def dump_yaml(values: Mapping[str, Any]) -> bytes:
 class _Builder:
     """Plain Python values from the events of one YAML document."""
 
-    def __init__(self, name: str, text: str) -> None:
-        self._name = name
-        self._text = text
+    def __init__(self, name: str, text: str, what: str) -> None:
+        self._name, self._text, self._what = name, text, what
         self._lines: dict[tuple[str, ...], int] = {}
 
     def build(self) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
@@ -115,22 +119,22 @@ class _Builder:
             if isinstance(event, DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    self._refuse(event, "a second document; a job spec is one")
+                    self._refuse(event, f"a second document; {self._what} is one")
                 if event.version and tuple(event.version) != (1, 2):
-                    self._refuse(event, "a %YAML directive; job specs are YAML 1.2")
+                    self._refuse(event, f"a %YAML directive; {self._what} is YAML 1.2")
                 first = next(self._events)
                 values = self._value(first, ())
                 if values is not None and not isinstance(values, dict):
-                    self._refuse(first, "a job spec is a mapping (key: value)")
+                    self._refuse(first, f"{self._what} is a mapping (key: value)")
         return values or {}
 
     def _value(self, event: Any, path: tuple[str, ...]) -> Any:
         if isinstance(event, AliasEvent) or event.anchor is not None:
-            self._refuse(event, "anchors and aliases (& and *) are not used in job specs")
+            self._refuse(event, f"anchors and aliases (& and *) are not used in {self._what}")
         if event.tag is not None:
-            self._refuse(event, f"tags are not used in job specs ({event.tag})")
+            self._refuse(event, f"tags are not used in {self._what} ({event.tag})")
         if len(path) > MAX_DEPTH:
-            self._refuse(event, "nested too deeply for a job spec")
+            self._refuse(event, f"nested too deeply for {self._what}")
         if isinstance(event, MappingStartEvent):
             return self._mapping(path)
         if isinstance(event, SequenceStartEvent):

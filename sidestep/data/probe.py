@@ -7,6 +7,7 @@ when they are decoded. So every song is decoded once, as far as it will be used.
 import hashlib
 import logging
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,6 +72,14 @@ def sound_songs(
             elif heard is not None:
                 heard[song.place] = result
             bar.advance(1)
+    return without_bad(songs, problems, spec)
+
+
+def without_bad(songs: list[Song], problems: Mapping[str, str], spec: PreprocessSpec) -> list[Song]:
+    """The songs without those that have one of the `problems`, by place.
+
+    Raises BadDataError with all of them, where `spec.on_bad_file` is fail or none is left.
+    """
     if not problems:
         return songs
     lines = [f"{shown(place)} {problem}" for place, problem in sorted(problems.items())]

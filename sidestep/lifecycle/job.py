@@ -79,6 +79,10 @@ class Job:
 
     def read_songs(self) -> list[Song]:
         """The songs of the dataset, with their texts. Raises what `data.dataset.read_songs` raises."""
+        return list(self._dataset)
+
+    @cached_property
+    def _dataset(self) -> list[Song]:
         return read_songs(
             self.songs, self.dataset_json, bare_text=self.spec.preprocess.bare_text, own=self.own_places
         )

@@ -1,5 +1,6 @@
-"""The memory that a training step takes on a GPU, by part: weights, adapter, activations …"""
+"""The memory that a step takes on a GPU, of training or of an estimate, by part: weights, activations …"""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ class Memory:
 
     def parts(self) -> dict[str, float]:
         names = ("weights", "adapter", "gradients", "optimizer", "activations", "attention", "context")
-        return {name: getattr(self, name) for name in names}
+        return {name: size for name in names if (size := getattr(self, name))}
 
 
 def memory_of(spec: JobSpec, config: dict[str, Any], precision: str, frames: int, tokens: int) -> Memory:
@@ -55,6 +56,27 @@ def memory_of(spec: JobSpec, config: dict[str, Any], precision: str, frames: int
         adapter=4 * trace.adapter_parameters,
         gradients=4 * trace.adapter_parameters,
         optimizer=sum(map(OPTIMIZERS[train.optimizer_type].state_bytes, trace.shapes)),
+        activations=trace.peak,
+        attention=attention_workspace(config, precision, frames, tokens, spec.runtime.deterministic),
+        context=CONTEXT,
+        trace=trace,
+    )
+
+
+def estimate_memory_of(
+    spec: JobSpec, config: dict[str, Any], precision: str, frames: int, tokens: int
+) -> Memory:
+    """The most that a batch of an estimate takes: all layers are recomputed, and there is no adapter.
+
+    A weight's gradient is measured and dropped as soon as it is there: two of the largest are counted.
+    """
+    trace = trace_step(config, None, recomputed=1.0, precision=precision, frames=frames, conditions=tokens)
+    size = 4 if precision == "fp32" else 2
+    return Memory(
+        weights=trace.weights,
+        adapter=0,
+        gradients=2 * size * max(math.prod(shape) for shape in trace.shapes),
+        optimizer=0,
         activations=trace.peak,
         attention=attention_workspace(config, precision, frames, tokens, spec.runtime.deterministic),
         context=CONTEXT,

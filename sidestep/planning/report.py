@@ -6,7 +6,7 @@ from textwrap import wrap
 from typing import Any
 
 from sidestep.planning.figures import Figure, gigabytes
-from sidestep.planning.plan import CardEstimate, Fit, Plan
+from sidestep.planning.plan import Fit, Plan
 from sidestep.preflight.checks import WIDTH
 from sidestep.runtime.words import duration
 
@@ -15,11 +15,12 @@ _BASIS_WIDTH = 10
 
 def as_text(plan: Plan) -> str:
     """The whole plan, each figure with where it comes from."""
-    sections = [
-        _section(f"Plan of {plan.name}", plan.job),
-        _section(f"Memory of the GPU, in {plan.precision}", plan.memory),
-        _cards(plan.cards),
+    sections = [_section(f"Plan of {plan.name}: {plan.task}", plan.job)]
+    sections += [
+        _section(f"Memory of the GPU: {phase.name}, in {phase.precision}", phase.memory)
+        for phase in plan.phases
     ]
+    sections.append(_cards(plan))
     if plan.dataset:
         sections.insert(0, _dataset(plan.dataset))
     if plan.preemptions:
@@ -33,9 +34,20 @@ def as_data(plan: Plan) -> dict[str, Any]:
     """The plan for JSON: bytes, seconds, FLOPs, and each figure's basis."""
     return {
         "name": plan.name,
-        "precision": plan.precision,
+        "task": plan.task,
+        "precision": plan.largest.precision,
         "job": _data(plan.job),
-        "memory": _data(plan.memory),
+        "memory": _data(plan.largest.memory),
+        "phases": [
+            {
+                "name": phase.name,
+                "precision": phase.precision,
+                "flops": phase.flops,
+                "memory": _data(phase.memory),
+            }
+            for phase in plan.phases
+        ],
+        "prices": plan.prices.model_dump(mode="json") if plan.prices else None,
         "cards": [
             {
                 "name": row.card.name,
@@ -88,12 +100,14 @@ def _dataset(dataset: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cards(rows: list[CardEstimate]) -> str:
+def _cards(plan: Plan) -> str:
     """Cards with fp32 stand for those without bf16; the efficiency is what is assumed of the peak."""
+    rows = plan.cards
     cost = "cost" if any(row.cost is not None for row in rows) else ""
     lines = [
-        "Cards: the time of training alone, computed from its FLOPs, the peak of the data",
-        "sheet, and the share of it that is assumed to be reached",
+        "Cards: the time that the GPU works, computed from FLOPs, the data sheet's peak,",
+        "and the share of it that is assumed; pulling and decoding come on top",
+        *_priced(plan),
         f"  {'':12}{'memory':>8}{'needs':>11}{'share':>20}{'time':>12}{cost:>10}".rstrip(),
     ]
     for row in rows:
@@ -107,12 +121,26 @@ def _cards(rows: list[CardEstimate]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _priced(plan: Plan) -> list[str]:
+    """Where the costs are from."""
+    if plan.prices:
+        return [f"cost in {plan.prices.currency}, by prices of {plan.prices.date}; none where none is given"]
+    if any(row.cost is not None for row in plan.cards):
+        return ["cost by runtime.price_per_hour, the same for every card"]
+    return []
+
+
+_SMALLER = "a smaller model, where this is an XL one, or a card with more memory"
+_ONCE = "preprocess on another card, or with runtime.device: cpu; the tensors serve every training"
+
+
 def _fit(fit: Fit) -> str:
     limit = gigabytes(fit.limit)
     if fit.changes is None:
+        way_on = _ONCE if fit.phase.startswith("pass ") else _SMALLER
         return (
-            f"It does not fit {limit}, whatever is changed here: it takes {gigabytes(fit.memory)} at least\n"
-            "  a smaller model, where this is an XL one, or a card with more memory\n"
+            f"It does not fit {limit}, whatever is changed here:\n"
+            f"  {fit.phase} takes {gigabytes(fit.memory)} at least\n  {way_on}\n"
         )
     if not fit.changes:
         return f"It fits {limit} as it is.\n"

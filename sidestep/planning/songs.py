@@ -13,11 +13,11 @@ from hashlib import file_digest
 from pathlib import Path
 
 from sidestep.acestep.vae import LATENTS_PER_SECOND
-from sidestep.config.job import JobSpec
 from sidestep.config.schema import PreprocessSpec
 from sidestep.data.audio import seconds_by_header
 from sidestep.data.dataset import Song
-from sidestep.data.index import list_samples
+from sidestep.data.index import dataset_files
+from sidestep.data.probe import problem_of, without_bad
 from sidestep.data.survey import Heard, Survey, survey_of
 from sidestep.data.tensors import read_sample
 from sidestep.lifecycle.job import Job
@@ -70,19 +70,18 @@ def assumed_songs(count: int, seconds: float) -> Songs:
     return Songs((seconds,) * count, "assumed", TOKENS, "assumed", "not looked at")
 
 
-def find_songs(spec: JobSpec) -> Songs:
+def find_songs(job: Job) -> Songs:
     """The job's songs: its tensors, where it trains on tensors that are there, else the sound files.
 
     Raises what reading the dataset raises: MissingInputError, BadDataError.
     """
-    job = Job(spec)
-    if spec.task in ("train", "estimate"):
+    if job.spec.task in ("train", "estimate"):
         return _of_tensors(job.tensors)
-    return _of_sound(job.read_songs(), spec.preprocess)
+    return _of_sound(job.read_songs(), job.spec.preprocess)
 
 
 def _of_tensors(store: Store) -> Songs:
-    files = list_samples(store)
+    files = dataset_files(store)
     if store.local_root is None:
         frames = [max(file.size - TOKENS * _TOKEN_BYTES, _FRAME_BYTES) / _FRAME_BYTES for file in files]
         seconds = tuple(count / LATENTS_PER_SECOND for count in frames)
@@ -107,6 +106,7 @@ def _of_sound(songs: Sequence[Song], settings: PreprocessSpec) -> Songs:
     limit = settings.max_duration
     heard: dict[str, Heard] = {}
     if all(song.store.local_root for song in songs):
+        songs = _readable(songs, settings)
         for song in songs:
             if found := seconds_by_header(Path(song.store.place) / song.path):
                 heard[song.place] = Heard(seconds=min(found, limit))
@@ -116,6 +116,22 @@ def _of_sound(songs: Sequence[Song], settings: PreprocessSpec) -> Songs:
         return Songs(seconds, "measured", TOKENS, "assumed", "the songs' headers", dataset)
     seconds = tuple(min(_seconds_by_size(song.file), limit) for song in songs)
     return Songs(seconds, "assumed", TOKENS, "assumed", "from the songs' sizes at usual bit rates", dataset)
+
+
+def _readable(songs: Sequence[Song], settings: PreprocessSpec) -> list[Song]:
+    """The songs that can be opened as sound. Whether they are whole shows when they are decoded.
+
+    Raises BadDataError as preprocessing will: where one cannot and on_bad_file is fail, or none is left.
+    """
+    problems: dict[str, str] = {}
+    for song in songs:
+        path = Path(song.store.place) / song.path
+        if seconds_by_header(path) is not None:
+            continue
+        # Some kinds have no length there: decoding tells, as it will for all.
+        if problem := problem_of(path, settings.max_duration, settings.float_scale):
+            problems[song.place] = problem
+    return without_bad(list(songs), problems, settings)
 
 
 def _digests(songs: Sequence[Song]) -> dict[str, str]:

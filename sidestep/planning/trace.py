@@ -13,9 +13,8 @@ import json
 import logging
 import signal
 import threading
-import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,11 +22,8 @@ from typing import Any
 
 import torch
 from diffusers import AceStepTransformer1DModel
-from torch import Tensor, nn
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from sidestep import adapters
 from sidestep.acestep.attention import WindowedAttnProcessor
@@ -35,20 +31,10 @@ from sidestep.acestep.loading import build_transformer
 from sidestep.acestep.recompute import recompute_layers, recomputed_layers
 from sidestep.acestep.weights import load_exactly
 from sidestep.config.training import AdapterSpec
+from sidestep.planning.meter import Meter
 from sidestep.training.flow import Batch, flow_loss
 from sidestep.training.machine import Machine
-
-_CPU_SDPA = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_CPU_SDPA_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-
-_FLOPS: dict[Any, Callable[..., int]] = {
-    **flop_registry,
-    # torch's table has all of CUDA's attention kernels, and of the CPU's none.
-    _CPU_SDPA: lambda query, key, value, *_, **__: sdpa_flop_count(query.shape, key.shape, value.shape),
-    _CPU_SDPA_BACKWARD: lambda gradient, query, key, value, *_, **__: sdpa_backward_flop_count(
-        gradient.shape, query.shape, key.shape, value.shape
-    ),
-}
+from sidestep.training.sensitivity import attention_weights
 
 
 @dataclass(frozen=True)
@@ -66,7 +52,7 @@ class Trace:
 
 def trace_step(
     config: dict[str, Any],
-    adapter: AdapterSpec,
+    adapter: AdapterSpec | None,
     *,
     recomputed: float,
     precision: str,
@@ -76,10 +62,11 @@ def trace_step(
     """Trace a step on one song of `frames` latents and `conditions` condition tokens.
 
     `config` is an original config.json, `recomputed` the share of layers under gradient checkpointing,
-    `precision` bf16, fp16 or fp32. Raises BadSpecError where the adapter's targets do not fit the model.
+    `precision` bf16, fp16 or fp32. Without an `adapter` the attention's own weights get gradients, as in an
+    estimate, and count as its tensors. Raises BadSpecError where the adapter's targets do not fit the model.
     """
     # As text they are the cache's key: plans of neighbouring settings share their traces.
-    model, tuning = json.dumps(config, sort_keys=True), adapter.model_dump_json()
+    model, tuning = json.dumps(config, sort_keys=True), adapter.model_dump_json() if adapter else ""
     return _trace(model, tuning, recomputed, precision, frames, conditions)
 
 
@@ -92,11 +79,9 @@ def _trace(model: str, tuning: str, recomputed: float, precision: str, frames: i
         load_exactly(transformer, transformer.state_dict().items(), "meta", machine.dtype, "the config")
         transformer.requires_grad_(False)
         weights = sum(weight.nbytes for weight in transformer.state_dict().values())
-        with _without_notices():
-            adapter = adapters.inject(transformer, AdapterSpec.model_validate_json(tuning), seed=0)
+        parameters = _to_train(transformer, tuning)
     transformer.set_attn_processor(WindowedAttnProcessor())
     recompute_layers(transformer, recomputed)
-    parameters = adapter.parameters()
     kinds = _kinds(transformer, parameters, recomputed)
     shown = {kind: index for index, kind in enumerate(kinds)}  # the last layer of each kind
     transformer.layers = nn.ModuleList(transformer.layers[index] for index in sorted(shown.values()))
@@ -117,6 +102,17 @@ def _trace(model: str, tuning: str, recomputed: float, precision: str, frames: i
         peak=max(peak + of_left_out(meter.kept, before=layer) for layer, peak in meter.peaks.items()),
         flops=meter.flops.total() + of_left_out(meter.flops, before=len(kinds)),
     )
+
+
+def _to_train(transformer: nn.Module, tuning: str) -> dict[str, nn.Parameter]:
+    """What gets gradients, by its original name: the adapter's tensors, or the attention's weights."""
+    if tuning:
+        with _without_notices():
+            return adapters.inject(transformer, AdapterSpec.model_validate_json(tuning), seed=0).parameters()
+    weights = attention_weights(transformer)
+    for weight in weights.values():
+        weight.requires_grad_(True)
+    return weights
 
 
 @contextmanager
@@ -161,7 +157,7 @@ def _measure_step(
     head: int,
     frames: int,
     conditions: int,
-) -> "_Meter":
+) -> Meter:
     """Forward and backward. `numbers` are the layers' in the whole decoder, `head` comes after them all."""
     # What comes to be inside is fake by itself; the weights on the meta device are let in to be made so.
     with FakeTensorMode(allow_non_fake_inputs=True), _interrupts_noted() as interrupted:
@@ -177,9 +173,7 @@ def _measure_step(
             noise=torch.empty(1, frames, 64),
         )
         # The batch itself, some megabytes, is not counted.
-        meter = _Meter(
-            [*transformer.parameters(), *transformer.buffers(), *vars(batch).values()], interrupted
-        )
+        meter = Meter([*transformer.parameters(), *transformer.buffers(), *vars(batch).values()], interrupted)
         with meter:
             for parameter in transformer.parameters():
                 if parameter.requires_grad:
@@ -205,80 +199,3 @@ def _interrupts_noted() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
     if interrupted.is_set():
         raise KeyboardInterrupt
-
-
-class _Meter(TorchDispatchMode):
-    """Counts FLOPs and the bytes of live storages by the layer that is at work. Gradients are left out."""
-
-    def __init__(self, ignored: Iterable[Tensor], interrupted: threading.Event) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._interrupted = interrupted
-        self.layer = -1  # what comes before the first
-        self.flops: Counter[int] = Counter()
-        self.held: Counter[int] = Counter()
-        self.kept: Counter[int] = Counter()
-        self.peaks: Counter[int] = Counter()
-        self._known: dict[int, Any] = {tensor.untyped_storage()._cdata: None for tensor in ignored}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self._interrupted.is_set():
-            raise KeyboardInterrupt
-        result = func(*args, **(kwargs or {}))
-        if count := _FLOPS.get(func._overloadpacket):
-            self.flops[self.layer] += count(*args, **(kwargs or {}), out_val=result)
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self._see(tensor)
-        return result
-
-    @contextmanager
-    def watch(self, layers: Iterable[nn.Module], numbers: Iterable[int], head: int) -> Iterator[None]:
-        """Notice which of `layers` is at work: in a forward pass inside the block, and in its backward pass.
-
-        A layer's backward pass begins with the gradient of its output, and ends where the next one's begins.
-        """
-
-        def enter(number: int) -> Callable[..., None]:
-            def at_work(*_: Any) -> None:
-                self.layer = number
-
-            return at_work
-
-        def leave(number: int) -> Callable[..., None]:
-            def watch_gradient(_layer: nn.Module, _inputs: Any, output: Tensor) -> None:
-                self.layer = head  # until the next one begins
-                if output.requires_grad:
-                    output.register_hook(enter(number))
-
-            return watch_gradient
-
-        hooks = []
-        for layer, number in zip(layers, numbers, strict=True):
-            hooks += [
-                layer.register_forward_pre_hook(enter(number)),
-                layer.register_forward_hook(leave(number)),
-            ]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def leave_out(self, parameter: nn.Parameter) -> None:
-        """Count a finished gradient no more: it stays, and is counted with the adapter."""
-        assert parameter.grad is not None
-        self._forget(parameter.grad.untyped_storage()._cdata)
-
-    def _see(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key not in self._known:
-            alive = weakref.ref(storage, lambda _: self._forget(key))
-            self._known[key] = (alive, self.layer, storage.nbytes())
-            self.held[self.layer] += storage.nbytes()
-            self.peaks[self.layer] = max(self.peaks[self.layer], self.held.total())
-
-    def _forget(self, key: int) -> None:
-        if known := self._known.pop(key, None):
-            _, layer, size = known
-            self.held[layer] -= size

@@ -3,15 +3,23 @@
 Nothing is changed, but for an empty file that is written where the output goes and deleted again.
 """
 
-from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Job
-from sidestep.preflight.checks import Finding, run_checks
-from sidestep.preflight.machine import check_machine
+from sidestep.preflight.checks import Finding, run_checks, skipped
+from sidestep.preflight.machine import MACHINE, check_machine
 from sidestep.preflight.places import credential_checks, input_checks, output_checks
 
 
-def check_everything(spec: JobSpec, *, here: bool) -> list[Finding]:
-    """Look at credentials, places and, where the job is to run `here`, the machine: all problems at once."""
-    found, job = [Finding("spec", f"is complete and valid: {spec.task}, {spec.model_variant}")], Job(spec)
-    found += run_checks([*credential_checks(spec), *input_checks(job), *output_checks(job)])
-    return found + (check_machine(spec) if here else [])
+def check_everything(job: Job, *, here: bool, offline: bool = False) -> list[Finding]:
+    """Look at credentials, places and, where the job is to run `here`, the machine: all problems at once.
+
+    What is not looked at, as the job runs elsewhere or nothing is to be looked at (`offline`), is in the list
+    as skipped.
+    """
+    spec = job.spec
+    found = [Finding("spec", f"is complete and valid: {spec.task}, {spec.model_variant}")]
+    checks = [*credential_checks(spec), *input_checks(job, ahead=True), *output_checks(job)]
+    if offline:
+        found = [Finding("spec", f"is valid: {spec.task}, {spec.model_variant}")]
+        return found + skipped((*(check.name for check in checks), *MACHINE), "--offline")
+    found += run_checks(checks)
+    return found + (check_machine(spec) if here else skipped(MACHINE, "--elsewhere"))

@@ -12,7 +12,7 @@ from rich.filesize import decimal
 
 from sidestep.config.job import JobSpec
 from sidestep.config.optimizers import OPTIMIZERS
-from sidestep.preflight.checks import Check, Finding, run_checks
+from sidestep.preflight.checks import Check, Finding, run_checks, skipped
 from sidestep.runtime import driver
 from sidestep.runtime.errors import MachineError
 from sidestep.runtime.words import counted
@@ -37,13 +37,18 @@ class Torch:
     cuda: str | None  # that it is built for, such as 13.0
 
 
+MACHINE = ("workspace", "device", "packages")
+"""What is looked at on every machine; where it has a GPU, its driver too."""
+
+
 def check_machine(spec: JobSpec) -> list[Finding]:
     """Look at its disk, its GPU with the driver, and the packages that `spec` needs."""
     checks = [Check("workspace", partial(_check_workspace, spec))]
     try:
         gpus = find_gpus()
     except MachineError as error:
-        return [*run_checks(checks), Finding("device", str(error), error)]
+        rest = skipped(("driver", "packages"), "the driver does not start")
+        return [*run_checks(checks), Finding("device", str(error), error), *rest]
     checks.append(Check("device", partial(_check_device, spec, gpus)))
     if gpus and spec.runtime.device != "cpu":
         checks.append(Check("driver", _check_driver))

@@ -7,7 +7,7 @@ output that cannot be written are found out in seconds, before torch is imported
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from rich.filesize import decimal
@@ -18,12 +18,12 @@ from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_vari
 from sidestep.acestep.names import decoder_modules
 from sidestep.config.job import JobSpec
 from sidestep.config.targets import check_targets
-from sidestep.data.index import read_index
-from sidestep.data.kinds import AUDIO_SUFFIXES
-from sidestep.data.weights import check_headers
+from sidestep.data.dataset import by_store
+from sidestep.data.index import TENSORS_SUFFIX
 from sidestep.lifecycle.job import Job
 from sidestep.preflight.checks import Check, Skipped, raise_problems, run_checks
 from sidestep.preflight.free import check_output_free, check_tensors_free
+from sidestep.preflight.tensors import check_made_with, find_tensors
 from sidestep.runtime.creating import Means
 from sidestep.runtime.errors import AccessError, BadDataError, MissingInputError, SideStepError
 from sidestep.runtime.words import counted, some
@@ -54,17 +54,24 @@ def check_places(job: Job) -> None:
     raise_problems(run_checks(output_checks(job)))
 
 
-def input_checks(job: Job) -> list[Check]:
-    """Checks that all the task reads is there and readable."""
+def input_checks(job: Job, *, ahead: bool = False) -> list[Check]:
+    """Checks that all the task reads is there and readable.
+
+    Args:
+        ahead: the job is not about to run: so what its task would find out itself in the next seconds, such
+            as the texts of its songs, is looked at now.
+    """
     spec = job.spec
     makes_tensors = spec.task in ("preprocess", "pipeline")
     checks = []
     if makes_tensors and spec.audio_dir:
-        checks.append(Check("audio_dir", lambda: _check_files(job.songs, "files", "")))
+        is_all = ahead and not spec.dataset_json
+        checks.append(Check("audio_dir", partial(_check_songs if is_all else _check_audio_dir, job)))
     if makes_tensors and spec.dataset_json:
-        checks.append(Check("dataset_json", partial(_check_dataset_json, job)))
+        checks.append(Check("dataset_json", partial(_check_songs if ahead else _check_dataset_json, job)))
     if not makes_tensors:
-        checks.append(Check(_tensors_field(spec), partial(_check_made, job)))
+        checks.append(Check(_tensors_field(spec), partial(_check_made, job, ahead)))
+        checks.append(Check("encoders", partial(check_made_with, job)))
     checks.append(Check("checkpoint_dir", partial(_check_models, job)))
     if spec.task in ("train", "pipeline"):
         checks.append(Check("train.adapter", partial(_check_targets, job)))
@@ -86,52 +93,38 @@ def _tensors_field(spec: JobSpec) -> str:
     return "dataset_dir" if spec.dataset_dir else "output_dir"
 
 
-def _check_made(job: Job) -> str:
-    """The tensors to be trained on, and whether the model's encoders may be those that made them."""
-    there = _check_files(job.tensors, "tensors", ".pt", partial(_how_to_make_tensors, job))
-    index = read_index(job.tensors)
-    if index is None or index.weights is None:
-        return there
-    try:
-        model = find_variant(job.checkpoints, job.spec.model_variant)
-        warnings = check_headers(job.spec, job.checkpoints, model, index.weights)
-    except (BadDataError, MissingInputError):
-        return there  # what is wrong with the model is said at checkpoint_dir
-    return "; ".join([f"{there}, made with {index.weights.variant} (content not read)", *warnings])
-
-
-def _how_to_make_tensors(job: Job, files: Sequence[FileInfo]) -> str:
-    """What to do where there are no tensors: where `files` are there in their place, which may be songs."""
-    songs = [file.path for file in files if file.path.lower().endswith(AUDIO_SUFFIXES)]
-    if songs and job.spec.dataset_dir:
-        return (
-            f" There are songs ({some(songs)}), which belong into audio_dir: `sidestep preprocess "
-            f"--audio-dir {job.tensors.place} --tensor-output TENSORS` makes tensors of them, and "
-            "dataset_dir is TENSORS then."
-        )
-    return " `sidestep preprocess` makes tensors of songs."
-
-
-def _check_files(
-    store: Store | None,
-    what: str,
-    suffix: str,
-    advice: Callable[[Sequence[FileInfo]], str] = lambda files: "",
-) -> str:
-    """Files that end in `suffix`, called `what`; where there are none, `advice` on those there are."""
-    assert store, "asked for where the spec names the place"
-    listed, kind = store.list_files(), f" ({suffix})" if suffix else ""
-    if files := [file for file in listed if file.path.endswith(suffix)]:
+def _check_songs(job: Job) -> str:
+    """The songs of the dataset with their texts, as far as listings and texts tell."""
+    there = _check_dataset_json(job) if job.spec.dataset_json else _check_audio_dir(job)
+    songs = job.read_songs()
+    for store, files in by_store(songs):
         _check_readable(store, files)
-        return f"{counted(len(files), what)}{kind}, {_size(files)}, in {store.place}"
+    empty = [song.path for song in songs if song.file.size == 0]
+    if empty and (job.spec.preprocess.on_bad_file == "fail" or len(empty) == len(songs)):
+        raise BadDataError(f"{len(empty)} of {counted(len(songs), 'songs')} have no byte: {some(empty)}")
+    said = f"{there}: {counted(len(songs), 'songs')} (not decoded)"
+    return f"{said}; {len(empty)} of them have no byte and are left out" if empty else said
+
+
+def _check_made(job: Job, ahead: bool) -> str:
+    listed = job.tensors.list_files()
+    if every := [file for file in listed if file.path.endswith(TENSORS_SUFFIX)]:
+        _check_readable(job.tensors, every)
+    return find_tensors(job, listed, ahead=ahead)
+
+
+def _check_audio_dir(job: Job) -> str:
+    store = job.songs
+    assert store, "asked for where the spec names the place"
+    if files := store.list_files():
+        _check_readable(store, files)
+        return f"{counted(len(files), 'files')}, {_size(files)}, in {store.place}"
     root = store.local_root
     if root and not root.exists():
-        found = f"{store.place} does not exist. Check the path, and what is mounted."
-    elif root and not root.is_dir():
-        found = f"{store.place} is a file, where a folder is needed."
-    else:
-        found = f"there are no {what}{kind} in {store.place}. Check the place and its name."
-    raise MissingInputError(found + advice(listed))
+        raise MissingInputError(f"{store.place} does not exist. Check the path, and what is mounted.")
+    if root and not root.is_dir():
+        raise MissingInputError(f"{store.place} is a file, where a folder is needed.")
+    raise MissingInputError(f"there are no files in {store.place}. Check the place and its name.")
 
 
 def _check_dataset_json(job: Job) -> str:

@@ -60,3 +60,71 @@ def test_offline_needs_nothing_at_all(capsys: Any) -> None:
     assert "LoRA, 44,040,192 parameters in 384 tensors" in text
     assert "3, 1 min 30 s of sound" in text
     assert not list(Path().glob("out*"))
+
+
+def states(capsys: Any) -> dict[str, str]:
+    return {check["name"]: check["state"] for check in json.loads(capsys.readouterr().out)["checks"]}
+
+
+@pytest.mark.parametrize("flag", ["--elsewhere", "--offline"])
+def test_what_nobody_looked_at_is_skipped_and_not_well(make_spec: MakeSpec, flag: str, capsys: Any) -> None:
+    Path("job.json").write_text(make_spec().model_dump_json())
+    assert main(["plan", "job.json", "--check-only", flag, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    found = {check["name"]: check["state"] for check in data["checks"]}
+    assert found["device"] == found["workspace"] == found["packages"] == "skipped"
+    assert (found["dataset_dir"] == "skipped") == (flag == "--offline")
+    assert data["summary"]["skipped"] == list(found.values()).count("skipped")
+    assert main(["plan", "job.json", "--check-only", flag]) == 0
+    said = capsys.readouterr().out
+    assert f"{data['summary']['skipped']} skipped" in said and "All" not in said
+
+
+def test_tensors_that_are_no_dataset_s_are_not_counted(make_spec: MakeSpec, capsys: Any) -> None:
+    spec = make_spec()
+    tensors = Path(spec.tensors_place)
+    Path("job.json").write_text(spec.model_dump_json())
+    (tensors / "of-a-lost-song.tmp.pt").write_bytes(b"half")
+    assert main(["plan", "job.json", "--check-only"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "3 tensors" in said and "1 more there" in said
+    (tensors / "index.json").write_text('{"files": {}, "samples": {}}')
+    for command in (["plan", "job.json", "--check-only"], ["train", "--config", "job.json"]):
+        assert main(command) == 66
+        words = capsys.readouterr()
+        assert "none of the 4" in " ".join((words.out + words.err).split())
+
+
+def test_no_song_that_is_read_fails_the_check(tiny_checkpoints: Path, tmp_path: Path, capsys: Any) -> None:
+    songs, job = tmp_path / "songs", ["--checkpoint-dir", str(tiny_checkpoints), "--output-dir", "out"]
+    songs.mkdir()
+    job += ["--audio-dir", str(songs), "--json"]
+    for name in ("notes.txt", "old.ape"):
+        (songs / name).write_bytes(b"x")
+    for task in ("preprocess", "pipeline"):
+        assert main(["plan", "--task", task, "--check-only", *job]) == 66
+        assert states(capsys)["audio_dir"] == "FAIL"
+    (songs / "a.mp3").touch()
+    assert main(["plan", "--task", "preprocess", "--check-only", *job]) == 65
+    assert states(capsys)["audio_dir"] == "FAIL"
+    (tmp_path / "d.json").write_text('[{"audio_path": "gone.mp3"}]')
+    assert main(["plan", "--check-only", "--dataset-json", str(tmp_path / "d.json"), *job]) == 66
+    found = states(capsys)
+    assert (found["audio_dir"], found["dataset_json"]) == ("ok", "FAIL")
+
+
+def test_a_song_that_cannot_be_opened_fails_the_plan(
+    tiny_checkpoints: Path, tmp_path: Path, capsys: Any
+) -> None:
+    from sidestep.tasks import demo
+
+    demo.write_songs(tmp_path / "songs")
+    (tmp_path / "songs" / "note.mp3").write_text("a letter")
+    job = ["--task", "preprocess", "--checkpoint-dir", str(tiny_checkpoints), "--output-dir", "out", "--json"]
+    job += ["--audio-dir", str(tmp_path / "songs"), "--elsewhere"]
+    assert main(["plan", *job]) == 65
+    found = capsys.readouterr()
+    error = json.loads(found.out)["error"]
+    assert error["exit_code"] == 65 and "note.mp3" in error["said"] and "note.mp3" in found.err
+    assert main(["plan", *job, "--on-bad-file", "skip"]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["job"]["songs"]["value"] == 4

@@ -11,11 +11,12 @@ import torch
 
 from sidestep import adapters
 from sidestep.acestep import load_model
-from sidestep.acestep.releases import config_of, released_config
-from sidestep.acestep.tiny import tiny_config
+from sidestep.acestep.releases import Configs, config_of, released_config
+from sidestep.acestep.tiny import VAE, tiny_config
 from sidestep.config.job import JobSpec
 from sidestep.config.optimizers import OPTIMIZERS
 from sidestep.config.training import AdapterSpec, TrainSpec
+from sidestep.lifecycle.job import Job
 from sidestep.planning.cards import CARDS, Card
 from sidestep.planning.fit import changed, changes_to_fit
 from sidestep.planning.memory import Memory, attention_workspace, memory_of
@@ -30,15 +31,30 @@ from tests.facts import facts
 from tests.s3 import S3Server
 from tests.songs import MakeSpec, song, write_songs
 
+TEXT = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
+TINY = Configs(tiny_config("base"), VAE, TEXT)
+
 
 def spec_of(**train: Any) -> JobSpec:
-    top = {key: train.pop(key) for key in ("runtime", "model_variant", "base_model") if key in train}
-    return JobSpec.load(None, audio_dir="songs", output_dir="out", train=train, **top)
+    top = {
+        key: train.pop(key)
+        for key in ("runtime", "model_variant", "base_model", "task", "estimate")
+        if key in train
+    }
+    return JobSpec.load(None, audio_dir="songs", output_dir="out", train=train, **{"task": "train", **top})
 
 
 def plan_of(spec: JobSpec, **wishes: Any) -> Plan:
     """On the tiny model, which is traced in a moment."""
-    return make_plan(spec, tiny_config("base"), assumed_songs(7, 8.0), **wishes)
+    return make_plan(spec, TINY, assumed_songs(7, 8.0), **wishes)
 
 
 def test_the_figures_of_a_run() -> None:
@@ -47,16 +63,16 @@ def test_the_figures_of_a_run() -> None:
     assert plan.job["steps"].value == 20
     assert plan.job["adapter"].basis == "computed"
     parameters = plan.job["adapter"].value
-    assert plan.memory["adapter"].value == plan.memory["gradients"].value == 4 * parameters
-    assert plan.memory["optimizer"].value == 8 * parameters
-    parts = [figure.value for name, figure in plan.memory.items() if name != "total"]
-    assert plan.memory["total"].value == sum(parts)
-    assert plan.memory["context"].basis == "assumed"
+    assert plan.largest.memory["adapter"].value == plan.largest.memory["gradients"].value == 4 * parameters
+    assert plan.largest.memory["optimizer"].value == 8 * parameters
+    parts = [figure.value for name, figure in plan.largest.memory.items() if name != "total"]
+    assert plan.largest.memory["total"].value == sum(parts)
+    assert plan.largest.memory["context"].basis == "assumed"
 
 
 def test_a_run_of_half_the_songs_takes_half_the_time() -> None:
     whole = plan_of(spec_of(epochs=10))
-    half = make_plan(spec_of(epochs=5), tiny_config("base"), assumed_songs(7, 8.0))
+    half = make_plan(spec_of(epochs=5), TINY, assumed_songs(7, 8.0))
     for long, short in zip(whole.cards, half.cards, strict=True):
         assert long.seconds == pytest.approx(2 * short.seconds)
     few_steps = plan_of(spec_of(epochs=10, accumulation=1, max_steps=7))
@@ -202,18 +218,17 @@ def test_preemptions_stretch_the_time() -> None:
 def test_songs_are_measured_where_they_are_and_assumed_in_a_bucket(
     make_spec: MakeSpec, s3_server: S3Server
 ) -> None:
-    here = find_songs(make_spec())
+    here = find_songs(Job(make_spec()))
     assert (here.basis, here.tokens, here.tokens_basis) == ("measured", 6, "measured")
     assert here.seconds == (20 / 25, 24 / 25, 28 / 25)
     long = write_songs(Path("long"), [song(0, frames=4000, conditions=500, width=2048)]) / "0.pt"
     s3_server.store("tensors").write_bytes("0.pt", long.read_bytes())
-    there = find_songs(
-        make_spec(dataset_dir=s3_server.place("tensors"), storage={"endpoint_url": s3_server.endpoint})
-    )
+    storage = {"endpoint_url": s3_server.endpoint}
+    there = find_songs(Job(make_spec(dataset_dir=s3_server.place("tensors"), storage=storage)))
     assert there.basis == there.tokens_basis == "assumed"
     assert there.longest == pytest.approx(160, rel=0.05)
     write_songs(Path("mixed"), [song(0, conditions=9), song(1, conditions=31), song(2, conditions=2)])
-    assert find_songs(make_spec(dataset_dir="mixed")).tokens == 31
+    assert find_songs(Job(make_spec(dataset_dir="mixed"))).tokens == 31
 
 
 @pytest.mark.parametrize(
@@ -229,22 +244,22 @@ def test_sound_files_say_their_length(tiny_checkpoints: Path, s3_server: S3Serve
 
     demo.write_songs(Path("songs"))
     job: dict[str, Any] = {"checkpoint_dir": tiny_checkpoints, "audio_dir": "songs", "output_dir": "out"}
-    here = find_songs(JobSpec.load(None, **job, preprocess={"max_duration": 4}))
+    here = find_songs(Job(JobSpec.load(None, **job, preprocess={"max_duration": 4})))
     assert here.basis == "measured" and set(here.seconds) == {4.0}
     shutil.copy(sorted(Path("songs").glob("*.wav"))[0], "songs/zz-copy.wav")
-    everything = find_songs(JobSpec.load(None, **job))
+    everything = find_songs(Job(JobSpec.load(None, **job)))
     assert everything.dataset and everything.dataset.same_bytes[0][-1] == "zz-copy.wav"
     assert everything.dataset.measured == len(everything.seconds)
     store = s3_server.store("songs")
     for path in sorted(Path("songs").iterdir()):
         store.write_bytes(path.name, path.read_bytes())
     bucket = job | {"audio_dir": s3_server.place("songs"), "storage": {"endpoint_url": s3_server.endpoint}}
-    there = find_songs(JobSpec.load(None, **bucket))
+    there = find_songs(Job(JobSpec.load(None, **bucket)))
     assert there.basis == "assumed"
     assert len(there.seconds) == len(everything.seconds)
     assert there.dataset and there.dataset.same_bytes == everything.dataset.same_bytes
     assert there.dataset.measured == 0
-    plan = make_plan(JobSpec.load(None, **job), tiny_config("base"), everything)
+    plan = make_plan(JobSpec.load(None, **job), TINY, everything)
     words = " ".join(as_text(plan).split())
     assert "not decoded" in words and "zz-copy.wav" in words and str(len(everything.seconds)) in words
     assert as_data(plan)["dataset"]["songs"] == str(len(everything.seconds))

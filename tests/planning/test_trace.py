@@ -18,6 +18,7 @@ from sidestep.acestep.releases import released_config
 from sidestep.acestep.tiny import tiny_config
 from sidestep.config.training import AdapterSpec
 from sidestep.planning import trace
+from sidestep.planning.meter import Meter
 from sidestep.planning.trace import Trace, trace_step
 from sidestep.training.flow import Batch, flow_loss
 from sidestep.training.machine import Machine
@@ -133,7 +134,7 @@ def test_layers_that_differ_are_told_apart() -> None:
 def test_the_peak_is_what_is_alive_at_a_time() -> None:
     """A made step: three tensors of 400 bytes kept, one of 4000 for a moment."""
     weight = nn.Parameter(torch.ones(100))
-    with trace._Meter([weight], threading.Event()) as meter:
+    with Meter([weight], threading.Event()) as meter:
         kept = [weight * factor for factor in (1.0, 2.0, 3.0)]
         view = weight.view(10, 10)
         torch.ones(1000)
@@ -170,7 +171,7 @@ def test_the_parameters_of_the_2b_model(rank: int, parameters: int) -> None:
 
 def test_control_c_ends_it_where_a_tensor_is_just_being_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python drops what is raised in there."""
-    forget, calls = trace._Meter._forget, []
+    forget, calls = Meter._forget, []
 
     def interrupted(self: Any, key: int) -> None:
         calls.append(key)
@@ -178,7 +179,7 @@ def test_control_c_ends_it_where_a_tensor_is_just_being_freed(monkeypatch: pytes
             os.kill(os.getpid(), signal.SIGINT)
         forget(self, key)
 
-    monkeypatch.setattr(trace._Meter, "_forget", interrupted)
+    monkeypatch.setattr(Meter, "_forget", interrupted)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         traced(frames=FRAMES + 1)  # not one that is known already

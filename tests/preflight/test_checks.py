@@ -75,7 +75,7 @@ def check(*words: str) -> int:
 def by_name(capsys: Any) -> dict[str, str]:
     """What plan printed: each check's line (with those that go on) by its name."""
     found: dict[str, str] = {}
-    for line in capsys.readouterr().out.splitlines():
+    for line in capsys.readouterr().out.partition("\n\n")[0].splitlines():
         mark, rest = line[:4].strip(), line[6:].split(maxsplit=1)
         if mark:
             name = rest[0]
@@ -94,6 +94,8 @@ def test_a_sound_job_is_a_line_for_each_check(places: list[str], tmp_path: Path,
     ]
     assert all(said.startswith("ok ") for said in found.values())
     assert tells(found["dataset_dir"], "3 tensors", str(tmp_path))
+    assert check(*places) == 0
+    assert "All 8 checks are ok" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 
@@ -118,7 +120,8 @@ def test_all_problems_at_once_and_the_first_one_s_code(tmp_path: Path, capsys: A
     captured = capsys.readouterr()
     assert tells(captured.err, "4 of 8", "audio_dir, checkpoint_dir, output_dir, device")
     assert captured.out.count("FAIL") == 4
-    broken = [line for line in captured.out.splitlines() if max(map(len, line.split())) < 40]  # no long path
+    assert "3 of 8 checks ok, 4 failed, 1 skipped" in captured.out
+    broken = [line for line in captured.out.splitlines() if max(map(len, line.split()), default=0) < 40]
     assert all(len(line) <= 80 for line in broken)
 
 
