@@ -43,7 +43,7 @@ from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import Store
-from sidestep.storage.transfer import pull, using_copies
+from sidestep.storage.transfer import copy_of, pull, using_copies
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class SongEncoder:
         seconds, started = 0.0, time.monotonic()
         with track("Pass 1, songs", len(unique), "songs") as bar:
             for work in unique.values():
-                file = folders[work.song.store.place] / work.song.path
+                file = copy_of(work.song.store, folders[work.song.store.place], work.song.path)
                 with using_copies(work.song.store, [work.song.file], self.workspace):
                     waveform = read_audio(file, self.settings.max_duration, self.settings.float_scale)
                 waveform = normalized(waveform, levels(self.settings), work.song.path)

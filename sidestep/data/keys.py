@@ -22,7 +22,7 @@ from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import FileInfo, Store
-from sidestep.storage.transfer import pull
+from sidestep.storage.transfer import copy_of, pull
 
 RECIPE_VERSION = 1
 """To be counted up with every change of the code that changes the tensors it makes."""
@@ -137,7 +137,7 @@ def digests_of(
             track(f"Reading {what}", sum(file.size for file in unknown), "B") as bar,
             ThreadPoolExecutor() as pool,  # hashing leaves Python's lock to the others
         ):
-            found = pool.map(_sha256, [folder / file.path for file in unknown])
+            found = pool.map(_sha256, [copy_of(store, folder, file.path) for file in unknown])
             for file, digest in zip(unknown, found, strict=True):
                 digests[file.path] = digest
                 bar.advance(file.size)

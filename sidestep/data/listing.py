@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sidestep.data.kinds import AUDIO_SUFFIXES, TEXT_SUFFIXES, UNREAD_SUFFIXES
 from sidestep.runtime.errors import MissingInputError
 from sidestep.runtime.words import some
+from sidestep.storage.paths import odd
 from sidestep.storage.store import FileInfo, Store
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,9 @@ def list_songs(folder: Store, own: Collection[str] = ()) -> Listing:
     files = visible(folder, folder.list_files(), own)
     songs = [file for file in files if file.path.lower().endswith(AUDIO_SUFFIXES)]
     unread = [file.path for file in files if file.path.lower().endswith(UNREAD_SUFFIXES)]
+    texts = {file.path: file for file in files if file.path.lower().endswith(TEXT_SUFFIXES)}
+    if no_paths := [path for path in texts if odd(path)]:
+        log.warning("%s: texts whose keys are no paths are left out: %s", folder.place, some(no_paths))
     if not songs:
         others = f"\n  not read are {some(unread)}" if unread else ""
         raise MissingInputError(
@@ -41,7 +45,7 @@ def list_songs(folder: Store, own: Collection[str] = ()) -> Listing:
         )
     if unread:
         log.warning("%s: files of kinds that are not read are left out: %s", folder.place, some(unread))
-    return Listing(songs, {file.path: file for file in files if file.path.lower().endswith(TEXT_SUFFIXES)})
+    return Listing(songs, {path: file for path, file in texts.items() if path not in no_paths})
 
 
 def visible(folder: Store, files: Sequence[FileInfo], own: Collection[str] = ()) -> list[FileInfo]:
@@ -58,7 +62,8 @@ def visible(folder: Store, files: Sequence[FileInfo], own: Collection[str] = ())
 
 
 def _is_hidden(path: str) -> bool:
-    return any(part.startswith(".") or part.lower() in _SYSTEM_FOLDERS for part in path.split("/"))
+    parts = [part for part in path.split("/") if part not in (".", "..")]  # which a bucket's key may have
+    return any(part.startswith(".") or part.lower() in _SYSTEM_FOLDERS for part in parts)
 
 
 def _results(folder: Store, files: Sequence[FileInfo], own: Collection[str]) -> dict[str, str]:

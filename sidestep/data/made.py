@@ -10,7 +10,7 @@ from sidestep.data.unfinished import Unfinished
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import FileInfo, Store
-from sidestep.storage.transfer import pull
+from sidestep.storage.transfer import copy_of, pull
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def _can_be_read(store: Store, file: FileInfo, workspace: Workspace) -> bool:
     from sidestep.data.tensors import read_sample
 
     try:
-        read_sample(pull(store, [file], workspace, "Pulling tensors") / file.path)
+        read_sample(copy_of(store, pull(store, [file], workspace, "Pulling tensors"), file.path))
     except BadDataError as error:
         log.debug("%s", error)
         return False

@@ -20,7 +20,8 @@ from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.progress import track
 from sidestep.runtime.words import shown
 from sidestep.runtime.workspace import Workspace
-from sidestep.storage.transfer import pull
+from sidestep.storage.paths import unfit
+from sidestep.storage.transfer import copy_of, pull
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,9 +47,7 @@ def sound_songs(
 
     Raises BadDataError with all that cannot be used, where `spec.on_bad_file` is fail or none is left.
     """
-    # Tensors and reports name their songs in UTF-8.
-    nameless = [song.place for song in songs if not _is_utf8(song.path)]
-    problems = dict.fromkeys(nameless, "has a name that is no UTF-8: rename it")
+    problems = _problems_of_names(songs)
     unknown = [
         song
         for song in songs
@@ -64,7 +63,7 @@ def sound_songs(
         track("Probing songs", len(unknown), "songs") as bar,
         ThreadPoolExecutor(min(_DECODERS, os.cpu_count() or 1)) as pool,
     ):
-        paths = [folders[song.store.place] / song.path for song in unknown]
+        paths = [copy_of(song.store, folders[song.store.place], song.path) for song in unknown]
         found = pool.map(lambda path: listen(path, spec.max_duration, spec.float_scale), paths)
         for song, result in zip(unknown, found, strict=True):
             if isinstance(result, str):
@@ -98,6 +97,18 @@ def without_bad(songs: list[Song], problems: Mapping[str, str], spec: Preprocess
 def probed_by(spec: PreprocessSpec) -> float | None:
     """The seconds over which a song is found sound. None for another full scale, which no index knows."""
     return spec.max_duration if spec.float_scale == 1 else None
+
+
+def _problems_of_names(songs: list[Song]) -> dict[str, str]:
+    """By the song's place."""
+    # Tensors and reports name their songs in UTF-8.
+    nameless = [song.place for song in songs if not _is_utf8(song.path)]
+    problems = dict.fromkeys(nameless, "has a name that is no UTF-8: rename it")
+    for store, files in by_store(songs):
+        if store.local_root is None:
+            reasons = unfit(file.path for file in files)
+            problems |= {f"{store.place}/{path}": reason for path, reason in reasons.items()}
+    return problems
 
 
 def _is_utf8(path: str) -> bool:

@@ -29,6 +29,7 @@ from sidestep.runtime.errors import AccessError, BadDataError, MissingInputError
 from sidestep.runtime.words import counted, some
 from sidestep.storage.disks import cached_mount, means_in
 from sidestep.storage.local import LocalStore
+from sidestep.storage.paths import odd
 from sidestep.storage.store import PROBE, FileInfo, Store
 
 log = logging.getLogger(__name__)
@@ -171,7 +172,8 @@ def _layers(store: Store, model: Part) -> int:
 def _check_readable(store: Store, files: Sequence[FileInfo]) -> None:
     """Listing needs another right than reading: all local files are tried, of a bucket the first one."""
     if store.local_root is None:
-        store.stat(files[0].path)
+        if file := next((file for file in files if not odd(file.path)), None):
+            store.stat(file.path)
         return
     refused = [file.path for file in files if not os.access(store.local_root / file.path, os.R_OK)]
     if refused:

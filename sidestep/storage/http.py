@@ -16,6 +16,7 @@ from fsspec.asyn import sync
 
 from sidestep.runtime.errors import BadDataError, BadSpecError
 from sidestep.storage import remote
+from sidestep.storage.paths import odd
 from sidestep.storage.retry import Limits, check_answer, was_short
 from sidestep.storage.store import FileInfo, ProgressCallback, no_progress
 
@@ -119,6 +120,9 @@ class HttpStore(remote.RemoteStore):
             ):
                 continue  # the page's own sorting links, and the way up
             name = unquote(relative)
+            if odd(name.rstrip("/")):
+                log.warning("%s%s is left out: its name is no path", url, relative)
+                continue
             path = self.clean_path(f"{folder}/{name}" if folder else name)
             if not name.endswith("/"):
                 yield path

@@ -56,12 +56,13 @@ class S3Store(Store):
         below, start = (f"{key}/" if key else "" for key in (self._key(path), self._prefix))
 
         def ask() -> list[FileInfo]:
-            return [
-                FileInfo(found["Key"].removeprefix(start), found["Size"], version_of(found))
-                for found in listed(self._requests, self.bucket, below)
-                # An empty object whose name ends with a slash is how consoles show an empty folder.
-                if not found["Key"].endswith("/")
-            ]
+            with _whole_headers(f"{self.place}/{path}"):
+                return [
+                    FileInfo(found["Key"].removeprefix(start), found["Size"], version_of(found))
+                    for found in listed(self._requests, self.bucket, below)
+                    # An empty object whose name ends with a slash is how consoles show an empty folder.
+                    if not found["Key"].endswith("/")
+                ]
 
         with self._failures(path):
             return sorted(self.limits.retry.call(ask, _was_misheard), key=lambda info: info.path)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _ACCESS_POINT = re.compile(r"arn:[^/]+?:(?:outpost[/:][^/:]+[/:])?accesspoint[/:][^/]+")
-_ETAG = re.compile(r'(?:W/)?"?(.*?)(?:[-;]{1,2}gzip)?"?')
+_ETAG = re.compile(r'(?:W/)?"?(.*?)(?:[-;]{1,2}gzip)?"?', re.DOTALL)
 
 
 def bucket_and_prefix(root: str) -> tuple[str, str]:
@@ -23,7 +23,7 @@ def version_of(answer: Mapping[str, Any]) -> str:
     """
     if etag := answer.get("ETag"):
         match = _ETAG.fullmatch(etag)
-        assert match, "it matches anything on one line"
+        assert match, "it matches anything"
         return match[1].lower()
     size = answer["ContentLength"] if "ContentLength" in answer else answer["Size"]
     return f"{int(answer['LastModified'].timestamp())}-{size}"

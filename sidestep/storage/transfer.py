@@ -19,8 +19,9 @@ from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.errors import BadDataError, MachineError, StorageError
 from sidestep.runtime.parsing import parse_as
 from sidestep.runtime.progress import track
-from sidestep.runtime.words import counted
+from sidestep.runtime.words import counted, shown
 from sidestep.runtime.workspace import Workspace
+from sidestep.storage.paths import local_name, unfit
 from sidestep.storage.store import FileInfo, Store
 
 log = logging.getLogger(__name__)
@@ -29,18 +30,22 @@ Item = TypeVar("Item")
 
 
 def pull(store: Store, files: Sequence[FileInfo], workspace: Workspace, title: str) -> Path:
-    """Bring files of a store to the local disk, and return the folder that holds them under their paths.
+    """Bring files of a store to the local disk, and return the folder that holds them, see `copy_of`.
 
     A local store is used where it is. From another one a file is pulled unless the workspace has it in
     this size and version, with the content that was pulled: its copy is compared with its sha256 once in an
     attempt. What else the folder holds is from earlier pulls, and of no meaning.
 
-    Raises StorageError where a file changed while it was pulled, MachineError where the disk is too small.
+    Raises StorageError where a file changed while it was pulled, MachineError where the disk is too small,
+    and BadDataError with all keys that can be no files on a disk.
     """
     if store.local_root is not None:
         for file in files:
             store.stat(file.path)  # refuses links that lead out of the store
         return store.local_root
+    if problems := unfit(file.path for file in files):
+        lines = [f"{shown(f'{store.place}/{key}')} {reason}" for key, reason in problems.items()]
+        raise BadDataError("\n  ".join([f"{counted(len(lines), 'files')} cannot be pulled:", *lines]))
     folder = workspace.pulled(store.place)
     with local_errors(folder):
         records = _Records(folder)
@@ -56,7 +61,7 @@ def pull(store: Store, files: Sequence[FileInfo], workspace: Workspace, title: s
     with track(title, size, "B") as bar:
 
         def pull_one(file: FileInfo) -> None:
-            local = folder / store.clean_path(file.path)
+            local = folder / local_name(file.path)
             _make_way(local, folder)
             store.download(file.path, local, bar.advance)
             if store.stat(file.path) != file:
@@ -68,6 +73,11 @@ def pull(store: Store, files: Sequence[FileInfo], workspace: Workspace, title: s
 
         _each(pull_one, missing, store.options.connections)
     return folder
+
+
+def copy_of(store: Store, folder: Path, path: str) -> Path:
+    """Where a file of a store is in the folder that `pull` has returned."""
+    return folder / (path if store.local_root is not None else local_name(path))
 
 
 @contextmanager
@@ -85,8 +95,9 @@ def using_copies(store: Store, files: Sequence[FileInfo], workspace: Workspace) 
                 records = _Records(folder)
             if gone := [file.path for file in files if not records.has(file)]:
                 raise MachineError(
-                    f"{folder / gone[0]} was deleted or changed after it was pulled. Run the same command "
-                    "again: it pulls what is missing; and let nothing else clear the workspace meanwhile."
+                    f"{copy_of(store, folder, gone[0])} was deleted or changed after it was pulled. Run the "
+                    "same command again: it pulls what is missing; and let nothing else clear the workspace "
+                    "meanwhile."
                 ) from error
         raise
 
@@ -171,7 +182,7 @@ class _Records:
             temporary.write_text("".join(map(_line, self._files.values())), encoding="utf-8")
 
     def has(self, file: FileInfo) -> bool:
-        pulled, local = self._files.get(file.path), self._folder / file.path
+        pulled, local = self._files.get(file.path), self._folder / local_name(file.path)
         try:
             if pulled is None or not pulled.is_of(file) or local.is_symlink() or not local.is_file():
                 return False
@@ -189,7 +200,7 @@ class _Records:
         return True
 
     def add(self, file: FileInfo) -> None:
-        local = self._folder / file.path
+        local = self._folder / local_name(file.path)
         with self._lock, local_errors(self._path):
             line = _line(_Pulled(**asdict(file), sha256=_sha256(local)))
             with self._path.open("a", encoding="utf-8") as lines:

@@ -6,6 +6,7 @@ preprocessing writes are in the index; of others, a run keeps what it was begun 
 
 import logging
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -23,7 +24,7 @@ from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputErro
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import FileInfo, Store
-from sidestep.storage.transfer import pull
+from sidestep.storage.transfer import copy_of, pull
 from sidestep.training.history import SongFacts
 from sidestep.training.numbers import Numbers
 
@@ -128,7 +129,7 @@ class Samples(Sequence[Sample]):
         files = dataset_files(store, before.dataset if before else "")
         begun_with = before.dataset_files if before else {}
         folder = pull(store, files, workspace, title="Pulling tensors")
-        samples = cls(store.place, [folder / file.path for file in files])
+        samples = cls(store.place, [copy_of(store, folder, file.path) for file in files])
         with ThreadPoolExecutor(1) as hashing:
             check = _Check(store, written_digests(store), begun_with, hashing)
             problems = samples._problems(check, files, silence)
@@ -178,7 +179,7 @@ class Samples(Sequence[Sample]):
                     if file.path not in check.written:
                         self.records[file.path] = checked.record
                     self._known[path] = (checked.seen, checked.record.sha256)
-                    self.facts.append(_facts(checked.sample, path.name))
+                    self.facts.append(_facts(checked.sample, posixpath.basename(file.path)))
                     if silence is not None:
                         self._contexts[file.path] = context_kind(checked.sample, silence)
                     found = checked.sample.encoder_hidden_states.shape[1]
