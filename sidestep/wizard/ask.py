@@ -19,7 +19,7 @@ from sidestep.runtime.console import write
 from sidestep.runtime.errors import UsageError
 
 GO_BACK = "b"
-HINT = "Enter: take what is in brackets · Esc or b: back · Ctrl-C: leave"
+HINT = "Enter: use the answer in brackets · Esc or b: back · Ctrl-C: stop"
 COLUMNS, LINES = 66, 16  # the hints; a description, a question, some of its choices, and the hints
 PATHS = 6  # lines for a path's completions
 
@@ -98,7 +98,7 @@ def ask(
         validate_while_typing=True,
         bottom_toolbar=toolbar,
         key_bindings=_keys(meant),
-        reserve_space_for_menu=min(12, len(choices) + 1) if choices else PATHS if completer else 0,
+        reserve_space_for_menu=min(14, len(choices) + 1) if choices else PATHS if completer else 0,
     )
     try:
         text = session.prompt(pre_run=_open_menu if picker else None)

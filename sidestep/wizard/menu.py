@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from sidestep.config.job import resolve
 from sidestep.config.presets import all_presets
+from sidestep.lifecycle.status import Status
 from sidestep.platforms.render import PLATFORMS
 from sidestep.runtime.console import write
 from sidestep.runtime.errors import ExitCode, SideStepError
@@ -103,6 +104,17 @@ def _status(run: Run) -> None:
     run(["status", output])
 
 
+def _publish(run: Run) -> None:
+    """A run that was stopped where it was good enough."""
+    settings, storage = load_settings(), resolve(needs_places=False)[0].storage
+    output, _ = pick_run(known_runs(settings, storage), storage, settings.output_dir, _has_checkpoint)
+    run(["publish", output])
+
+
+def _has_checkpoint(run: Status | str) -> bool:
+    return isinstance(run, Status) and run.last_commit is not None
+
+
 def _presets(run: Run) -> None:
     what, file, name = "Presets:", "Preset file:", "Preset:"
     new, job = "Name of the preset:", "Job file:"
@@ -192,6 +204,7 @@ MENU: dict[str, tuple[str, Callable[[Run], None]]] = {
     "preprocess": ("songs to tensors", _preprocess),
     "estimate": ("see which modules your songs change most", _estimate),
     "train": ("tensors to an adapter", _train),
+    "publish": ("make an adapter of a run you stopped early", _publish),
     "status": ("your runs, and how far they are", _status),
     "plan": ("memory, time and cost of a job file", _plan),
     "render": ("turn a job file into one for Kubernetes, Slurm, …", _render),

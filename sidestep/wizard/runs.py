@@ -1,5 +1,6 @@
 """The runs that there have been: those that the wizard remembers, and those below a folder or bucket."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,10 +17,11 @@ Runs = Mapping[str, Status | str]
 
 ELSEWHERE = "elsewhere"
 STATES = {"done": "finished", "preempted": "interrupted", "failed": "failed", "running": "running"}
+TASKS = {"train": "training", "preprocess": "preprocessing"}
 
 
 def known_runs(settings: Settings, storage: StorageSpec) -> Runs:
-    """Those that the wizard remembers, the newest first, then others in the folder for results."""
+    """Those that the wizard remembers, and others in the folder for results."""
     remembered = {short(place): _read(place, storage) for place in settings.runs}
     try:
         return remembered | dict(runs_below(settings.output_dir, storage))
@@ -39,11 +41,13 @@ def runs_below(place: str, storage: StorageSpec) -> Runs:
 def pick_run(
     known: Runs, storage: StorageSpec, default: str, is_offered: Callable[[Status | str], bool]
 ) -> tuple[str, Status | str]:
-    """Ask which run, of the known ones or of those below a place that is asked for; its output, and how it
-    stands. Raises Back."""
+    """Ask which run, of the known ones or of those below a place that is asked for: the newest first.
+
+    Returns its output, and how it stands. Raises Back.
+    """
     runs = known
     while True:
-        offered = {place: run for place, run in runs.items() if is_offered(run)}
+        offered = {place: run for place, run in sorted(runs.items(), key=_age) if is_offered(run)}
         words = {place: standing(run) for place, run in offered.items()}
         which = ask(
             "\nRun:",
@@ -68,12 +72,11 @@ def standing(run: Status | str) -> str:
     """How it stands, in a few words: its state, step, age and name."""
     if isinstance(run, str):
         return run
-    state = "no sign of life" if run.is_stale() else STATES[run.state]
-    step = ""
+    parts = [TASKS.get(run.task, run.task), "no sign of life" if run.is_stale() else STATES[run.state]]
     if run.step is not None:
         is_done = run.state == "done"
-        step = f", {counted(run.step, 'steps')}" if is_done else f" at step {run.step} of {run.steps}"
-    return f"{run.name}: {run.task} {state}{step}, {duration(max(run.silence(), 0))} ago"
+        parts.append(counted(run.step, "steps") if is_done else f"step {run.step} of {run.steps}")
+    return f"{run.name}: {', '.join(parts)}, {duration(max(run.silence(), 0))} ago"
 
 
 def short(place: str) -> str:
@@ -81,6 +84,11 @@ def short(place: str) -> str:
     here = Path.cwd()
     inside = Path(place).is_relative_to(here) and Path(place) != here
     return str(Path(place).relative_to(here)) if inside else place
+
+
+def _age(found: tuple[str, Status | str]) -> float:
+    """For sorting: what cannot be read comes last."""
+    return math.inf if isinstance(found[1], str) else found[1].silence()
 
 
 def _read(output: str, storage: StorageSpec) -> Status | str:

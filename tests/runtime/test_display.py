@@ -110,7 +110,8 @@ def test_a_notebook_gets_one_display_that_is_written_anew(
         for number in range(40):
             encode(clock, title=f"Part {number}")
         encode(clock, songs=2, title="Part 38")
-    (shown,) = displays
+    assert len(displays) == 1
+    shown = displays[0]
     assert "█" * 6 + "░" * 18 + " Part 0: 1 of 4 songs" in shown[1]
     last = shown[-1].split("\n")
     assert len(last) == 12

@@ -106,4 +106,5 @@ def test_a_pipeline_that_ends_before_it_trains_has_kept_its_settings(
     places: dict[str, Any] = {"checkpoint_dir": tiny_checkpoints, "audio_dir": tmp_path / "songs"}
     with pytest.raises(SideStepError, match=r"a\.wav"):
         run(JobSpec.load(task="pipeline", name="begun", output_dir=tmp_path / "out", **places))
-    assert "name: begun" in (tmp_path / "out" / "job.yaml").read_text()
+    kept = tmp_path / "out" / "job.yaml"
+    assert kept.exists() and "name: begun" in kept.read_text()

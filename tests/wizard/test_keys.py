@@ -97,7 +97,7 @@ def test_nothing_is_cut_off(columns: int, lines: int) -> None:
     terminal.answer("Adapter:")
     terminal.wait(lambda: "Mode:" in terminal.line, "mode")
     terminal.see("as older trainers do; to reproduce old results")
-    terminal.see("Ctrl-C: leave")
+    terminal.see("Ctrl-C: stop")
     terminal.process.close(force=True)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sidestep.lifecycle.status import Status
+from sidestep.lifecycle.status import Commit, Status, now
 from sidestep.wizard.settings import load_settings
 
 from .answers import MENU, NEXT, to_review
@@ -40,9 +40,22 @@ def test_past_runs_are_listed_with_their_state(terminal: Terminal) -> None:
     status = Status(name="first", task="train", state="done", step=7, steps=7)
     Path("output/first/status.json").write_text(status.model_dump_json())
     terminal.answer(MENU, "stat")
-    terminal.see("first: train finished, 7 steps, ")
+    terminal.see("first: training, finished, 7 steps, ")
     terminal.answer("Run:", "fir")
     terminal.see("step 7 of 7 (100%)")
+
+
+def test_a_run_with_a_checkpoint_is_published(terminal: Terminal) -> None:
+    for name, commit in (("early", None), ("good", Commit(folder="checkpoints/x", step=4, at=now()))):
+        Path("output", name).mkdir(parents=True)
+        status = Status(name=name, task="train", state="preempted", last_commit=commit)
+        Path("output", name, "status.json").write_text(status.model_dump_json())
+    terminal.answer(MENU, "publish")
+    terminal.wait(lambda: "Run: [output/good]" in terminal.line, "the run")
+    assert "early" not in terminal.text
+    terminal.process.send("\r")
+    terminal.wait(lambda: MENU in terminal.line, "the menu")
+    assert "sidestep publish" in terminal.text and "no checkpoint" in terminal.text  # it ran, and looked
 
 
 def test_presets_are_imported_exported_and_deleted(terminal: Terminal) -> None:

@@ -54,7 +54,7 @@ def test_an_output_that_holds_a_run_says_so() -> None:
     Path("out").mkdir()
     status = Status(name="mine", task="train", state="preempted", step=4, steps=10)
     Path("out", "status.json").write_text(status.model_dump_json())
-    assert "mine: train interrupted at step 4 of 10" in what_is_there("output_dir", "out", StorageSpec())
+    assert "mine: training, interrupted, step 4 of 10" in what_is_there("output_dir", "out", StorageSpec())
     Path("out", "status.json").write_text("{")
     assert "out/status.json is damaged" in what_is_there("output_dir", "out", StorageSpec())
 

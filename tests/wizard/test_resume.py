@@ -43,13 +43,13 @@ def spec_of(values: dict[str, Any]) -> JobSpec:
 def test_a_run_shows_its_name_step_state_and_age() -> None:
     before = now() - timedelta(hours=3)
     run = Status(name="pop", task="train", state="preempted", step=4, steps=10, heartbeat=before)
-    assert standing(run) == "pop: train interrupted at step 4 of 10, 3 h 00 min ago"
+    assert standing(run) == "pop: training, interrupted, step 4 of 10, 3 h 00 min ago"
     run = run.model_copy(update={"state": "running"})
-    assert standing(run) == "pop: train no sign of life at step 4 of 10, 3 h 00 min ago"
-    assert "running at step 4" in standing(run.model_copy(update={"heartbeat": now()}))
+    assert standing(run) == "pop: training, no sign of life, step 4 of 10, 3 h 00 min ago"
+    assert "running, step 4" in standing(run.model_copy(update={"heartbeat": now()}))
     assert "failed" in standing(run.model_copy(update={"state": "failed", "step": None}))
     done = run.model_copy(update={"state": "done", "step": 1, "steps": 1})
-    assert standing(done) == "pop: train finished, 1 step, 3 h 00 min ago"
+    assert standing(done) == "pop: training, finished, 1 step, 3 h 00 min ago"
 
 
 def test_runs_are_found_wherever_they_are_named_or_remembered(config: Path) -> None:
@@ -72,7 +72,7 @@ def test_runs_in_a_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) 
     s3_server.store("studio").write_bytes("runs/pop/status.json", content)
     (found,) = runs_below(s3_server.place("studio"), storage).items()
     assert found[0] == f"{s3_server.place('studio')}/runs/pop"
-    assert standing(found[1]).startswith("pop: train interrupted at step 4")
+    assert standing(found[1]).startswith("pop: training, interrupted, step 4")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_run_is_shown_with_its_settings_and_continued_by_its_flags(terminal: T
     write_run("output/ended", "done", spec={})
     write_run("far/away/other")
     terminal.answer(MENU, "resume")
-    terminal.see("mine: train interrupted at step 4 of 10")
+    terminal.see("mine: training, interrupted, step 4 of 10")
     assert "ended" not in terminal.text
     terminal.answer("Run:", "elsewhere")
     terminal.answer("Where to look:", "far")
@@ -214,7 +214,7 @@ def test_songs_to_an_adapter_with_a_run_in_between_that_is_interrupted(
     assert stands("output/long").attempt == 2
     assert stands("output/long").last_commit is not None
     assert Path("out/adapter/adapter_model.safetensors").exists()
-    assert "my-lora: train finished, 1 step," in terminal.raw
+    assert "my-lora: training, finished, 1 step," in terminal.raw
 
 
 @pytest.mark.slow
