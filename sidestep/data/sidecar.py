@@ -70,9 +70,12 @@ def read_table(content: bytes, place: str) -> list[tuple[str, list[tuple[str, st
 
     Commas, semicolons or tabs part its columns.
     """
-    header = content.decode("utf-8-sig", errors="replace").partition("\n")[0]
+    header = next(iter(content.decode("utf-8-sig", errors="replace").splitlines()), "")
     delimiter = max(",;\t", key=header.count)
-    names = next(csv.reader([header.strip("\r")], delimiter=delimiter), [])
+    try:
+        names = next(csv.reader([header], delimiter=delimiter), [])
+    except csv.Error:  # a column's name of 128 kB
+        return []
     columns = {name.strip().lower(): number for number, name in reversed(list(enumerate(names)))}
     song = next((columns[name] for name in _SONG_COLUMNS if name in columns), None)
     if song is None:

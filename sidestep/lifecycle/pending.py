@@ -10,14 +10,15 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sidestep.commitlog.log import CommitLog, FileEntry, Record, file_digest
+from pydantic import BaseModel
+
+from sidestep.commitlog.log import CommitLog, FileEntry, FileName, Record, file_digest
 from sidestep.runtime.atomic import replacing
 from sidestep.runtime.canonical import Parts, json_bytes
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.runtime.parsing import parse_json
+from sidestep.runtime.parsing import Count, parse_as, read_small
 from sidestep.runtime.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,16 @@ class Unsent:
     folder: Path
     name: str
     step: int
+
+
+class _Note(BaseModel):
+    """What newest.json says of the newest checkpoint, and of the record that its writer knew then."""
+
+    name: FileName
+    step: Count
+    files: dict[FileName, FileEntry]
+    number: Count
+    nonce: str
 
 
 class PendingCheckpoints:
@@ -53,11 +64,11 @@ class PendingCheckpoints:
                 with (folder / file).open("wb") as target:
                     target.writelines(parts)
             digests = {file: file_digest(folder / file) for file in files}
-            note = {"name": name, "step": step, "files": digests, "number": writer[0], "nonce": writer[1]}
+            note = _Note(name=name, step=step, files=digests, number=writer[0], nonce=writer[1])
             if self._note.is_dir():
                 shutil.rmtree(self._note)
             with replacing(self._note) as temporary:
-                temporary.write_bytes(json_bytes(note))
+                temporary.write_bytes(json_bytes(note.model_dump()))
         self._digests[folder] = digests
         return folder
 
@@ -90,20 +101,20 @@ class PendingCheckpoints:
         try:
             if not self._note.is_file():  # nothing, or a pipe, which would never end
                 return None
-            note: dict[str, Any] = parse_json(self._note.read_bytes(), str(self._note))
-            folder = self._root / Path(note["name"]).name
-            is_newer = newest is None or newest.number <= note["number"]
-            if newest and newest.nonce == note["nonce"]:  # its own writer's: it was on its way meanwhile
-                is_newer = newest.step < note["step"]
-            if not is_newer or commits.read(note["number"]).nonce != note["nonce"]:
+            note = parse_as(_Note, read_small(self._note), str(self._note))
+            folder = self._root / note.name
+            is_newer = newest is None or newest.number <= note.number
+            if newest and newest.nonce == note.nonce:  # its own writer's: it was on its way meanwhile
+                is_newer = newest.step < note.step
+            if not is_newer or commits.read(note.number).nonce != note.nonce:
                 return None  # others have gone on since, or this output was begun anew
             if not folder.is_dir():
                 return None  # it was committed
-            self._digests[folder] = note["files"]
+            self._digests[folder] = note.files
             if self.is_whole(folder):
-                return Unsent(folder, folder.name, note["step"])
-        except (OSError, ValueError, KeyError, TypeError, BadDataError, MissingInputError) as error:
+                return Unsent(folder, note.name, note.step)
+        except (OSError, BadDataError, MissingInputError) as error:
             log.debug("What the outbox holds is of no use: %s", error)
             return None
-        log.warning("The checkpoint %s that waits on this machine is damaged and is not used", note["name"])
+        log.warning("The checkpoint %s that waits on this machine is damaged and is not used", note.name)
         return None

@@ -259,6 +259,21 @@ def test_lines_may_end_as_on_windows(read: Read) -> None:
     assert a.lyrics == b.lyrics == "[Verse]\nla"
 
 
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
+def test_a_table_s_lines_may_end_as_anywhere(read: Read, end: str) -> None:
+    """ "CSV (Macintosh)" ends them with a carriage return alone."""
+    a, b = read({"songs.csv": end.join(["file,bpm,caption", "a.wav,93,slow", 'b.wav,94,"fast, loud"', ""])})
+    assert [(song.bpm, song.caption) for song in (a, b)] == [(93, "slow"), (94, "fast, loud")]
+
+
+def test_a_file_that_begins_as_no_table_does_is_left_alone(
+    read: Read, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Python's parser refuses columns of more than 128 kB."""
+    a, _ = read({"big.csv": "file" * 50_000 + "\n1\n", "a.txt": "bpm: 93"})
+    assert a.bpm == 93 and "big.csv" in caplog.text
+
+
 def test_what_is_wrong_with_texts_is_said_at_once(read: Read) -> None:
     with pytest.raises(BadDataError) as caught:
         read(

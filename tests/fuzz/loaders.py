@@ -1,13 +1,15 @@
 """Every reader of files that others may have made, each with sound files to begin from."""
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -18,42 +20,37 @@ from sidestep.acestep.loading import read_silence
 from sidestep.adapters.export import shapes_alone
 from sidestep.commands.status import show_status
 from sidestep.commitlog.lease import Lease, Watch
-from sidestep.commitlog.log import CommitLog
+from sidestep.commitlog.log import CommitLog, Record
 from sidestep.config.job import JobSpec, resolve
 from sidestep.config.schema import StorageSpec
 from sidestep.data.audio import seconds_by_header
 from sidestep.data.entries import read_dataset
+from sidestep.data.foreign import counted
 from sidestep.data.index import read_index
+from sidestep.data.listing import list_songs
 from sidestep.data.probe import problem_of
 from sidestep.data.sidecar import read_sidecar
+from sidestep.data.survey import in_words, read_survey
 from sidestep.data.tensors import Sample, read_sample, sample_bytes
+from sidestep.data.texts import read_texts
+from sidestep.lifecycle.pending import PendingCheckpoints
 from sidestep.lifecycle.results import damaged, spent_by_receipt
+from sidestep.planning.songs import _of_tensors as songs_of_tensors
 from sidestep.report.contents import read_ranking
 from sidestep.report.page import page
 from sidestep.runtime.tensorfiles import parse_tensors
+from sidestep.runtime.workspace import Workspace
 from sidestep.storage.local import LocalStore
+from sidestep.storage.transfer import _read_records as read_records
 from sidestep.training.numbers import read_numbers
-from tests.data.sounds import make_kind
+from sidestep.wizard.settings import load_settings
+from tests.data.sounds import KINDS, make_kind
+from tests.fuzz.kind import Loader, as_json, files
+from tests.fuzz.models import MODELS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MODEL = GOLDEN / "checkpoints" / "acestep-v15-base"
 ADAPTERS = GOLDEN / "adapters" / "acestep-v15-base"
-
-
-@dataclass(frozen=True)
-class Loader:
-    """`read` is given a file's content and an empty folder; it may raise what the product refuses with."""
-
-    seeds: Callable[[], list[bytes]]
-    read: Callable[[bytes, Path], Any]
-
-
-def as_json(value: Any) -> Callable[[], list[bytes]]:
-    return lambda: [json.dumps(value).encode()]
-
-
-def files(*paths: Path) -> Callable[[], list[bytes]]:
-    return lambda: [path.read_bytes() for path in paths]
 
 
 def read_spec(data: bytes, folder: Path) -> None:
@@ -115,14 +112,65 @@ def look_at_log(store: LocalStore) -> None:
 
 
 def look_at_status(store: LocalStore) -> None:
-    for as_json in (False, True):
-        show_status(store, as_json=as_json, watch=False)
+    for is_json in (False, True):
+        show_status(store, as_json=is_json, watch=False)
 
 
 def show_page(store: LocalStore) -> None:
     places = {"checkpoint_dir": "models", "dataset_dir": "tensors", "output_dir": str(store.root)}
     spent_by_receipt(store)
     page(store, JobSpec.load(None, task="train", **places)).encode(errors="backslashreplace")
+
+
+def look_at_made(store: LocalStore) -> None:
+    damaged(store, Record("done", generation=1, nonce="a", number=4))
+
+
+def look_at_survey(store: LocalStore) -> None:
+    if survey := read_survey(store):
+        in_words(survey)
+
+
+def look_at_texts(store: LocalStore) -> None:
+    store.write_bytes("a.wav", b"")
+    read_texts(store, list_songs(store), None)
+
+
+def look_at_outbox(store: LocalStore) -> None:
+    """Of a checkpoint that waits to be sent; the note on it is in the store."""
+    commits = CommitLog(store.child("output"))
+    commits.store.create("commits/000001.json", Record(**TAKE_OVER).content())
+    pending = PendingCheckpoints(Workspace(store.root), "output")
+    folder = pending.put("checkpoint-step-3", 3, {"a.json": (b"a",)}, (1, "a"))
+    (folder.parent / "newest.json").write_bytes(store.read_bytes("note.json"))
+    pending.unsent(commits, None)
+
+
+def read_mapped(data: bytes, folder: Path) -> None:
+    (folder / "a.pt").write_bytes(data)
+    songs_of_tensors(LocalStore(folder, StorageSpec()))
+
+
+def read_pulled(data: bytes, folder: Path) -> None:
+    (folder / "a.jsonl").write_bytes(data)
+    read_records(folder / "a.jsonl")
+
+
+def of_the_user(name: str, look: Callable[[], Any]) -> Callable[[bytes, Path], None]:
+    """A reader of the file `name` in the user's folder for settings."""
+
+    def read(data: bytes, folder: Path) -> None:
+        file = folder / "sidestep" / name
+        file.parent.mkdir(parents=True)
+        file.write_bytes(data)
+        with patch.dict(os.environ, XDG_CONFIG_HOME=str(folder)):
+            look()
+
+    return read
+
+
+def use_preset() -> None:
+    resolve(preset="mine", environ={}, needs_places=False)
 
 
 def sound(name: str) -> Loader:
@@ -145,6 +193,17 @@ RECORD = {
     "files": {"training_state.json": {"size": 3, "sha256": DIGEST}}, "kept": ["checkpoints/c"],
     "origin": "", "machines": [{"threads": 1}],
 }  # fmt: skip
+TAKE_OVER: dict[str, Any] = {"kind": "take-over", "generation": 1, "nonce": "a", "number": 1}
+NOTE = {
+    "name": "checkpoint-step-3", "step": 3, "number": 1, "nonce": "a",
+    "files": {"a.json": {"size": 1, "sha256": sha256(b"a").hexdigest()}},
+}  # fmt: skip
+SURVEY = {
+    "count": 1, "measured": 1, "hours": 0.1, "without_caption": ["a.mp3"], "same_bytes": [["a", "b"]],
+    "same_sound": [], "languages": {"en": 1}, "songs": {},
+    **{name: {"song": "a.mp3", "value": 3.0} for name in ("shortest", "longest", "quietest", "loudest")},
+}  # fmt: skip
+PULLED = {"path": "a/b", "size": 3, "version": "1", "sha256": "ab"}
 STATE = {
     "format": 1, "step": 3, "skipped": 0, "skipped_in_row": 0, "loss_scale": {"scale": 1.0},
     "evaluations": {"0": 1.5, "3": None}, "recipe": {"train.lr": 0.1}, "tensors": ["history.losses"],
@@ -173,9 +232,10 @@ INDEX = {
     "files": {"/songs/a.wav": {"size": 3, "version": "1", "sha256": "ab", "probed": 1.0}},
     "samples": {"/songs/a.wav": "key"}, "tensors": {"key": "ab"},
 }  # fmt: skip
+SAMPLE = {"audio_path": "a.wav", "caption": "b", "lyrics": "[Verse]\nc", "bpm": 90}
 DATASET = {
     "metadata": {"custom_tag": "x", "genre_ratio": 50},
-    "samples": [{"audio_path": "a.wav", "caption": "b", "lyrics": "[Verse]\nc", "bpm": 90}],
+    "samples": [SAMPLE],
 }
 SPEC = b"name: a\ntask: train\ncheckpoint_dir: m\ndataset_dir: t\noutput_dir: o\ntrain: {lr: 1e-4}\n"
 SONG = Sample(torch.ones(3, 64), torch.ones(2, 8), torch.ones(3, 128), {"caption": "x", "bpm": 7})
@@ -212,7 +272,27 @@ LOADERS = {
     "estimate": Loader(as_json(RANKING), in_store("estimate/report.json", read_ranking)),
     "receipt": Loader(as_json(RECEIPT), in_store("receipt.json", show_page, {"history.json": HISTORY})),
     "history": Loader(as_json(HISTORY), in_store("history.json", show_page, {"receipt.json": RECEIPT})),
-    "wav": sound("a.wav"),
-    "flac": sound("a.flac"),
-    "mp3": sound("a.mp3"),
+    "made": Loader(
+        as_json({"record": 4, "files": {"job.yaml": DIGEST}}), in_store("made.json", look_at_made)
+    ),
+    "survey": Loader(as_json(SURVEY), in_store("dataset-report.json", look_at_survey)),
+    "manifest": Loader(as_json({"samples": []}), in_store("manifest.json", lambda store: counted(store, {}))),
+    "song-json": Loader(as_json(SAMPLE), in_store("a.json", look_at_texts)),
+    "table": Loader(
+        lambda: [b'filename,caption,bpm\n"a.wav","b, c",90\n', b"File\tLyrics\na\tb\n"],
+        in_store("songs.csv", look_at_texts),
+    ),
+    "outbox": Loader(as_json(NOTE), in_store("note.json", look_at_outbox)),
+    "pulled": Loader(as_json(PULLED), read_pulled),
+    "mapped-tensors": Loader(lambda: [sample_bytes(SONG)], read_mapped),
+    "settings": Loader(
+        lambda: [b"output_dir: o\nvanilla: false\nruns: [a, b]\n"],
+        of_the_user("settings.yaml", load_settings),
+    ),
+    "preset": Loader(
+        lambda: [b"# mine\ntrain: {lr: 1e-4, adapter: {rank: 8}}\n"],
+        of_the_user("presets/mine.yaml", use_preset),
+    ),
+    **MODELS,
+    **{name.replace("a.", "", 1) if name.startswith("a.") else name: sound(name) for name in KINDS},
 }
