@@ -13,7 +13,7 @@ from typing import NoReturn
 from sidestep.commands import COMMANDS, DEFAULT
 from sidestep.commands.command import Call
 from sidestep.runtime import interrupts
-from sidestep.runtime.console import is_interactive, write
+from sidestep.runtime.console import answered, is_interactive, write, write_json
 from sidestep.runtime.errors import ExitCode, MachineError, SideStepError, UsageError
 from sidestep.runtime.logs import log_file, setup_logging
 from sidestep.runtime.secrets import hide
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None, is_process: bool = True) -> int:
     SIGTERM: the wizard, which runs commands that are not the process, ends with them."""
     words = list(sys.argv[1:] if argv is None else argv)
     interrupts.forget()
+    answered.clear()
     try:
         return _dispatch_installed(words, is_process)
     except interrupts.Terminated:
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None, is_process: bool = True) -> int:
         setup_logging()
         level = logging.INFO if error.exit_code is ExitCode.AGAIN else logging.ERROR
         log.log(level, "%s", error, exc_info=True)
+        _tell_programs(words, str(error), error.exit_code)
         return error.exit_code
     except Exception as error:
         if interrupts.came():
@@ -68,9 +70,16 @@ def main(argv: Sequence[str] | None = None, is_process: bool = True) -> int:
             sys.stderr.write(hide(indented(traceback.format_exc())))
         name = type(error).__name__
         log.error("a bug in Side-Step: %s: %s (traceback: %s)", name, error, where or "above", exc_info=True)
+        _tell_programs(words, f"a bug in Side-Step: {name}: {error}", ExitCode.BUG)
         return ExitCode.BUG
     finally:
         write("")
+
+
+def _tell_programs(words: Sequence[str], said: str, code: ExitCode) -> None:
+    """An error as JSON, for who has asked for that and has got none."""
+    if "--json" in words and not answered.is_set():
+        write_json({"error": {"exit_code": int(code), "said": said}})
 
 
 def _tell_interrupted() -> int:

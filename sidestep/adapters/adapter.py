@@ -15,6 +15,7 @@ from sidestep.config.training import AdapterSpec
 from sidestep.runtime.canonical import Parts
 from sidestep.runtime.errors import BadDataError, UsageError
 from sidestep.runtime.tensorfiles import read_metadata, read_tensors
+from sidestep.runtime.words import out_of
 
 Rank = Annotated[int, Field(ge=1, le=2**20, strict=True)]  # of an adapter's file
 
@@ -94,7 +95,7 @@ def read_finite(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
     if bad := {name for name, tensor in floats.items() if not tensor.float().isfinite().all()}:
         raise BadDataError(
-            f"{path}: {len(bad)} of {len(tensors)} tensors are NaN or infinite somewhere: {_some(bad)}\n"
+            f"{path}: {out_of(len(bad), len(tensors), 'tensors')} with NaN or infinite values: {_some(bad)}\n"
             "  the training that made them diverged, or the file is damaged: take an earlier checkpoint"
         )
     return tensors, metadata

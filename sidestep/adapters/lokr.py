@@ -36,6 +36,7 @@ from sidestep.config.targets import target_names
 from sidestep.config.training import ATTENTION_MODULES, AdapterSpec
 from sidestep.runtime.canonical import Parts, safetensors_parts
 from sidestep.runtime.parsing import Number
+from sidestep.runtime.words import out_of
 
 log = logging.getLogger(__name__)
 
@@ -197,9 +198,9 @@ def _log_ineffective(spec: AdapterSpec, layers: Mapping[str, LokrModule]) -> Non
     full = sum(is_full(layer) for layer in layers.values())
     if full and spec.alpha != spec.rank:
         log.info(
-            "alpha has no effect on %d of %d LoKR modules: at rank %d both their factors are full "
+            "alpha has no effect on %s: at rank %d both their factors are full "
             "matrices, and the update is not scaled. A smaller rank or another factor makes w2 low-rank.",
-            *(full, len(layers), spec.rank),
+            *(out_of(full, len(layers), "LoKR modules"), spec.rank),
         )
     if spec.use_tucker:
         log.info(
@@ -208,9 +209,8 @@ def _log_ineffective(spec: AdapterSpec, layers: Mapping[str, LokrModule]) -> Non
     split = sum(not layer.use_w1 for layer in layers.values())
     if spec.decompose_both and split < len(layers):
         log.info(
-            "decompose_both has no effect on %d of %d LoKR modules: rank %d is not below half their first "
-            "factor's size",
-            *(len(layers) - split, len(layers), spec.rank),
+            "decompose_both has no effect on %s: rank %d is not below half their first factor's size",
+            *(out_of(len(layers) - split, len(layers), "LoKR modules"), spec.rank),
         )
     if spec.weight_decompose:
         log.info(

@@ -18,6 +18,7 @@ from sidestep.adapters.targets import layers_of
 from sidestep.config.training import AdapterSpec
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.parsing import parse_as
+from sidestep.runtime.words import out_of
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def _effective(
     }
     if kept and (zero := len(layers) - len(kept)):
         log.info(
-            "%s: %d of %d modules are left out, as their update is exactly zero", path, zero, len(layers)
+            "%s: left out are %s, as their update is exactly zero", path, out_of(zero, len(layers), "modules")
         )
     return kept or layers
 

@@ -12,6 +12,7 @@ from sidestep.runtime.console import write, write_json
 from sidestep.runtime.errors import SideStepError
 from sidestep.runtime.folders import provide_folders
 from sidestep.runtime.lean import import_diffusers
+from sidestep.runtime.words import out_of
 
 if TYPE_CHECKING:
     from sidestep.lifecycle.job import Job
@@ -97,7 +98,7 @@ def run(call: Call) -> None:
     if troubles:
         first = next(iter(troubles.values()))
         names = ", ".join(troubles)
-        raise type(first)(f"{len(troubles)} of {len(found)} checks failed: {names}") from first
+        raise type(first)(f"{out_of(len(troubles), len(found), 'checks')} failed: {names}") from first
 
 
 def _whole_plan(job: "Job", options: argparse.Namespace) -> dict[str, Any]:

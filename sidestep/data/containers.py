@@ -16,6 +16,7 @@ from av.audio import AudioFrame, AudioStream
 from av.container import InputContainer
 
 from sidestep.data import matroska, mpeg, wav
+from sidestep.runtime.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,9 @@ def _flac(file: BinaryIO, container: InputContainer, stream: AudioStream, readin
     if reading.damaged or reading.holes:
         return True
     if declared:
-        log.warning("%s has %d samples, its header says %d", container.name, reading.samples, declared)
+        log.warning(
+            "%s has %s, its header says %d", container.name, counted(reading.samples, "samples"), declared
+        )
     return False
 
 

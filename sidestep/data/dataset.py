@@ -17,7 +17,7 @@ from sidestep.data.sidecar import BareText
 from sidestep.data.texts import read_texts
 from sidestep.data.vocabulary import language_code, time_signature
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.runtime.words import shown, some
+from sidestep.runtime.words import counted, shown, some
 from sidestep.storage.store import FileInfo, Store
 
 log = logging.getLogger(__name__)
@@ -181,8 +181,7 @@ def _odd_language(song: Song) -> bool:
 
 
 def _report(place: str, problems: list[str]) -> str:
-    count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
-    return "\n  ".join([f"{place}: {count} in the dataset", *problems])
+    return "\n  ".join([f"{place}: {counted(len(problems), 'problems')} in the dataset", *problems])
 
 
 def _song(store: Store, file: FileInfo, entry: Entry, metadata: Metadata) -> Song:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 
 from pydantic import BaseModel
 
+from sidestep.runtime import words
 from sidestep.runtime.errors import MissingInputError
 from sidestep.runtime.parsing import parse_as
 from sidestep.storage.store import FileInfo, Store
@@ -38,8 +39,8 @@ def counted(store: Store, listed: Mapping[str, FileInfo]) -> dict[str, FileInfo]
         for name in missing:
             store.refuse_folder(name)
         raise MissingInputError(
-            f"{store.place} is not complete: {MANIFEST_FILE} names {len(named)} files, and {len(missing)} of "
-            f"{len(named)} are not there: {_some(missing)}\n"
+            f"{store.place} is not complete: {MANIFEST_FILE} names {words.counted(len(named), 'files')}, and "
+            f"{len(missing)} of {len(named)} are not there: {_some(missing)}\n"
             f"  copy the folder again, whole; without {MANIFEST_FILE}, all .pt files in it are the dataset"
         )
     return {name: file for name, file in whole.items() if name in named}

@@ -29,7 +29,7 @@ from sidestep.data import foreign
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError, StorageError
 from sidestep.runtime.parsing import Count, parse_as
-from sidestep.runtime.words import counted, some
+from sidestep.runtime.words import counted, out_of, some
 from sidestep.storage.retry import Retry
 from sidestep.storage.store import FileInfo, Store
 
@@ -189,7 +189,7 @@ def list_samples(store: Store, begun_with: str = "", wait: Retry = WAIT) -> list
         not_made = [path for path in missing if keys[path] not in index.tensors]
         if not_made:
             raise MissingInputError(
-                f"{store.place} is not complete: of {len(keys)} songs, {len(not_made)} are not preprocessed\n"
+                f"{store.place} is not complete: {out_of(len(not_made), len(keys), 'songs')} to preprocess\n"
                 "  run `sidestep preprocess` with the same settings again: it makes what is missing"
             )
         if missing:

@@ -18,7 +18,7 @@ from sidestep.data.index import Index
 from sidestep.data.survey import Heard
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.progress import track
-from sidestep.runtime.words import shown
+from sidestep.runtime.words import out_of, shown
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.paths import unfit
 from sidestep.storage.transfer import copy_of, pull
@@ -82,7 +82,7 @@ def without_bad(songs: list[Song], problems: Mapping[str, str], spec: Preprocess
     if not problems:
         return songs
     lines = [f"{shown(place)} {problem}" for place, problem in sorted(problems.items())]
-    report = "\n  ".join([f"{len(lines)} of {len(songs)} songs cannot be used:", *lines])
+    report = "\n  ".join([f"{out_of(len(lines), len(songs), 'songs')} cannot be used:", *lines])
     if spec.on_bad_file == "fail":
         raise BadDataError(
             f"{report}\n  mend them or take them out of the dataset, "

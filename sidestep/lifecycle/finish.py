@@ -24,7 +24,7 @@ from sidestep.report.curve import loss_curve
 from sidestep.report.page import FILE as REPORT
 from sidestep.report.page import write_report
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.runtime.words import as_typed, counted
+from sidestep.runtime.words import as_typed, counted, out_of
 from sidestep.training.history import FILE as HISTORY
 from sidestep.training.numbers import NUMBERS_FILE, Numbers, Progress, read_numbers
 
@@ -71,7 +71,7 @@ def finish(
     warn_of_dots(job.spec.name, PurePosixPath(store.place).name)
     if progress.skipped:
         log.warning(
-            "%d of %d steps were skipped: see above, and skipped_steps", progress.skipped, progress.step
+            "Skipped: %s, see above, and skipped_steps", out_of(progress.skipped, progress.step, "steps")
         )
     return _result(job, progress)
 

@@ -117,7 +117,7 @@ def check_same_run(
         lines = [f"{key}: {said(then)} then, {said(now)} now" for key, (then, now) in changed.items()]
         way_on = "go on with the same settings, or start anew with another output_dir"
         if changed.keys() <= {*LENGTH}:
-            way_on = f"--extend (train.extend: true) goes on with another length; else {way_on}"
+            way_on = f"--extend (train.extend: true) makes the run longer; else {way_on}"
         raise BadSpecError("\n  ".join([f"{place} was made with other settings:", *lines, way_on]))
     begun_in, asked_for = numbers.machine.get("precision"), spec.runtime.precision
     if asked_for not in ("auto", begun_in):

@@ -3,10 +3,13 @@
 Nothing is changed, but for an empty file that is written where the output goes and deleted again.
 """
 
+from sidestep.config.optimizers import doubtful_rate
 from sidestep.lifecycle.job import Job
 from sidestep.preflight.checks import Finding, run_checks, skipped
 from sidestep.preflight.machine import MACHINE, check_machine
 from sidestep.preflight.places import credential_checks, input_checks, output_checks
+
+TRAINING = ("train", "pipeline")
 
 
 def check_everything(job: Job, *, here: bool, offline: bool = False) -> list[Finding]:
@@ -16,10 +19,12 @@ def check_everything(job: Job, *, here: bool, offline: bool = False) -> list[Fin
     as skipped.
     """
     spec = job.spec
-    found = [Finding("spec", f"is complete and valid: {spec.task}, {spec.model_variant}")]
+    doubt = doubtful_rate(spec.train.optimizer_type, spec.train.lr) if spec.task in TRAINING else ""
+    about = f"{spec.task}, {spec.model_variant}" + (f". Warning: {doubt}" if doubt else "")
+    found = [Finding("spec", f"is complete and valid: {about}")]
     checks = [*credential_checks(spec), *input_checks(job, ahead=True), *output_checks(job)]
     if offline:
-        found = [Finding("spec", f"is valid: {spec.task}, {spec.model_variant}")]
+        found = [Finding("spec", f"is valid: {about}")]
         return found + skipped((*(check.name for check in checks), *MACHINE), "--offline")
     found += run_checks(checks)
     return found + (check_machine(spec) if here else skipped(MACHINE, "--elsewhere"))

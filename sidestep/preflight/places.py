@@ -26,7 +26,7 @@ from sidestep.preflight.free import check_output_free, check_tensors_free
 from sidestep.preflight.tensors import check_made_with, find_tensors
 from sidestep.runtime.creating import Means
 from sidestep.runtime.errors import AccessError, BadDataError, MissingInputError, SideStepError
-from sidestep.runtime.words import counted, some
+from sidestep.runtime.words import counted, out_of, some
 from sidestep.storage.disks import cached_mount, means_in
 from sidestep.storage.local import LocalStore
 from sidestep.storage.paths import odd
@@ -102,7 +102,7 @@ def _check_songs(job: Job) -> str:
         _check_readable(store, files)
     empty = [song.path for song in songs if song.file.size == 0]
     if empty and (job.spec.preprocess.on_bad_file == "fail" or len(empty) == len(songs)):
-        raise BadDataError(f"{len(empty)} of {counted(len(songs), 'songs')} have no byte: {some(empty)}")
+        raise BadDataError(f"{out_of(len(empty), len(songs), 'songs')} have no byte: {some(empty)}")
     said = f"{there}: {counted(len(songs), 'songs')} (not decoded)"
     return f"{said}; {len(empty)} of them have no byte and are left out" if empty else said
 
@@ -178,8 +178,8 @@ def _check_readable(store: Store, files: Sequence[FileInfo]) -> None:
     refused = [file.path for file in files if not os.access(store.local_root / file.path, os.R_OK)]
     if refused:
         raise AccessError(
-            f"{store.place}: {len(refused)} of {len(files)} files may not be read, first {refused[0]}. "
-            "Check their owner and mode."
+            f"{store.place}: {out_of(len(refused), len(files), 'files')} may not be read, first {refused[0]}."
+            " Check their owner and mode."
         )
 
 

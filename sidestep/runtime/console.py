@@ -3,10 +3,14 @@
 import json
 import os
 import sys
+import threading
 from typing import Any
 
 from sidestep.runtime.secrets import hide
 from sidestep.runtime.shown import shown
+
+answered = threading.Event()
+"""Whether a program has got its JSON; `cli` clears it for each command."""
 
 
 def is_interactive() -> bool:
@@ -32,4 +36,5 @@ def write(text: str, exactly: bool = False) -> None:
 
 def write_json(value: Any) -> None:
     """Write a value as JSON, for programs: in ASCII, so that nothing in it needs to be made visible."""
+    answered.set()
     write(json.dumps(value, indent=2, allow_nan=False) + "\n", exactly=True)

@@ -7,6 +7,8 @@ text leaves, in `runtime.console` and `runtime.logs`, not where it comes in: no 
 
 import unicodedata
 
+from sidestep.runtime.words import counted
+
 LINE_AT_MOST = 10_000
 """Characters of a line that are shown: more than any line of ours has."""
 
@@ -31,7 +33,7 @@ def on_one_line(text: str) -> str:
 
 def _shown_line(line: str) -> str:
     if len(line) > LINE_AT_MOST:
-        line = f"{line[:LINE_AT_MOST]}… ({len(line) - LINE_AT_MOST:,} characters more)"
+        line = f"{line[:LINE_AT_MOST]}… ({counted(len(line) - LINE_AT_MOST, 'characters')} more)"
     return line if line.isprintable() else "".join(map(_shown_character, line))
 
 

@@ -24,6 +24,11 @@ def counted(number: float, plural: str) -> str:
     return f"{number:,} {one_or_many(number, plural)}"
 
 
+def out_of(part: int, whole: int, plural: str) -> str:
+    """`2 of 3 songs`, `1 of 1 song`."""
+    return f"{part:,} of {counted(whole, plural)}"
+
+
 def one_or_many(number: float, plural: str) -> str:
     """`song` for one, else `songs`."""
     if number != 1:

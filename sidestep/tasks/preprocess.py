@@ -137,5 +137,5 @@ def _plan(
     ]
     samples = {work.song.place: work.tensors for work in works}
     if copies := len(works) - len(set(samples.values())):
-        log.warning("%d songs have the same sound and texts as others, and count once", copies)
+        log.warning("%s: the same sound and texts as others, which count once", counted(copies, "songs"))
     return works, replace(index, samples=samples)

@@ -21,6 +21,7 @@ from sidestep.lifecycle.reporter import Reporter
 from sidestep.runtime.errors import ExitCode, MachineError, SideStepError
 from sidestep.runtime.folders import provide_folders
 from sidestep.runtime.preemption import Preemption
+from sidestep.runtime.words import counted
 from sidestep.runtime.workspace import open_workspace
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def verify_resume(spec: JobSpec, steps: int) -> None:
     provide_folders(spec.runtime.workspace)
     with open_workspace(spec.runtime.workspace).temporary() as folder:
         whole, cut = (_trial(spec, steps, Path(folder, name)) for name in ("whole", "cut"))
-        log.info("1 of 3: %d steps at one go", steps)
+        log.info("1 of 3: %s at one go", counted(steps, "steps"))
         _train(whole, expected=0)
         log.info("2 of 3: the same, until the machine vanishes after step %d", steps // 2)
         _train(cut, expected=-signal.SIGKILL)

@@ -17,6 +17,7 @@ from sidestep.adapters.adapter import Adapter, read_safetensors
 from sidestep.data.index import FileRecord
 from sidestep.runtime.canonical import Parts, safetensors_parts
 from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.words import counted
 from sidestep.training.numbers import NUMBERS_FILE, TENSORS_FILE, Numbers, Progress, numbers_bytes, numbers_in
 
 
@@ -114,7 +115,7 @@ def _restore_optimizer(
         state.setdefault(index[name], {}).update(values)
     if state and len(state) != len(parameters):
         raise BadDataError(
-            f"{folder}: optimizer state of {len(state)} parameters, expected {len(parameters)}"
+            f"{folder}: optimizer state of {counted(len(state), 'parameters')}, expected {len(parameters)}"
         )
     groups = optimizer.state_dict()["param_groups"]
     own = [{key: _kind(value) for key, value in group.items()} for group in groups]
@@ -144,8 +145,8 @@ def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _same_keys(found: Iterable[str], expected: Iterable[str], folder: Path) -> None:
     if missing := sorted(set(expected) - set(found)):
-        raise BadDataError(f"{folder} lacks {', '.join(missing[:3])} ({len(missing)} tensors)")
+        raise BadDataError(f"{folder} lacks {', '.join(missing[:3])} ({counted(len(missing), 'tensors')})")
     if extra := sorted(set(found) - set(expected)):
         raise BadDataError(
-            f"{folder} has {', '.join(extra[:3])} ({len(extra)} tensors) that this run knows not"
+            f"{folder} has {', '.join(extra[:3])} ({counted(len(extra), 'tensors')}) that this run knows not"
         )

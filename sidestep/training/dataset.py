@@ -22,6 +22,7 @@ from sidestep.data.tensors import Context, Sample, context_kind, read_sample
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
 from sidestep.runtime.progress import track
+from sidestep.runtime.words import out_of
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import FileInfo, Store
 from sidestep.storage.transfer import copy_of, pull
@@ -135,7 +136,7 @@ class Samples(Sequence[Sample]):
             problems = samples._problems(check, files, silence)
         if problems:
             report = "\n  ".join(
-                [f"{len(problems)} of {len(samples)} tensor files cannot be used:", *problems]
+                [f"{out_of(len(problems), len(samples), 'tensor files')} cannot be used:", *problems]
             )
             raise BadDataError(
                 f"{report}\n  `sidestep preprocess` with the same settings makes those anew that it had made;"
@@ -155,16 +156,16 @@ class Samples(Sequence[Sample]):
         count = Counter(self._contexts.values())
         if answers := [name for name, kind in self._contexts.items() if kind == "answer"]:
             raise BadDataError(
-                f"{len(answers)} of {len(self)} songs in {self.place} hold their own answer: context_latents"
-                f" is target_latents, first in {answers[0]}\n"
+                f"{out_of(len(answers), len(self), 'songs')} in {self.place} hold their own answer:"
+                f" context_latents is target_latents, first in {answers[0]}\n"
                 "  the ACE-Step app makes such files with preprocess_mode lokr, and an adapter would learn to"
                 " copy what it is shown: preprocess the songs here, or there with preprocess_mode lora"
             )
         if count["other"]:
             log.warning(
-                "%d of %d songs in %s have another context than this model's silence, which is what it is"
+                "%s in %s have another context than this model's silence, which is what it is"
                 " given when it makes a song: they were made with another model, or for another task",
-                *(count["other"], len(self), self.place),
+                *(out_of(count["other"], len(self), "songs"), self.place),
             )
 
     def _problems(self, check: _Check, files: Sequence[FileInfo], silence: Tensor | None) -> list[str]:

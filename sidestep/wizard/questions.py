@@ -10,6 +10,7 @@ from sidestep.config.optimizers import OPTIMIZERS
 from sidestep.config.presets import all_presets
 from sidestep.data.kinds import AUDIO_SUFFIXES
 from sidestep.runtime.errors import SideStepError
+from sidestep.runtime.words import counted
 from sidestep.storage.open import open_store
 from sidestep.wizard.ask import ask, say
 from sidestep.wizard.flow import Step
@@ -231,7 +232,7 @@ def _ask_epochs(state: WizardState) -> None:
         state,
         field.name,
         str(epochs) if is_open else "",
-        note=f" For {songs} songs, {usual} are recommended.",
+        note=f" For {counted(songs, 'songs')}, {usual} are recommended.",
     )
 
 

@@ -128,3 +128,32 @@ def test_a_song_that_cannot_be_opened_fails_the_plan(
     assert error["exit_code"] == 65 and "note.mp3" in error["said"] and "note.mp3" in found.err
     assert main(["plan", *job, "--on-bad-file", "skip"]) == 0
     assert json.loads(capsys.readouterr().out)["plan"]["job"]["songs"]["value"] == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("status nowhere", 66),
+        ("run --config none.yaml", 66),
+        ("train --rnak 3", 64),
+        ("plan --epochs 0 --output-dir o --audio-dir a", 78),
+        ("preprocess --audio-dir nowhere --tensor-output t", 66),
+        ("train --dry-run --output-dir s3:/x", 78),
+        ("presets list --nonsense", 64),
+    ],
+)
+def test_an_error_is_json_too_where_that_is_asked_for(words: str, code: int, capsys: Any) -> None:
+    assert main([*words.split(), "--json"]) == code
+    found = capsys.readouterr()
+    error = json.loads(found.out)["error"]
+    assert error["exit_code"] == code and error["said"].splitlines()[0] in found.err
+    assert main(words.split()) == code
+    assert not capsys.readouterr().out
+
+
+def test_a_doubtful_rate_is_told_before_a_gpu_is_rented(make_spec: MakeSpec, capsys: Any) -> None:
+    Path("job.json").write_text(make_spec().model_dump_json())
+    rate = ["--optimizer-type", "prodigy", "--lr"]
+    for lr, is_told in (("1e-4", True), ("1", False)):
+        assert main(["plan", "job.json", "--check-only", "--elsewhere", *rate, lr]) == 0
+        assert ("prodigy finds the learning rate" in " ".join(capsys.readouterr().out.split())) == is_told

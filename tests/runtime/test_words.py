@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sidestep.runtime.words import did_you_mean, duration, nearest_word, nested, set_at
+from sidestep.runtime.words import did_you_mean, duration, nearest_word, nested, out_of, set_at
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,8 @@ def test_values_by_their_paths() -> None:
     set_at(values, ("x", "y"), 4)
     assert values == {"b": {"c": 3}, "x": {"y": 4}}
     assert nested({}) == {}
+
+
+def test_a_part_of_one_is_no_plural() -> None:
+    assert out_of(1, 1, "songs") == "1 of 1 song"
+    assert out_of(1, 1200, "batches") == "1 of 1,200 batches"

@@ -168,7 +168,7 @@ def test_a_resumed_run_counts_the_steps_skipped_before(
     train_until_stopped(make_spec("cut", **settings), monkeypatch, commits=2)
     caplog.clear()
     train(make_spec("cut", **settings))
-    assert "4 of 12 steps were skipped" in caplog.text
+    assert "Skipped: 4 of 12 steps" in caplog.text
     (whole, losses), (cut, losses_of_cut) = (
         outcome(make_spec(name, **settings)) for name in ("whole", "cut")
     )
