@@ -23,7 +23,7 @@ os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 # Fixtures that many rooms share: songs, specs that train on them, a real S3 server, a store of each kind, and
 # a stand-in for the tasks.
-pytest_plugins = ["tests.songs", "tests.s3", "tests.stores", "tests.fake_tasks"]
+pytest_plugins = ["tests.songs", "tests.s3", "tests.stores", "tests.fake_tasks", "tests.hub"]
 
 TESTS = Path(__file__).parent
 

@@ -216,6 +216,12 @@ def _place_meant(store: Store, files: list[FileInfo]) -> str:
     """What to set instead, where the model is not in a folder of `store`: by what is there."""
     paths = {file.path for file in files}
     above, _, own = store.place.rpartition("/")
+    if store.place.startswith("hf://") and store.place.count("/") == 3 and SILENCE_FILE in paths:
+        return (
+            f"the repository is one model alone, of a set with {VAE_FOLDER}/ and {TEXT_ENCODER_FOLDER}/: put "
+            f"it beside these (`hf download {store.place[5:]} --local-dir checkpoints/{own}`), and set "
+            "checkpoint_dir to checkpoints"
+        )
     if above and "config.json" in paths and any(is_weights(path) and "/" not in path for path in paths):
         is_model = SILENCE_FILE in paths
         also = f", and model_variant to {FOLDERS.get(own, own)}" if is_model else ""

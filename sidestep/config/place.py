@@ -2,8 +2,11 @@
 
 import re
 
-SCHEMES = ("s3", "file", "memory", "gs", "az", "http", "https")
+SCHEMES = ("s3", "file", "memory", "gs", "az", "http", "https", "hf")
 """Of the URIs that a place may be; `storage.open` knows what each is."""
+
+REPOSITORY = re.compile(r"(?:(datasets)/)?(?!datasets/)([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.*))?", re.ASCII)
+"""What is behind hf://: "datasets" or nothing, owner/name, a revision, and a folder in it."""
 
 _QUOTES = tuple("\"'`“”‘’«»")
 _UNEXPANDED = re.compile(r"\$\{[^}]*\}?|\$\([^)]*\)?|\{\{.*?(\}\}|$)|(?<![^/])\$[A-Za-z_]\w*(?![^/])")
@@ -49,6 +52,8 @@ def _check_uri(place: str, scheme: str, colon: bool, slashes: int) -> None:
         bucket = place.split("/")[2]
         if scheme in ("s3", "gs") and "@" not in bucket and not _BUCKET.fullmatch(bucket):
             raise ValueError(f"names no bucket: it looks like {scheme}://bucket/folder")
+        if scheme == "hf" and not REPOSITORY.fullmatch(place.split("://", 1)[1]):
+            raise ValueError("names no repository: it looks like hf://owner/name@revision")
     elif scheme in SCHEMES and (colon or slashes > 1):
         raise ValueError(f"is no URI: it looks like {scheme}://bucket/folder; {_ANY_NAME}")
     elif colon and (slashes or re.match(r".:\\", place)):

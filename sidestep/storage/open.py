@@ -56,6 +56,10 @@ def open_store(
         from sidestep.storage.s3 import open_s3
 
         return open_s3(rest, options, limits)
+    if scheme == "hf":
+        from sidestep.storage.hub import open_hub
+
+        return open_hub(rest, options, limits)
     return _open_remote(scheme, rest, options, limits)
 
 

@@ -74,6 +74,11 @@ class Store(ABC):
         """False once `create` was found to look first and write then, as the store knows no other way."""
         return True
 
+    @property
+    def commit(self) -> str:
+        """The commit that is read, where the place is a repository; else ""."""
+        return ""
+
     @abstractmethod
     def child(self, path: str) -> Self:
         """Return the store of a folder in this one, which need not exist."""

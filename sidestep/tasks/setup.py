@@ -35,7 +35,7 @@ class TrainingSetup:
     samples: Samples
     model: AceStepModel  # the decoder alone, frozen, on the machine's device
     null_condition: Tensor  # [1, 1, D]
-    weights: str  # digest of the files of the model's folder
+    weights: str  # digest of the files of the model's folder; and @ the commit, of a repository
 
 
 def prepare_setup(job: Job, machine: Machine, before: Numbers | None = None) -> TrainingSetup:
@@ -64,7 +64,8 @@ def prepare_setup(job: Job, machine: Machine, before: Numbers | None = None) -> 
         null_condition = load_null_condition(pulled.root, pulled.folder)
     log.info("Loaded the decoder of %s alone: no encoder is in memory while it is trained", model.variant)
     _check_fit(samples, model)
-    return TrainingSetup(machine, samples, model, null_condition, pulled.digest)
+    weights = f"{pulled.digest}@{store.commit}" if store.commit else pulled.digest
+    return TrainingSetup(machine, samples, model, null_condition, weights)
 
 
 def _silence(store: Store, part: Part, workspace: Workspace) -> Tensor:
