@@ -127,6 +127,8 @@ def test_flags_exist(page: Path) -> None:
         "--only",
         "--extra-index-url",
         "--torch-backend",
+        "--local-dir",
+        "--exclude",
     }  # ours; the rest of others
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text())) <= known | others
 
