@@ -158,9 +158,9 @@ def _settings(run: Run) -> None:
     """Folders are kept as absolute paths: the wizard may be started from another folder next time."""
     old = load_settings()
     checkpoints, tensors, output, platform, vanilla = _answers(
-        _place("Folder or bucket with the models:", old.checkpoint_dir),
-        _place("Folder or bucket for tensors:", old.dataset_dir, is_made=True),
-        _place("Folder or bucket for results:", old.output_dir, is_made=True),
+        _place("Folder or bucket with the models:", short(old.checkpoint_dir)),
+        _place("Folder or bucket for tensors:", short(old.dataset_dir), is_made=True),
+        _place("Folder or bucket for results:", short(old.output_dir), is_made=True),
         word("Platform you render jobs for:", old.place, dict.fromkeys(PLATFORMS, "")),
         word("Offer vanilla mode:", "yes" if old.vanilla else "no", {"yes": "", "no": ""}),
     )

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from prompt_toolkit.completion import Completer, PathCompleter, ThreadedCompleter
 
-from sidestep.acestep.layout import open_checkpoints
 from sidestep.config.schema import StorageSpec
 from sidestep.data.kinds import AUDIO_SUFFIXES
+from sidestep.data.listing import visible
 from sidestep.lifecycle.status import FILE, Status
 from sidestep.runtime.errors import SideStepError
 from sidestep.runtime.words import counted
 from sidestep.storage.open import local_path, open_store
+from sidestep.storage.store import Store
 from sidestep.wizard.runs import standing
 
 FILES = {"dataset_json": (".json",)}
@@ -54,8 +55,10 @@ def what_is_there(name: str, place: str, storage: StorageSpec) -> str:
 
     Never raises: what cannot be seen is told in its place.
     """
+    if name == "checkpoint_dir":
+        return ""  # the next question shows the models there
     try:
-        store = open_checkpoints(place, storage) if name == "checkpoint_dir" else open_store(place, storage)
+        store = open_store(place, storage)
         if name == "output_dir":
             run = store.stat(FILE) and Status.read(store.read_small(FILE), f"{place}/{FILE}")
             return (
@@ -65,8 +68,13 @@ def what_is_there(name: str, place: str, storage: StorageSpec) -> str:
         if path is not None and (not path.exists() or path.is_dir() == (name in FILES)):
             return f"{place}: {while_typing(place, is_file=name in FILES)}."
         if name == "audio_dir":
-            songs = sum(file.path.lower().endswith(AUDIO_SUFFIXES) for file in store.list_files())
+            songs = songs_in(store)
             return f"{counted(songs, 'songs')} found." if songs else f"There are no songs in {place}."
     except SideStepError as error:
         return str(error)
     return ""
+
+
+def songs_in(folder: Store) -> int:
+    """How many songs of kinds that are read a folder holds. Raises what listing it raises."""
+    return sum(file.path.lower().endswith(AUDIO_SUFFIXES) for file in visible(folder, folder.list_files()))

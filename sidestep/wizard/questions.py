@@ -8,14 +8,13 @@ from sidestep.config.fields import SpecField, spec_fields
 from sidestep.config.groups import GROUPS
 from sidestep.config.optimizers import OPTIMIZERS
 from sidestep.config.presets import all_presets
-from sidestep.data.kinds import AUDIO_SUFFIXES
 from sidestep.runtime.errors import SideStepError
 from sidestep.runtime.words import counted
 from sidestep.storage.open import open_store
 from sidestep.wizard.ask import ask, say
 from sidestep.wizard.flow import Step
 from sidestep.wizard.labels import question, word_on
-from sidestep.wizard.places import FILES, MADE, completer, what_is_there, while_typing
+from sidestep.wizard.places import FILES, MADE, completer, songs_in, what_is_there, while_typing
 from sidestep.wizard.runs import short
 from sidestep.wizard.settings import Settings
 from sidestep.wizard.state import WizardState
@@ -193,15 +192,15 @@ def _models(state: WizardState) -> dict[str, str]:
         files = open_checkpoints(spec.checkpoint_dir, spec.storage).list_files()
     except SideStepError as error:
         say(str(error))
-        return dict.fromkeys(ALIASES, "released")
+        return dict.fromkeys(ALIASES, "a released model")
     parts = [file.path.split("/") for file in files]
     found = sorted(part[0] for part in parts if part[1:] == ["silence_latent.pt"])  # which models alone have
     if not found:
         say(f"No model found in {spec.checkpoint_dir}.")
-        return dict.fromkeys(ALIASES, "released")
+        return dict.fromkeys(ALIASES, "a released model")
     spoken = {alias: folder for alias, folder in ALIASES.items() if folder in found}
     own = [folder for folder in found if folder not in spoken.values()]
-    return spoken | dict.fromkeys(own, "folder")
+    return spoken | dict.fromkeys(own, "your own")
 
 
 def _ask_preset(state: WizardState) -> None:
@@ -240,13 +239,13 @@ def _songs(state: WizardState) -> int:
     """How many songs or their tensors there are; 0 where that cannot be seen."""
     try:
         spec = state.spec()
-        suffixes = AUDIO_SUFFIXES if spec.audio_dir else (".pt",)
-        place = spec.audio_dir or spec.dataset_dir or spec.output_place
-        files = open_store(place, spec.storage).list_files()
+        if spec.audio_dir and not spec.dataset_dir:
+            return songs_in(open_store(spec.audio_dir, spec.storage))
+        files = open_store(spec.dataset_dir or spec.output_place, spec.storage).list_files()
     except SideStepError as error:
         say(str(error))
         return 0
-    return sum(file.path.lower().endswith(suffixes) for file in files)
+    return sum(file.path.endswith(".pt") for file in files)
 
 
 # The questions that do more than ask for a field.

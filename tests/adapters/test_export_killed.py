@@ -13,6 +13,7 @@ from sidestep.runtime.atomic import TEMPORARY
 from tests.killed import SIGNALS, ended_at_each_change
 
 
+@pytest.mark.slow  # an export for each change, and one more
 @pytest.mark.parametrize("number", SIGNALS)
 def test_an_export_that_was_ended_is_completed_by_the_next(
     number: signal.Signals, tmp_path: Path, golden: Path, transformer: nn.Module

@@ -18,7 +18,7 @@ from .terminal import Terminal
 @pytest.fixture
 def here() -> None:
     Path("songs", "more").mkdir(parents=True)
-    for name in ("a.mp3", "b.WAV", "more/c.flac", "cover.jpg"):
+    for name in ("a.mp3", "b.WAV", "more/c.flac", "cover.jpg", "._a.mp3"):
         Path("songs", name).touch()
     Path("dataset.json").touch()
 
