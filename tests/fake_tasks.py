@@ -21,9 +21,13 @@ class Tasks(ModuleType):
         self.specs: list[JobSpec] = []
         self.failure: BaseException | None = None
         self.made: TrainResult | None = None
+        self.may_go_back = False  # as it was told last
 
-    def run(self, spec: JobSpec, preemption: Preemption | None = None) -> TrainResult | None:
+    def run(
+        self, spec: JobSpec, preemption: Preemption | None = None, *, may_go_back: bool = False
+    ) -> TrainResult | None:
         self.specs.append(spec)
+        self.may_go_back = may_go_back
         if self.failure:
             raise self.failure
         return self.made

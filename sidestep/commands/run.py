@@ -61,13 +61,13 @@ def run(call: Call) -> None:
     from sidestep.runtime.preemption import Preemption
 
     with Preemption(is_command=call.is_process) as preemption, RentedMachine() as machine:
-        options, spec, _ = read_job(call, says)
+        options, spec, origins = read_job(call, says)
         machine.keep_or_release(spec.runtime.on_exit)
 
         from sidestep.tasks import run as run_task
 
         try:
-            made = run_task(spec, preemption)
+            made = run_task(spec, preemption, may_go_back=origins["train.resume_from"].startswith("-"))
         except AgainError as error:
             if preemption.requested and not preemption.is_interrupt and not call.is_process:
                 log.info("%s", error)

@@ -83,7 +83,8 @@ class SpecField:
     @property
     def choices(self) -> list[str]:
         """The words that it takes, where it takes only these."""
-        return [word for kind in self._alternatives for word in _words(kind)]
+        kinds = [kind for kind in self._alternatives if kind.get("type") != "null"]
+        return [word for kind in kinds for word in _words(kind)] if all(map(_words, kinds)) else []
 
     @property
     def allowed(self) -> str:

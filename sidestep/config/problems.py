@@ -63,10 +63,16 @@ def unknown_key(path: FieldPath, origin: str) -> Problem:
 
 def invalid_values(error: ValidationError, origins: Mapping[FieldPath, str]) -> Iterator[Problem]:
     """pydantic's errors, of a model that has the spec as a field, in our words."""
+    told: FieldPath = ()
     for detail in error.errors():
         where = tuple(map(str, detail["loc"][1:]))
         path = next(where[:depth] for depth in range(len(where), 0, -1) if where[:depth] in spec_fields())
         field = spec_fields()[path]
+        if not field.types & {"array", "object"}:  # what is behind the field is a kind of value that it takes
+            where = path
+            if told == path:  # of another such kind
+                continue
+        told = path
         if detail["type"] == "value_error":
             message = str(detail["ctx"]["error"])
         elif detail["type"] == "string_too_short":

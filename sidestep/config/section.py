@@ -3,7 +3,8 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -89,7 +90,7 @@ class Section(BaseModel):
     @classmethod
     def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         """pydantic takes `epochs: true` for one epoch; nobody means that."""
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation in _NUMBERS:
+        if isinstance(value, bool) and _is_number(cls.model_fields[info.field_name or ""].annotation):
             raise ValueError("must be a number, not true or false")
         return value
 
@@ -100,4 +101,9 @@ class Section(BaseModel):
         return value.strip("\r\n") if isinstance(value, str) else value
 
 
-_NUMBERS = (int, float, int | None, float | None)
+def _is_number(annotation: Any) -> bool:
+    """Whether it is one, or one or something else: `int`, `float | None`."""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return any(
+        (get_args(kind)[0] if get_origin(kind) is Annotated else kind) in (int, float) for kind in kinds
+    )

@@ -1,5 +1,6 @@
 """The schema's part about training: the adapter, how it is trained, and when it is saved."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
@@ -8,6 +9,7 @@ from sidestep.config.optimizers import OPTIMIZERS, OptimizerName, Scheduler
 from sidestep.config.section import LOKR, LORA, Place, Section, mark_of, setting
 
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
+MILESTONES = 10  # of a run, at most, unless the spec says otherwise
 MLP_MODULES = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -172,12 +174,18 @@ class CheckpointSpec(Section):
         unit="minutes",
     )
     keep: int = setting(3, "How many of the newest checkpoints to keep.", ge=1)
-    keep_every_epochs: int | None = setting(
-        None,
-        "Checkpoints after multiples of so many epochs are made, and kept for good.",
-        ge=1,
+    keep_every_epochs: Annotated[int, Field(ge=1)] | Literal["auto"] | None = setting(
+        "auto",
+        "Checkpoints after multiples of this many epochs are made, and kept for good: auto keeps up to ten "
+        "in a run (every tenth of 100 epochs, every fiftieth of 500), null none.",
         unit="epochs",
     )
+
+    def milestone_epochs(self, epochs: int) -> int | None:
+        """After multiples of how many epochs checkpoints of a run of `epochs` stay; None where none does."""
+        if self.keep_every_epochs != "auto":
+            return self.keep_every_epochs
+        return self.every_epochs * math.ceil(epochs / (MILESTONES * self.every_epochs))
 
 
 class TrainSpec(Section):

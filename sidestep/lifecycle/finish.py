@@ -143,8 +143,9 @@ def _published_again(
         return None
     if spec.train.resume_from:
         log.warning(
-            "This run is finished, so --resume-from plays no part: --extend goes on beyond its end, "
-            "--new-attempt goes back to an older checkpoint"
+            "This run is finished, so --resume-from plays no part: --extend with more epochs than %d goes on "
+            "from step %d, at the learning rate of the longer run; --new-attempt goes back to %s",
+            *(spec.train.epochs, numbers.progress.step, spec.train.resume_from),
         )
     progress, wanted = numbers.progress, damaged(store, done)
     was_lost = reporter.before.state != "done"  # its writer, after the last record

@@ -22,10 +22,15 @@ from sidestep.storage.store import Store
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What every task of a job is given. What opening a place raises, asking for it raises."""
+    """What every task of a job is given. What opening a place raises, asking for it raises.
+
+    Attributes:
+        may_go_back: whether --resume-from was typed, so that it may name an older checkpoint of this output.
+    """
 
     spec: JobSpec
     preemption: Preemption = field(default_factory=Preemption)
+    may_go_back: bool = False
 
     @cached_property
     def workspace(self) -> Workspace:

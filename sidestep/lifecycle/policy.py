@@ -17,6 +17,7 @@ class CheckpointPolicy:
     ) -> None:
         self._spec, self._schedule, self._clock = spec, schedule, clock
         self._saved = clock()
+        self._milestone = spec.milestone_epochs(schedule.epochs)
 
     def due(self, progress: Progress, group: Group) -> str | None:
         """The name of the checkpoint to make after this step; None where none is due.
@@ -27,7 +28,7 @@ class CheckpointPolicy:
         is_last = step == self._schedule.total_steps
         if progress.skipped_in_row and not is_last:
             return None
-        by_epoch = [spec.every_epochs, spec.keep_every_epochs or spec.every_epochs]
+        by_epoch = [spec.every_epochs, self._milestone or spec.every_epochs]
         if group.ends_epoch and (is_last or any(epoch % every == 0 for every in by_epoch)):
             return f"checkpoint-epoch-{epoch}"
         minutes = (self._clock() - self._saved) / 60
@@ -40,13 +41,26 @@ class CheckpointPolicy:
         self._saved = self._clock()
 
     def keep(self, folders: Sequence[str]) -> list[str]:
-        """Of checkpoints' folders, the newest first, those that are to stay."""
-        return [
-            folder
-            for number, folder in enumerate(folders)
-            if number < self._spec.keep or self._is_kept_for_good(folder)
-        ]
+        """Of checkpoints' folders, the newest first, those that are to stay.
 
-    def _is_kept_for_good(self, folder: str) -> bool:
-        every, found = self._spec.keep_every_epochs, re.search(r"/checkpoint-epoch-(\d+)", folder)
-        return every is not None and found is not None and int(found[1]) % every == 0
+        Where a run went back and came to an epoch again, the newer of its checkpoints is the one that stays.
+        """
+        kept, epochs = list[str](), set[int | None]()
+        for number, folder in enumerate(folders):
+            epoch = self._milestone_in(folder)
+            if number < self._spec.keep or (epoch is not None and epoch not in epochs):
+                kept.append(folder)
+            epochs.add(epoch)
+        return kept
+
+    @property
+    def milestones(self) -> int:
+        """How many checkpoints of the whole run stay for good, besides the newest."""
+        epochs = self._schedule.total_steps // self._schedule.steps_per_epoch
+        return epochs // self._milestone if self._milestone else 0
+
+    def _milestone_in(self, folder: str) -> int | None:
+        """The epoch after which a checkpoint was made, where those of that epoch stay for good."""
+        every, found = self._milestone, re.search(r"/checkpoint-epoch-(\d+)", folder)
+        epoch = int(found[1]) if found else None
+        return epoch if every and epoch and epoch % every == 0 else None

@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
@@ -12,7 +14,7 @@ from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.pending import Unsent
 from sidestep.runtime.errors import BadSpecError, MissingInputError, SideStepError
-from sidestep.storage.open import open_store
+from sidestep.storage.open import local_path, open_store
 from sidestep.storage.store import Store
 from sidestep.storage.transfer import pull
 from sidestep.training.numbers import NUMBERS_FILE, STATE_FILES, Numbers, numbers_in
@@ -23,6 +25,7 @@ _ADAPTERS = ("adapter_model.safetensors", "lokr_weights.safetensors", "pytorch_l
 FOREIGN = ("training_state.pt", *(f"{folder}{file}" for folder in ("", "adapter/") for file in _ADAPTERS))
 """What other trainers put into a checkpoint's folder, or one level below."""
 
+LISTED = 10  # names that a message has of a place
 CRASH_LOOP = 5  # attempts in a row without a checkpoint
 
 
@@ -53,7 +56,7 @@ def find_resume_point(job: Job, folder: Path) -> ResumePoint:
     A commit is downloaded into `folder`, which is emptied for it.
 
     Raises MissingInputError where --resume-from names no checkpoint, BadSpecError where it would go back
-    behind the newest commit and the spec does not say so.
+    behind the newest commit, and nobody has typed it or set new_attempt.
     """
     commits, place = job.commits, job.output_store.place
     tail = commits.tail()
@@ -79,11 +82,13 @@ def has_gone_on(spec: JobSpec, commits: CommitLog, newest: Record) -> bool:
         origin = _origin(_find_checkpoint(spec, commits.store))
         return origin in (newest.origin, newest.files[NUMBERS_FILE]["sha256"])
     except MissingInputError:
-        name = str(spec.train.resume_from).rstrip("/").rpartition("/")[2]
+        own = commits.store.child(CHECKPOINTS)
+        names = {name for folder, name in _searched(spec, commits.store) if _is_same(folder, own)}
         return newest.origin != "" and any(
-            is_called(name, record.folder.rpartition("/")[2])
+            any(is_called(name, record.folder.rpartition("/")[2]) for name in names)
             and record.files[NUMBERS_FILE]["sha256"] == newest.origin
             for record in commits.back_from(newest)
+            if record.files
         )
 
 
@@ -107,17 +112,40 @@ def _asked_for(job: Job, newest: Record | None) -> ResumePoint | None:
         log.info("Going on from the newest checkpoint, which came from %s", spec.train.resume_from)
         return None
     store = _find_checkpoint(spec, output)
+    origin = _origin(store)
     if newest and not spec.train.new_attempt:
-        raise BadSpecError(
-            f"train.resume_from goes back to {store.place}, and the newest checkpoint of {output.place} is "
-            f"{newest.folder}, after step {newest.step}\n"
-            "  without it, training goes on from the newest; with --new-attempt, it goes back, and later "
-            "checkpoints count no more"
-        )
+        _refuse_to_go_back(job, store, origin, newest)
     log.info("Resuming from %s", store.place)
     files = [file for file in store.list_files() if "/" not in file.path]
     folder = pull(store, files, job.workspace, title="Pulling the checkpoint")
-    return ResumePoint(str(spec.train.resume_from), newest, folder, numbers_in(folder), _origin(store))
+    numbers = numbers_in(folder)
+    if newest:
+        log.warning(
+            "--resume-from goes back to step %d, from step %d of the newest checkpoint: what was made since "
+            "counts no more, and nothing is deleted for it. The same command will go on from here",
+            *(numbers.progress.step, newest.step),
+        )
+    return ResumePoint(str(spec.train.resume_from), newest, folder, numbers, origin)
+
+
+def _refuse_to_go_back(job: Job, store: Store, origin: str, newest: Record) -> None:
+    """Raise BadSpecError, unless somebody has typed where to go back to, among the run's own checkpoints.
+
+    A spec's file or a variable would have each restart of a container go back.
+    """
+    is_own = any(
+        record.files and record.files[NUMBERS_FILE]["sha256"] == origin
+        for record in job.commits.back_from(newest)
+    )
+    if is_own and job.may_go_back:
+        return
+    once = ", as it does once where --resume-from is typed," if is_own else ""
+    raise BadSpecError(
+        f"train.resume_from goes back to {store.place}, and the newest checkpoint of "
+        f"{job.output_store.place} is {newest.folder}, after step {newest.step}\n"
+        f"  without it, training goes on from the newest; with --new-attempt, it goes back{once} and later "
+        "checkpoints count no more"
+    )
 
 
 def _origin(store: Store) -> str:
@@ -125,25 +153,79 @@ def _origin(store: Store) -> str:
 
 
 def _find_checkpoint(spec: JobSpec, output: Store) -> Store:
-    """What --resume-from names: a path or URI, or a checkpoint under <output_dir>/checkpoints."""
-    wish = str(spec.train.resume_from).rstrip("/")
-    name = wish.rpartition("/")[2]
-    there = sorted({file.path.split("/")[1] for file in output.list_files(CHECKPOINTS)})
-    same = [folder for folder in there if is_called(name, folder)]
-    # The newest generation is meant.
-    same.sort(key=lambda folder: int(folder.rpartition(".g")[2]) if folder != name else 1, reverse=True)
-    stores = [open_store(wish, spec.storage), *(output.child(f"{CHECKPOINTS}/{folder}") for folder in same)]
-    for store in stores:
-        if all(store.stat(file) for file in STATE_FILES):  # a listing might be of a whole bucket
-            return store
-    if foreign := [file for file in FOREIGN if stores[0].stat(file)]:
+    """What --resume-from names: the place as it is written, or else the newest generation of that name in a
+    folder of checkpoints. Raises MissingInputError, with what lies at each."""
+    written = open_store(str(spec.train.resume_from), spec.storage)
+    if _has_state(written):
+        return written
+    searched = _searched(spec, output)
+    for folder, name in searched:
+        for found in _generations(name, _names(folder)):
+            if _has_state(store := folder.child(found)):
+                return store
+    if foreign := [file for file in FOREIGN if written.stat(file)]:
         raise MissingInputError(
-            f"{stores[0].place} is a checkpoint of another trainer ({', '.join(foreign)}): training cannot go"
-            f" on from it, as it lacks {' and '.join(STATE_FILES)}\n"
+            f"{written.place} is a checkpoint of another trainer ({', '.join(foreign)}): training cannot go "
+            f"on from it, as it lacks {' and '.join(STATE_FILES)}\n"
             "  its adapter can be used as it is: `sidestep export`, or sidestep.adapters.load"
         )
+    there = {store.place: _listed(_names(store)) for store in (written, *(folder for folder, _ in searched))}
     raise MissingInputError(
-        f"no checkpoint at {stores[0].place} or {output.place}/{CHECKPOINTS}/{name}\n"
-        f"  there: {', '.join(there) or 'none yet'}\n"
-        "  without --resume-from, training goes on from the newest by itself"
+        "\n  ".join(
+            [
+                f"no checkpoint to go on from: train.resume_from is {spec.train.resume_from}",
+                *(f"at {place}: {listed}" for place, listed in there.items()),
+                f"a checkpoint has {' and '.join(STATE_FILES)}; without --resume-from, training goes on from "
+                "the newest by itself",
+            ]
+        )
     )
+
+
+def _searched(spec: JobSpec, output: Store) -> list[tuple[Store, str]]:
+    """The folders of checkpoints that --resume-from may mean, each with the checkpoint's name, in order.
+
+    That of the output that stands before the name, where upstream has its checkpoints; the one that the place
+    is in; and for a bare name the job's own.
+    """
+    wish = str(spec.train.resume_from).rstrip("/")
+    path = local_path(wish)
+    parent, name = (str(path.parent), path.name) if path else wish.rpartition("/")[::2]
+    found = []
+    if not parent.endswith(":/"):  # a bucket's name is no checkpoint's
+        above = open_store(parent, spec.storage)
+        found.append((above.child(CHECKPOINTS), name))
+        if parent.rpartition("/")[2] == CHECKPOINTS:
+            found.append((above, name))
+    if "/" not in wish:
+        found.append((output.child(CHECKPOINTS), name))
+    return found
+
+
+def _has_state(store: Store) -> bool:
+    return all(store.stat(file) for file in STATE_FILES)  # a listing might be of a whole bucket
+
+
+def _generations(name: str, folders: Iterable[str]) -> list[str]:
+    """Of checkpoints' folders those of that name, the newest generation first."""
+    called = [folder for folder in folders if is_called(name, folder)]
+    return sorted(
+        called, key=lambda folder: int(folder.rpartition(".g")[2]) if folder != name else 1, reverse=True
+    )
+
+
+def _names(store: Store) -> list[str]:
+    """What lies in a place, without what is further below."""
+    return sorted({file.path.partition("/")[0] for file in store.list_files()})
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"{', '.join(names[:LISTED])}{more}" or "nothing"
+
+
+def _is_same(one: Store, other: Store) -> bool:
+    """Whether two stores are of one place, through whatever links."""
+    if one.local_root and other.local_root:
+        return os.path.realpath(one.local_root) == os.path.realpath(other.local_root)
+    return one.place == other.place

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sidestep.acestep.releases import Configs
 from sidestep.config.job import JobSpec
 from sidestep.data.survey import in_words
+from sidestep.lifecycle.policy import CheckpointPolicy
 from sidestep.planning.cards import CARDS, Card
 from sidestep.planning.figures import Figure, gigabytes
 from sidestep.planning.fit import changes_to_fit
@@ -221,7 +222,8 @@ def _job(spec: JobSpec, configs: Configs, songs: Songs, phases: list[Phase]) -> 
 def _training(spec: JobSpec, configs: Configs, songs: Songs) -> dict[str, Figure]:
     schedule, adapter = _schedule(spec, songs), {"lora": "LoRA", "lokr": "LoKR"}[spec.train.adapter.type]
     precision = "bf16" if spec.runtime.precision == "auto" else spec.runtime.precision
-    trace = _train(spec, configs, songs, precision).trace
+    memory = _train(spec, configs, songs, precision)
+    trace = memory.trace
     return {
         "steps": Figure(
             schedule.total_steps,
@@ -233,7 +235,16 @@ def _training(spec: JobSpec, configs: Configs, songs: Songs) -> dict[str, Figure
             f"{adapter}, {trace.adapter_parameters:,} parameters in {trace.adapter_tensors} tensors",
             "computed",
         ),
+        "checkpoints": _checkpoints(spec, schedule, memory),
     }
+
+
+def _checkpoints(spec: JobSpec, schedule: Schedule, memory: Memory) -> Figure:
+    """The bytes of all checkpoints that the output holds at the end, each with adapter and optimizer."""
+    size = 2 * memory.adapter + memory.optimizer
+    newest, stay = spec.train.checkpoint.keep, CheckpointPolicy(spec.train.checkpoint, schedule).milestones
+    kept = (newest + stay) * size
+    return Figure(kept, f"{newest + stay} ({stay} for good), {gigabytes(kept)} in the output", "computed")
 
 
 def _phase_plan(phase: Phase) -> PhasePlan:

@@ -27,7 +27,11 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    spec: JobSpec, preemption: Preemption | None = None, *, progress: Wanted = "auto"
+    spec: JobSpec,
+    preemption: Preemption | None = None,
+    *,
+    progress: Wanted = "auto",
+    may_go_back: bool = False,
 ) -> "TrainResult | None":
     """Do what `spec.task` says. Training returns what it made, the other tasks return nothing.
 
@@ -38,6 +42,7 @@ def run(
         progress: how far it is. "auto": a bar on a terminal, one display in a notebook, nothing elsewhere;
             True: there too, as a line now and then on standard error; False: nothing; a function: called with
             a `Progress` twice a second at most, from any thread.
+        may_go_back: whether resume_from may name an older checkpoint of this output, as when it was typed.
 
     Raises:
         SideStepError: something is wrong, and the message is for the user; AgainError after SIGTERM.
@@ -57,7 +62,7 @@ def run(
             log.debug("The resolved spec's digest is %s", digest(spec))
         noted.set_grace(spec.runtime.grace_seconds)
         try:
-            return _run(Job(spec, noted))
+            return _run(Job(spec, noted, may_go_back))
         except AgainError as error:
             if preemption is None and noted.is_interrupt:
                 raise KeyboardInterrupt(str(error)) from error

@@ -68,6 +68,21 @@ def test_the_guide_s_commands(line: str, expected: dict[str, Any], tasks: Tasks)
     assert {name: reduce(getattr, name.split("."), spec) for name in expected} == expected
 
 
+def test_only_what_is_typed_may_go_back(
+    tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restarted container reads the same file and variables again."""
+    line, wish = ["train", "--dataset-dir", "t", "--output-dir", "o"], "checkpoint-epoch-50"
+    (tmp_path / "job.yaml").write_text(f"train: {{resume_from: {wish}}}")
+    told = []
+    for flags in (["--resume-from", wish], ["--config", str(tmp_path / "job.yaml")], []):
+        if not flags:
+            monkeypatch.setenv("SIDESTEP_TRAIN__RESUME_FROM", wish)
+        assert main([*line, *flags]) == 0
+        told.append((tasks.specs[-1].train.resume_from, tasks.may_go_back))
+    assert told == [(wish, True), (wish, False), (wish, False)]
+
+
 @pytest.mark.parametrize(
     ("command", "task", "mode"),
     [

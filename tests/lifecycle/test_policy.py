@@ -55,6 +55,50 @@ def test_which_checkpoints_stay(schedule: Schedule) -> None:
     folders = [
         f"checkpoints/checkpoint-{name}" for name in ("step-99", "epoch-31", "epoch-30.g2", "epoch-15")
     ]
-    assert CheckpointPolicy(CheckpointSpec(keep=2), schedule).keep(folders) == folders[:2]
+    none = CheckpointSpec(keep=2, keep_every_epochs=None)
+    assert CheckpointPolicy(none, schedule).keep(folders) == folders[:2]
     kept = CheckpointPolicy(CheckpointSpec(keep=1, keep_every_epochs=15), schedule).keep(folders)
     assert kept == [folders[0], folders[2], folders[3]]
+
+
+def kept_of(epochs: int, **settings: Any) -> list[int]:
+    """The epochs whose checkpoints stay at the end of a run of one step an epoch, of the newest one alone."""
+    schedule = Schedule.of(TrainSpec(epochs=epochs, accumulation=1), samples=1)
+    policy = CheckpointPolicy(CheckpointSpec(keep=1, every_minutes=None, **settings), schedule)
+    folders: list[str] = []
+    for step in range(1, epochs + 1):
+        if name := due(policy, schedule, step):
+            folders = policy.keep([f"checkpoints/{name}", *folders])
+    kept = sorted(int(folder.rpartition("-")[2]) for folder in folders)
+    assert len(kept) - policy.milestones in (0, 1)  # the newest may be one of them
+    return kept
+
+
+def test_ten_of_a_run_stay_by_default() -> None:
+    assert kept_of(100) == [
+        10,
+        20,
+        30,
+        40,
+        50,
+        60,
+        70,
+        80,
+        90,
+        100,
+    ]  # so the guide's checkpoint-epoch-50 does
+    assert kept_of(500) == [50, 100, 150, 200, 250, 300, 350, 400, 450, 500]
+    assert kept_of(104) == [20, 40, 60, 80, 100, 104]
+    assert kept_of(3, every_epochs=1) == [1, 2, 3]
+    assert kept_of(40, every_epochs=15) == [15, 30, 40]
+    assert kept_of(100, keep_every_epochs=None) == [100]
+    assert kept_of(100, keep_every_epochs=33) == [33, 66, 99, 100]
+
+
+def test_of_an_epoch_that_was_made_twice_the_newer_stays(schedule: Schedule) -> None:
+    """The run went back: the older one counts no more."""
+    numbers = ("epoch-40.g2", "epoch-30.g2", "step-35", "epoch-30", "epoch-20")
+    folders = [f"checkpoints/checkpoint-{number}" for number in numbers]
+    policy = CheckpointPolicy(CheckpointSpec(keep=1), schedule)
+    assert policy.keep(folders) == [folders[0], folders[1], folders[4]]
+    assert CheckpointPolicy(CheckpointSpec(keep=4), schedule).keep(folders) == folders

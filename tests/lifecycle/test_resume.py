@@ -39,10 +39,6 @@ def test_resume_from_a_named_checkpoint_as_the_guide_spells_it(make_spec: MakeSp
         ]
     ):
         spec = make_spec(f"again-{number}", **settings, resume_from=wish)
-        if number == 0:
-            with pytest.raises(MissingInputError, match="no checkpoint at"):
-                train(spec)  # it is not in this output, and the path itself is not there
-            continue
         train(spec)
         assert outcome(spec) == outcome(make_spec("whole", **settings))
 
@@ -195,7 +191,7 @@ def test_a_run_that_went_back_goes_on_when_the_checkpoint_it_went_back_to_is_del
     caplog.clear()
     train(back)
     assert "Already finished after 8 steps" in caplog.text
-    with pytest.raises(MissingInputError, match="no checkpoint at"):
+    with pytest.raises(MissingInputError, match="checkpoint-step-5"):
         train(make_spec(**settings, resume_from="checkpoint-step-5", new_attempt=True))
 
 

@@ -13,7 +13,7 @@ from sidestep.lifecycle.resume import CRASH_LOOP, ResumePoint, check_crash_loop,
 from sidestep.runtime.errors import BadSpecError, MissingInputError, SideStepError
 from sidestep.training.numbers import NUMBERS_FILE, TENSORS_FILE, Numbers, Progress, numbers_bytes
 from tests.clock import Clock
-from tests.facts import facts
+from tests.facts import facts, tells
 
 
 def make_job(tmp_path: Path, output: str = "out", **train: Any) -> Job:
@@ -114,15 +114,128 @@ def test_another_run_s_checkpoint_is_where_this_one_begins_and_not_where_it_goes
     assert (step_of(again), again.origin) == (4, "")
     for file in wish.iterdir():  # it may be deleted meanwhile; but then nobody knows that name
         file.unlink()
-    with pytest.raises(MissingInputError, match="no checkpoint at"):
+    with pytest.raises(MissingInputError, match=facts(wish, "checkpoint-step-2")):
         find(job, tmp_path)
 
 
-def test_what_is_no_checkpoint_is_said_with_what_there_is(tmp_path: Path) -> None:
+def lay(folder: Path, step: int) -> Path:
+    """A checkpoint that somebody has put there."""
+    folder.mkdir(parents=True)
+    for name, parts in state(step).items():
+        (folder / name).write_bytes(b"".join(parts))
+    return folder
+
+
+@pytest.mark.parametrize("how", ["as a path", "relative", "as a URI", "with a slash", "through a link"])
+def test_the_place_that_is_named_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Not one of that name in this output; its folder `checkpoints` goes without saying."""
+    commit(make_job(tmp_path), begin(make_job(tmp_path)), 2)
+    lay(tmp_path / "one" / "checkpoints" / "checkpoint-step-2", 21)
+    newer = lay(tmp_path / "one" / "checkpoints" / "checkpoint-step-2.g3", 23)
+    lay(tmp_path / "one" / "checkpoints" / "checkpoint-step-20", 24)
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    monkeypatch.chdir(tmp_path)
+    wish = {
+        "as a path": tmp_path / "one" / "checkpoint-step-2",
+        "relative": "one/checkpoint-step-2",
+        "as a URI": f"file://{tmp_path}/one/checkpoint-step-2",
+        "with a slash": "./one/checkpoint-step-2/",
+        "through a link": "link/checkpoint-step-2",
+    }[how]
+    job = make_job(tmp_path, "two", resume_from=str(wish))
+    assert step_of(find(job, tmp_path)) == 23
+    exact = make_job(tmp_path, "two", resume_from="one/checkpoints/checkpoint-step-2")
+    assert step_of(find(exact, tmp_path)) == 21
+    for file in newer.parent.glob("checkpoint-step-2/*"):
+        file.unlink()
+    assert step_of(find(exact, tmp_path)) == 23
+
+
+def test_a_bare_name_is_looked_for_here_and_then_in_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path, resume_from="checkpoint-step-2", new_attempt=True)
+    writer = begin(job)
+    for step in (2, 4):
+        commit(job, writer, step)
+    monkeypatch.chdir(tmp_path)
+    assert step_of(find(job, tmp_path)) == 2
+    lay(tmp_path / "checkpoint-step-2", 17)
+    assert step_of(find(job, tmp_path)) == 17
+    with pytest.raises(MissingInputError):  # which is no bare name
+        find(make_job(tmp_path, resume_from="./nowhere/checkpoint-step-2"), tmp_path)
+
+
+def test_what_is_no_checkpoint_is_said_with_what_lies_there(tmp_path: Path) -> None:
+    """At each place that was looked at."""
     job = make_job(tmp_path)
     commit(job, begin(job), 2)
-    with pytest.raises(MissingInputError, match="there: checkpoint-step-2"):
+    lay(tmp_path / "one" / "checkpoints" / "checkpoint-step-7", 7)
+    (tmp_path / "one" / "checkpoint-step-9").mkdir()
+    (tmp_path / "one" / "checkpoint-step-9" / "notes.txt").touch()
+    with pytest.raises(
+        MissingInputError, match=facts("checkpoint-step-20", tmp_path / "out", "checkpoint-step-2\n")
+    ):
         find(make_job(tmp_path, resume_from="checkpoint-step-20"), tmp_path)
+    with pytest.raises(
+        MissingInputError,
+        match=facts("step-9: notes.txt", tmp_path / "one" / "checkpoints", "checkpoint-step-7"),
+    ):
+        find(make_job(tmp_path, resume_from=str(tmp_path / "one" / "checkpoint-step-9")), tmp_path)
+    with pytest.raises(MissingInputError, match=facts(tmp_path / "nowhere", "nothing")) as said:
+        find(make_job(tmp_path, resume_from=str(tmp_path / "nowhere" / "checkpoint-step-2")), tmp_path)
+    assert str(tmp_path / "out") not in str(said.value)
+
+
+def typed(job: Job) -> Job:
+    return Job(job.spec, may_go_back=True)
+
+
+def test_what_is_typed_goes_back_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    job = make_job(tmp_path)
+    writer = begin(job)
+    for step in (2, 4, 6):
+        commit(job, writer, step)
+    job = typed(make_job(tmp_path, resume_from=str(tmp_path / "out" / "checkpoint-step-2")))
+    point = find(job, tmp_path)
+    assert (step_of(point), point.newest) == (2, writer.newest)
+    warning = next(record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert tells(warning, "step 2", "step 6")
+    writer = begin(job)
+    commit(job, writer, 3, point.origin)
+    caplog.clear()
+    assert step_of(find(job, tmp_path)) == 3
+    for file in (tmp_path / "out" / "checkpoints" / "checkpoint-step-2").iterdir():  # as newer ones come
+        file.unlink()
+    assert step_of(find(job, tmp_path)) == 3
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_nobody_goes_back_to_another_run_by_typing(tmp_path: Path) -> None:
+    """This output has a run of its own; a copy of one of its checkpoints is one of them."""
+    job = make_job(tmp_path)
+    writer = begin(job)
+    for step in (2, 4):
+        commit(job, writer, step)
+    other = lay(tmp_path / "other" / "checkpoint-step-1", 1)
+    with pytest.raises(BadSpecError, match=facts(other, "checkpoint-step-4", "--new-attempt")):
+        find(typed(make_job(tmp_path, resume_from=str(other))), tmp_path)
+    copy = lay(tmp_path / "copy", 2)
+    assert step_of(find(typed(make_job(tmp_path, resume_from=str(copy))), tmp_path)) == 2
+
+
+def test_a_checkpoint_that_was_deleted_is_known_by_its_own_place_alone(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    writer = begin(job)
+    for step in (2, 4):
+        commit(job, writer, step)
+    back = typed(make_job(tmp_path, resume_from="checkpoint-step-2"))
+    commit(job, begin(job), 3, find(back, tmp_path).origin)
+    for file in (tmp_path / "out" / "checkpoints" / "checkpoint-step-2").iterdir():
+        file.unlink()
+    assert step_of(find(back, tmp_path)) == 3
+    with pytest.raises(MissingInputError, match="nowhere"):
+        find(typed(make_job(tmp_path, resume_from=str(tmp_path / "nowhere" / "checkpoint-step-2"))), tmp_path)
 
 
 def test_after_many_attempts_without_a_checkpoint_there_is_no_hope(tmp_path: Path) -> None:

@@ -57,6 +57,17 @@ def plan_of(spec: JobSpec, **wishes: Any) -> Plan:
     return make_plan(spec, TINY, assumed_songs(7, 8.0), **wishes)
 
 
+def test_checkpoints_that_stay_are_counted() -> None:
+    def counted(**train: Any) -> int:
+        said = plan_of(spec_of(**train)).job["checkpoints"].says
+        return int(said.split()[0])
+
+    assert counted(epochs=100) == 3 + 10
+    assert counted(epochs=100, max_steps=101) == 3 + 5  # of two an epoch
+    assert counted(epochs=100, checkpoint={"keep": 1, "keep_every_epochs": None}) == 1
+    assert counted(epochs=100, checkpoint={"keep_every_epochs": 30}) == 3 + 3
+
+
 def test_the_figures_of_a_run() -> None:
     plan = plan_of(spec_of(epochs=10, accumulation=4, optimizer_type="adamw", adapter={"rank": 8}))
     assert (plan.job["songs"].value, plan.job["songs"].basis) == (7, "assumed")
@@ -65,6 +76,8 @@ def test_the_figures_of_a_run() -> None:
     parameters = plan.job["adapter"].value
     assert plan.largest.memory["adapter"].value == plan.largest.memory["gradients"].value == 4 * parameters
     assert plan.largest.memory["optimizer"].value == 8 * parameters
+    one = (4 + 4 + 8) * parameters  # the adapter's file, its parameters, the optimizer's state
+    assert plan.job["checkpoints"].value == (3 + 1) * one  # the newest, and that of epoch 10
     parts = [figure.value for name, figure in plan.largest.memory.items() if name != "total"]
     assert plan.largest.memory["total"].value == sum(parts)
     assert plan.largest.memory["context"].basis == "assumed"
