@@ -84,7 +84,7 @@ def _tell_programs(words: Sequence[str], said: str, code: ExitCode) -> None:
 
 def _tell_interrupted() -> int:
     setup_logging()
-    log.info("Interrupted; the same command goes on from what is saved")
+    log.info("Interrupted; run the same command again to continue from what is saved")
     return ExitCode.AGAIN
 
 

@@ -66,7 +66,7 @@ def publish(adapter: Adapter) -> dict[str, bytes]:
 def check_bare(transformer: nn.Module) -> None:
     """Raise UsageError where an adapter is in place: two would train and publish each other's effect."""
     if hasattr(transformer, "peft_config") or hasattr(transformer, "lokr"):
-        raise UsageError("this model already carries an adapter: load the model anew for another one")
+        raise UsageError("this model already carries an adapter: load the model again for another one")
 
 
 @torch.no_grad()

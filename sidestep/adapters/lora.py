@@ -69,7 +69,7 @@ def _safe_patterns(patterns: dict[str, Any]) -> dict[str, Any]:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"{pattern!r} is no pattern: {error}") from None
+            raise ValueError(f"{pattern!r} is not a pattern: {error}") from None
     return patterns
 
 

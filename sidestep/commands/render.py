@@ -41,7 +41,7 @@ def run(call: Call) -> None:
     platform = PLATFORMS.get(options.place)
     if platform is None:
         hint = did_you_mean(options.place, PLATFORMS)
-        raise UsageError(f"{options.place!r} is no place that jobs are rendered for; {hint}")
+        raise UsageError(f"{options.place!r} is not a platform that jobs are rendered for; {hint}")
     config, _ = spec_file(origins)
     if options.output and config and Path(options.output).resolve() == Path(config).resolve():
         raise UsageError(f"--output {options.output} is the spec's own file: name another one")

@@ -61,7 +61,7 @@ def _read(store: Store) -> Status:
         return Status.read(store.read_small(FILE), f"{store.place}/{FILE}")
     except MissingInputError as error:
         raise MissingInputError(
-            f"there is no {FILE} in {store.place}: no job has begun there. Name a job's output_dir."
+            f"there is no {FILE} in {store.place}: no job has started there. Give the output_dir of a job."
         ) from error
 
 

@@ -19,7 +19,7 @@ def add_arguments(parser: Parser) -> None:
 def run(call: Call) -> None:
     options, spec, _ = read_job(call, SAYS)
     if options.steps < 2:
-        raise UsageError(f"--steps is {options.steps}; there is no middle in less than 2")
+        raise UsageError(f"--steps is {options.steps}; at least 2 are needed")
 
     from sidestep.tasks.verify import verify_resume
 

@@ -54,7 +54,7 @@ FILES_AT_MOST = 1000
 
 def _is_name(name: str) -> str:
     if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
-        raise ValueError("it is no file's name")
+        raise ValueError("it is not a file name")
     return name
 
 

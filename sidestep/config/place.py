@@ -48,13 +48,13 @@ def _check_uri(place: str, scheme: str, colon: bool, slashes: int) -> None:
     known = ", ".join(f"{name}://" for name in SCHEMES)
     if colon and (slashes == 2 or (scheme, slashes) == ("memory", 3)):
         if scheme not in SCHEMES:
-            raise ValueError(f"begins with {scheme}://, which is no kind of place: use a path, or {known}")
+            raise ValueError(f"begins with {scheme}://, which is not a kind of place: use a path, or {known}")
         bucket = place.split("/")[2]
         if scheme in ("s3", "gs") and "@" not in bucket and not _BUCKET.fullmatch(bucket):
             raise ValueError(f"names no bucket: it looks like {scheme}://bucket/folder")
         if scheme == "hf" and not REPOSITORY.fullmatch(place.split("://", 1)[1]):
             raise ValueError("names no repository: it looks like hf://owner/name@revision")
     elif scheme in SCHEMES and (colon or slashes > 1):
-        raise ValueError(f"is no URI: it looks like {scheme}://bucket/folder; {_ANY_NAME}")
+        raise ValueError(f"is not a URI, though it looks like {scheme}://bucket/folder; {_ANY_NAME}")
     elif colon and (slashes or re.match(r".:\\", place)):
         raise ValueError(f"looks like a URI and is none: use a path, or {known}; {_ANY_NAME}")

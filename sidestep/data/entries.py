@@ -33,7 +33,7 @@ def _utf8(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:  # JSON can write these; neither a tokenizer nor a file name can
-        raise ValueError("holds half a surrogate pair, which is no character") from None
+        raise ValueError("contains half a surrogate pair, which is not a character") from None
     return value
 
 
@@ -142,7 +142,7 @@ Model = TypeVar("Model", bound=_Fields)
 _WORDS = {  # pydantic's kind of fault → what to say, where its own words are a programmer's
     "missing": "is missing",
     "string_pattern_mismatch": "holds a null character",
-    "string_unicode": "holds half a surrogate pair, which is no character",
+    "string_unicode": "contains half a surrogate pair, which is not a character",
     "string_too_short": "is empty",
 }
 

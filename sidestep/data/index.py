@@ -118,7 +118,7 @@ def read_index(store: Store) -> Index | None:
         read = parse_as(_Content, store.read_small(INDEX_FILE), f"{store.place}/{INDEX_FILE}")
     except BadDataError as error:
         raise BadDataError(
-            f"{error}\n  delete it and preprocess again: tensors that are there already are not made again"
+            f"{error}\n  delete it and preprocess again: tensors that exist are not made again"
         ) from error
     return Index(read.files, read.samples, read.tensors, read.weights)
 

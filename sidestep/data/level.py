@@ -32,7 +32,9 @@ def normalized(waveform: Tensor, levels: dict[str, float], name: str) -> Tensor:
         too_loud = loudness(waveform) - levels["lufs"]
         if too_loud >= 0:
             return waveform * _factor(-too_loud)
-        log.info("%s is brought to a peak of %g dBFS, its loudness cannot be higher", name, levels["peak"])
+        log.info(
+            "%s is brought to a peak of %g dBFS: its loudness cannot go any higher", name, levels["peak"]
+        )
     return waveform
 
 

@@ -84,7 +84,7 @@ def read_table(content: bytes, place: str) -> list[tuple[str, list[tuple[str, st
     try:
         _, *rows = csv.reader(text, delimiter=delimiter, strict=True)
     except csv.Error as error:
-        raise BadDataError(f"{place} is no table of songs: {error}") from error
+        raise BadDataError(f"{place} is not a table of songs: {error}") from error
     found = []
     for row in rows:
         if len(row) > song and (path := row[song].strip()):

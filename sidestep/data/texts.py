@@ -82,7 +82,7 @@ def read_texts(folder: Store, listing: Listing, bare: BareText | None) -> Texts:
         for song, row in rows:
             said[song].append(row)
     if others:
-        log.warning("%s: texts that say nothing of a song here: %s", folder.place, some(sorted(others)))
+        log.warning("%s: texts that belong to no song here: %s", folder.place, some(sorted(others)))
     texts.fields = {song: _merged(song, files) for song, files in said.items()}
     texts.sources = {song: ", ".join(one.source for one in files) for song, files in said.items()}
     texts.unused = {name for files in said.values() for one in files for name in one.fields} - FIELDS

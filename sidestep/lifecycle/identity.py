@@ -115,15 +115,15 @@ def check_same_run(
         changed.pop(key, None)
     if changed:
         lines = [f"{key}: {said(then)} then, {said(now)} now" for key, (then, now) in changed.items()]
-        way_on = "go on with the same settings, or start anew with another output_dir"
+        way_on = "use the same settings, or start again with another output_dir"
         if changed.keys() <= {*LENGTH}:
-            way_on = f"--extend (train.extend: true) makes the run longer; else {way_on}"
+            way_on = f"--extend (train.extend: true) makes the run longer; otherwise {way_on}"
         raise BadSpecError("\n  ".join([f"{place} was made with other settings:", *lines, way_on]))
     begun_in, asked_for = numbers.machine.get("precision"), spec.runtime.precision
     if asked_for not in ("auto", begun_in):
         raise BadSpecError(
-            f"{place} was made in {begun_in}, and runtime.precision is {asked_for}\n"
-            f"  go on with {begun_in} or auto, or start anew with another output_dir"
+            f"{place} was made in {begun_in}, but runtime.precision is {asked_for}\n"
+            f"  use {begun_in} or auto, or start again with another output_dir"
         )
 
 

@@ -159,7 +159,7 @@ class Reporter:
             self._told_failure = False
         except SideStepError as error:
             if not self._told_failure:
-                log.warning("%s could not be written, and is tried again: %s", FILE, error)
+                log.warning("%s could not be written and will be tried again: %s", FILE, error)
             self._told_failure = True
 
     def _read(self) -> Status | None:
@@ -171,7 +171,7 @@ class Reporter:
             return None
         except BadDataError as error:
             if not self._is_damage_told:
-                log.warning("%s; it is begun anew", error)
+                log.warning("%s; it is started again", error)
             self._is_damage_told = True
             return None
 

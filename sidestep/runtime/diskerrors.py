@@ -65,7 +65,7 @@ def to_user_error(error: OSError, place: str) -> SideStepError:
     if error.errno in NO_SPACE:
         return MachineError(
             f"{place}: no space is left on that disk. Free some (too many small files fill it as well), or "
-            "name a place on another one; what is saved stays whole, and the same command goes on from there."
+            "name a place on another one; what is saved is intact, and the same command continues from there."
         )
     if error.errno in EXHAUSTED:
         return MachineError(f"{place}: this machine has reached a limit of its own ({error.strerror}).")

@@ -110,14 +110,14 @@ def _fault(value: Any, only_depth: bool, level: int = 0) -> str | None:
             return f"it is {TOO_DEEP}"
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(key, str) and not only_depth and not _is_text(key):
-                return "a key holds half a surrogate pair, which is no character"
+                return "a key contains half a surrogate pair, which is not a character"
             if fault := _fault(item, only_depth, level + 1):
                 return fault if level > _PROBLEMS else f"{key}: {fault}"
         return None
     if only_depth:
         return None
     if isinstance(value, str) and not _is_text(value):
-        return "holds half a surrogate pair, which is no character"
+        return "contains half a surrogate pair, which is not a character"
     if isinstance(value, float) and not math.isfinite(value):
         return "should be a finite number"
     if isinstance(value, int) and abs(value) > _WHOLE_AT_MOST:

@@ -168,7 +168,7 @@ def demo(folder: Path, run: Callable[[JobSpec], object]) -> None:
 
     start = time.monotonic()
     log.info(
-        "Demo in %s: %d made songs of %g s, a tiny random model, the whole pipeline",
+        "Demo in %s: %d generated songs of %g s, a tiny random model, the whole pipeline",
         folder,
         len(TUNES),
         SECONDS,

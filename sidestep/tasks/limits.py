@@ -34,9 +34,9 @@ def limits_explained(spec: JobSpec, task: str) -> Iterator[None]:
             raise
         savings = preprocess_savings() if task == "preprocess" else training_savings(spec, task)
         raise OutOfMemoryError(
-            f"{task}: the memory of the GPU is too small for these settings\n"
+            f"{task}: the GPU has too little memory for these settings\n"
             + f"  {text.splitlines()[0]}\n"
-            + "  change one or more of these; what saves most comes first:\n"
+            + "  change one or more of these, starting with what saves most:\n"
             + "\n".join(f"  - {saving}" for saving in savings)
         ) from error
     except OSError as error:

@@ -57,7 +57,7 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     missing = [work for key, work in unique.items() if key not in sound]
     if not missing:
         unfinished.clear()
-        log.info("%s preprocessed already, in %s", _all(len(songs)), tensors.place)
+        log.info("%s already preprocessed, in %s", _all(len(songs)), tensors.place)
         return
 
     # Imported here: they load torch, and bad songs and finished work are known without it.

@@ -62,7 +62,7 @@ def prepare_setup(job: Job, machine: Machine, before: Numbers | None = None) -> 
             attention=machine.attention,
         )
         null_condition = load_null_condition(pulled.root, pulled.folder)
-    log.info("Loaded the decoder of %s alone: no encoder is in memory while it is trained", model.variant)
+    log.info("Loaded only the decoder of %s: no encoder is in memory during training", model.variant)
     _check_fit(samples, model)
     weights = f"{pulled.digest}@{store.commit}" if store.commit else pulled.digest
     return TrainingSetup(machine, samples, model, null_condition, weights)
@@ -98,6 +98,6 @@ def _check_fit(samples: Samples, model: AceStepModel) -> None:
     expected = model.transformer.condition_embedder.in_features
     if width != expected:
         raise BadDataError(
-            f"the tensors in {samples.place} have conditions {width} wide, {model.variant} takes {expected}\n"
+            f"the tensors in {samples.place} have conditions {width} wide, not {model.variant}'s {expected}\n"
             f"  preprocess the songs with model_variant {model.variant}"
         )

@@ -166,7 +166,7 @@ def _check_length(numbers: Numbers, schedule: Schedule) -> int:
     if step > schedule.total_steps:
         raise BadSpecError(
             f"this run has made {counted(step, 'steps')}, and the spec asks for {schedule.total_steps}\n"
-            "  name more epochs or max_steps, or begin anew in another output_dir"
+            "  ask for more epochs or max_steps, or start again in another output_dir"
         )
     return step
 
@@ -180,15 +180,15 @@ def _log_resume(
     if length := length_before(numbers.recipe, fingerprint):
         then = replace(schedule, **length)  # type: ignore[arg-type]  # epochs are never None
         log.warning(
-            "The run is extended from %d to %s: its schedule is restated, and the learning rate "
-            "after step %d is %.3g (it was to be %.3g)",
+            "The run is extended from %d to %s. Its schedule is stretched, so the learning rate "
+            "after step %d is %.3g (it would have been %.3g)",
             *(then.total_steps, counted(schedule.total_steps, "steps"), step),
             *(schedule.learning_rate(step), then.learning_rate(min(step, then.total_steps - 1))),
         )
     if differing := differences(numbers.machine, machine):
         log.warning(
-            "This machine is of another kind than the one that began the run (%s): the state is continued "
-            "exactly, bit equality is not claimed",
+            "This machine is of another kind than the one that began the run (%s): it continues from "
+            "exactly the same state, but the last bits of later numbers may differ",
             ", ".join(f"{key}: {said(then)} then, {said(now)} now" for key, (then, now) in differing.items()),
         )
 
@@ -211,8 +211,8 @@ def _log_training(spec: JobSpec, setup: TrainingSetup, law: int) -> None:
         )
     if setup.model.is_turbo and spec.train.mode == "corrected":
         log.warning(
-            "%s is distilled at eight timesteps, and corrected mode trains at logit-normal ones between "
-            "them: vanilla mode samples just those eight.",
+            "%s was distilled to eight timesteps, but corrected mode also trains between "
+            "them; vanilla mode samples only those eight.",
             setup.model.variant,
         )
 
@@ -239,7 +239,7 @@ def _stopped(job: Job, step: int, steps: int, writer: Writer, saver: Saver) -> A
         saved = f"the output has step {committed}; step {step} waits in the workspace of this machine"
     else:
         saved = f"the output has step {committed}, what came after it is made again"
-    lines = [f"stopped after step {step} of {steps}: {saved}", "the same command goes on from there"]
+    lines = [f"stopped after step {step} of {steps}: {saved}", "the same command continues from there"]
     if committed and job.preemption.is_interrupt:  # somebody is there, and may have heard enough
         publish = publish_command(job.spec, job.output_store.place)
         lines.append(f"to use it as it is: `{publish}` makes the adapter of step {committed}")

@@ -36,22 +36,23 @@ def verify_resume(spec: JobSpec, steps: int) -> None:
     provide_folders(spec.runtime.workspace)
     with open_workspace(spec.runtime.workspace).temporary() as folder:
         whole, cut = (_trial(spec, steps, Path(folder, name)) for name in ("whole", "cut"))
-        log.info("1 of 3: %s at one go", counted(steps, "steps"))
+        log.info("1 of 3: %s in one go", counted(steps, "steps"))
         _train(whole, expected=0)
-        log.info("2 of 3: the same, until the machine vanishes after step %d", steps // 2)
+        log.info("2 of 3: the same, but the machine disappears after step %d", steps // 2)
         _train(cut, expected=-signal.SIGKILL)
-        log.info("3 of 3: on from there, in a new process")
+        log.info("3 of 3: continuing from there in a new process")
         _train(cut, expected=0)
         digests = _digests(whole)
         differing = sorted(name for name, digest in _digests(cut).items() if digest != digests.get(name))
     if differing:
         raise MachineError(
-            f"an interrupted run is not the uninterrupted one here: {', '.join(differing)} differ\n"
-            "  the state is continued exactly, but the numbers of this machine do not repeat\n"
-            "  see that runtime.deterministic is on, and that nothing else uses the GPU"
+            f"an interrupted run does not equal an uninterrupted one here: {', '.join(differing)} differ\n"
+            "  the state is restored exactly, but this machine does not compute the same numbers twice\n"
+            "  make sure that runtime.deterministic is on and that nothing else uses the GPU"
         )
     log.info(
-        "An interrupted run is the uninterrupted one here, bit for bit: %s are equal", ", ".join(digests)
+        "On this machine, an interrupted run equals an uninterrupted one, bit for bit: %s are equal",
+        ", ".join(digests),
     )
 
 

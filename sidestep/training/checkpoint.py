@@ -125,7 +125,7 @@ def _restore_optimizer(
         for kinds, stored in zip(own, saved_kinds, strict=False)
         for key, kind in stored.items()
     ):
-        raise BadDataError(f"{folder}: the settings of its optimizer are not of the kinds that this one has")
+        raise BadDataError(f"{folder}: its optimizer settings are not those of this optimizer")
     for group, stored in zip(groups, content["groups"], strict=True):
         group.update(stored)
     optimizer.load_state_dict({"state": state, "param_groups": groups})
@@ -148,5 +148,5 @@ def _same_keys(found: Iterable[str], expected: Iterable[str], folder: Path) -> N
         raise BadDataError(f"{folder} lacks {', '.join(missing[:3])} ({counted(len(missing), 'tensors')})")
     if extra := sorted(set(found) - set(expected)):
         raise BadDataError(
-            f"{folder} has {', '.join(extra[:3])} ({counted(len(extra), 'tensors')}) that this run knows not"
+            f"{folder} has {', '.join(extra[:3])} ({counted(len(extra), 'tensors')}) that this run does not know"
         )

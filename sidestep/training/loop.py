@@ -180,5 +180,5 @@ def _check_convergence(progress: Progress, limit: int) -> None:
         f"training has diverged: the loss or its gradient was not finite in {limit} steps in a row, "
         f"the last of them step {progress.step}\n"
         "  the newest checkpoint is from before that; the same settings would end here again\n"
-        "  begin a new output_dir with a lower train.lr, or with runtime.precision fp32 if it was another"
+        "  start again in a new output_dir with a lower train.lr, or with runtime.precision fp32"
     )

@@ -100,11 +100,11 @@ def _as_before(runtime: RuntimeSpec, chosen: Mapping[str, Any]) -> RuntimeSpec:
         if getattr(runtime, field) == "auto" and field in chosen
     }
     if choices.get("precision") == "fp16" and device.type == "cpu":
-        log.warning("The run was begun in fp16, which a CPU cannot train in: it goes on in fp32")
+        log.warning("The run began in fp16, which a CPU cannot train in: it continues in fp32")
         choices["precision"] = "fp32"
     precision = choices.get("precision", runtime.precision)
     if choices.get("attention") == "flash" and (obstacle := _why_no_flash(device, precision)):
-        log.warning("The run was begun with flash-attn, and %s: it goes on with torch's attention", obstacle)
+        log.warning("The run began with flash-attn, but %s: it continues with torch's attention", obstacle)
         choices["attention"] = "sdpa"
     return runtime.model_copy(update=choices)
 
@@ -127,7 +127,7 @@ def _device(wish: str) -> torch.device:
     device = torch.device(wish)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise MachineError(
-            f"runtime.device is {wish}; torch {torch.__version__} sees {torch.cuda.device_count()} GPUs\n"
+            f"runtime.device is {wish}, but torch {torch.__version__} sees {torch.cuda.device_count()} GPUs\n"
             "  check `nvidia-smi` and that this torch is a CUDA build, or set runtime.device to auto or cpu"
         )
     return torch.device("cuda:0") if device == torch.device("cuda") else device
@@ -137,7 +137,7 @@ def _precision(wish: str, device: torch.device) -> tuple[str, str]:
     """bf16 where a GPU computes it natively, unless something else is wished; and why."""
     if wish == "fp16" and device.type == "cpu":
         raise MachineError(
-            "runtime.precision is fp16, and the device is a CPU: fp16 training needs a GPU\n"
+            "runtime.precision is fp16, but the device is a CPU: fp16 training needs a GPU\n"
             "  set runtime.precision to auto, which is fp32 here, or runtime.device to cuda"
         )
     if wish != "auto":
@@ -158,7 +158,7 @@ def _attention(wish: str, device: torch.device, precision: str) -> tuple[Attenti
         return "flash", "flash-attn, with a window in the sliding layers"
     if wish == "flash":
         raise MachineError(
-            f"runtime.attention is flash, and {obstacle}\n"
+            f"runtime.attention is flash, but {obstacle}\n"
             "  set it to auto or sdpa: torch's own attention computes the same, somewhat slower"
         )
     return "sdpa", f"torch's own, banded in the sliding layers; {obstacle}"

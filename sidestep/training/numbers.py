@@ -119,7 +119,7 @@ def read_numbers(data: bytes, where: str) -> Numbers:
 def numbers_in(folder: Path) -> Numbers:
     """Those of the checkpoint in `folder`. Raises MissingInputError where it is not whole."""
     if missing := [name for name in STATE_FILES if not (folder / name).is_file()]:
-        raise MissingInputError(f"{folder} is not a checkpoint to go on from: it has no {', '.join(missing)}")
+        raise MissingInputError(f"{folder} cannot be resumed from: it has no {', '.join(missing)}")
     return read_numbers(read_small(folder / NUMBERS_FILE), str(folder))
 
 

@@ -36,7 +36,7 @@ def _adamw8bit_class() -> Callable[..., Optimizer]:
         from bitsandbytes.optim import AdamW8bit  # type: ignore[attr-defined]  # exported, and not said so
     except ImportError as error:
         raise MachineError(
-            f"train.optimizer_type is adamw8bit, and bitsandbytes cannot be imported: {error}\n"
+            f"train.optimizer_type is adamw8bit, but bitsandbytes cannot be imported: {error}\n"
             "  pip install bitsandbytes, or choose adamw or adafactor"
         ) from error
     return AdamW8bit

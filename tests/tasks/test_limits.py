@@ -51,7 +51,7 @@ def test_out_of_gpu_memory_says_what_to_change(
     Path("job.json").write_text(spec.model_dump_json())
     assert main(["train", "--config", "job.json"]) == 71
     said = capsys.readouterr().err
-    lines = said[said.index("error: train: the memory of the GPU") :].splitlines()
+    lines = said[said.index("error: train: the GPU has too little memory") :].splitlines()
     assert lines[1] == f"  {str(failure).splitlines()[0]}"
     changes = [line.removeprefix("  - ").partition(" (")[0] for line in lines[3:]]
     assert changes[:4] == [

@@ -87,7 +87,7 @@ def test_a_fine_tune_is_trained_as_its_base_is(
     spec = make_spec(checkpoint_dir=checkpoints, model_variant="my-finetune", epochs=1)
     assert train(changed(spec, base_model=base_model)).steps == 2
     assert f"leaves out is_turbo, timestep_mu, timestep_sigma: as in {base_model or 'base'}" in caplog.text
-    assert ("distilled at eight timesteps" in caplog.text) == is_turbo
+    assert ("distilled to eight timesteps" in caplog.text) == is_turbo
 
 
 def test_a_fine_tune_s_own_timestep_law_wins(make_spec: MakeSpec, finetune: Callable[..., Path]) -> None:

@@ -201,7 +201,7 @@ def test_a_run_that_diverges_leaves_its_last_good_checkpoint_the_newest(
 
 def test_corrected_on_turbo_is_noticed(make_spec: MakeSpec, caplog: pytest.LogCaptureFixture) -> None:
     train(make_spec("a", model_variant="turbo"))
-    assert "distilled at eight timesteps" in caplog.text
+    assert "distilled to eight timesteps" in caplog.text
     caplog.clear()
     train(make_spec("b", model_variant="turbo", mode="vanilla"))
     assert "distilled" not in caplog.text

@@ -17,7 +17,7 @@ def test_the_verdict(make_spec: MakeSpec, capsys: pytest.CaptureFixture[str], tm
     spec = make_spec()
     Path("job.json").write_text(spec.model_dump_json())
     assert main(["verify-resume", "job.json", "--steps", "4"]) == 0
-    assert "An interrupted run is the uninterrupted one here, bit for bit" in capsys.readouterr().err
+    assert "an interrupted run equals an uninterrupted one, bit for bit" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     Path("job.json").write_text(json.dumps(spec.model_dump() | {"dataset_dir": str(tmp_path / "none")}))
     assert main(["verify-resume", "job.json"]) == 66

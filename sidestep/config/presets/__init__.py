@@ -92,7 +92,7 @@ def save_preset(name: str, text: str, *, replace: bool = False) -> Path:
     """
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} is no name for a preset; allowed are letters, digits, dot, dash, underscore"
+            f"{name!r} is not a valid preset name: use letters, digits, dots, dashes and underscores"
         )
     if name == "none":
         raise UsageError("the name none means no preset; choose another one")
