@@ -147,6 +147,4 @@ def _same_keys(found: Iterable[str], expected: Iterable[str], folder: Path) -> N
     if missing := sorted(set(expected) - set(found)):
         raise BadDataError(f"{folder} lacks {', '.join(missing[:3])} ({counted(len(missing), 'tensors')})")
     if extra := sorted(set(found) - set(expected)):
-        raise BadDataError(
-            f"{folder} has {', '.join(extra[:3])} ({counted(len(extra), 'tensors')}) that this run does not know"
-        )
+        raise BadDataError(f"unknown in {folder}: {', '.join(extra[:3])} ({counted(len(extra), 'tensors')})")
