@@ -67,7 +67,7 @@ def connect(bucket: str, options: StorageSpec, limits: Limits) -> S3Client:
         except ValueError as error:  # of an endpoint that a variable or a profile names
             raise BadSpecError(f"s3://{bucket}: the endpoint cannot be used: {error}") from error
 
-    config = _config(bucket, options, limits)
+    config = _config(options, limits)
     if not _is_chosen(botocore_session, "response_checksum_validation"):
         # Otherwise each download would begin with one more request, for the checksum of the whole.
         config = config.merge(Config(response_checksum_validation="when_required"))
@@ -116,10 +116,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = inner if isinstance(inner, BaseException) else error.__cause__
 
 
-def _config(bucket: str, options: StorageSpec, limits: Limits) -> Config:
-    # botocore itself has path style for any endpoint but AWS's. An access point has no path.
-    is_virtual = options.path_style is False or bucket.startswith("arn:")
-    style = "path" if options.path_style else "virtual" if is_virtual else None
+def _config(options: StorageSpec, limits: Limits) -> Config:
+    # Left to botocore, it is path style for any endpoint but AWS's.
+    style = None if options.path_style is None else "path" if options.path_style else "virtual"
     return Config(
         connect_timeout=limits.connect_seconds,
         read_timeout=limits.read_seconds,

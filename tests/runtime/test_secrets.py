@@ -57,6 +57,43 @@ def test_whose_values_are_secret(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert hide(f"was hunter2-{name}") == "was ***"  # also once another takes its place
 
 
+KEY_LINES = ["MIIEvQIBADANBgkqhkiG9w0B", "AQEFAASCBKcwggSjAgEAAoIB", "AQC7VJTUt9Us8cKB/x=="]
+
+
+@pytest.mark.parametrize("named_by", ["variable", "home"])
+def test_what_is_secret_in_googles_file(
+    named_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a service account has it, and as a login does, also where a library shows a part of it."""
+    key = "\n".join(["-----BEGIN PRIVATE KEY-----", *KEY_LINES, "-----END PRIVATE KEY-----", ""])
+    fields = {
+        "private_key": key,
+        "refresh_token": f"1//refresh-{named_by}",
+        "client_email": "a@b.iam.example",
+    }
+    file = tmp_path / ".config" / "gcloud" / "application_default_credentials.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(fields, indent=1).replace("=", "\\u003d"))
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody" if named_by == "variable" else tmp_path))
+    if named_by == "variable":
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    for said in (key, repr(key), json.dumps(key), file.read_text(), KEY_LINES[1], f"1//refresh-{named_by}"):
+        hidden = hide(f"it says {said}")
+        assert (
+            "***" in hidden and not any(line in hidden for line in KEY_LINES[:2]) and "refresh-" not in hidden
+        )
+    assert hide(fields["client_email"]) == fields["client_email"]
+
+
+@pytest.mark.parametrize("name", ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"])
+def test_the_content_of_a_file_of_tokens_is_secret(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text(f"eyJhbGciOi.{name.lower()}\n")
+    monkeypatch.setenv(name, str(tmp_path / "token"))
+    assert hide(f"sent eyJhbGciOi.{name.lower()}.") == "sent ***."
+
+
 def test_what_is_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA-not-secret")
     monkeypatch.setenv("HF_TOKEN", "short")
