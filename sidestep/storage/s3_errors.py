@@ -160,10 +160,10 @@ def _from_response(error: boto.ClientError, where: str, place: str) -> SideStepE
             "owner let this user encrypt and decrypt with it."
         )
     if code in WRONG_CREDENTIALS or (status in (401, 403) and code in NOT_ALLOWED):
+        payer = "; one whose requesters pay needs storage.request_payer" if code in NOT_ALLOWED else ""
         return AccessError(
             f"{where}: the store refuses access ({code}). Check the credentials "
-            f"({CREDENTIALS}), that they have not expired, and that they may do this in the bucket; one "
-            "whose requesters pay needs storage.request_payer."
+            f"({CREDENTIALS}), that they have not expired, and that they may do this in the bucket{payer}."
         )
     if status in (401, 403):
         return AccessError(
