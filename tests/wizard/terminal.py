@@ -13,7 +13,13 @@ ESCAPE, CONTROL_C = "\x1b", "\x03"
 
 
 class Terminal:
-    """`sidestep` with these words, on a screen of so many columns and lines."""
+    """`sidestep` with these words, on a screen of so many columns and lines.
+
+    Attributes:
+        patience: seconds that a wait takes at most.
+    """
+
+    patience = 60.0
 
     def __init__(
         self, *words: str, columns: int = 100, lines: int = 200, kind: str = "xterm-256color"
@@ -55,8 +61,8 @@ class Terminal:
         self.wait(lambda: not self.process.isalive(), "the end")
         return int(self.process.exitstatus)
 
-    def wait(self, is_so: Callable[[], bool], what: str, seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
+    def wait(self, is_so: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + self.patience
         while not is_so():
             assert time.monotonic() < deadline, f"not seen: {what}\n{self.text}"
             try:

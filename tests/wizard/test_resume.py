@@ -156,8 +156,9 @@ def test_a_run_that_has_a_checkpoint_does_not_begin_where_it_once_began(terminal
 def test_songs_to_an_adapter_with_a_run_in_between_that_is_interrupted(
     terminal: Terminal, tiny_checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    terminal.patience = 300  # runs, not questions alone
     shutil.rmtree("my_tensors")
-    monkeypatch.setattr(demo, "SECONDS", 3.0)
+    monkeypatch.setattr(demo, "SECONDS", 1.0)
     monkeypatch.setattr(demo, "TUNES", demo.TUNES[:2])
     demo.write_songs(Path("songs"))
     for question, answer in (
@@ -223,17 +224,17 @@ def test_a_pipeline_that_was_killed_before_it_trained_can_be_continued(
     terminal: Terminal, tiny_checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its settings are kept from the beginning."""
-    monkeypatch.setattr(demo, "SECONDS", 3.0)
+    monkeypatch.setattr(demo, "SECONDS", 1.0)
     demo.write_songs(Path("songs"))
     run = Terminal(
         *("run", "--task", "pipeline", "--checkpoint-dir", str(tiny_checkpoints), "--audio-dir", "songs"),
         *("--output-dir", "output/cut", "--epochs", "1", "--rank", "2"),
     )
-    run.wait(lambda: Path("output/cut/job.yaml").exists(), "its settings")
+    run.wait(lambda: Path("output/cut/status.json").exists(), "a sign of it")
     run.process.kill(signal.SIGKILL)
     run.process.close(force=True)
     terminal.answer(MENU, "resume")
-    terminal.answer("Run:", "output/cut")
+    terminal.answer("Run: [output/cut]", "")
     terminal.answer(NEXT, "all")
     terminal.see("sidestep run --task pipeline")
     terminal.see("--rank 2")
