@@ -8,6 +8,8 @@ read.
 import posixpath
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from typing import Any
 
 from sidestep.acestep.config import TextConfig, VaeConfig, parse_config
 from sidestep.acestep.layout import (
@@ -35,6 +37,7 @@ HEADER_AT_MOST = 2**24
 JSON_READ_AT_MOST = 2**25
 POINTER = b"version https://git-lfs"
 SHOWN = 5  # problems of one kind that a message lists
+SAMPLED, SAMPLED_BYTES = 8, 256  # about so many matrices of a part, and bytes of each
 AGAIN = "download it again"
 
 
@@ -123,8 +126,38 @@ def _plain(name: str) -> str:
     return name.removeprefix("model.")
 
 
+def sample_of_part(store: Store, part: Part, prefixes: tuple[str, ...]) -> dict[str, str]:
+    """A digest of the first bytes of some matrices of a part, by name: other weights of the same shapes show,
+    without reading gigabytes. Raises what `read_shapes` raises."""
+    found: dict[str, tuple[FileInfo, int, dict[str, Any]]] = {}
+    for name in weight_names(store, part):
+        file = next(file for file in part.files if posixpath.basename(file.path) == name)
+        start, entries = _read_header(store, file)
+        found |= {
+            tensor: (file, start, entry)
+            for tensor, entry in entries.items()
+            if tensor.startswith(prefixes) and len(entry["shape"]) >= 2
+        }
+    names = sorted(found)
+    chosen = names[:: max(len(names) // SAMPLED, 1)]
+
+    def digest(name: str) -> str:
+        file, start, entry = found[name]
+        begin, end = entry["data_offsets"]
+        first = store.read_range(file.path, start + begin, min(end - begin, SAMPLED_BYTES))
+        return sha256(f"{entry['dtype']} {entry['shape']} ".encode() + first).hexdigest()
+
+    with ThreadPoolExecutor(store.options.connections) as threads:
+        return dict(zip(chosen, threads.map(digest, chosen), strict=True))
+
+
 def read_shapes(store: Store, file: FileInfo) -> Shapes:
     """The tensors of a safetensors file by name. Raises BadDataError where it is none, or cut short."""
+    return {name: tuple(map(int, entry["shape"])) for name, entry in _read_header(store, file)[1].items()}
+
+
+def _read_header(store: Store, file: FileInfo) -> tuple[int, dict[str, Any]]:
+    """Where the data of a safetensors file begins, and its tensors' entries, which are sound."""
     place = f"{store.place}/{file.path}"
     start = _read_start(store, file)
     length = int.from_bytes(start[:8], "little")
@@ -139,7 +172,8 @@ def read_shapes(store: Store, file: FileInfo) -> Shapes:
     header = parse_json(start[8 : 8 + length], f"the header of {place}")
     try:
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        shapes = {name: tuple(int(size) for size in entry["shape"]) for name, entry in entries.items()}
+        for entry in entries.values():
+            tuple(map(int, entry["shape"]))
         end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise BadDataError(f"{place} is not a safetensors file: its header is damaged\n  {AGAIN}") from error
@@ -148,7 +182,7 @@ def read_shapes(store: Store, file: FileInfo) -> Shapes:
         raise BadDataError(
             f"{place} {what}: it has {file.size:,} bytes, of {8 + length + end:,} by its header\n  {AGAIN}"
         )
-    return shapes
+    return 8 + length, entries
 
 
 def _read_start(store: Store, file: FileInfo) -> bytes:

@@ -5,7 +5,8 @@
                                               "probed": 240.0}, …},
       "samples": {"s3://studio/songs/a.mp3": "<key>", …},
       "tensors": {"<key>": "<sha256>", …},
-      "weights": {"variant": "acestep-v15-base", "digests": {"vae": "<sha256>", …}, "headers": {…}}
+      "weights": {"variant": "acestep-v15-base", "digests": {"vae": "<sha256>", …}, "headers": {…},
+                  "samples": {…}}
     }
 
 `files` holds songs and the model's files: one whose size and version still hold needs no reading to know
@@ -58,11 +59,13 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class MadeWith:
-    """The encoders that tensors were made with: digests of each one's content, and of names and shapes."""
+    """The encoders that tensors were made with: digests of each one's content, and of names and shapes, by
+    what it is: vae, text_encoder, condition_encoder."""
 
     variant: str  # the folder's name
-    digests: dict[str, str]  # vae, text_encoder, condition_encoder → sha256
+    digests: dict[str, str]
     headers: dict[str, str]
+    samples: dict[str, str] = field(default_factory=dict)  # of some of its bytes; older versions took none
 
 
 @dataclass

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidestep.acestep.headers import read_part_shapes
+from sidestep.acestep.headers import read_part_shapes, sample_of_part
 from sidestep.acestep.layout import (
     ALIASES,
     SILENCE_FILE,
@@ -59,14 +59,20 @@ def digest_of_headers(store: Store, part: Part, prefixes: tuple[str, ...] = ("",
     return _digest({name: shape for name, shape in shapes.items() if name.startswith(prefixes)})
 
 
+def digest_of_sample(store: Store, part: Part, prefixes: tuple[str, ...] = ("",)) -> str:
+    """A digest of some of the same tensors' bytes."""
+    return _digest(sample_of_part(store, part, prefixes))
+
+
 def made_with(store: Store, workspace: Workspace, vae: Part, text_encoder: Part, model: Part) -> MadeWith:
     """What tensors are made with, by the files of a checkpoint set. All of its encoders are read."""
-    digests, headers = {}, {}
+    digests, headers, samples = {}, {}, {}
     for name, (part, prefixes) in _parts(vae, text_encoder, model).items():
         root = pull_part(store, part, workspace, f"Pulling {part.folder}")
         digests[name] = digest_of_part(root, part, prefixes)
         headers[name] = digest_of_headers(store, part, prefixes)
-    return MadeWith(model.folder, digests, headers)
+        samples[name] = digest_of_sample(store, part, prefixes)
+    return MadeWith(model.folder, digests, headers, samples)
 
 
 def check_content(
@@ -92,11 +98,12 @@ def check_content(
 
 
 def check_headers(spec: JobSpec, store: Store, model: Part, made: MadeWith) -> list[str]:
-    """The same by names and shapes alone, for a plan."""
+    """The same by names, shapes and a sample of the bytes, for a plan: gigabytes are not read."""
     different = [
         name
         for name, (part, prefixes) in _there(store, model).items()
-        if name in made.headers and digest_of_headers(store, part, prefixes) != made.headers[name]
+        if (name in made.headers and digest_of_headers(store, part, prefixes) != made.headers[name])
+        or (name in made.samples and digest_of_sample(store, part, prefixes) != made.samples[name])
     ]
     return _judged(spec, model, made, different)
 

@@ -72,7 +72,7 @@ def check_made_with(job: Job) -> str | None:
         warnings = check_headers(job.spec, job.checkpoints, model, index.weights)
     except (BadDataError, MissingInputError) as error:  # which is said at checkpoint_dir
         raise Skipped("not compared, as there is no sound model") from error
-    said = f"made with {index.weights.variant}, by names and shapes (content not read)"
+    said = f"made with {index.weights.variant}, by names, shapes and samples (content not read)"
     return "; ".join([said, *warnings])
 
 

@@ -165,3 +165,38 @@ def test_a_plan_compares_names_and_shapes(run: Run, other: Path, capsys: pytest.
     assert run("plan", other, "--check-only", "--task", "train") == ExitCode.BAD_SPEC
     said = capsys.readouterr()
     assert "VAE" in said.out + said.err
+
+
+def test_a_plan_sees_another_model_s_weights_of_the_same_shapes(
+    run: Run, other: Path, tiny_checkpoints: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a sample of the bytes; the same bytes in shards, and another decoder, are no difference."""
+    plan = ("plan", "--check-only", "--task", "train", "--elsewhere")
+    turbo = ("--model-variant", "turbo")
+    for words, code in (((), ExitCode.DONE), (turbo, ExitCode.BAD_SPEC)):
+        assert run(plan[0], tiny_checkpoints, *plan[1:], *words) == code
+    said = " ".join(capsys.readouterr().out.split())
+    assert "FAIL encoders" in said and BASE in said and "condition encoder" in said
+    for taken in (("--accept-other-weights",), ("--base-model", "base")):
+        assert run(plan[0], tiny_checkpoints, *plan[1:], *turbo, *taken) == ExitCode.DONE
+    weights = load_file(other / MODEL)
+    (other / MODEL).unlink()
+    for number in (1, 2):
+        keys = sorted(weights)[number - 1 :: 2]
+        shard = {key: weights[key] * (2 if key.startswith("decoder.") else 1) for key in keys}
+        save_file(shard, other / BASE / f"model-0000{number}-of-00002.safetensors", {"format": "pt"})
+    assert run(plan[0], other, *plan[1:]) == ExitCode.DONE
+    vae = {name: tensor * 1.01 for name, tensor in load_file(other / VAE).items()}
+    save_file(vae, other / VAE, {"format": "pt"})
+    assert run(plan[0], other, *plan[1:]) == ExitCode.BAD_SPEC
+    assert "VAE" in capsys.readouterr().out
+
+
+def test_an_index_without_samples_is_compared_by_names_and_shapes(
+    run: Run, made: Path, tiny_checkpoints: Path
+) -> None:
+    content = json.loads((made / "index.json").read_text())
+    del content["weights"]["samples"]
+    (made / "index.json").write_text(json.dumps(content))
+    words = ("--check-only", "--task", "train", "--model-variant", "turbo")
+    assert run("plan", tiny_checkpoints, *words) == ExitCode.DONE
