@@ -143,7 +143,8 @@ def test_an_answer_can_be_taken_back(terminal: Terminal) -> None:
 
 
 @pytest.mark.slow
-def test_advanced_asks_for_everything_about_the_chosen_kind(terminal: Terminal) -> None:
+def test_advanced_asks_for_everything_about_the_chosen_kind(config: Path) -> None:
+    terminal = Terminal(lines=600)  # all of it at once
     to_rank(terminal, "lora", depth="adv")
     for question in ("Rank:", "Epochs:", "Optimizer:"):
         terminal.answer(question)
@@ -157,6 +158,7 @@ def test_advanced_asks_for_everything_about_the_chosen_kind(terminal: Terminal) 
     assert "--path-style" not in terminal.raw  # what Enter leaves open stays so
     spec = save(terminal)
     assert (spec.train.lr, spec.storage.path_style) == (1e-4, None)
+    terminal.process.close(force=True)
 
 
 def titles(terminal: Terminal) -> list[str]:
