@@ -44,7 +44,7 @@ GROUPS = (
         _under("preprocess", "target_db target_lufs lyrics_format timbre bare_text float_scale on_bad_file"),
         tasks=("preprocess",),
     ),
-    Group("estimate", _under("estimate", "batches top_k"), tasks=("estimate",)),
+    Group("estimate", _under("estimate", "batches top_k granularity"), tasks=("estimate",)),
     Group(
         "adapter",
         _under("train.adapter", "type rank alpha target_modules"),

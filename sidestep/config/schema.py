@@ -85,7 +85,10 @@ class EstimateSpec(Section):
         unit="batches",
         flag="--estimate-batches",
     )
-    top_k: int = setting(16, "How many modules the suggested --target-modules line names.", ge=1)
+    top_k: int = setting(16, "How many modules (or layers) the suggested --target-modules line names.", ge=1)
+    granularity: Literal["module", "layer"] = setting(
+        "module", "What to rank: each module by itself, or whole layers. Both come from one measurement."
+    )
 
 
 class InferenceSpec(Section):

@@ -10,6 +10,7 @@ from sidestep.runtime.parsing import Amount, Count, Number, parse_as
 from sidestep.storage.store import Store
 
 RECEIPT, HISTORY, ESTIMATE = "receipt.json", "history.json", "estimate/report.json"
+"""Of estimates, the newest; each dataset's has a folder beside it, see `estimate_of`."""
 
 
 class Song(BaseModel):
@@ -32,6 +33,7 @@ class Inputs(BaseModel):
     model_variant: str
     weights: str
     dataset: str
+    dataset_content: str | None = None
 
 
 class File(BaseModel):
@@ -70,6 +72,11 @@ class Module(BaseModel):
     norm: Amount
 
 
+class Layer(BaseModel):
+    layer: str
+    norm: Amount
+
+
 class Ranking(BaseModel):
     """estimate/report.json: attention modules by how much a dataset moves them, and what decided that."""
 
@@ -77,12 +84,13 @@ class Ranking(BaseModel):
 
     recipe: dict[str, Any] = Field(default_factory=dict)
     modules: list[Module]
+    layers: list[Layer] = Field(default_factory=list)  # older reports have none
     picture: str = ""  # sha256 of report.png
     sha256: str = ""  # of all the rest; older reports have neither
 
     def digest(self) -> str:
         """What `sha256` is where nothing has been changed since."""
-        content = self.model_dump(mode="json", exclude={"sha256"})
+        content = self.model_dump(mode="json", exclude={"sha256"} | (set() if self.layers else {"layers"}))
         return hashlib.sha256(json_bytes(content)).hexdigest()
 
     @property
@@ -99,5 +107,11 @@ def read_receipt(store: Store) -> Receipt:
     return parse_as(Receipt, store.read_small(RECEIPT), f"{store.place}/{RECEIPT}")
 
 
-def read_ranking(store: Store) -> Ranking:
-    return parse_as(Ranking, store.read_small(ESTIMATE), f"{store.place}/{ESTIMATE}")
+def read_ranking(store: Store, path: str = ESTIMATE) -> Ranking:
+    return parse_as(Ranking, store.read_small(path), f"{store.place}/{path}")
+
+
+def estimate_of(content: str) -> str:
+    """The path of a dataset's own report; `content` is the digest of what is in its tensors."""
+    folder, _, name = ESTIMATE.rpartition("/")
+    return f"{folder}/{content[:8]}/{name}"

@@ -12,7 +12,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from sidestep.config.job import JobSpec
 from sidestep.data.survey import in_words, read_survey
 from sidestep.report.charts import Chart, Line, chart
-from sidestep.report.contents import History, read_history, read_ranking, read_receipt
+from sidestep.report.contents import (
+    ESTIMATE,
+    History,
+    Inputs,
+    estimate_of,
+    read_history,
+    read_ranking,
+    read_receipt,
+)
 from sidestep.runtime.errors import AccessError, BadDataError, MissingInputError, StorageError
 from sidestep.runtime.words import duration
 from sidestep.storage.store import Store
@@ -54,7 +62,7 @@ def page(store: Store, spec: JobSpec, tensors: Store | None = None) -> str:
         hours=sum(song.seconds for song in history.songs) / 3600,
         charts=_charts(history),
         losses=receipt.loss_on_fixed_draws,
-        sensitivities=_sensitivities(store),
+        sensitivities=_sensitivities(store, receipt.inputs),
         bars=_BARS,
         settings=_settings(spec),
     )
@@ -80,12 +88,14 @@ def _charts(history: History) -> list[Chart]:
     return [one for one in made if one]
 
 
-def _sensitivities(store: Store) -> list[Sensitivity]:
-    """The attention modules, the most sensitive first; empty if the output has no estimate."""
+def _sensitivities(store: Store, inputs: Inputs) -> list[Sensitivity]:
+    """The attention modules, the most sensitive first; empty if there is no estimate of this dataset."""
+    own = estimate_of(inputs.dataset_content or "")
     try:
-        norms = read_ranking(store).norms
+        ranking = read_ranking(store, own if inputs.dataset_content and store.stat(own) else ESTIMATE)
     except MissingInputError:
         return []
+    norms = ranking.norms if ranking.recipe.get("dataset", inputs.dataset) == inputs.dataset else {}
     most = max(norms.values(), default=0) or 1.0
     return [Sensitivity(module, norm, norm / most) for module, norm in norms.items()]
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import sqrt
 from typing import Any
 
 from sidestep.acestep.layout import ALIASES, find_variant
@@ -22,7 +24,7 @@ from sidestep.data.keys import digests_of, weights_digest
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.report.contents import ESTIMATE as REPORT
-from sidestep.report.contents import Module, Ranking, read_ranking
+from sidestep.report.contents import Layer, Module, Ranking, estimate_of, read_ranking
 from sidestep.runtime.canonical import json_bytes, png_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.open import open_store
@@ -34,34 +36,32 @@ from sidestep.training.sensitivity import attention_weights, draw_batches, mean_
 
 log = logging.getLogger(__name__)
 
-PICTURE = "estimate/report.png"
+DARK = 0.5  # shades above it hold white numbers
 SINCE_DIGESTS = ("dataset_content", "weights")
 """What reports of older versions do not say: they count as made of what is there."""
 
 
 def estimate(job: Job, reporter: Reporter) -> dict[str, float]:
-    """Write `estimate/report.json` and `report.png`, show the table; the mean gradient norm by module.
+    """Write `report.json` and `report.png`, show the table; the mean gradient norm by module.
 
+    Each dataset has a folder of its own below `estimate/`; the newest report is in `estimate/` itself, too.
     Modules are named as --target-modules takes them, most sensitive first. A report that is there and
     was made from the same songs, model and settings is shown again, not made again.
     """
     spec, store = job.spec, job.output_store
     clear_abandoned(store)
     recipe = _recipe(job)
-    norms = _earlier_norms(store, recipe)
-    if norms is None:
+    own = estimate_of(recipe["dataset_content"])
+    ranking = _earlier(store, recipe, own)
+    if ranking is None:
         reporter.begin("estimate")
         norms = _measure(job)
-        picture = png_bytes(_picture(norms, spec))
-        store.write_bytes(PICTURE, picture)
         modules = [Module(module=module, norm=norm) for module, norm in norms.items()]
-        ranking = Ranking(recipe=recipe, modules=modules, picture=hashlib.sha256(picture).hexdigest())
-        ranking.sha256 = ranking.digest()
-        store.write_bytes(REPORT, json_bytes(ranking.model_dump(mode="json")))
-    elif not _picture_is_sound(store):
-        store.write_bytes(PICTURE, png_bytes(_picture(norms, spec)))
-    _show(norms, spec, store.place)
-    return norms
+        layers = [Layer(layer=layer, norm=norm) for layer, norm in by_layer(norms).items()]
+        ranking = Ranking(recipe=recipe, modules=modules, layers=layers)
+    _keep(store, ranking, spec, own)
+    _show(ranking.norms, spec, f"{store.place}/{own}")
+    return ranking.norms
 
 
 def report(spec: JobSpec) -> dict[str, Any]:
@@ -94,29 +94,48 @@ def _weights(job: Job) -> str:
     return weights_digest(part, digests_of(store, part.files, known, job.workspace, part.folder))
 
 
-def _earlier_norms(store: Store, recipe: dict[str, Any]) -> dict[str, float] | None:
-    """The ranking that the output already has, where it is this one."""
-    if store.stat(REPORT) is None:
-        return None
-    try:
-        ranking = read_ranking(store)
-        if ranking.sha256 not in ("", ranking.digest()):
-            raise BadDataError("it is not as it was written")
-        known = {key: recipe[key] for key in recipe if key in ranking.recipe or key not in SINCE_DIGESTS}
-        if ranking.recipe == known and ranking.modules:
-            log.info("Already estimated: %s/%s", store.place, REPORT)
-            return ranking.norms
-    except BadDataError as error:
-        log.warning("%s/%s is damaged and is made again: %s", store.place, REPORT, error)
+def _earlier(store: Store, recipe: dict[str, Any], own: str) -> Ranking | None:
+    """The ranking that the output already has, where it is this one: the dataset's own, or in an output of an
+    older version the only one."""
+    for path in (own, REPORT):
+        if store.stat(path) is None:
+            continue
+        try:
+            ranking = read_ranking(store, path)
+            if ranking.sha256 not in ("", ranking.digest()):
+                raise BadDataError("it is not as it was written")
+            known = {key: recipe[key] for key in recipe if key in ranking.recipe or key not in SINCE_DIGESTS}
+            if ranking.recipe == known and ranking.modules:
+                log.info("Already estimated: %s/%s", store.place, path)
+                return ranking
+        except BadDataError as error:
+            log.warning("%s/%s is damaged and is made again: %s", store.place, path, error)
     return None
 
 
-def _picture_is_sound(store: Store) -> bool:
+def _keep(store: Store, ranking: Ranking, spec: JobSpec, own: str) -> None:
+    """Write the report and its picture as the dataset's own and as the newest, where they are not there."""
+    pictures = (_content(store, _picture_of(path)) for path in (own, REPORT))
+    sound = (data for data in pictures if data and ranking.picture == hashlib.sha256(data).hexdigest())
+    picture = next(sound, None) or png_bytes(_picture(ranking.norms, spec))
+    ranking.picture = hashlib.sha256(picture).hexdigest()
+    ranking.sha256 = ranking.digest()
+    report = json_bytes(ranking.model_dump(mode="json"))
+    for path in (own, REPORT):
+        for name, data in ((_picture_of(path), picture), (path, report)):
+            if _content(store, name) != data:
+                store.write_bytes(name, data)
+
+
+def _picture_of(report: str) -> str:
+    return report.removesuffix(".json") + ".png"
+
+
+def _content(store: Store, name: str) -> bytes | None:
     try:
-        digest = hashlib.sha256(store.read_small(PICTURE)).hexdigest()
+        return store.read_small(name)
     except (BadDataError, MissingInputError):
-        return False
-    return read_ranking(store).picture in ("", digest)
+        return None
 
 
 def _measure(job: Job) -> dict[str, float]:
@@ -145,34 +164,61 @@ def _without_fp16(runtime: RuntimeSpec) -> RuntimeSpec:
     return runtime.model_copy(update={"precision": "fp32"})
 
 
-def _show(norms: dict[str, float], spec: JobSpec, place: str) -> None:
+def by_layer(norms: Mapping[str, float]) -> dict[str, float]:
+    """The norm of each layer's modules together, the root of the sum of their squares; the largest first."""
+    squares: dict[str, float] = {}
+    for module, norm in norms.items():
+        layer = ".".join(module.split(".")[:2])
+        squares[layer] = squares.get(layer, 0.0) + norm**2
+    return dict(sorted(((layer, sqrt(sum_)) for layer, sum_ in squares.items()), key=lambda item: -item[1]))
+
+
+def _show(norms: Mapping[str, float], spec: JobSpec, report: str) -> None:
     """The ranking as a table, and the line that trains the best of it."""
-    best = list(norms)[: spec.estimate.top_k]
-    width = max(len(module) for module in best)
-    top = norms[best[0]] or 1.0
+    ranked = norms if spec.estimate.granularity == "module" else by_layer(norms)
+    best = list(ranked)[: spec.estimate.top_k]
+    width = max(len(name) for name in best)
+    top = ranked[best[0]] or 1.0
     rows = [
-        f"  {rank:>3}  {module:<{width}}  {norms[module]:<10.4g}  {'▇' * round(20 * norms[module] / top)}"
-        for rank, module in enumerate(best, start=1)
+        f"  {rank:>3}  {name:<{width}}  {ranked[name]:<10.4g}  {'▇' * round(20 * ranked[name] / top)}"
+        for rank, name in enumerate(best, start=1)
     ]
-    log.info(
-        "Most sensitive of %d attention modules, by mean gradient norm:\n%s", len(norms), "\n".join(rows)
-    )
-    log.info("Report: %s/%s and report.png", place, REPORT)
-    log.info("To train these: --target-modules %s", " ".join(best))
+    what = "attention modules" if ranked is norms else "layers"
+    log.info("Most sensitive of %d %s, by mean gradient norm:\n%s", len(ranked), what, "\n".join(rows))
+    log.info("Report: %s and report.png", report)
+    targets = [module for name in best for module in norms if f"{module}.".startswith(f"{name}.")]
+    log.info("To train these: --target-modules %s", " ".join(targets))
 
 
-def _picture(norms: dict[str, float], spec: JobSpec) -> Any:
-    """A map of layers × modules, dark where the dataset moves the model most."""
+def _picture(norms: Mapping[str, float], spec: JobSpec) -> Any:
+    """A table of layers × modules, and of layers as a whole: dark where the dataset moves the model most.
+
+    Each column has a colour scale of its own, from its smallest norm to its largest: norms of weights of
+    different shapes compare badly. The numbers are the norms.
+    """
     from matplotlib.figure import Figure
 
     columns = [f"{kind}_attn.{name}" for kind in ("self", "cross") for name in ATTENTION_MODULES]
-    layers = 1 + max(int(module.split(".")[1]) for module in norms)
-    values = [[norms[f"layers.{layer}.{column}"] for column in columns] for layer in range(layers)]
-    figure = Figure(figsize=(8, 2.5 + 0.28 * layers), layout="constrained")
+    whole = by_layer(norms)
+    layers = sorted(whole, key=lambda layer: int(layer.split(".")[1]))
+    values = [[*(norms[f"{layer}.{column}"] for column in columns), whole[layer]] for layer in layers]
+    figure = Figure(figsize=(9, 2.5 + 0.28 * len(layers)), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(values, aspect="auto", cmap="viridis_r")
-    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
-    axes.set_yticks(range(layers), [f"layer {layer}" for layer in range(layers)])
-    axes.set_title(f"{spec.name}: mean gradient norm over {spec.estimate.batches} batches")
-    figure.colorbar(image, label="gradient norm")
+    shades = list(zip(*(_shades(column) for column in zip(*values, strict=True)), strict=True))
+    axes.imshow(shades, aspect="auto", cmap="viridis_r", vmin=0, vmax=1)
+    for row, norms_of_layer in enumerate(values):
+        for column, norm in enumerate(norms_of_layer):
+            colour = "white" if shades[row][column] > DARK else "black"
+            axes.text(column, row, f"{norm:.3g}", ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xticks(range(len(columns) + 1), [*columns, "whole layer"], rotation=35, ha="right")
+    axes.set_yticks(range(len(layers)), [layer.replace("layers.", "layer ") for layer in layers])
+    axes.set_title(
+        f"{spec.name}: mean gradient norm over {spec.estimate.batches} batches, shaded within each column"
+    )
     return figure
+
+
+def _shades(norms: Sequence[float]) -> list[float]:
+    """Where each is between the smallest (0) and the largest (1)."""
+    least, range_ = min(norms), max(norms) - min(norms)
+    return [(norm - least) / range_ if range_ else 0.0 for norm in norms]

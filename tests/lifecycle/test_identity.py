@@ -71,6 +71,7 @@ FIELDS = {
     "preprocess.on_bad_file": Row(TENSORS, "skip"),
     "estimate.batches": Row(NOTHING, 3),
     "estimate.top_k": Row(NOTHING, 3),
+    "estimate.granularity": Row(NOTHING, "layer"),
     "inference.shift": Row(NOTHING, 3),
     "inference.num_inference_steps": Row(NOTHING, 8),
     "train.mode": Row(FINGERPRINT, "vanilla"),

@@ -88,6 +88,24 @@ def test_an_estimate_of_nothing_has_bars_of_no_length(output: Store, spec: JobSp
     assert "Sensitivities" not in page(output, spec)
 
 
+def test_an_estimate_of_another_dataset_is_not_shown(
+    output: Store, spec: JobSpec, receipt: dict[str, Any]
+) -> None:
+    """The run's own is, although another one is newer."""
+
+    def write(path: str, dataset: str, module: str) -> None:
+        ranking = {"recipe": {"dataset": dataset}, "modules": [{"module": module, "norm": 1.0}]}
+        output.write_bytes(path, json.dumps(ranking).encode())
+
+    write("estimate/report.json", "another", "layers.7.other")
+    assert "Sensitivities" not in page(output, spec)
+    receipt["inputs"]["dataset_content"] = "0123abcd4567"
+    output.write_bytes("receipt.json", json.dumps(receipt).encode())
+    write("estimate/0123abcd/report.json", receipt["inputs"]["dataset"], "layers.3.own")
+    html = page(output, spec)
+    assert "layers.3.own" in html and "layers.7.other" not in html
+
+
 def test_a_song_s_words_are_text(output: Store, spec: JobSpec) -> None:
     html = page(output, spec)
     read = Reader(html)

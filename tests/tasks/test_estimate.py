@@ -11,14 +11,16 @@ from matplotlib.figure import Figure
 
 from sidestep.commitlog.leftovers import DAY
 from sidestep.config.job import JobSpec
+from sidestep.config.training import ATTENTION_MODULES
 from sidestep.data.index import Index, write_index
 from sidestep.lifecycle.job import Job
+from sidestep.report.contents import Ranking
 from sidestep.runtime.atomic import TEMPORARY
 from sidestep.storage.open import open_store
 from sidestep.tasks import estimate as module
 from sidestep.tasks.estimate import estimate
 from tests.runs import run_task, train
-from tests.songs import MakeSpec, flip_a_bit
+from tests.songs import MakeSpec, flip_a_bit, song, write_songs
 
 
 @pytest.fixture
@@ -122,3 +124,79 @@ def test_a_damaged_report_or_picture_is_made_again(
         file.write_bytes(made[:place] + bytes([made[place] ^ 1]) + made[place + 1 :])
     assert run_task(estimate, spec) == norms
     assert file.read_bytes() == made
+
+
+def folders(output: Path) -> list[Path]:
+    return sorted(file.parent for file in (output / "estimate").glob("*/report.json"))
+
+
+def test_each_dataset_has_a_report_of_its_own(spec: JobSpec, tmp_path: Path) -> None:
+    """The newest is beside them; asked for again, a report is the newest again, as it was made."""
+    out, first = tmp_path / "out", run_task(estimate, spec)
+    (of_first,) = folders(out)
+    assert len(of_first.name) == 8 and int(of_first.name, 16) >= 0
+    made = {file.name: file.read_bytes() for file in of_first.iterdir()}
+    other = spec.changed({"dataset_dir": str(write_songs(tmp_path / "others", [song(7, frames=40)]))})
+    second = run_task(estimate, other)
+    assert second != first and len(folders(out)) == 2
+    assert {file.name: file.read_bytes() for file in of_first.iterdir()} == made
+    newest = out / "estimate"
+    assert module.report(spec)["modules"][0]["norm"] == next(iter(second.values()))
+    assert run_task(estimate, spec) == first
+    assert {name: (newest / name).read_bytes() for name in made} == made
+    (of_second,) = {*folders(out)} - {of_first}
+    assert json.loads((of_second / "report.json").read_text())["modules"][0]["norm"] == max(second.values())
+    assert (of_second / "report.png").read_bytes() != made["report.png"]
+
+
+def test_a_report_of_an_older_version_is_shown_and_gets_a_folder(
+    spec: JobSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms, newest = run_task(estimate, spec), tmp_path / "out" / "estimate" / "report.json"
+    (own,) = folders(tmp_path / "out")
+    shutil.rmtree(own)
+    older = {key: json.loads(newest.read_bytes())[key] for key in ("recipe", "modules", "picture")}
+    older["sha256"] = Ranking.model_validate(older).digest()
+    newest.write_text(json.dumps(older))
+    monkeypatch.setattr(module, "_measure", lambda *_: pytest.fail("measured again"))
+    assert run_task(estimate, spec) == norms
+    assert (own / "report.json").read_bytes() == newest.read_bytes()
+
+
+def test_layers_are_ranked_as_a_whole(
+    spec: JobSpec, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the same measurement."""
+    caplog.set_level(logging.INFO)
+    norms = run_task(estimate, spec)
+    layers = {layer["layer"]: layer["norm"] for layer in module.report(spec)["layers"]}
+    of_layer = [norm for name, norm in norms.items() if name.startswith("layers.2.")]
+    assert len(of_layer) == 8
+    assert layers["layers.2"] == pytest.approx(sum(norm**2 for norm in of_layer) ** 0.5)
+    assert list(layers.values()) == sorted(layers.values(), reverse=True) and len(layers) == 4
+    monkeypatch.setattr(module, "_measure", lambda *_: pytest.fail("measured again"))
+    caplog.clear()
+    run_task(estimate, spec.changed({"estimate.granularity": "layer", "estimate.top_k": 2}))
+    line = next(message for message in caplog.messages if "--target-modules" in message)
+    targets = line.partition("--target-modules ")[2].split()
+    assert len(targets) == 16 and set(targets) < norms.keys()
+    assert {".".join(target.split(".")[:2]) for target in targets} == {*list(layers)[:2]}
+
+
+def test_the_picture_has_a_scale_for_each_column_and_the_numbers(spec: JobSpec) -> None:
+    """So that a column of small norms is no pale stripe."""
+    names = [f"{kind}_attn.{name}" for kind in ("self", "cross") for name in ATTENTION_MODULES]
+    norms = {
+        f"layers.{layer}.{name}": (layer + 1) * 10.0**-column
+        for layer in range(12)
+        for column, name in enumerate(names)
+    }
+    (axes,) = module._picture(norms, spec).axes
+    (image,) = axes.images
+    shades = image.get_array().tolist()
+    assert len(shades) == 12 and all(len(row) == 9 for row in shades)
+    for column in zip(*shades, strict=True):
+        assert column == pytest.approx([layer / 11 for layer in range(12)])
+    texts = {tuple(map(round, text.get_position())): text.get_text() for text in axes.texts}
+    assert (texts[0, 0], texts[1, 0], texts[0, 11]) == ("1", "0.1", "12") and len(texts) == 12 * 9
+    assert [label.get_text() for label in axes.get_yticklabels()][9:] == ["layer 9", "layer 10", "layer 11"]
