@@ -44,7 +44,7 @@ def read_audio(path: Path, max_duration: float, float_scale: int = 1) -> Tensor:
     chunks: list[Tensor] = []
     length, reading = 0, Reading()
     try:
-        with path.open("rb") as file, av.open(_as_stored(file), "r", options=_OPTIONS) as container:
+        with path.open("rb") as file, _opened(file) as container:
             if not container.streams.audio:
                 raise BadDataError(f"{path} has no audio in it")
             stream, *others = container.streams.audio
@@ -94,10 +94,15 @@ def _at_full_scale(waveform: Tensor, path: Path, scale: int) -> Tensor:
     return waveform
 
 
+def _opened(file: BinaryIO) -> InputContainer:
+    """A sound file. Titles and names in it may be in any encoding of the last forty years: none is used."""
+    return av.open(_as_stored(file), "r", options=_OPTIONS, metadata_errors="replace")
+
+
 def seconds_by_header(path: Path) -> float | None:
     """A sound file's length in seconds by its header. None if that has none, or the file is no sound."""
     try:
-        with path.open("rb") as file, av.open(_as_stored(file), "r", options=_OPTIONS) as container:
+        with path.open("rb") as file, _opened(file) as container:
             return container.duration / av.time_base if container.duration else None
     except (av.FFmpegError, BadDataError, OSError):
         return None

@@ -135,7 +135,8 @@ def _mp4(file: BinaryIO, container: InputContainer, stream: AudioStream, reading
 def _packets(file: BinaryIO) -> int:
     """The packets of an MP4, also of those parts of it that its edit list does not play."""
     file.seek(0)
-    with av.open(file, "r", options={"format_whitelist": "mov", "ignore_editlist": "1"}) as container:
+    options = {"format_whitelist": "mov", "ignore_editlist": "1"}
+    with av.open(file, "r", options=options, metadata_errors="replace") as container:
         return sum(packet.size > 0 for packet in container.demux(container.streams.audio[0]))
 
 

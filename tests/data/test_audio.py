@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from sidestep.data import audio
-from sidestep.data.audio import SAMPLE_RATE, read_audio
+from sidestep.data.audio import SAMPLE_RATE, read_audio, seconds_by_header
+from sidestep.data.probe import problem_of
 from sidestep.runtime.errors import BadDataError
+from tests.data.sounds import make_kind
 from tests.facts import facts
 
 AMPLITUDE = 0.5
@@ -251,6 +253,17 @@ def test_a_playlist_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / name).write_text("ffconcat version 1.0\nfile secret.wav\n")
     with pytest.raises(BadDataError, match=f"{name} is not a sound file"):
         read_audio(tmp_path / name, 240)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.flac", "a.m4a", "index-first.m4b", "a.webm"])
+def test_tags_may_be_in_any_encoding(tmp_path: Path, name: str) -> None:
+    """As Windows wrote them, say. FFmpeg says in each that it was the encoder."""
+    path = make_kind(tmp_path / name, name, seconds=0.5)
+    before, content = read_audio(path, 1), path.read_bytes()
+    assert b"Lavf" in content
+    path.write_bytes(content.replace(b"Lavf", b"L\xe4vf", 1))
+    assert torch.equal(read_audio(path, 1), before)
+    assert problem_of(path, 1) is None and seconds_by_header(path)
 
 
 def test_a_wav_without_samples_is_empty(tmp_path: Path) -> None:

@@ -263,6 +263,9 @@ def test_an_mp4_that_plays_a_part_of_its_sound_is_whole(tmp_path: Path) -> None:
     played = int.from_bytes(whole[start + 8 : start + 12], "big") // 2
     whole[start + 8 : start + 12] = played.to_bytes(4, "big")
     assert reads(path, bytes(whole)).shape[1] == pytest.approx(RATE, abs=2100)
+    tag = whole.index(b"Lavf")
+    whole[tag] = 0xE4  # of an editor that writes Latin-1
+    assert reads(path, bytes(whole)).shape[1] == pytest.approx(RATE, abs=2100)
     refuses(path, bytes(whole[:-1000]))
 
 
