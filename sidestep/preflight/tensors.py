@@ -59,7 +59,7 @@ def find_tensors(job: Job, listed: Sequence[FileInfo], *, ahead: bool) -> str:
 def check_made_with(job: Job) -> str | None:
     """Compare what made the tensors with the job's model; None where the index does not say what did.
 
-    Raises Skipped where there is no model, BadSpecError where that has other encoders.
+    Raises Skipped where there is no model or it cannot be told, BadSpecError where that has other encoders.
     """
     try:
         index = read_index(job.tensors)
@@ -72,8 +72,14 @@ def check_made_with(job: Job) -> str | None:
         warnings = check_headers(job.spec, job.checkpoints, model, index.weights)
     except (BadDataError, MissingInputError) as error:  # which is said at checkpoint_dir
         raise Skipped("not compared, as there is no sound model") from error
-    said = f"made with {index.weights.variant}, by names, shapes and samples (content not read)"
-    return "; ".join([said, *warnings])
+    made = index.weights
+    if not made.samples and not warnings and made.variant != model.folder:
+        raise Skipped(
+            f"made with {made.variant}, by a version that kept no sample of its bytes: {model.folder} has "
+            "the same names and shapes, and is compared by content before the first step"
+        )
+    compared = "names, shapes and samples" if made.samples else "names and shapes"
+    return "; ".join([f"made with {made.variant}, by {compared} (content not read)", *warnings])
 
 
 def _how_to_make_tensors(job: Job, files: Sequence[FileInfo]) -> str:

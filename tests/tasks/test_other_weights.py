@@ -193,10 +193,12 @@ def test_a_plan_sees_another_model_s_weights_of_the_same_shapes(
 
 
 def test_an_index_without_samples_is_compared_by_names_and_shapes(
-    run: Run, made: Path, tiny_checkpoints: Path
+    run: Run, made: Path, tiny_checkpoints: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = json.loads((made / "index.json").read_text())
     del content["weights"]["samples"]
     (made / "index.json").write_text(json.dumps(content))
-    words = ("--check-only", "--task", "train", "--model-variant", "turbo")
-    assert run("plan", tiny_checkpoints, *words) == ExitCode.DONE
+    for variant, state in (("base", "ok"), ("turbo", "skipped")):
+        words = ("--check-only", "--task", "train", "--model-variant", variant)
+        assert run("plan", tiny_checkpoints, *words) == ExitCode.DONE
+        assert f"{state} encoders" in " ".join(capsys.readouterr().out.split())
