@@ -20,38 +20,38 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: Parser) -> None:
     group = parser.add_argument_group("plan")
-    group.add_argument("--check-only", action="store_true", help="check, and stop there")
+    group.add_argument("--check-only", action="store_true", help="run the checks and stop there")
     group.add_argument(
         "--elsewhere",
         action="store_true",
-        help="the job is to run on another machine: leave this one's GPU, driver and disk out",
+        help="the job will run on another machine: skip this one's GPU, driver and disk",
     )
     group.add_argument(
         "--offline",
         action="store_true",
-        help="look at nothing: the released models' configurations are built in, the songs are assumed",
+        help="look at no files: use built-in configurations of the released models and assumed songs",
     )
     group.add_argument(
-        "--songs", type=_count, default=20, metavar="N", help="with --offline: songs (default: 20)"
+        "--songs", type=_count, default=20, metavar="N", help="with --offline: how many songs (default: 20)"
     )
     group.add_argument(
         "--song-seconds",
         type=_positive,
         default=180.0,
         metavar="X",
-        help="with --offline: seconds of each song (default: 180)",
+        help="with --offline: length of each song in seconds (default: 180)",
     )
     group.add_argument(
         "--fit",
         type=size_in_bytes,
         metavar="SIZE",
-        help="say the cheapest changes with which the job fits a GPU: 12GB, 11.5GiB",
+        help="name the cheapest changes that make the job fit a GPU: 12GB, 11.5GiB",
     )
     group.add_argument(
         "--hours-between-preemptions",
         type=_positive,
         metavar="X",
-        help="how long a machine is kept on the average, where it may be taken away",
+        help="how long you keep a machine on average before it is taken away",
     )
     group.add_argument(
         "--prices",

@@ -277,17 +277,17 @@ class TrainSpec(Section):
     )
     resume_from: Place | None = setting(
         None,
-        "Checkpoint to go on from: a path, a URI, or a name under <output_dir>/checkpoints. "
-        "Without it, training goes on from the newest one.",
+        "Checkpoint to resume from: a path, a URI, or a name under <output_dir>/checkpoints. "
+        "By default the newest one.",
     )
     new_attempt: bool = setting(
         False,
-        "Let resume_from go back behind the newest checkpoint of this output. Later checkpoints "
-        "then count no more. Also tries on where five attempts in a row made no checkpoint.",
+        "Let resume_from go back to an older checkpoint than this output's newest. Later checkpoints "
+        "then no longer count. Also tries again after five attempts in a row without a checkpoint.",
     )
     extend: bool = setting(
         False,
-        "Let a run go on to more epochs or max_steps than it was begun with. The learning rate "
+        "Let a run continue to more epochs or max_steps than it began with. The learning rate "
         "then follows the longer run's schedule.",
     )
     accept_other_weights: bool = setting(
