@@ -27,6 +27,7 @@ _OPTIONS = {"format_whitelist": "wav,w64,mp3,flac,ogg,mov,m4a,mp4,aiff,aac,asf,m
 
 
 _FARTHEST_PEAK = 10.0  # +20 dBFS: the hottest masters stay far below, and integers in disguise far above
+_RATES = (1000, 1_536_000)  # Hz: below telephones', and above all converters'
 _SCALES = (32768, 8388608, 2147483648)  # full scale of integers of 16, 24 and 32 bits
 
 
@@ -53,7 +54,7 @@ def read_audio(path: Path, max_duration: float, float_scale: int = 1) -> Tensor:
             is_float = stream.codec_context.name.startswith("pcm_f")
             if others:
                 log.info("%s has %d audio streams: the first is used", path, 1 + len(others))
-            for frame in _at_48_khz(_decode(container, stream, reading)):
+            for frame in _at_48_khz(_at_known_rates(_decode(container, stream, reading), path)):
                 chunks.append(torch.from_numpy(frame.to_ndarray()).expand(2, -1))
                 length += frame.samples
                 if length >= limit:
@@ -149,6 +150,17 @@ def _decode(container: InputContainer, stream: AudioStream, reading: Reading) ->
                 yield frame
         except av.FFmpegError:
             reading.damaged += 1
+
+
+def _at_known_rates(frames: Iterator[AudioFrame], path: Path) -> Iterator[AudioFrame]:
+    """The same frames. Raises BadDataError at a rate that no sound has: resampling takes gigabytes."""
+    for frame in frames:
+        if not _RATES[0] <= frame.sample_rate <= _RATES[1]:
+            raise BadDataError(
+                f"{path} claims a sample rate of {frame.sample_rate:,} Hz (allowed: {_RATES[0]:,} to "
+                f"{_RATES[1]:,}): it is damaged"
+            )
+        yield frame
 
 
 def _at_48_khz(frames: Iterator[AudioFrame]) -> Iterator[AudioFrame]:

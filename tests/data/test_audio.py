@@ -255,6 +255,22 @@ def test_a_playlist_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         read_audio(tmp_path / name, 240)
 
 
+@pytest.mark.parametrize("rate", [1, 999, 2_000_000, 1_795_210_112])
+def test_a_rate_that_no_sound_has_is_refused(tmp_path: Path, rate: int) -> None:
+    """A resampler for it would take gigabytes, and a minute. Where a WAV names its rate: byte 24."""
+    path = make_kind(tmp_path / "a.wav", "a.wav", seconds=0.5)
+    content = path.read_bytes()
+    path.write_bytes(content[:24] + rate.to_bytes(4, "little") + content[28:])
+    with pytest.raises(BadDataError, match=facts("a.wav", f"{rate:,}")):
+        read_audio(path, 1)
+
+
+@pytest.mark.parametrize("rate", [1000, 384_000])
+def test_rare_rates_are_read(tmp_path: Path, rate: int) -> None:
+    path = write_wav(tmp_path / "a.wav", np.full((rate, 2), 0.1, np.float32), rate)
+    assert read_audio(path, 2).shape[1] == pytest.approx(SAMPLE_RATE, abs=50)
+
+
 @pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.flac", "a.m4a", "index-first.m4b", "a.webm"])
 def test_tags_may_be_in_any_encoding(tmp_path: Path, name: str) -> None:
     """As Windows wrote them, say. FFmpeg says in each that it was the encoder."""
