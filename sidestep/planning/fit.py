@@ -1,30 +1,21 @@
 """The cheapest changes that make a job fit a GPU's memory."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from sidestep.config.job import JobSpec
 from sidestep.training.savings import Saving, savings
 
 
 def changes_to_fit(
-    spec: JobSpec,
-    longest: float,
-    memory: Callable[[JobSpec], float],
-    limit: float,
-    settings: Collection[str] | None = None,
+    spec: JobSpec, longest: float, memory: Callable[[JobSpec], float], limit: float
 ) -> tuple[list[Saving] | None, float]:
     """The changes after which `memory` of the spec is within `limit`, and what it is then, both in bytes.
 
     They are tried from the cheapest on until the job fits; then those that it fits without are taken back,
-    from the dearest on. None where all together do not suffice. `longest` is the longest song in seconds;
-    `settings` are those that may be changed, by default all.
+    from the dearest on. None where all together do not suffice. `longest` is the longest song in seconds.
     """
     # A plan is of one model: another one has other tensors, too.
-    ladder = [
-        saving
-        for saving in savings(spec, longest)
-        if saving.setting != "model_variant" and (settings is None or saving.setting in settings)
-    ]
+    ladder = [saving for saving in savings(spec, longest) if saving.setting != "model_variant"]
     chosen: list[Saving] = []
     while (needed := memory(changed(spec, chosen))) > limit:
         if len(chosen) == len(ladder):

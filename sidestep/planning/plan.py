@@ -273,13 +273,6 @@ def _preemptions(found: Preemptions | None, uptime: float, lost: float) -> dict[
     return {**figures, "lost": Figure(lost, f"{lost:.1%} more time, in the table above", "computed")}
 
 
-_SAVES = {
-    "preprocess": (),
-    "estimate": ("runtime.precision", "train.chunk_duration"),
-}
-"""Settings that save memory in a task; in those that train, all of them."""
-
-
 def _fit(spec: JobSpec, configs: Configs, songs: Songs, limit: float) -> Fit:
     largest = ""
 
@@ -289,5 +282,5 @@ def _fit(spec: JobSpec, configs: Configs, songs: Songs, limit: float) -> Fit:
         memory, largest = max((phase.memory(phase.usual_precision), phase.name) for phase in phases)
         return memory
 
-    changes, memory = changes_to_fit(spec, songs.longest, total, limit, _SAVES.get(spec.task))
+    changes, memory = changes_to_fit(spec, songs.longest, total, limit)
     return Fit(limit, changes, memory, largest)
