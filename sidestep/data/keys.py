@@ -7,7 +7,7 @@ reuses old tensors, and a moved dataset or a new machine does not make them anew
 import posixpath
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,8 @@ from sidestep.storage.transfer import copy_of, pull
 
 RECIPE_VERSION = 1
 """To be counted up with every change of the code that changes the tensors it makes."""
+
+DEFAULT_DURATION: int = PreprocessSpec.model_fields["max_duration"].default
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,18 @@ def recipe_of(settings: PreprocessSpec, vae: str, text_encoder: str, model: str)
         model=model,
         float_scale=settings.float_scale,
     )
+
+
+def recipes_alike(recipe: Recipe) -> list[Recipe]:
+    """The recipe as keys have it, and as they had it where the same was said in another way.
+
+    Keys of older versions tell a whole number of seconds that was nobody's choice, 240, from the same one as
+    a flag, a file or an output's job.yaml says it, 240.0.
+    """
+    seconds = recipe.max_duration
+    if seconds != DEFAULT_DURATION:
+        return [recipe]
+    return [replace(recipe, max_duration=said) for said in (DEFAULT_DURATION, float(seconds))]
 
 
 def latents_key(audio: str, recipe: Recipe) -> str:

@@ -94,7 +94,6 @@ def _run(job: "Job") -> "TrainResult | None":
             with limits_explained(spec, "preprocess"):
                 preprocess(job, reporter)
         if spec.task in ("estimate", "pipeline"):
-            import_diffusers()
             from sidestep.tasks.estimate import estimate
 
             with limits_explained(spec, "estimate"):

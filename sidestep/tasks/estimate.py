@@ -27,12 +27,9 @@ from sidestep.report.contents import ESTIMATE as REPORT
 from sidestep.report.contents import Layer, Module, Ranking, estimate_of, read_ranking
 from sidestep.runtime.canonical import json_bytes, png_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.lean import import_diffusers
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
-from sidestep.tasks.setup import prepare_setup, sampling_config
-from sidestep.training import rng
-from sidestep.training.machine import choose_machine
-from sidestep.training.sensitivity import attention_weights, draw_batches, mean_gradient_norms
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +137,13 @@ def _content(store: Store, name: str) -> bytes | None:
 
 def _measure(job: Job) -> dict[str, float]:
     """Gradient norms over `estimate.batches` songs, as in corrected training without dropout."""
+    # Here, as what was estimated before is known without them.
+    import_diffusers()
+    from sidestep.tasks.setup import prepare_setup, sampling_config
+    from sidestep.training import rng
+    from sidestep.training.machine import choose_machine
+    from sidestep.training.sensitivity import attention_weights, draw_batches, mean_gradient_norms
+
     spec = job.spec
     setup = prepare_setup(job, choose_machine(_without_fp16(spec.runtime)))
     sampling = sampling_config(spec, setup.model.config, setup.machine.dtype)

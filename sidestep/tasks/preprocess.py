@@ -14,7 +14,15 @@ from sidestep.commitlog.leftovers import clear_abandoned
 from sidestep.config.schema import PreprocessSpec, StorageSpec
 from sidestep.data.dataset import Song, by_store
 from sidestep.data.index import Index, read_index, record_tensors, write_index, write_weights
-from sidestep.data.keys import Work, digests_of, latents_key, recipe_of, tensors_key, weights_digest
+from sidestep.data.keys import (
+    Work,
+    digests_of,
+    latents_key,
+    recipe_of,
+    recipes_alike,
+    tensors_key,
+    weights_digest,
+)
 from sidestep.data.made import find_made
 from sidestep.data.probe import probed_by, sound_songs
 from sidestep.data.survey import Heard, heard_before, in_words, survey_of, write_survey
@@ -131,10 +139,15 @@ def _plan(
         audio |= {f"{store.place}/{path}": digest for path, digest in found.items()}
     weights = digests(job.checkpoints, [file for part in parts for file in part.files], "the model")
     recipe = recipe_of(settings, *(weights_digest(part, weights) for part in parts))
-    works = [
-        Work(song, latents_key(audio[song.place], recipe), tensors_key(song, audio[song.place], recipe))
-        for song in songs
+    ways = [
+        [
+            Work(song, latents_key(audio[song.place], way), tensors_key(song, audio[song.place], way))
+            for song in songs
+        ]
+        for way in recipes_alike(recipe)
     ]
+    made = {*known.tensors, *known.samples.values()}
+    works = max(ways, key=lambda works: sum(work.tensors in made for work in works))
     samples = {work.song.place: work.tensors for work in works}
     if copies := len(works) - len(set(samples.values())):
         log.warning("%s: the same sound and texts as others, which count once", counted(copies, "songs"))

@@ -17,3 +17,13 @@ def test_a_lora_run_loads_neither_lycoris_nor_bitsandbytes(task: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["[]", "bitsandbytes"]
+
+
+def test_what_was_done_before_is_known_without_torch() -> None:
+    """Each task of a finished pipeline: `sidestep run` answers at once."""
+    program = (
+        "import sys, sidestep.tasks.preprocess, sidestep.tasks.estimate, sidestep.lifecycle.finish\n"
+        "print(sorted({'torch', 'diffusers', 'transformers', 'av'} & set(sys.modules)))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"

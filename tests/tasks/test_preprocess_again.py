@@ -134,6 +134,29 @@ def test_a_changed_setting_or_checkpoint_remakes_everything(spec: MakeJob, count
     assert counted() == {} and tensors(spec()) == before
 
 
+def test_the_default_duration_said_in_a_flag_or_file_keeps_the_tensors(
+    spec: MakeJob, tmp_path: Path, counted: Counted
+) -> None:
+    """As the output's own job.yaml says it, by which an interrupted run is gone on with."""
+    run_task(preprocess, spec())
+    counted()
+    run_task(preprocess, spec(preprocess={"max_duration": "240"}))
+    assert counted() == {}
+
+
+def test_tensors_of_a_duration_that_older_versions_were_told_are_kept(
+    spec: MakeJob, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr("sidestep.tasks.preprocess.recipes_alike", lambda recipe: [recipe])
+        run_task(preprocess, spec(preprocess={"max_duration": "240"}))
+    before = tensors(spec())
+    counted()
+    for settings in ({}, {"preprocess": {"max_duration": 240}}):
+        run_task(preprocess, spec(**settings))
+        assert counted() == {} and tensors(spec()) == before
+
+
 @pytest.mark.parametrize("has_workspace", [True, False])
 @pytest.mark.parametrize(
     ("where", "left"), [("encode_audio", 1), ("encode_text", 0), ("encode_conditions", 0)]
