@@ -132,7 +132,7 @@ def _as_stored(file: BinaryIO) -> BinaryIO | _Replaced:
         raise BadDataError(
             f"{file.name} is a big-endian WAV (RIFX), which is not read: convert it to WAV or FLAC"
         )
-    bytes_at = wav.bits_by_container(file)
+    bytes_at = wav.bits_by_container(file) | wav.lying_texts(file)
     file.seek(0)
     return _Replaced(file, bytes_at) if bytes_at else file
 

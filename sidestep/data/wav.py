@@ -56,6 +56,24 @@ def bits_by_container(file: BinaryIO) -> dict[int, bytes]:
     return {}
 
 
+def lying_texts(file: BinaryIO) -> dict[int, bytes]:
+    """Offset → bytes that must stand there for FFmpeg to pass over texts that claim more than the file has.
+
+    It sets their size aside before it reads them: two gigabytes for a file of 92 bytes.
+    """
+    end = file.seek(0, os.SEEK_END)
+    found = {}
+    for chunk in _chunks(file):
+        if chunk.name == b"LIST" and _read(file, chunk.start, 4) == b"INFO":
+            position, stop = chunk.start + 4, min(chunk.start + chunk.size, end)
+            while position < stop and len(head := _read(file, position, 8)) == 8:
+                size = int.from_bytes(head[4:], "little")
+                position += 8 + size + size % 2
+            if position > stop + 1:  # a pad byte may be missing
+                found[chunk.start - 8] = b"JUNK"
+    return found
+
+
 def _chunks(file: BinaryIO) -> Iterator[Chunk]:
     """The chunks up to the sound's own. A size that the writer could not know is 0."""
     file.seek(0)

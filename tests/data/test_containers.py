@@ -227,6 +227,21 @@ def test_samples_in_a_wave64_as_well(tmp_path: Path) -> None:
     assert torch.equal(reads(tmp_path / "20.w64", bytes(content)), read_audio(path, 240))
 
 
+@pytest.mark.parametrize("lies", [True, False])
+def test_a_text_in_a_wav_that_says_it_is_longer_than_the_file(tmp_path: Path, lies: bool) -> None:
+    """FFmpeg would set that much memory aside. The sound is whole, and an honest text stays."""
+    whole = make_kind(tmp_path / "a.wav", "a.wav").read_bytes()
+    title = b"INAM" + struct.pack("<I", 0x7F00_000E if lies else 14) + b"a title of 14\0"
+    chunk = b"INFO" + title
+    at = whole.index(b"data")
+    content = whole[:at] + b"LIST" + struct.pack("<I", len(chunk)) + chunk + whole[at:]
+    path = tmp_path / "b.wav"
+    path.write_bytes(content)
+    with path.open("rb") as file:
+        assert wav.lying_texts(file) == ({at: b"JUNK"} if lies else {})
+    assert torch.equal(reads(path, content), reads(tmp_path / "a.wav", whole))
+
+
 def test_files_that_end_anywhere_are_looked_through(tmp_path: Path) -> None:
     """No reader of headers stumbles over what a header does not have."""
     for kind, look in (("a.wav", wav.is_cut), ("a.mp3", mpeg.mp3_is_cut), ("a.aac", mpeg.adts_is_cut)):
@@ -236,6 +251,7 @@ def test_files_that_end_anywhere_are_looked_through(tmp_path: Path) -> None:
             with (tmp_path / "cut").open("rb") as file:
                 look(file)
                 wav.bits_by_container(file)
+                wav.lying_texts(file)
                 matroska.is_cut(file)
 
 
