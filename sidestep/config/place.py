@@ -9,7 +9,9 @@ REPOSITORY = re.compile(r"(?:(datasets)/)?(?!datasets/)([\w.-]+/[\w.-]+)(?:@([^/
 """What is behind hf://: "datasets" or nothing, owner/name, a revision, and a folder in it."""
 
 _QUOTES = tuple("\"'`“”‘’«»")
-_UNEXPANDED = re.compile(r"\$\{[^}]*\}?|\$\([^)]*\)?|\{\{.*?(\}\}|$)|(?<![^/])\$[A-Za-z_]\w*(?![^/])")
+_UNEXPANDED = re.compile(
+    r"\$\{[^}]*\}?|\$\([^)]*\)?|\{\{.*?(\}\}|$)|(?<![^/])\$[A-Za-z_]\w*(?![^/])|%[A-Za-z_]\w*%"
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200b\ufeff]")
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(:?)(/*)")
 _BUCKET = re.compile(r"arn:.+|[A-Za-z0-9._-]+")
@@ -56,5 +58,7 @@ def _check_uri(place: str, scheme: str, colon: bool, slashes: int) -> None:
             raise ValueError("names no repository: it looks like hf://owner/name@revision")
     elif scheme in SCHEMES and (colon or slashes > 1):
         raise ValueError(f"is not a URI, though it looks like {scheme}://bucket/folder; {_ANY_NAME}")
+    elif colon and scheme == "arn":
+        raise ValueError(f"is an ARN: write s3://bucket/folder, or s3://arn:…; {_ANY_NAME}")
     elif colon and (slashes or re.match(r".:\\", place)):
         raise ValueError(f"looks like a URI and is none: use a path, or {known}; {_ANY_NAME}")

@@ -63,6 +63,15 @@ def same(value: Any, other: Any) -> bool:
         return str(value).split() == str(other).split()
 
 
+def differing(fields: dict[str, Any], others: dict[str, Any]) -> list[str]:
+    """The fields of which both say something, and not the same."""
+    return [
+        name
+        for name in fields.keys() & others.keys()
+        if None not in (known(fields[name]), known(others[name])) and not same(fields[name], others[name])
+    ]
+
+
 def short(value: Any) -> str:
     """A value as JSON has it, cut where it is long."""
     text = json.dumps(value)

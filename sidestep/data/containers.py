@@ -129,15 +129,21 @@ def _mp4(file: BinaryIO, container: InputContainer, stream: AudioStream, reading
         if head[4:8] in (b"mdat", b"moof", b"moov") and position + size > end:
             return True
         position += size
-    return reading.incomplete or (reading.packets < stream.frames and _packets(file) < stream.frames)
+    return reading.incomplete or (reading.packets < stream.frames and _indexed(file) < stream.frames)
 
 
-def _packets(file: BinaryIO) -> int:
-    """The packets of an MP4, also of those parts of it that its edit list does not play."""
+def _indexed(file: BinaryIO) -> int:
+    """What of an MP4's index is there, also of those parts of it that its edit list does not play.
+
+    It counts packets, and of sound that is not packed, as QuickTime's, samples.
+    """
     file.seek(0)
     options = {"format_whitelist": "mov", "ignore_editlist": "1"}
     with av.open(file, "r", options=options, metadata_errors="replace") as container:
-        return sum(packet.size > 0 for packet in container.demux(container.streams.audio[0]))
+        stream = container.streams.audio[0]
+        if stream.codec_context.name.startswith("pcm_"):
+            return sum(frame.samples for frame in container.decode(stream))
+        return sum(packet.size > 0 for packet in container.demux(stream))
 
 
 def _asf(file: BinaryIO, container: InputContainer, stream: AudioStream, reading: Reading) -> bool:

@@ -5,6 +5,7 @@ import os
 import posixpath
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sidestep.data.kinds import AUDIO_SUFFIXES, TEXT_SUFFIXES, UNREAD_SUFFIXES
 from sidestep.runtime.errors import MissingInputError
@@ -14,7 +15,10 @@ from sidestep.storage.store import FileInfo, Store
 
 log = logging.getLogger(__name__)
 
-_SYSTEM_FOLDERS = {"$recycle.bin", "system volume information", "__macosx", "@eadir", "lost+found"}
+_SYSTEM_FOLDERS = {
+    *("$recycle.bin", "system volume information", "__macosx", "@eadir", "lost+found"),
+    *("#recycle", "@recycle", "#snapshot", "@recently-snapshot"),  # deleted files and older ones on a NAS
+}
 _PREVIEWS = ("preview/clip.wav", "preview/reconstruction.wav")  # beside tensors, see preview.py
 
 
@@ -37,6 +41,8 @@ def list_songs(folder: Store, own: Collection[str] = ()) -> Listing:
     texts = {file.path: file for file in files if file.path.lower().endswith(TEXT_SUFFIXES)}
     if no_paths := [path for path in texts if odd(path)]:
         log.warning("%s: texts whose keys are no paths are left out: %s", folder.place, some(no_paths))
+    if dangling := _dangling(folder):
+        log.warning("%s: links that lead nowhere are left out: %s", folder.place, some(dangling))
     if not songs:
         others = f"\n  not read are {some(unread)}" if unread else ""
         raise MissingInputError(
@@ -59,6 +65,16 @@ def visible(folder: Store, files: Sequence[FileInfo], own: Collection[str] = ())
     if results:
         log.info("%s: results in %s are left out", folder.place, some(sorted(set(results.values()))))
     return [file for file in files if file.path not in results]
+
+
+def _dangling(folder: Store) -> list[str]:
+    """Songs that are links to what is not here: a disk is not mounted, or git-annex has not fetched it."""
+    if (root := folder.local_root) is None:
+        return []
+    found = (Path(above, name) for above, _, names in os.walk(root) for name in names)
+    songs = (path for path in found if path.name.lower().endswith(AUDIO_SUFFIXES))
+    lost = (str(path.relative_to(root)) for path in songs if not path.exists())
+    return sorted(path for path in lost if not _is_hidden(path))
 
 
 def _is_hidden(path: str) -> bool:

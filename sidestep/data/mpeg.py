@@ -1,7 +1,10 @@
 """Frames of mp3 and of AAC in ADTS: their headers say how long each is, and so where a file is cut."""
 
+import logging
 from collections.abc import Callable
 from typing import BinaryIO, NamedTuple
+
+log = logging.getLogger(__name__)
 
 _ID3V1_BYTES = 128
 _SYNC_BYTES = 2**16  # a join or a damaged stretch may have this much between two frames
@@ -45,6 +48,8 @@ def mp3_is_cut(file: BinaryIO) -> bool:
                 return True
         frames += 1
         position += size
+    if position > end and frames - 1 >= counts.frames:
+        log.warning("%s ends within a frame, and nothing in it counts more: it is taken as whole", file.name)
     return position > end and frames - 1 < counts.frames
 
 

@@ -38,7 +38,7 @@ class Names:
         for file in files:
             name = folded(posixpath.basename(file.path))
             self._by_name[name].append(file)
-            self._by_stem[posixpath.splitext(name)[0]].append(file)
+            self._by_stem[_stem(name)].append(file)
 
     def spelt(self, path: str) -> list[FileInfo]:
         """The files of that path: as written, else in another form, else in another case. More are a tie."""
@@ -49,15 +49,29 @@ class Names:
 
     def ending(self, path: str) -> list[FileInfo]:
         """The files that share the most with the path from its end on, the name at least. More are a tie."""
-        found = self._by_name.get(folded(posixpath.basename(path)), [])
+        return self._closest(self._by_name.get(folded(posixpath.basename(path)), []), path, str)
+
+    def without_suffix(self, path: str) -> list[FileInfo]:
+        """The same for a path whose name lacks its suffix."""
+        return self._closest(self._by_stem.get(folded(posixpath.basename(path)), []), path, _stem)
+
+    def _closest(self, found: list[FileInfo], path: str, part: Callable[[str], str]) -> list[FileInfo]:
         for spelt, _ in reversed(self._levels):  # of those alike, the ones that are spelt alike, too
-            common = [_common_end(spelt(file.path), spelt(path)) for file in found]
+            common = [_common_end(spelt(part(file.path)), spelt(path)) for file in found]
             found = [file for file, count in zip(found, common, strict=True) if count == max(common)]
         return found
 
-    def without_suffix(self, path: str) -> list[FileInfo]:
-        """The files whose name without its suffix is the path's name."""
-        return self._by_stem.get(folded(posixpath.basename(path)), [])
+
+def closeness(path: str, written: str) -> tuple[bool, int]:
+    """How well a file's path is what somebody wrote, with or without its suffix; more is closer."""
+    path, written = folded(path), folded(written)
+    if posixpath.basename(path) != posixpath.basename(written):
+        path = _stem(path)
+    return path == written, _common_end(path, written)
+
+
+def _stem(path: str) -> str:
+    return posixpath.splitext(path)[0]
 
 
 def _common_end(path: str, other: str) -> int:

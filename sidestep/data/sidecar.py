@@ -68,7 +68,8 @@ def read_object(content: bytes, place: str) -> dict[str, Any]:
 def read_table(content: bytes, place: str) -> list[tuple[str, list[tuple[str, str]]]]:
     """The songs that a CSV names, and what it says of each; [] where no column names songs.
 
-    Commas, semicolons or tabs part its columns.
+    Commas, semicolons or tabs part its columns. Raises BadDataError where it is damaged, or a row has more
+    values than there are columns: a caption with a comma would be cut at it.
     """
     header = next(iter(content.decode("utf-8-sig", errors="replace").splitlines()), "")
     delimiter = max(",;\t", key=header.count)
@@ -88,6 +89,11 @@ def read_table(content: bytes, place: str) -> list[tuple[str, list[tuple[str, st
     found = []
     for row in rows:
         if len(row) > song and (path := row[song].strip()):
+            if any(value.strip() for value in row[len(names) :]):
+                raise BadDataError(
+                    f"{place}, {path}: has {len(row)} values under {len(names)} columns; "
+                    f'put a value that holds "{delimiter}" in quotes'
+                )
             others = [
                 (name, value) for n, (name, value) in enumerate(zip(names, row, strict=False)) if n != song
             ]

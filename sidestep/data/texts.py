@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from sidestep.data.aliases import FIELDS, by_field, known, same
+from sidestep.data.aliases import FIELDS, by_field, differing, known, same
 from sidestep.data.listing import Listing
-from sidestep.data.names import Names, folded
+from sidestep.data.names import Names, closeness, folded
 from sidestep.data.sidecar import BareText, read_object, read_sidecar, read_table, text_of
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.words import shown, some
@@ -142,10 +142,14 @@ def _fields(
 
 
 def _rows(
-    content: bytes | BadDataError, path: str, names: Names, texts: Texts
+    content: bytes | BadDataError, path_of_table: str, names: Names, texts: Texts
 ) -> Iterator[tuple[str, _Said]]:
-    """The songs of a table with what it says of them; those that are not there are named in a warning."""
-    place = shown(path)
+    """The songs of a table with what it says of them; those that are not there are named in a warning.
+
+    A table may name more songs than there are: of its rows that end alike, the closest to a song's path is
+    the song's, and the others are of songs that are not here.
+    """
+    place = shown(path_of_table)
     try:
         if isinstance(content, BadDataError):
             raise content
@@ -154,8 +158,9 @@ def _rows(
         texts.problems.append(str(error))
         return
     missing = []
+    meant: dict[str, list[_Row]] = defaultdict(list)
     for written, pairs in rows:
-        songs = _songs_called(written.replace("\\", "/"), posixpath.dirname(path), names)
+        path, songs = _songs_called(written.replace("\\", "/"), posixpath.dirname(path_of_table), names)
         if len(songs) > 1:
             several = some([song.path for song in songs])
             texts.problems.append(f"{place}: {written!r} fits several songs: {several}")
@@ -163,17 +168,38 @@ def _rows(
             missing.append(written)
         else:
             fields = by_field(pairs, f"{place}, {written}", texts.problems)
-            yield songs[0].path, _Said(place, {name: fields[name] for name in fields.keys() & FIELDS})
+            known_fields = {name: fields[name] for name in fields.keys() & FIELDS}
+            meant[songs[0].path].append(_Row(closeness(songs[0].path, path), written, known_fields))
+    for song, of_song in meant.items():
+        closest = max(row.closeness for row in of_song)
+        missing += [row.written for row in of_song if row.closeness < closest]
+        first, *others = (row for row in of_song if row.closeness == closest)
+        for row in others:
+            if differing(first.fields, row.fields):
+                texts.problems.append(
+                    f"{place}: {first.written!r} and {row.written!r} both mean {shown(song)}, and differ"
+                )
+        yield from ((song, _Said(place, row.fields)) for row in (first, *others))
     if missing:
         log.warning("%s: songs that are not here: %s", place, some(missing))
 
 
-def _songs_called(written: str, folder: str, names: Names) -> list[FileInfo]:
-    """The songs that a table in `folder` may mean; a name may lack its suffix."""
-    for path in (posixpath.normpath(posixpath.join(folder, written)), posixpath.normpath(written)):
-        if found := names.spelt(path) or names.ending(path):
-            return found
-    return names.without_suffix(posixpath.normpath(written))
+@dataclass(frozen=True)
+class _Row:
+    """What a table says of a song under the name `written`, of which so much is the song's own."""
+
+    closeness: tuple[bool, int]
+    written: str
+    fields: dict[str, Any]
+
+
+def _songs_called(written: str, folder: str, names: Names) -> tuple[str, list[FileInfo]]:
+    """The songs that a table in `folder` may mean, and the path that they were found by."""
+    beside = posixpath.normpath(posixpath.join(folder, written))
+    for path in (beside, posixpath.normpath(written)):
+        if found := names.spelt(path):
+            return path, found
+    return beside, names.ending(beside) or names.without_suffix(beside)
 
 
 def _merged(song: str, files: list[_Said]) -> dict[str, Any]:

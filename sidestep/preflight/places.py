@@ -25,7 +25,13 @@ from sidestep.preflight.checks import Check, Skipped, raise_problems, run_checks
 from sidestep.preflight.free import check_output_free, check_tensors_free
 from sidestep.preflight.tensors import check_made_with, find_tensors
 from sidestep.runtime.creating import Means
-from sidestep.runtime.errors import AccessError, BadDataError, MissingInputError, SideStepError
+from sidestep.runtime.errors import (
+    AccessError,
+    BadDataError,
+    MissingInputError,
+    SideStepError,
+    StorageError,
+)
 from sidestep.runtime.words import counted, out_of, some
 from sidestep.storage.disks import cached_mount, means_in
 from sidestep.storage.local import LocalStore
@@ -203,7 +209,11 @@ def _check_writable(store: Store, is_shared: bool) -> str:
     if isinstance(store, LocalStore):
         return _check_disk(store, is_shared)
     probe = PROBE + uuid.uuid4().hex
-    store.create(probe, b"")
+    if not store.create(probe, b"") and not store.stat(probe):
+        raise StorageError(
+            f"{store.place}: this store says of a new file that it is there already (If-None-Match), so no "
+            "record can be made there. Ask who runs it, or a proxy before it."
+        )
     refuses = not store.create(probe, b"")
     store.delete(probe)
     can = f"{store.place} can be written"

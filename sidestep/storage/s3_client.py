@@ -31,6 +31,7 @@ _descriptions = create_loader()  # of S3 and its endpoints: to read them takes a
 PASSING_STATUSES = (429, 500, 502, 503, 504)
 PASSING_CODES = ("RequestTimeout", "SlowDown", "ConditionalRequestConflict", "OperationAborted")
 TOO_LARGE = 413
+REDIRECTS = (301, 302, 303, 307, 308)  # S3's own have its headers, or say in XML where to
 _AWS = re.compile(r"(.+\.)?amazonaws\.(com|com\.cn|eu)")
 
 
@@ -151,7 +152,8 @@ def _refuse_bucket_twice(endpoint: str, bucket: str, options: StorageSpec) -> No
 def _listen(requests: Any, session: Any, options: StorageSpec, retry: Retry) -> None:
     """Hook into what botocore does with each request."""
     events = requests.meta.events
-    events.register("needs-retry.s3", _Patience(retry, requests.meta.endpoint_url).pause)
+    # First, before botocore looks for the region behind a redirect.
+    events.register_first("needs-retry.s3", _Patience(retry, requests.meta.endpoint_url).pause)
     if payer := options.request_payer:
         events.register("before-call.s3", lambda params, **_: params["headers"].update(_payer(payer)))
     # By now they have been looked for, and not yet asked for: a role's are fetched with the first request.
@@ -195,8 +197,12 @@ class _Patience:
             if not self._has_answered and is_unknown_host(caught_exception):
                 retry = replace(retry, seconds=0)  # more likely a slip of the pen than a network's
         else:
-            is_file = operation.has_streaming_output and response[0].raw.status < 300
-            _refuse_pages(self._endpoint, response[0], is_file)
+            if operation.name == "HeadBucket":
+                # Where botocore looks for the region. Redirected as well, it would look there without end.
+                request_dict["context"].setdefault("s3_redirect", {})["redirected"] = True
+            else:
+                is_file = operation.has_streaming_output and response[0].raw.status < 300
+                _refuse_pages(self._endpoint, response[0], is_file)
             self._has_answered = True
             code = response[1].get("Error", {}).get("Code")
             may_pass = code in PASSING_CODES or response[0].status_code in PASSING_STATUSES
@@ -225,7 +231,8 @@ def _refuse_pages(endpoint: str, answer: Any, is_file: bool) -> None:
     else:
         begin = answer.content.lstrip(b"\xef\xbb\xbf \t\r\n")[:9].lower()
         is_html = begin.startswith((b"<!doctype", b"<html"))
-        is_foreign = is_html or (status in (200, 404) and begin[:1] not in (b"", b"<"))
+        is_elsewhere = status in REDIRECTS and not begin.startswith(b"<")
+        is_foreign = is_html or is_elsewhere or (status in (200, 404) and begin[:1] not in (b"", b"<"))
     if is_foreign:
         answer.raw.close()
         raise NoS3Error(endpoint_url=endpoint, status=status)

@@ -50,11 +50,9 @@ WRONG_CREDENTIALS = (
 )
 NOT_ALLOWED = ("AccessDenied", "Forbidden", "Unauthorized", "403", "401")
 CLOCK = ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture", "RequestTimeSkewed")
+_REFUSED = ("400", "403", "Forbidden", "AccessDenied", "SignatureDoesNotMatch")
 ALLOWED_SKEW = timedelta(minutes=15)  # between the clocks of a client and of AWS
 FULL = 507
-NO_CONDITIONS = ("InvalidArgument", "InvalidRequest", "NotImplemented", "NotSupported", "BadRequest", "400")
-"""What servers without conditional writes answer with 400; with 405 and 501 the code says nothing."""
-
 WRONG_REGION = (
     "PermanentRedirect",
     "TemporaryRedirect",
@@ -63,6 +61,9 @@ WRONG_REGION = (
     "301",
     "307",
 )
+DAMAGED = ("RequestTimeout", "IncompleteBody", "BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch")
+"""What became of a request on its way, and says nothing of what it asked for."""
+
 CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE with ~/.aws, or a role of the machine"
 
 
@@ -72,16 +73,25 @@ def error_code(error: BaseException) -> str:
 
 
 def may_lack_conditions(error: boto.ClientError) -> bool:
-    """Whether a refused `If-None-Match` may mean that the server knows no conditional writes."""
-    status = _status(error)
-    return status in (405, 501) or (status == 400 and error_code(error) in NO_CONDITIONS)
+    """Whether a refused `If-None-Match` may mean that the server knows no conditional writes.
+
+    Servers answer with 405, 501, or with 400 and whatever code. Where a proxy takes the header away, as nginx
+    does for its cache, the signature is wrong, for this request alone.
+    """
+    code, status = error_code(error), _status(error)
+    if status == 400:
+        return code not in (*WRONG_CREDENTIALS, *CLOCK, *WRONG_REGION, *DAMAGED)
+    return status in (405, 501) or code == "SignatureDoesNotMatch"
 
 
 def forbids_deleting(error: boto.ClientError) -> bool:
     """Whether a refused DELETE is about that: by the user's rights, a retention period or a lock."""
     if error_code(error) in (*WRONG_CREDENTIALS, *CLOCK) or _skew(error):
         return False
-    return _status(error) in (403, 405, 501) or error_code(error) in ("InvalidRequest", "ObjectLocked")
+    return _status(error) in (403, 405, 409, 451, 501) or error_code(error) in (
+        "InvalidRequest",
+        "ObjectLocked",
+    )
 
 
 def to_user_error(error: BaseException, where: str, place: str) -> SideStepError:
@@ -131,7 +141,7 @@ def _from_response(error: boto.ClientError, where: str, place: str) -> SideStepE
             f"{place}: there is no such bucket. Check its name, storage.endpoint_url and storage.region."
         )
     if code in WRONG_REGION:
-        region = _headers(error).get("x-amz-bucket-region", "")
+        region = _headers(error).get("x-amz-bucket-region") or error.response["Error"].get("Region")
         named = f", {region}," if region else ""
         return BadSpecError(
             f"{place}: the bucket is in another region{named} ({code}). Set storage.region to that one."
@@ -187,9 +197,9 @@ def _headers(error: boto.ClientError) -> dict[str, str]:
 
 
 def _skew(error: boto.ClientError) -> bool:
-    """Whether the clocks must be why: an answer to HEAD gives no other sign of it than the date."""
+    """Whether the clocks must be why: an answer to HEAD, and some servers', show it by their date alone."""
     said = _date(error)
-    is_refused = _status(error) in (400, 403) and error_code(error) in ("400", "403", "Forbidden")
+    is_refused = _status(error) in (400, 403) and error_code(error) in _REFUSED
     return bool(is_refused and said and abs(said - datetime.now(UTC)) > ALLOWED_SKEW)
 
 

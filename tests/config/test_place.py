@@ -35,6 +35,8 @@ from tests.facts import facts
         "{{ bucket }}/o",
         "$BUCKET/o",
         "s3://$BUCKET/o",
+        "%USERPROFILE%\\songs",
+        "arn:aws:s3:::studio/o",
         "s3://<bucket>/o",
         "s3://my bucket/o",
         "s3://studio/a\tb",

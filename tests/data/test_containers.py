@@ -70,6 +70,16 @@ def test_a_cut_mp3_shows_by_either_count(tmp_path: Path) -> None:
     refuses(path, xing(whole, frames=None, size=len(whole) - whole.find(b"\xff\xfb"))[:-2000])
 
 
+def test_an_mp3_that_ends_within_a_frame_and_counts_nothing_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = make_kind(tmp_path / "a.mp3", "a.mp3")
+    whole = xing(path.read_bytes(), frames=None, size=None)
+    assert reads(path, whole).shape[1] > 1.95 * RATE and not caplog.text
+    assert reads(path, whole[: len(whole) // 2 - 7]).shape[1] < 1.1 * RATE
+    assert "a.mp3 ends within a frame" in caplog.text
+
+
 def vbri(content: bytes, *, frames: int, size: int) -> bytes:
     start = content.find(b"\xff\xfb") + 36
     body = b"VBRI" + struct.pack(">HHHII", 1, 0, 75, size, frames)
@@ -283,6 +293,32 @@ def test_an_mp4_that_plays_a_part_of_its_sound_is_whole(tmp_path: Path) -> None:
     whole[tag] = 0xE4  # of an editor that writes Latin-1
     assert reads(path, bytes(whole)).shape[1] == pytest.approx(RATE, abs=2100)
     refuses(path, bytes(whole[:-1000]))
+
+
+def quicktime(path: Path, codec: str) -> bytes:
+    """A MOV file whose sound is not packed, its index before it."""
+    noise = (0.3 * np.random.default_rng(0).standard_normal((1, 2 * RATE))).clip(-1, 1).astype(np.float32)
+    frame = av.AudioFrame.from_ndarray(noise.repeat(2, 0), "fltp", "stereo")
+    frame.sample_rate, frame.pts = RATE, 0
+    with av.open(str(path), "w", format="mov", options={"movflags": "faststart"}) as container:
+        stream = cast(av.AudioStream, container.add_stream(codec, rate=RATE, layout="stereo"))
+        resampler = av.AudioResampler(stream.format.name, "stereo", RATE, 1024)
+        for piece in [*resampler.resample(frame), *resampler.resample(None), None]:
+            container.mux(stream.encode(piece))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_s24be", "pcm_f32le", "pcm_alaw"])
+def test_an_mp4_counts_samples_where_they_are_not_packed(tmp_path: Path, codec: str) -> None:
+    """FFmpeg puts a thousand of them into a packet."""
+    path = tmp_path / "a.m4a"
+    whole = quicktime(path, codec)
+    assert reads(path, whole).shape[1] == 2 * RATE
+    refuses(path, whole[: int(len(whole) * 0.6)])
+    start = box(whole, b"mdat")[0]
+    cut = bytearray(whole[: start + (len(whole) - start) // 2 // 8 * 8])  # of whole samples
+    cut[start - 8 : start - 4] = (len(cut) - start + 8).to_bytes(4, "big")
+    refuses(path, bytes(cut))
 
 
 def starts(path: Path) -> list[int]:

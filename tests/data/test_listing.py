@@ -30,6 +30,7 @@ def test_hidden_files_and_folders_of_systems_are_no_songs(place_files: PlaceFile
     place_files(
         *("a.wav", "._a.wav", ".cache/b.wav", "x/.hidden/deep/c.wav", "$RECYCLE.BIN/d.wav", "x/@eaDir/e.wav"),
         *("__MACOSX/f.wav", "lost+found/g.wav", "System Volume Information/h.wav", "x/.Trash-1000/i.wav"),
+        *("#recycle/j.wav", "x/@Recycle/k.wav"),
     )
     assert paths() == ["a.wav"]
 
@@ -129,6 +130,19 @@ def test_songs_that_are_not_read_are_named(
     warning = lines[0]
     assert "0.APE" in warning and "00.mid" in warning and "09.mid" not in warning and "2 more" in warning
     assert ".e.dsf" not in warning
+
+
+def test_links_to_what_is_not_here_are_named(
+    tmp_path: Path, place_files: PlaceFiles, paths: Paths, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As git-annex leaves them before songs are fetched."""
+    place_files("a.wav", "x/b.wav", ".hidden/c.wav")
+    for name in ("x/gone.flac", ".hidden/gone.wav", "gone.txt"):
+        (tmp_path / name).symlink_to("../annex/objects/1")
+    (tmp_path / "linked.wav").symlink_to("x/b.wav")
+    assert paths() == ["a.wav", "linked.wav", "x/b.wav"]
+    (warning,) = [record.message for record in caplog.records if "nowhere" in record.message]
+    assert "x/gone.flac" in warning and ".hidden" not in warning and "linked" not in warning
 
 
 def test_a_folder_of_nothing_else_says_so(place_files: PlaceFiles, paths: Paths) -> None:

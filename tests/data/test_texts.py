@@ -244,6 +244,48 @@ def test_a_table_names_songs_beside_it_and_further_down(
         read({"all.csv": "file,bpm\nc.wav,3\n"})
 
 
+@pytest.mark.parametrize("root", ["", "D:\\Music\\"])
+@pytest.mark.parametrize("first", ["right", "wrong"])
+def test_a_table_may_name_more_songs_than_there_are(
+    read: Read, place_files: PlaceFiles, caplog: pytest.LogCaptureFixture, root: str, first: str
+) -> None:
+    """Of two rows that end alike, the song takes the one that fits it better, whichever comes first."""
+    place_files("y/c.wav")
+    rows = {"wrong": f"{root}gone/c.wav,1", "right": f"{root}y/c.wav,93"}
+    table = "\n".join(["file,bpm", rows.pop(first), *rows.values()])
+    assert {song.path: song.bpm for song in read({"all.csv": table})}["y/c.wav"] == 93
+    (said,) = [record.message for record in caplog.records]
+    assert tells(said, "all.csv", "gone/c.wav") and "y/c.wav" not in said
+
+
+def test_rows_that_fit_a_song_alike_and_differ_are_refused(read: Read, place_files: PlaceFiles) -> None:
+    place_files("y/c.wav")
+    for rows in ("g/c.wav,1\nh/c.wav,2", "a.wav,1\na,2"):
+        with pytest.raises(BadDataError, match=facts("all.csv", "both")):
+            read({"all.csv": f"file,bpm\n{rows}"})
+    songs = {song.path: song.bpm for song in read({"all.csv": "file,bpm\na.wav,1\na,1.0\n"})}
+    assert songs["a.wav"] == 1
+
+
+def test_a_name_without_its_suffix_may_have_a_folder(read: Read, place_files: PlaceFiles) -> None:
+    place_files("x/c.wav", "y/c.wav")
+    songs = {song.path: song.bpm for song in read({"all.csv": "file,bpm\nx/c,80\nY/C,90\n"})}
+    assert (songs["x/c.wav"], songs["y/c.wav"]) == (80, 90)
+    with pytest.raises(BadDataError, match=facts("all.csv", "'c'", "x/c.wav", "y/c.wav")):
+        read({"all.csv": "file,bpm\nc,3\n"})
+
+
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_a_caption_is_not_cut_at_a_comma(read: Read, delimiter: str) -> None:
+    header = delimiter.join(["file", "bpm", "caption"])
+    row = delimiter.join(["a.wav", "93", f"slow{delimiter} sad"])
+    with pytest.raises(BadDataError, match=facts("all.csv", "a.wav", "quotes")):
+        read({"all.csv": f"{header}\n{row}\n"})
+    quoted = delimiter.join(["a.wav", "93", f'"slow{delimiter} sad"', "", " "])
+    a, _ = read({"all.csv": f"{header}\n{quoted}\n"})
+    assert a.caption == f"slow{delimiter} sad"
+
+
 def test_a_table_of_something_else_is_no_trouble(read: Read, caplog: pytest.LogCaptureFixture) -> None:
     read({"empty.csv": b"", "latin.csv": b"caf\xe9,price\n1,2\n", "odd.csv": b'a,b\n"x"y,1\n'})
     lines = [record.message for record in caplog.records]

@@ -15,7 +15,7 @@ from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Job
 from sidestep.preflight.checks import raise_problems, run_checks
 from sidestep.preflight.places import check_places, output_checks
-from sidestep.runtime.errors import BadSpecError, ExitCode, SideStepError
+from sidestep.runtime.errors import BadSpecError, ExitCode, SideStepError, StorageError
 from sidestep.storage import disks, local
 from sidestep.storage.open import open_store
 from sidestep.tasks import train as train_task
@@ -415,6 +415,16 @@ def test_a_store_without_conditional_writes_is_written_with_a_warning(
         Job(make_spec(output_dir=s3_server.place("run"), storage={"endpoint_url": s3_server.endpoint}))
     )
     assert "If-None-Match" not in caplog.text
+
+
+def test_a_store_that_says_of_every_file_that_it_is_there_is_found_out(
+    make_spec: MakeSpec, s3_server: S3Server
+) -> None:
+    with odd_server(s3_server.endpoint) as odd:
+        odd.answer = lambda request: refusal(412, "PreconditionFailed") if request.is_conditional else None
+        storage = {"endpoint_url": odd.endpoint}
+        with pytest.raises(StorageError, match="If-None-Match"):
+            check_places(Job(make_spec(output_dir=s3_server.place("run"), storage=storage)))
 
 
 def test_a_probe_that_cannot_be_deleted_is_named(

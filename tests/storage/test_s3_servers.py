@@ -5,7 +5,9 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,13 @@ FULL = [
         (Answer(200, PAGE, {"content-type": "text/html"}), BadSpecError, ["endpoint_url", "127.0.0.1"]),
         (Answer(403, PAGE), BadSpecError, ["endpoint_url"]),
         (Answer(302, PAGE, {"location": "https://login"}), BadSpecError, ["endpoint_url"]),
+        (Answer(302, b"", {"location": "https://login"}), BadSpecError, ["endpoint_url", "302"]),
+        (Answer(308, b"", {"location": "https://127.0.0.1"}), BadSpecError, ["endpoint_url", "308"]),
+        (
+            refusal(400, "AuthorizationHeaderMalformed", "<Region>garage</Region>"),
+            BadSpecError,
+            ["storage.region", "garage"],
+        ),
         (Answer(404, b"404 page not found"), BadSpecError, ["endpoint_url"]),
         (Answer(404, b'{"status": "not found"}'), BadSpecError, ["endpoint_url"]),
         (Answer(200, b"<html><body/></html>", {"content-type": "text/html"}), BadSpecError, ["endpoint_url"]),
@@ -161,8 +170,28 @@ def test_each_refusal_is_named_as_what_it_is(
         said = str(caught.value)
         assert type(caught.value) is kind and all(fact in said for fact in facts), said
         assert "Check the credentials" not in said
-        # It does not pass, so it is not asked again; botocore looks for the region behind a redirect.
-        assert len(odd.requests) == before + (2 if answer.status == 302 else 1)
+        # It does not pass, so it is not asked again; botocore tries the region that it was told.
+        assert len(odd.requests) <= before + (2 if "storage.region" in facts else 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "fact"),
+    [
+        (Answer(302, b"", {"location": "https://login"}), "endpoint_url"),
+        (Answer(301, PAGE, {"location": "https://elsewhere"}), "endpoint_url"),
+        (refusal(301, "PermanentRedirect"), "storage.region"),
+        (refusal(307, "TemporaryRedirect"), "storage.region"),
+    ],
+)
+def test_all_that_is_asked_is_sent_elsewhere(odd: OddServer, store: Store, answer: Answer, fact: str) -> None:
+    """What botocore asks to find the region, too."""
+    odd.answer = lambda request: answer
+    for use in (store.list_files, lambda: store.write_bytes("file", b"1"), lambda: store.stat("file")):
+        before = len(odd.requests)
+        with pytest.raises(BadSpecError) as caught:
+            use()
+        assert fact in str(caught.value) or use is not store.list_files
+        assert len(odd.requests) <= before + 2
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"])
@@ -183,6 +212,11 @@ def test_clocks_apart_where_the_answer_has_no_words(odd: OddServer, store: Store
     odd.answer = lambda request: Answer(403, b"", {"date": later(2)})
     with pytest.raises(MachineError, match="clock"):
         store.stat("file")
+    for code in ("AccessDenied", "SignatureDoesNotMatch"):
+        late = replace(refusal(403, code), headers={"date": later(2)})
+        odd.answer = partial(lambda answer, request: answer, late)
+        with pytest.raises(MachineError, match="clock"):
+            store.list_files()
     odd.answer = lambda request: Answer(403, b"", {"date": later(0)})
     with pytest.raises(AccessError, match="Check the credentials"):
         store.stat("file")
@@ -218,7 +252,10 @@ def test_a_proxys_page_for_a_server_that_restarts_passes(odd: OddServer, store: 
     assert store.read_bytes("file") == b"content"
 
 
-@pytest.mark.parametrize("refused", [refusal(403, "AccessDenied"), refusal(405, "MethodNotAllowed")])
+@pytest.mark.parametrize(
+    "refused",
+    [refusal(403, "AccessDenied"), refusal(405, "MethodNotAllowed"), refusal(409, "FileImmutable")],
+)
 def test_a_bucket_that_lets_nothing_be_deleted(
     odd: OddServer, store: Store, refused: Answer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -239,6 +276,8 @@ REFUSED_CONDITIONS = [
     refusal(501, "NotImplemented"),
     refusal(405, "MethodNotAllowed"),
     refusal(400, "InvalidArgument"),
+    refusal(400, "XNotImplemented"),
+    refusal(403, "SignatureDoesNotMatch"),  # where a proxy takes the header away, and it was signed
 ]
 
 
