@@ -46,6 +46,11 @@ def add_job_flags(
     add_upstream_flags(parser)
 
 
+def _is_alone(rest: list[str]) -> bool:
+    """Whether the first of the words that belong to no flag is one, and the only one: those are misspelt."""
+    return not rest[0].startswith("-") and all(word.startswith("-") for word in rest[1:])
+
+
 def read_job(
     call: Call, says: Mapping[FieldPath, Any] | None = None, *, needs_places: bool = True
 ) -> tuple[argparse.Namespace, JobSpec, dict[str, str]]:
@@ -56,8 +61,8 @@ def read_job(
     """
     options, rest = call.parser.parse_known_args(call.words)
     setup_logging(options.verbose)
-    if options.config is None and len(rest) == 1 and not rest[0].startswith("-"):
-        options.config = rest.pop()
+    if options.config is None and rest and _is_alone(rest):
+        options.config = rest.pop(0)
     given: list[Given] = getattr(options, "given", [])
     more, problems = upstream_flags(options, given)
     spec, origins = resolve(

@@ -30,10 +30,18 @@ def missing_places(values: Mapping[str, Any]) -> list[Problem]:
     task = values.get("task") or JobFields.model_fields["task"].default
     # An empty place is given: the schema says what is wrong with it. So it does of a task that there is not.
     return [
-        Problem(fields[0], f"task {task} needs {what}", "not given")
+        Problem(fields[0], f"task {task} needs {what}{_way_on(task, fields[0], values)}", "not given")
         for fields, what in (NEEDS.get(task, ()) if isinstance(task, str) else ())
         if all(values.get(field) is None for field in fields)
     ]
+
+
+def _way_on(task: object, field: str, values: Mapping[str, Any]) -> str:
+    """What else may be meant: tensors without songs are something to train on."""
+    has_tensors = task == "pipeline" and field == "audio_dir" and values.get("dataset_dir") is not None
+    return (
+        "; to train on the tensors in dataset_dir, take task train (flag --task train)" if has_tensors else ""
+    )
 
 
 def check_needs(spec: JobFields) -> None:

@@ -117,7 +117,7 @@ def check_same_run(
         lines = [f"{key}: {said(then)} then, {said(now)} now" for key, (then, now) in changed.items()]
         way_on = "use the same settings, or start again with another output_dir"
         if changed.keys() <= {*LENGTH}:
-            way_on = f"--extend (train.extend: true) makes the run longer; otherwise {way_on}"
+            way_on = f"{_other_length(spec, numbers)}; otherwise {way_on}"
         raise BadSpecError("\n  ".join([f"{place} was made with other settings:", *lines, way_on]))
     begun_in, asked_for = numbers.machine.get("precision"), spec.runtime.precision
     if asked_for not in ("auto", begun_in):
@@ -125,6 +125,17 @@ def check_same_run(
             f"{place} was made in {begun_in}, but runtime.precision is {asked_for}\n"
             f"  use {begun_in} or auto, or start again with another output_dir"
         )
+
+
+def _other_length(spec: JobSpec, numbers: Numbers) -> str:
+    """What helps who asks for another length than a run was begun with."""
+    epochs, most = numbers.recipe.get("train.epochs", NEUTRAL["train.epochs"]), spec.train.max_steps
+    if spec.train.epochs < epochs or (most is not None and most <= numbers.progress.step):
+        return (
+            "--extend (train.extend: true) makes the run shorter, unless it has made more steps already; "
+            "`sidestep publish OUTPUT --checkpoint NAME` makes an earlier checkpoint its adapter"
+        )
+    return "--extend (train.extend: true) makes the run longer"
 
 
 def said(value: Any) -> str:

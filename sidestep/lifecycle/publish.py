@@ -71,7 +71,7 @@ def publish_checkpoint(
     tail = commits.tail()
     wanted = _candidates(commits, tail, name)[0]
     if wanted.folder == _published_folder(commits, tail) and _is_published(commits, wanted):
-        log.info("%s/%s is that of %s already", commits.store.place, FOLDER, wanted.folder)
+        log.info("There is nothing to do")
         return wanted
     with workspace.temporary() as temporary:
         commit = _fetch(commits, tail, name, Path(temporary))

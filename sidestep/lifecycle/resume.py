@@ -73,6 +73,23 @@ def find_resume_point(job: Job, folder: Path) -> ResumePoint:
     return ResumePoint(place, newest)
 
 
+def where_named(job: Job) -> str | None:
+    """Where --resume-from leads, in words; None where the spec has none. Known without torch.
+
+    Raises MissingInputError where it names no checkpoint, though this output is not finished and has not gone
+    on from it.
+    """
+    train = job.spec.train
+    if not train.resume_from:
+        return None
+    newest = job.commits.newest_commit(job.commits.tail())
+    if newest and newest.kind == "done" and not (train.new_attempt or train.extend):
+        return f"plays no part: the run in {job.output_store.place} is finished"
+    if newest and has_gone_on(job.spec, job.commits, newest):
+        return f"training has gone on from it already, to step {newest.step}"
+    return _find_checkpoint(job.spec, job.output_store).place
+
+
 def has_gone_on(spec: JobSpec, commits: CommitLog, newest: Record) -> bool:
     """Whether the newest commit is the checkpoint that --resume-from names, or came from it.
 
@@ -163,17 +180,21 @@ def _find_checkpoint(spec: JobSpec, output: Store) -> Store:
         for found in _generations(name, _names(folder)):
             if _has_state(store := folder.child(found)):
                 return store
-    if foreign := [file for file in FOREIGN if written.stat(file)]:
+    folders = [folder for folder, _ in searched]
+    if CommitLog(written).tail():  # a run's whole output
+        folders.append(written.child(CHECKPOINTS))
+    is_ours = any(_has_state(folder.child(name)) for folder in folders for name in _names(folder))
+    if not is_ours and (foreign := [file for file in FOREIGN if written.stat(file)]):
         raise MissingInputError(
             f"{written.place} is a checkpoint of another trainer ({', '.join(foreign)}): training cannot go "
             f"on from it, as it lacks {' and '.join(STATE_FILES)}\n"
             "  its adapter can be used as it is: `sidestep export`, or sidestep.adapters.load"
         )
-    there = {store.place: _listed(_names(store)) for store in (written, *(folder for folder, _ in searched))}
+    there = {store.place: _listed(_names(store)) for store in (written, *folders)}
     raise MissingInputError(
         "\n  ".join(
             [
-                f"no checkpoint to go on from: train.resume_from is {spec.train.resume_from}",
+                f"no checkpoint to go on from at {spec.train.resume_from}",
                 *(f"at {place}: {listed}" for place, listed in there.items()),
                 f"a checkpoint has {' and '.join(STATE_FILES)}; without --resume-from, training goes on from "
                 "the newest by itself",

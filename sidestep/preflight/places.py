@@ -21,6 +21,7 @@ from sidestep.config.targets import check_targets
 from sidestep.data.dataset import by_store
 from sidestep.data.index import TENSORS_SUFFIX
 from sidestep.lifecycle.job import Job
+from sidestep.lifecycle.resume import where_named
 from sidestep.preflight.checks import Check, Skipped, raise_problems, run_checks
 from sidestep.preflight.free import check_output_free, check_tensors_free
 from sidestep.preflight.tensors import check_made_with, find_tensors
@@ -82,6 +83,7 @@ def input_checks(job: Job, *, ahead: bool = False) -> list[Check]:
     checks.append(Check("checkpoint_dir", partial(_check_models, job)))
     if spec.task in ("train", "pipeline"):
         checks.append(Check("train.adapter", partial(_check_targets, job)))
+        checks.append(Check("train.resume_from", partial(where_named, job)))
     return checks
 
 

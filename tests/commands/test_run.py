@@ -140,3 +140,16 @@ def test_flag_and_spec_problems_are_one_report(capsys: pytest.CaptureFixture[str
     facts = [("--epcohs",), ("lr", "job.yaml:1"), ("train.adapter.rank = '0'", "--rank"), ("output_dir",)]
     assert len(problems) == len(facts)
     assert all(fact in line for line, of_it in zip(problems, facts, strict=True) for fact in of_it)
+
+
+@pytest.mark.parametrize("words", [["job.yaml", "--epcohs", "--json"], ["--epcohs=3", "job.yaml"]])
+def test_a_spec_s_file_counts_beside_a_misspelt_flag(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the file comes first; behind a flag that is not known, it may be that flag's value."""
+    Path("job.yaml").write_text("output_dir: out\n")
+    assert main(["train", *words]) == ExitCode.USAGE
+    said = capsys.readouterr().err
+    assert "--epcohs" in said
+    is_first = words[0] == "job.yaml"
+    assert ("output_dir" not in said and "'job.yaml'" not in said) == is_first

@@ -47,6 +47,23 @@ def test_the_places_that_a_task_needs(task: str, given: dict[str, str], missing:
     assert all(f"task {task} needs" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("task", "given", "is_hinted"),
+    [
+        ("pipeline", {"dataset_dir": "t", "output_dir": "o"}, True),
+        ("pipeline", {"output_dir": "o"}, False),
+        ("preprocess", {"dataset_dir": "t"}, False),  # where its tensors are to go
+        ("pipeline", {"dataset_dir": "t", "audio_dir": "a"}, False),
+    ],
+)
+def test_tensors_without_songs_are_to_be_trained_on(
+    task: str, given: dict[str, str], is_hinted: bool
+) -> None:
+    with pytest.raises(BadSpecError) as refused:
+        JobSpec.load(task=task, **given)
+    assert ("--task train" in str(refused.value)) == is_hinted
+
+
 def test_every_task_says_what_it_needs() -> None:
     assert list(NEEDS) == JobSpec.model_json_schema()["properties"]["task"]["enum"]
 

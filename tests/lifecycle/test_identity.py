@@ -362,6 +362,27 @@ def test_a_longer_run_needs_a_word(spec: JobSpec) -> None:
     assert length_before(saved.recipe, settings(extended)) == {"epochs": 100, "max_steps": None}
 
 
+@pytest.mark.parametrize(
+    ("asked", "is_shorter"),
+    [
+        ({"train.epochs": 50}, True),
+        ({"train.max_steps": 3}, True),
+        ({"train.max_steps": 4}, False),
+        ({"train.epochs": 101}, False),
+    ],
+)
+def test_who_asks_for_fewer_steps_is_told_of_the_checkpoints(
+    spec: JobSpec, asked: dict[str, int], is_shorter: bool
+) -> None:
+    """A run that has made three steps of a hundred epochs."""
+    saved, other = numbers(settings(spec)), spec.changed(asked)
+    saved = replace(saved, progress=Progress(3))
+    with pytest.raises(BadSpecError) as error:
+        check_same_run(other, saved, settings(other), "the run")
+    assert "--extend" in str(error.value)
+    assert ("sidestep publish" in str(error.value)) == is_shorter
+
+
 OLDER = Path(__file__).parents[1] / "golden" / "older"
 
 

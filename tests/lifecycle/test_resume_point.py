@@ -9,7 +9,13 @@ from sidestep.commitlog.lease import Lease
 from sidestep.commitlog.writer import Writer, take_over
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Job
-from sidestep.lifecycle.resume import CRASH_LOOP, ResumePoint, check_crash_loop, find_resume_point
+from sidestep.lifecycle.resume import (
+    CRASH_LOOP,
+    ResumePoint,
+    check_crash_loop,
+    find_resume_point,
+    where_named,
+)
 from sidestep.runtime.errors import BadSpecError, MissingInputError, SideStepError
 from sidestep.training.numbers import NUMBERS_FILE, TENSORS_FILE, Numbers, Progress, numbers_bytes
 from tests.clock import Clock
@@ -264,3 +270,36 @@ def test_another_trainer_s_checkpoint_is_told_what_it_is_good_for(tmp_path: Path
     (theirs / "training_state.pt").touch()
     with pytest.raises(MissingInputError, match=facts(theirs, file, "sidestep export")):
         find(make_job(tmp_path, resume_from=str(theirs)), tmp_path)
+
+
+@pytest.mark.parametrize("named", ["", "adapter"])
+def test_a_run_of_ours_is_no_other_trainer_s(tmp_path: Path, named: str) -> None:
+    """Its output, or the adapter there: the message has the checkpoints to choose from."""
+    job = make_job(tmp_path, "earlier")
+    commit(job, begin(job), 2)
+    (tmp_path / "earlier" / "adapter").mkdir()
+    (tmp_path / "earlier" / "adapter" / "lokr_weights.safetensors").touch()
+    with pytest.raises(MissingInputError, match="checkpoint-step-2") as said:
+        find(make_job(tmp_path, resume_from=str(tmp_path / "earlier" / named)), tmp_path)
+    assert "another trainer" not in str(said.value)
+
+
+def test_a_checkpoint_that_is_named_is_found_or_missed_before_anything_is_loaded(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    writer = begin(job)
+    for step in (2, 4):
+        commit(job, writer, step)
+    missing = make_job(tmp_path, resume_from="checkpoint-step-9")
+    with pytest.raises(MissingInputError, match="checkpoint-step-4"):
+        where_named(missing)
+    assert where_named(job) is None
+    named = make_job(tmp_path, resume_from="checkpoint-step-2")
+    assert str(where_named(named)).endswith("checkpoint-step-2")
+    commit(job, begin(job), 3, find(typed(named), tmp_path).origin)
+    for file in (tmp_path / "out" / "checkpoints" / "checkpoint-step-2").iterdir():
+        file.unlink()
+    assert tells(str(where_named(named)), "step 3")
+    begin(job).finish()
+    assert tells(str(where_named(missing)), "finished")
+    with pytest.raises(MissingInputError):
+        where_named(make_job(tmp_path, resume_from="checkpoint-step-9", new_attempt=True))

@@ -56,6 +56,13 @@ def test_a_missing_bucket(refused: Refused, s3_server: S3Server) -> None:
     assert said.startswith("error: output_dir: s3://of-nobody/runs: there is no such bucket.")
 
 
+def test_a_checkpoint_that_there_is_not(refused: Refused, tmp_path: Path) -> None:
+    """Known before any model is read; nothing is left in the output."""
+    said = refused(66, resume_from="checkpoint-epoch-50")
+    assert "train.resume_from" in said and "checkpoint-epoch-50" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_missing_prefix(refused: Refused, s3_server: S3Server) -> None:
     said = refused(66, dataset_dir=s3_server.place("nope"), storage={"endpoint_url": s3_server.endpoint})
     assert said.startswith("error: dataset_dir: there are no tensors (.pt) in s3://studio/nope.")

@@ -53,7 +53,7 @@ def test_it_is_made_once(
     caplog.set_level(logging.INFO)
     first = run_task(estimate, spec)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "prepare_setup", lambda *_: pytest.fail("measured again"))
+        patch.setattr(module, "_measure", lambda *_: pytest.fail("measured again"))
         assert run_task(estimate, spec) == first
     assert "Already estimated" in caplog.text
     more = JobSpec.load(None, **(spec.model_dump() | {"estimate": {"batches": 6}}))
