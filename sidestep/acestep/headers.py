@@ -5,7 +5,9 @@ GPU is rented, also in a bucket: a safetensors file begins with a list of its te
 read.
 """
 
+import math
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -30,15 +32,18 @@ from sidestep.acestep.shapes import (
 )
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.parsing import parse_as, parse_json
+from sidestep.runtime.words import counted, some
 from sidestep.storage.store import FileInfo, Store
 
 FIRST_BYTES = 2**17  # the header of a model of 5 GB has some 60 kB
 HEADER_AT_MOST = 2**24
 JSON_READ_AT_MOST = 2**25
+TOKENIZER_FILE = "tokenizer.json"
 POINTER = b"version https://git-lfs"
 SHOWN = 5  # problems of one kind that a message lists
 SAMPLED, SAMPLED_BYTES = 8, 256  # about so many matrices of a part, and bytes of each
 AGAIN = "download it again"
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def check_models(store: Store, model: Part, others: Sequence[Part], task: str) -> None:
@@ -90,7 +95,9 @@ def _check_files(store: Store, part: Part, wanted: Shapes, prefixes: tuple[str, 
 
     def shapes_in(file: FileInfo) -> Shapes | BadDataError:
         try:
-            return {_plain(name): shape for name, shape in read_shapes(store, file).items()}
+            entries = {_plain(name): entry for name, entry in _read_header(store, file)[1].items()}
+            _check_types(f"{store.place}/{file.path}", entries, wanted)
+            return {name: tuple(map(int, entry["shape"])) for name, entry in entries.items()}
         except BadDataError as error:
             return error
 
@@ -110,6 +117,16 @@ def _check_files(store: Store, part: Part, wanted: Shapes, prefixes: tuple[str, 
         problems += _check_shapes(f"{store.place}/{part.folder}", found, wanted, prefixes)
     if problems:
         raise BadDataError("\n".join(map(str, problems)))
+
+
+def _check_types(place: str, entries: Mapping[str, Any], wanted: Shapes) -> None:
+    kinds = {name: entry["dtype"] for name, entry in entries.items() if name in wanted}
+    odd = [f"{name} {kind}" for name, kind in kinds.items() if kind not in FLOATS]
+    if odd:
+        raise BadDataError(
+            f"{place} has {counted(len(odd), 'tensors')} of types that are not read: {some(odd)}\n"
+            f"  wanted are {', '.join(FLOATS)}: take the model as it was released, not a quantized copy"
+        )
 
 
 def read_part_shapes(store: Store, part: Part) -> Shapes:
@@ -172,9 +189,7 @@ def _read_header(store: Store, file: FileInfo) -> tuple[int, dict[str, Any]]:
     header = parse_json(start[8 : 8 + length], f"the header of {place}")
     try:
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        for entry in entries.values():
-            tuple(map(int, entry["shape"]))
-        end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+        end = _end_of(entries)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise BadDataError(f"{place} is not a safetensors file: its header is damaged\n  {AGAIN}") from error
     if file.size != 8 + length + end:
@@ -183,6 +198,24 @@ def _read_header(store: Store, file: FileInfo) -> tuple[int, dict[str, Any]]:
             f"{place} {what}: it has {file.size:,} bytes, of {8 + length + end:,} by its header\n  {AGAIN}"
         )
     return 8 + length, entries
+
+
+def _end_of(entries: Mapping[str, Any]) -> int:
+    """Where the last tensor ends. Raises ValueError where they do not lie one behind the other, each in the
+    bytes that its shape and type take."""
+
+    def offsets(name: str) -> tuple[int, int]:
+        begin, stop = map(int, entries[name]["data_offsets"])
+        return begin, stop
+
+    end = 0
+    for name in sorted(entries, key=offsets):
+        begin, stop = offsets(name)
+        bits = int(re.sub(r"\D*(\d+).*", r"\1", entries[name]["dtype"].replace("BOOL", "U8")))
+        if begin != end or (stop - begin) * 8 != bits * math.prod(map(int, entries[name]["shape"])):
+            raise ValueError("a tensor is not where it should be")
+        end = stop
+    return end
 
 
 def _read_start(store: Store, file: FileInfo) -> bytes:
@@ -216,7 +249,14 @@ def _check_other(store: Store, file: FileInfo) -> None:
     is_near = store.local_root is not None or file.size <= FIRST_BYTES or name.endswith(INDEX_SUFFIX)
     if name.endswith(".json") and is_near and file.size <= JSON_READ_AT_MOST:
         rest = store.read_range(file.path, len(start), file.size) if file.size > len(start) else b""
-        parse_json(start + rest, place)
+        content = parse_json(start + rest, place)
+        if name == TOKENIZER_FILE and not _has_words(content):
+            raise BadDataError(f"{place} is no tokenizer: it has no vocabulary\n  {AGAIN}")
+
+
+def _has_words(tokenizer: Any) -> bool:
+    model = tokenizer.get("model") if isinstance(tokenizer, dict) else None
+    return isinstance(model, dict) and isinstance(model.get("vocab"), dict | list) and bool(model["vocab"])
 
 
 def _check_shapes(

@@ -260,8 +260,10 @@ def _check_credentials(spec: JobSpec) -> str:
     from botocore.exceptions import BotoCoreError, NoCredentialsError
     from botocore.session import Session
 
+    from sidestep.storage.s3_client import find_credentials
+
     try:
-        credentials = Session().get_credentials()
+        credentials = find_credentials(Session())
         if credentials is None:
             raise NoCredentialsError()
     except BotoCoreError as error:

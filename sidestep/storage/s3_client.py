@@ -23,7 +23,7 @@ from urllib3.exceptions import NameResolutionError
 
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.credentials import hide_in_place
-from sidestep.runtime.errors import BadSpecError
+from sidestep.runtime.errors import AccessError, BadSpecError
 from sidestep.runtime.secrets import remember
 from sidestep.storage.retry import Limits, Retry
 
@@ -60,6 +60,9 @@ def connect(bucket: str, options: StorageSpec, limits: Limits) -> S3Client:
     botocore_session.register_component("data_loader", _descriptions)
     session = boto3.session.Session(botocore_session=botocore_session)
 
+    if not options.anonymous:
+        find_credentials(session)  # as the client does with its first breath, but in our words
+
     def make(config: Config) -> Any:
         try:
             return session.client(
@@ -67,6 +70,11 @@ def connect(bucket: str, options: StorageSpec, limits: Limits) -> S3Client:
             )
         except ValueError as error:  # of an endpoint that a variable or a profile names
             raise BadSpecError(f"s3://{bucket}: the endpoint cannot be used: {error}") from error
+        except (AttributeError, TypeError) as error:  # of `s3 = yes`, where botocore wants more lines
+            raise BadSpecError(
+                f"s3://{bucket}: ~/.aws/config, or the file that AWS_CONFIG_FILE names, has a setting that "
+                f"is not of its kind ({error})"
+            ) from error
 
     config = _config(options, limits)
     if not _is_chosen(botocore_session, "response_checksum_validation"):
@@ -85,6 +93,22 @@ def connect(bucket: str, options: StorageSpec, limits: Limits) -> S3Client:
         max_request_concurrency=options.connections,
     )
     return S3Client(requests, TransferManager(requests, transfers))
+
+
+def find_credentials(session: Any) -> Any:
+    """What the chain of a boto3 or botocore session finds; None where that is nothing.
+
+    Raises AccessError where a program or an address that it leads to does not work, else botocore's errors.
+    """
+    try:
+        return session.get_credentials()
+    except BotoCoreError:
+        raise
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise AccessError(
+            "no usable credentials: what credential_process in ~/.aws or the variable "
+            f"AWS_CONTAINER_CREDENTIALS_FULL_URI leads to does not work ({type(error).__name__}: {error})"
+        ) from error
 
 
 def is_aws(endpoint: str) -> bool:

@@ -1,5 +1,6 @@
 """What a failure of S3 means for the user, and what to do. Never shows a secret."""
 
+import os
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
@@ -64,6 +65,7 @@ WRONG_REGION = (
 DAMAGED = ("RequestTimeout", "IncompleteBody", "BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch")
 """What became of a request on its way, and says nothing of what it asked for."""
 
+_IDENTITY = "AWS_WEB_IDENTITY_TOKEN_FILE"
 CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE with ~/.aws, or a role of the machine"
 
 
@@ -125,6 +127,11 @@ def to_user_error(error: BaseException, where: str, place: str) -> SideStepError
             f"{where}: the host{_address(error, 'of the store,')} is not known: its name cannot be resolved. "
             "Check storage.endpoint_url (or AWS_ENDPOINT_URL), storage.region and the network. A server "
             "whose buckets are no host names needs storage.path_style."
+        )
+    if isinstance(error, OSError) and error.filename and error.filename == os.environ.get(_IDENTITY):
+        return AccessError(
+            f"{where}: {error.filename}, which {_IDENTITY} names, cannot be read ({error.strerror}). Check "
+            "what is mounted, or unset it."
         )
     if isinstance(error, OSError) and error.errno:
         return diskerrors.to_user_error(error, where)

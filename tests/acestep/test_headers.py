@@ -4,8 +4,10 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from sidestep.acestep import load_model
@@ -99,6 +101,72 @@ def test_more_behind_the_weights(checkpoints: Path) -> None:
     path = checkpoints / MODEL
     path.write_bytes(path.read_bytes() + b"more")
     with pytest.raises(BadDataError, match=facts(MODEL, f"{path.stat().st_size:,}")):
+        check(on_disk(checkpoints))
+
+
+def edited(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    """Change what a safetensors file says of its tensors, and nothing else."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    edit(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+
+
+KEY = "decoder.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"dtype": "I32"}, "I32"),  # of the same size, as of a quantized copy
+        ({"dtype": "F8_E4M3"}, MODEL),
+        ({"dtype": "Q4_K"}, MODEL),
+        ({"dtype": ""}, MODEL),
+        ({"dtype": 5}, MODEL),
+        ({"data_offsets": [0, 4]}, MODEL),
+        ({"data_offsets": [-4, 4]}, MODEL),
+        ({"data_offsets": "no"}, MODEL),
+        ({"shape": [2**62, 2**62]}, MODEL),
+    ],
+)
+def test_tensors_that_are_not_where_they_are_said_to_be(
+    checkpoints: Path, said: dict[str, Any], told: str
+) -> None:
+    edited(checkpoints / MODEL, lambda header: header[KEY].update(said))
+    with pytest.raises(BadDataError, match=facts(MODEL, told)):
+        check(on_disk(checkpoints))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_types_of_weights(checkpoints: Path, dtype: torch.dtype) -> None:
+    in_type(checkpoints / MODEL, dtype)
+    check(on_disk(checkpoints))
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(torch.float8_e4m3fn, "F8_E4M3"), (torch.int8, "I8")])
+def test_a_quantized_copy_is_named(checkpoints: Path, dtype: torch.dtype, name: str) -> None:
+    in_type(checkpoints / MODEL, dtype)
+    with pytest.raises(BadDataError, match=facts(MODEL, name, "BF16")):
+        check(on_disk(checkpoints))
+
+
+def in_type(path: Path, dtype: torch.dtype) -> None:
+    save_file({name: weight.to(dtype) for name, weight in load_file(path).items()}, path)
+
+
+def test_types_of_what_is_not_used_are_no_matter(checkpoints: Path) -> None:
+    path = checkpoints / MODEL
+    weights = load_file(path)
+    save_file({**weights, "rotary.positions": torch.arange(5)}, path)
+    check(on_disk(checkpoints))
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b'{"model": {"vocab": {}}}', b'{"model": [1]}'])
+def test_a_tokenizer_without_words(checkpoints: Path, content: bytes) -> None:
+    (checkpoints / TOKENIZER).write_bytes(content)
+    with pytest.raises(BadDataError, match=facts(TOKENIZER, "vocabulary")):
         check(on_disk(checkpoints))
 
 

@@ -469,3 +469,45 @@ def test_the_secrets_of_a_role_are_hidden(
     opened(odd).list_files()
     assert odd.requests[-1].headers["x-amz-security-token"] == "t0ken-of-a-role"
     assert hide("signed with s3cret-of-a-role, t0ken-of-a-role") == "signed with ***, ***"
+
+
+@pytest.mark.parametrize(
+    ("variables", "config", "kind", "fact"),
+    [
+        ({}, "credential_process = echo not-json", AccessError, "credential_process"),
+        ({}, "credential_process = /no/such/program", AccessError, "/no/such/program"),
+        (
+            {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://evil.example/x"},
+            "",
+            AccessError,
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        ),
+        (
+            {"AWS_WEB_IDENTITY_TOKEN_FILE": "/no/such/token", "AWS_ROLE_ARN": "arn:aws:iam::1:role/x"},
+            "",
+            AccessError,
+            "AWS_WEB_IDENTITY_TOKEN_FILE",
+        ),
+        ({}, "s3 = yes", BadSpecError, "~/.aws/config"),
+    ],
+)
+def test_what_gives_credentials_does_not_work(
+    odd: OddServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    config: str,
+    kind: type[SideStepError],
+    fact: str,
+) -> None:
+    if kind is AccessError:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "config").write_text(f"[default]\n{config}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    with pytest.raises(SideStepError) as caught:
+        opened(odd).list_files()
+    assert type(caught.value) is kind and fact in str(caught.value)
+    assert not odd.requests
