@@ -37,6 +37,7 @@ from sidestep.config.targets import by_pattern, is_end_of, target_names
 from sidestep.config.training import AdapterSpec
 from sidestep.runtime.canonical import Parts, json_bytes, safetensors_parts
 from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.lean import without_bitsandbytes
 from sidestep.runtime.parsing import Number, as_kind, parse_as, read_small
 
 APP_FILE = "adapter_model.safetensors"
@@ -203,7 +204,8 @@ def _attach(transformer: nn.Module, spec: AdapterSpec, sizes: Mapping[str, _Size
         rank_pattern={name: size.rank for name, size in modules.items() if size.rank != spec.rank},
         alpha_pattern={name: size.alpha for name, size in modules.items() if size.alpha != spec.alpha},
     )
-    inject_adapter_in_model(config, transformer, _NAME)
+    with without_bitsandbytes():
+        inject_adapter_in_model(config, transformer, _NAME)
     layers = {path: cast(LoraLinear, transformer.get_submodule(diffusers_name(path))) for path in sizes}
     for layer in layers.values():
         # PEFT takes the base's dtype; in bfloat16 an optimizer's small steps would be rounded away.

@@ -1,20 +1,32 @@
 """A quick start: what takes seconds to import is imported where it is used."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
 
 def import_diffusers() -> None:
-    """Import diffusers, and peft with it, without bitsandbytes.
+    """Import diffusers, and peft with it, without bitsandbytes."""
+    if "diffusers" not in sys.modules:
+        with without_bitsandbytes():
+            import_module("peft")
+            import_module("diffusers")
 
-    Both import that wherever it is installed, for layers in 4 and 8 bits that no model here has: a second of
-    each start. An optimizer that needs bitsandbytes imports it by itself.
+
+@contextmanager
+def without_bitsandbytes() -> Iterator[None]:
+    """While the block runs there is no bitsandbytes, unless it has been imported before.
+
+    diffusers and peft import it wherever it is installed, for layers in 4 and 8 bits that no model here has:
+    a second of each start, and a warning about kernels that it lacks. An optimizer that needs it imports it
+    by itself.
     """
-    if "diffusers" in sys.modules or "bitsandbytes" in sys.modules:
+    if "bitsandbytes" in sys.modules:
+        yield
         return
     sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # how Python is told that there is none
     try:
-        import_module("peft")
-        import_module("diffusers")
+        yield
     finally:
         del sys.modules["bitsandbytes"]
