@@ -60,6 +60,8 @@ def _end_at(change: int, number: signal.Signals, root: str) -> None:
         writes = event == "open" and isinstance(given[2], int) and given[2] & (os.O_WRONLY | os.O_RDWR)
         if not (writes or event in CHANGES) or not str(Path(given[0]).absolute()).startswith(root):
             return
+        if writes and Path(given[0]).is_dir():  # a file without a name, of which nothing is left
+            return
         if is_its_turn():
             os.kill(os.getpid(), number)
         if writes and is_its_turn():

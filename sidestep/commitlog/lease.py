@@ -98,10 +98,11 @@ class Watch:
 
     def is_free(self) -> bool:
         """Return whether that writer has ended, or has shown no life for as long as a lease is."""
+        asked = self._lease.clock()  # before the look: who is paused behind it has not looked for so long
         now = self._look()
         if now != self._seen:
             self._seen, self._since = now, self._lease.clock()
-        return now == "released" or self._lease.clock() - self._since >= self._lease.seconds
+        return now == "released" or asked - self._since >= self._lease.seconds
 
     def wait(self) -> None:
         """Wait until it is free.

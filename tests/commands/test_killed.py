@@ -54,15 +54,16 @@ def test_a_plan_that_was_ended_leaves_nothing_that_counts(
     number: signal.Signals, tmp_path: Path, tiny_checkpoints: Path
 ) -> None:
     """What it tries in a place is known as unfinished, which the job then clears."""
-    for name in ("songs", "tensors"):
+    for name in ("songs", "output"):
         (tmp_path / name).mkdir()
     write_song(tmp_path / "songs" / "a.wav", 0)
-    words = ["plan", "--check-only", "--task", "preprocess", "--checkpoint-dir", str(tiny_checkpoints)]
-    words += ["--audio-dir", "songs", "--tensor-output", "tensors"]
-    tensors, left = open_store("tensors", StorageSpec()), set[str]()
+    words = ["plan", "--check-only", "--task", "pipeline", "--checkpoint-dir", str(tiny_checkpoints)]
+    words += ["--audio-dir", "songs", "--output-dir", "output"]
+    output, seen = open_store("output", StorageSpec()), set[str]()
     for _ in ended_at_each_change(lambda: main(words), number, tmp_path):
         assert main(words) == 0
         assert list(files(tmp_path / "songs")) == ["a.wav"]
-        left = {file.path for file in tensors.unfinished()}
-        assert set(files(tmp_path / "tensors")) == left
-    assert left
+        left = {file.path for file in output.unfinished()}
+        assert set(files(tmp_path / "output")) == left
+        seen |= left
+    assert seen

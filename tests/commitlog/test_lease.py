@@ -132,3 +132,22 @@ def test_a_writer_that_was_given_up_says_nothing_when_it_ends(
     writer.heartbeat.beat()
     writer.release()
     assert store.stat(heartbeat_path(1)) is None
+
+
+def test_a_pause_behind_the_look_is_no_standing_still(
+    store: Store, lease: Lease, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after SIGSTOP: the other may have given its first sign of life meanwhile."""
+    begin(store, lease)
+    watch = Watch(store, 1, lease)
+    read = type(store).read_bytes
+
+    def paused(self: Store, path: str) -> bytes:
+        data = read(self, path)
+        clock.now += lease.seconds
+        return data
+
+    with monkeypatch.context() as pause:
+        pause.setattr(type(store), "read_bytes", paused)
+        assert not watch.is_free()
+    assert watch.is_free()

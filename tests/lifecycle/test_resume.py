@@ -17,6 +17,7 @@ from sidestep.runtime.errors import (
     SideStepError,
 )
 from sidestep.tasks.setup import prepare_setup
+from tests.facts import facts
 from tests.runs import (
     EVERY_STEP,
     adapter,
@@ -217,7 +218,7 @@ def test_another_precision_is_refused(make_spec: MakeSpec) -> None:
         if is_same:
             train(again)
             continue
-        with pytest.raises(BadSpecError, match="was made in fp32, and"):
+        with pytest.raises(BadSpecError, match=facts("fp32", "runtime.precision is bf16")):
             train(again)
 
 

@@ -142,7 +142,7 @@ def test_copies_of_a_song_count_once(spec: MakeJob, songs: Path, caplog: pytest.
     )
     run_task(preprocess, spec(dataset_json=str(dataset)))
     assert len(tensors(spec())) == 2
-    assert "1 songs have the same sound and texts" in caplog.text
+    assert "1 song: the same sound and texts" in caplog.text
 
 
 def test_songs_and_tensors_in_remote_places(spec: MakeJob, songs: Path, counted: Counted) -> None:

@@ -21,6 +21,7 @@ from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.open import open_store
 from sidestep.training.flow import SamplingConfig, draw_batch, flow_loss
 from sidestep.training.loop import Trainer
+from tests.facts import facts
 from tests.runs import (
     files,
     outcome,
@@ -218,7 +219,7 @@ def test_a_rate_for_another_optimizer_is_noticed(
 
 
 def test_tensors_of_another_model_are_refused(make_spec: MakeSpec, tmp_path: Path) -> None:
-    with pytest.raises(BadDataError, match="conditions 64 wide, acestep-v15-xl-base takes 48"):
+    with pytest.raises(BadDataError, match=facts("64 wide", "acestep-v15-xl-base", "48")):
         train(make_spec(model_variant="xl-base"))
     folder = write_songs(tmp_path / "xl", [song(0, width=48)])
     assert train(make_spec("xl", model_variant="xl-base", dataset_dir=folder)).steps == 2
