@@ -10,7 +10,7 @@ HIDDEN = "***"
 
 # user:password@; host:port is something else, and so is Azure's container@account.
 _PASSWORD = re.compile(r"(?<=://)[^/@:]+:(?!\d+(?:/|$))[^@]+@")
-_USER = re.compile(r"(?<=s3://|gs://|tp://|ps://)[^/@:\s]+@", re.IGNORECASE)
+_USER = re.compile(r"(?<=s3://|gs://|hf://|tp://|ps://)[^/@:\s]+@", re.IGNORECASE)
 _WEB_QUERY = re.compile(r"(https?://[^?#]*[?#]).+", re.IGNORECASE | re.DOTALL)
 _KEYS = (
     r"x-(?:amz|goog|ms)-[\w-]+|sig|signature|policy|key|key-pair-id|googleaccessid|jwt|pwd|pass|auth\w*"

@@ -10,6 +10,8 @@ SHORTEST = 8  # characters: a shorter value would stand in ordinary words, too
 MASK = "***"
 
 _NAMES = re.compile(r"(SECRET|TOKEN|PASSWORD|CONNECTION_STRING|(SECRET|ACCESS|API)_KEY)$|^AZURE_\w*KEY$")
+_ADDRESSES = re.compile(r"(URL|URI|ENDPOINT|PROXY)(_\w+)?$", re.IGNORECASE)  # of variables
+_USERINFO = re.compile(r"\s*(?:[a-z][a-z0-9+.-]*:/+)?(?:[^/@:\s]*:)?([^/@\s]+)@", re.IGNORECASE)
 _AWS_FILES = {
     "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials",
     "AWS_CONFIG_FILE": "~/.aws/config",
@@ -75,6 +77,8 @@ def _values() -> Iterator[str]:
             yield value.strip()
             if name.endswith("CONNECTION_STRING"):  # the key in it is said alone, too
                 yield from (part.partition("=")[2] for part in value.split(";") if "Key=" in part)
+        if _ADDRESSES.search(name) and (user := _USERINFO.match(value)):  # also where the address is none
+            yield user[1]
     for variable, usual in _AWS_FILES.items():
         yield from _AWS_LINE.findall(_text(Path(os.environ.get(variable) or usual)))
     for variable in _TOKEN_FILES:

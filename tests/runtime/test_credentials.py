@@ -31,6 +31,7 @@ REFUSED = [
     "file:///songs?api_key=MARKER",
     "https://MARKER@host/songs",
     "s3://MARKER@bucket/songs",
+    "hf://hf_MARKER@owner/name",
     "https://me:MARKER@host/songs",
 ]
 
@@ -56,6 +57,7 @@ def test_a_place_with_a_credential(place: str) -> None:
         "./why? because",
         "songs?",
         "https://host:8080/songs",
+        "hf://owner/name@revision",
         "az://songs@account.dfs.core.windows.net/key=1",
         "/songs/monkey=1",
     ],

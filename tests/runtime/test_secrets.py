@@ -165,3 +165,15 @@ def test_python_sees_none(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
         sidestep.run(sidestep.JobSpec(audio_dir="a", output_dir="o"))
     assert failed.value.args == ("***",)
     assert failed.value.__cause__ is not None and failed.value.__cause__.args == ("***",)
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "HF_ENDPOINT", "https_proxy"])
+@pytest.mark.parametrize("value", ["me:hunter22@host:9000", "http://me:hunter22@host", "s3:/hunter22@host"])
+def test_a_password_in_an_address_that_is_none(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """A library says the whole value where it cannot read it."""
+    monkeypatch.setenv(name, value)
+    assert "hunter22" not in hide(f"Invalid endpoint: {value}")
+    monkeypatch.setenv(name, "http://host-without-a-user:9000/x@y")
+    assert hide("http://host-without-a-user:9000/x@y") == "http://host-without-a-user:9000/x@y"
