@@ -15,8 +15,11 @@ from pathlib import Path
 
 from sidestep.runtime.atomic import sync, sync_entries, temporary_beside
 
-NOT_OFFERED = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
-"""How a disk says that it does not have an operation. Where access is refused, the next one is, too."""
+NOT_OFFERED = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.EXDEV)
+"""How a disk says that it does not have an operation; one that joins several disks may say EXDEV.
+
+Where access is refused, the next one is, too.
+"""
 
 PATIENCE = 5.0
 """Seconds that readers wait for a file that is there and not whole. Whoever takes longer has not made it."""

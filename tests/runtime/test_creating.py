@@ -70,7 +70,7 @@ def test_writers_with_different_means_keep_each_other_out(
         assert (tmp_path / str(number)).read_bytes() == first.encode()
 
 
-@pytest.mark.parametrize("code", NOT_OFFERED, ids=errno.errorcode.get)
+@pytest.mark.parametrize("code", sorted({*NOT_OFFERED, errno.EXDEV}), ids=errno.errorcode.get)
 def test_each_answer_that_means_not_here(tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, link=code)
     assert create_file(tmp_path / "a", b"a") is Means.RENAME
