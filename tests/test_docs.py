@@ -61,7 +61,7 @@ def test_every_command_works_as_it_stands(page: Path, workshop: Path) -> None:
     assert commands
     for block in commands:
         run(block, **QUICK)
-    for output in re.findall(r"--output-dir (\S+-lora)", page.read_text()):
+    for output in re.findall(r"--output-dir (\S+-lora)", "\n".join(block.text for block in commands)):
         assert Path(output, "adapter", "adapter_model.safetensors").exists()
 
 

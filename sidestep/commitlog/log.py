@@ -158,6 +158,7 @@ class CommitLog:
         # Each may have been another writer's, which made files in folders of its generation, and may live.
         generation = base.generation + number - base.number
         says = base if self._wrote_nobody(base, number) else replace(LOST, machines=base.machines)
+        says = replace(says, files={})  # the commit is the one before, and no other
         return replace(says, generation=generation, number=number)
 
     def _wrote_nobody(self, base: Record, number: int) -> bool:

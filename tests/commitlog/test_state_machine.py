@@ -337,7 +337,7 @@ class Writers(RuleBasedStateMachine):
                 assert all(
                     record["generation"] > one["generation"] for one in records[: number - 1] if one["by"]
                 )
-                assert record["by"] is not before["by"]
+                assert record["by"] is not before["by"] or is_lost
                 if number > 1 and not is_lost:
                     self.check_take_over(record["by"], before["generation"])
             else:
@@ -398,7 +398,8 @@ class Writers(RuleBasedStateMachine):
         """A reader finds the newest checkpoint that is whole, or none."""
         commits = CommitLog(Attempt(self.world, -1, self.folder).store)
         found = commits.fetch_newest(self.folder / "read", commits.tail())
-        told = {one["folder"] for one in self.world.records if one["number"] not in self.world.lost}
+        commits_there = (one for one in self.world.records if one["files"])
+        told = {one["folder"] for one in commits_there if one["number"] not in self.world.lost}
         whole = [folder for folder in self.kept() if folder in told and self.is_whole(folder)]
         assert (found and found.folder) == (whole[0] if whole else None)
         for name in FILES if found else ():
@@ -433,6 +434,8 @@ class Writers(RuleBasedStateMachine):
                     record["published"] if record["kind"] == "commit" else self.published(record["number"])
                 )
                 allowed.append([at for at in kept if at in kept[:KEPT] or at == stays])
+                if self.world.lost:  # its writer may know of what was published by a record that is lost
+                    allowed += [[*kept[:KEPT], at] for at in kept[KEPT:]]
                 is_known = before["by"] is not record["by"] or self.was_told(before)
                 if is_known and before["number"] not in self.world.lost:
                     break

@@ -39,11 +39,13 @@ def test_one_of_two_attempts_trains(
     if not together:
         first.wait_until(lambda: len(first.steps) >= 2)
     second = field.start(spec, fresh=together)  # a fork begins before the first one is through
-    ends = {attempt.end(): attempt for attempt in (second, first)}
-    assert sorted(ends) == [0, 75], (first.said, second.said)
-    assert together or ends[0] is first
-    assert "another run is writing to" in ends[75].said and ends[75].steps == []
-    assert ends[0].steps == list(range(1, STEPS + 1))
+    codes = [attempt.end() for attempt in (first, second)]
+    trained, other = sorted((first, second), key=lambda attempt: not attempt.steps)
+    assert together or trained is first
+    assert trained.steps == list(range(1, STEPS + 1)) and other.steps == []
+    # On a busy machine, one of two that begin together may be through before the other has got so far.
+    said = {75: "another run is writing to", 0: "Already finished"}[codes[first is trained]]
+    assert codes[first is not trained] == 0 and said in other.said
     assert len({record["nonce"] for record in check_log(store_of(spec))}) == 1
     assert read_outcome(store_of(spec)) == expected
 
