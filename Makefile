@@ -64,6 +64,7 @@ music: dev ## real music through an S3 server, all adapters and modes (needs apt
 
 torture: dev ## kills, pauses, races, damage, S3 faults by the hundred (40 minutes on two cores; SHARE=0.1)
 	@$(RUN) tests.torture.run $(if $(SHARE),--share $(SHARE))
+	@$(RUN) pytest -n 2 -m search
 
 fuzz: dev ## every reader of foreign files on changed ones, five minutes each (SECONDS=20: shorter)
 	@$(RUN) tests.fuzz.run $(if $(SECONDS),--seconds $(SECONDS))

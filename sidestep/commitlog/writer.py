@@ -136,7 +136,11 @@ class Writer:
                     folder=target,
                     step=step,
                     files=dict(digests),
-                    kept=[at for at in self.checkpoints(name) if at in kept or at == self.published],
+                    # As asked for, also where a commit has turned out to be in the log meanwhile.
+                    kept=[
+                        *kept,
+                        *(at for at in self.checkpoints(name) if at == self.published and at not in kept),
+                    ],
                     origin=origin or (self.newest.origin if self.newest else ""),
                     machines=self.machines,
                     published=self.published,
@@ -158,7 +162,11 @@ class Writer:
 
         It has no files, so nobody goes on from it; what is kept stays as it is. Raises as `commit`.
         """
-        assert self.newest and commit.folder in self.newest.kept, "it is published before it may be deleted"
+        if not self.newest or commit.folder not in self.newest.kept:  # it may be deleted at any time
+            raise AgainError(
+                f"the log of {self.commits.store.place} has just lost the record of {commit.folder}\n"
+                "  run the same command again"
+            )
         made = self._append(
             Record(
                 kind="publish",
