@@ -17,6 +17,7 @@ from rich.table import Table
 
 from sidestep.acestep.tiny import write_tiny_checkpoint
 from tests.s3 import ACCESS_KEY, SECRET_KEY, strict_server
+from tests.tasks.preprocessing import write_song
 
 REPEATS = 7
 COMMAND = str(Path(sys.executable).with_name("sidestep"))
@@ -30,7 +31,7 @@ def main() -> int:
         write_tiny_checkpoint(folder / "buckets/studio/checkpoints", ["base"])
         songs = folder / "buckets/studio/songs"
         songs.mkdir()
-        (songs / "a.wav").write_bytes(b"not listened to")
+        write_song(songs / "a.wav", seed=0)
         with strict_server(folder / "buckets") as server:
             local = check_of(folder / "buckets/studio", folder / "out")
             remote = [*check_of("s3://studio", "s3://studio/out"), "--endpoint-url", server.endpoint]

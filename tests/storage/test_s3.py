@@ -223,3 +223,16 @@ def test_a_forked_process_has_its_own_client(s3_server: S3Server) -> None:
     command = [sys.executable, "-c", textwrap.dedent(program), s3_server.endpoint]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_parts_of_a_file_from_a_server_that_calls_them_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rclone's answers 200 in place of 206, and sends the part."""
+    set_credentials(monkeypatch)
+    content = bytes(range(256)) * 40
+    with strict_server(tmp_path / "buckets") as server:
+        (tmp_path / "buckets" / server.bucket / "file").write_bytes(content)
+        store = open_store(f"s3://{server.bucket}", StorageSpec(endpoint_url=server.endpoint))
+        for start, size in ((0, 9), (100, 50), (len(content) - 22, 22), (len(content) - 5, 90)):
+            assert store.read_range("file", start, size) == content[start : start + size]
