@@ -1,4 +1,4 @@
-"""Writes what the chart takes from the code: the schema of its values, and the Job's podFailurePolicy.
+"""Writes what the chart takes from the code: its values' schema, podFailurePolicy, the workspace's sizes.
 
     python helm/generate.py
 
@@ -13,6 +13,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from sidestep.config.job import JobSpec
+from sidestep.platforms.disk import chart_sizes
 from sidestep.platforms.kubernetes import pod_failure_policy
 
 HERE = Path(__file__).parent
@@ -33,6 +34,7 @@ def generated() -> dict[Path, str]:
     made = {
         CHART / "values.schema.json": values_schema(),
         CHART / "files" / "pod-failure-policy.json": pod_failure_policy(),
+        CHART / "files" / "workspace.json": chart_sizes(),
     }
     return {file: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for file, content in made.items()}
 

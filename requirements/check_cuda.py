@@ -1,9 +1,11 @@
 """Installs the CUDA pins in a throw-away environment and imports them, on a machine that may have no GPU.
 
-    python requirements/check_cuda.py
+    python requirements/check_cuda.py           those for CUDA 12, then those for CUDA 13
+    python requirements/check_cuda.py 12        one of them
 
-About 3 GB are downloaded and 8 GB of disk used, until it ends. Shows that every pin can be had, that they
-fit each other, and that the packages load beside torch's CUDA build.
+For each, about 3 GB are downloaded and 8 GB of disk used, until it ends. Shows that every pin can be had,
+that they fit each other and Side-Step, that the packages load beside torch's CUDA build, and that
+bitsandbytes has a library for that CUDA.
 """
 
 import os
@@ -22,12 +24,19 @@ EXTRAS = ("gpu", "gcs", "azure")  # those of the image
 MODULES = {"lycoris-lora": "lycoris", "pydantic-settings": "pydantic_settings"}  # not named as their package
 
 IMPORT = """
-import importlib, sys
-for module in sys.argv[1:]:
+import importlib, pathlib, sys
+cuda, *modules = sys.argv[1:]
+for module in modules:
     importlib.import_module(module)
     print("  imported", module)
-import torch
-print(f"  torch {torch.__version__}, CUDA {torch.version.cuda}, a GPU here: {torch.cuda.is_available()}")
+import bitsandbytes, torch
+version = torch.version.cuda
+print(f"  torch {torch.__version__}, CUDA {version}, a GPU here: {torch.cuda.is_available()}")
+if version is None or version.split(".")[0] != cuda:
+    sys.exit(f"torch is not built for CUDA {cuda}")
+library = pathlib.Path(bitsandbytes.__file__).with_name(f"libbitsandbytes_cuda{version.replace('.', '')}.so")
+if not library.exists():
+    sys.exit(f"bitsandbytes has no {library.name}")
 """
 
 
@@ -41,27 +50,31 @@ def direct_dependencies() -> list[str]:
     return [re.split(r"[\[<>=!~ ]", line)[0] for line in wanted]
 
 
-def check(folder: Path) -> None:
+def check(cuda: str, folder: Path) -> None:
     """Make the environment in `folder` and try it. Raises CalledProcessError where something fails."""
+    pins = HERE / f"cuda{cuda}.txt"
     venv.create(folder, with_pip=True)
     python = str(folder / "bin" / "python")
-    torch = next(line for line in (HERE / "cpu.txt").read_text().splitlines() if line.startswith("torch=="))
+    torch = next(line for line in pins.read_text().splitlines() if line.startswith("torch=="))
     pip = [python, "-m", "pip", "--disable-pip-version-check"]
-    install = [*pip, "install", "-q", "--no-cache-dir", "--no-deps", "--only-binary", ":all:"]
+    install = [*pip, "install", "-q", "--no-cache-dir", "--no-deps"]
+    wheels = [*install, "--only-binary", ":all:"]
     # === asks for PyPI's build, which is for CUDA, even where an index also offers 2.x+cpu
-    subprocess.run([*install, torch.replace("==", "===")], check=True)
-    subprocess.run([*install, "-r", HERE / "cuda.txt", "-r", HERE / "image.txt"], check=True)
+    subprocess.run([*wheels, torch.replace("==", "===")], check=True)
+    subprocess.run([*wheels, "-r", pins, "-r", HERE / "image.txt"], check=True)
+    subprocess.run([*install, HERE.parent], check=True)
     subprocess.run([*pip, "check"], check=True)
     modules = [MODULES.get(name, name) for name in direct_dependencies()]
-    subprocess.run([python, "-W", "ignore", "-c", IMPORT, *modules], check=True)
+    subprocess.run([python, "-W", "ignore", "-c", IMPORT, cuda, *modules], check=True)
 
 
 if __name__ == "__main__":
-    start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="cuda-check-") as folder:
-        try:
-            check(Path(folder))
-        except subprocess.CalledProcessError as error:
-            sys.exit(f"The CUDA pins do not work: {' '.join(map(os.fspath, error.cmd))[:200]}")
-        size = sum(file.lstat().st_size for file in Path(folder).rglob("*")) / 1e9
-    print(f"The CUDA pins work: {size:.1f} GB, {time.monotonic() - start:.0f} s")
+    for cuda in sys.argv[1:] or ("12", "13"):
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="cuda-check-") as folder:
+            try:
+                check(cuda, Path(folder))
+            except subprocess.CalledProcessError as error:
+                sys.exit(f"The pins for CUDA {cuda} do not work: {' '.join(map(os.fspath, error.cmd))[:200]}")
+            size = sum(file.lstat().st_size for file in Path(folder).rglob("*")) / 1e9
+        print(f"The pins for CUDA {cuda} work: {size:.1f} GB, {time.monotonic() - start:.0f} s")

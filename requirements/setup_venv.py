@@ -4,12 +4,14 @@
     python3 requirements/setup_venv.py dev              and what tests, lint and type check need
     python3 requirements/setup_venv.py dev tools        and what lints and tests the image and the chart
     python3 requirements/setup_venv.py --torch cpu      torch's CPU build, on a machine with a GPU too
+    python3 requirements/setup_venv.py --torch cuda12   the one for drivers from 525 on
 
 Packages are installed at the exact versions of the files beside this one, without dependency resolution,
 which takes minutes where this takes one. torch comes first and alone: its CPU build where there is no
-NVIDIA GPU and an index offers one. What is asked for by --torch is remembered in .venv, and a build of
-the right version that was put there by hand stays. A stamp in .venv makes the next run a matter of
-milliseconds; what was interrupted is begun anew. Runs on any Python 3, to be able to ask for a newer one.
+NVIDIA GPU and an index offers one, else the one for the CUDA that the driver runs. What is asked for by
+--torch is remembered in .venv, and a build of the right version that was put there by hand stays. A stamp
+in .venv makes the next run a matter of milliseconds; what was interrupted is begun anew. Runs on any
+Python 3, to be able to ask for a newer one.
 """
 
 from __future__ import annotations
@@ -31,10 +33,13 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "side-step-setup"
 UNFINISHED = "unfinished"
+PINS = ("cpu.txt", "cuda12.txt", "cuda13.txt")  # each with a torch
 ADDED = {"dev": "dev.txt", "tools": "tools.txt"}  # what is installed beside what running needs
 PYTHONS = ["python3.11", "python3.12", "python3.13", "python3.14"]  # those that the pins have wheels for
+BUILDS = ["auto", "cpu", "cuda", "cuda12", "cuda13"]  # of torch; cuda is the one for the driver here
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 GIGABYTE = 10**9
+CUDA13_DRIVER = 580  # the first for CUDA 13; an older one gets the torch for CUDA 12
 
 ADVICE = [
     ("No space left on device", "The disk is full. Free some space, then run the same command again."),
@@ -109,9 +114,32 @@ def find_python() -> str:
     )
 
 
-def has_gpu() -> bool:
+def driver_cuda() -> str | None:
+    """Which CUDA's pins suit the NVIDIA driver, "12" or "13"; None where there is no GPU."""
     nvidia_smi = shutil.which("nvidia-smi")
-    return nvidia_smi is not None and succeeds(nvidia_smi, "-L")
+    if nvidia_smi is None:
+        return None
+    ask = [nvidia_smi, "--query-gpu=driver_version", "--format=csv,noheader"]
+    asked = subprocess.run(ask, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    found = re.match(r"(\d+)\.", asked.stdout)
+    if asked.returncode or found is None:
+        return None
+    return "13" if int(found[1]) >= CUDA13_DRIVER else "12"
+
+
+def pins_for(choice: str, driver: str | None) -> str:
+    """The file that has the torch to install, for a choice among auto, cpu, cuda, cuda12 and cuda13."""
+    if choice == "cuda" or (choice == "auto" and driver):
+        return f"cuda{driver or 13}.txt"
+    return "cpu.txt" if choice == "auto" else f"{choice}.txt"
+
+
+def torch_of(pins: str) -> str:
+    """The version of torch in one of the files."""
+    text = Path(__file__).with_name(pins).read_text()
+    version = re.search(r"^torch==(\S+)$", text, re.MULTILINE)
+    assert version, f"requirements/{pins} pins torch"
+    return version[1]
 
 
 def read_stamp() -> dict[str, str]:
@@ -135,11 +163,11 @@ def digest_of(*inputs: str | Path) -> str:
     return digest.hexdigest()
 
 
-def wanted_state(parts: list[str], torch: str, gpu: bool) -> dict[str, str]:
+def wanted_state(parts: list[str], torch: str, driver: str | None) -> dict[str, str]:
     """The stamp of a .venv that has all it should have."""
     here = Path(__file__).resolve()
-    run = [ROOT / "pyproject.toml", here, *(here.with_name(name) for name in ("cpu.txt", "cuda.txt"))]
-    stamp = {"torch": torch, "run": digest_of(str(ROOT), torch, str(gpu), *run)}
+    run = [ROOT / "pyproject.toml", here, *(here.with_name(name) for name in ("common.txt", *PINS))]
+    stamp = {"torch": torch, "run": digest_of(str(ROOT), torch, str(driver), *run)}
     return {**stamp, **{part: digest_of(here.with_name(ADDED[part])) for part in parts}}
 
 
@@ -170,16 +198,18 @@ def can_reach(url: str) -> bool:
         return False
 
 
-def install_torch(version: str, choice: str, gpu: bool) -> None:
+def install_torch(choice: str, driver: str | None) -> None:
     """torch alone: it decides which other packages are needed, and is most of the download.
 
-    `choice` is auto, cpu or cuda. A build of this version that is there stays, whoever installed it, unless
-    it is not the one asked for, or is the CPU's beside a GPU.
+    A build that is there stays if it is of the version that is wanted or, where somebody put it there by
+    hand (2.13.0+cu126), of any that is pinned; unless it is not the one asked for, or the CPU's beside a GPU.
     """
+    pins = pins_for(choice, driver)
+    version, cuda = torch_of(pins), pins != "cpu.txt"
     there, _, build = installed_torch().partition("+")
     is_cpu = build == "cpu"
-    cuda = choice == "cuda" or (choice == "auto" and gpu)
-    if there == version and not (cuda and is_cpu) and not (choice == "cpu" and not is_cpu):
+    fits = there == version or (build and not is_cpu and there in map(torch_of, PINS))
+    if fits and not (cuda and is_cpu) and not (choice == "cpu" and not is_cpu):
         return
     needed = (12 if cuda else 4) * GIGABYTE
     free = shutil.disk_usage(ROOT).free
@@ -192,24 +222,28 @@ def install_torch(version: str, choice: str, gpu: bool) -> None:
     arguments = [f"torch==={version}" if cuda else f"torch=={version}" + ("+cpu" if choice == "cpu" else "")]
     if not cuda and can_reach(f"{TORCH_CPU_INDEX}/torch/"):
         arguments += ["--index-url", TORCH_CPU_INDEX]
-    with step(f"torch {version}" + (" for CUDA" if cuda else "")):
+    with step(f"torch {version}" + (f" for CUDA {pins[4:6]}" if cuda else "")):
         pip("--no-deps", "--force-reinstall", *arguments, what="Installing torch")
 
 
-def install_run(torch: str, gpu: bool) -> None:
+def install_run(torch: str, driver: str | None) -> None:
     """What running Side-Step needs, and Side-Step itself, as a link to this folder."""
-    requirements = Path(__file__).parent
-    version = re.search(r"^torch==(\S+)$", (requirements / "cpu.txt").read_text(), re.MULTILINE)
-    assert version, "requirements/cpu.txt pins torch"
-    install_torch(version[1], torch, gpu)
-    # builds with a local part (+cpu, +cu126, +rocm7.0) brought their own libraries, or need none
-    pins = "cpu.txt" if "+" in installed_torch() else "cuda.txt"
+    install_torch(torch, driver)
+    pins = pins_beside(installed_torch())
     with step(f"the packages of requirements/{pins}"):
-        pip("--no-deps", "-r", str(requirements / pins), what="Installing the packages")
+        pip("--no-deps", "-r", str(Path(__file__).with_name(pins)), what="Installing the packages")
     with step("Side-Step itself, and a first import"):
         pip("--no-deps", "--editable", str(ROOT), what="Installing Side-Step")
         imports = "import sidestep, transformers, diffusers, peft"
         run([venv_python(), "-W", "ignore", "-c", imports], "Importing what was installed")
+
+
+def pins_beside(torch: str) -> str:
+    """The packages that an installed torch needs. Builds with a local part (+cpu, +cu126, +rocm7.0) brought
+    their own libraries, or need none; PyPI's need those of their CUDA."""
+    if "+" in torch:
+        return "common.txt"
+    return next(pins for pins in PINS if pins != "cpu.txt" and torch_of(pins) == torch)
 
 
 def install_added(part: str, again: bool) -> None:
@@ -222,11 +256,11 @@ def install_added(part: str, again: bool) -> None:
 def set_up(parts: list[str], torch: str | None) -> None:
     """Install what running needs and `parts`, as far as .venv lacks it.
 
-    `torch` is cpu, cuda, auto, or None for what was asked for the last time, auto at first.
+    `torch` is one of BUILDS, or None for what was asked for the last time, auto at first.
     """
-    stamp, gpu = read_stamp(), has_gpu()
+    stamp, driver = read_stamp(), driver_cuda()
     torch = torch or stamp.get("torch", "auto")
-    wanted = wanted_state(parts, torch, gpu)
+    wanted = wanted_state(parts, torch, driver)
     if all(stamp.get(name) == state for name, state in wanted.items()):
         return
     if stamp.get("run", UNFINISHED) == UNFINISHED:
@@ -238,7 +272,7 @@ def set_up(parts: list[str], torch: str | None) -> None:
     stamp = read_stamp()  # of a .venv that was made anew, nothing but the build
     if stamp.get("run") != wanted["run"]:
         write_stamp({**stamp, "torch": torch, "run": UNFINISHED})
-        install_run(torch, gpu)
+        install_run(torch, driver)
         stamp = {**stamp, "torch": torch, "run": wanted["run"]}
     for part in (part for part in parts if stamp.get(part) != wanted[part]):
         write_stamp({**stamp, part: UNFINISHED})
@@ -251,7 +285,7 @@ def set_up(parts: list[str], torch: str | None) -> None:
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description="Makes .venv, or brings it up to date.")
     arguments.add_argument("parts", nargs="*", metavar="dev|tools", help="what is wanted beside running")
-    arguments.add_argument("--torch", choices=["auto", "cpu", "cuda"], help="which build of torch")
+    arguments.add_argument("--torch", choices=BUILDS, help="which build of torch")
     given = arguments.parse_args()
     unknown = set(given.parts) - set(ADDED)
     if unknown:

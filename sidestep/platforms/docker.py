@@ -7,6 +7,7 @@ from sidestep.platforms.job import WORKSPACE, Job, local_places
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import commented
 from sidestep.runtime.errors import Rerun, UsageError, codes
+from sidestep.storage.access import Way
 
 
 def docker_run(job: Job, *options: str, secrets: Iterable[str], stop_timeout: int) -> str:
@@ -54,6 +55,10 @@ def render(job: Job) -> Rendered:
             f"--volume {shlex.quote(f'{folder}:{folder}' + ('' if is_written else ':ro'))}"
             for folder, is_written in folders.items()
         ),
+        *(
+            f'${{{name}:+--mount "type=bind,source=${name},target=${name},readonly"}}'
+            for name in job.key_files
+        ),
         *(f"--env {shlex.quote(f'{variable}={value}')}" for variable, value in job.environment.items()),
         secrets=job.secrets_of_a_shell,
         stop_timeout=job.stop_seconds,
@@ -74,7 +79,17 @@ PLATFORM = Platform(
     reclaim="nothing by itself; `docker stop` and a shutdown: SIGTERM, later SIGKILL",
     notice="--stop-timeout, made from `grace_seconds`",
     next_attempt="nobody: run the script again, or have systemd do it (`Restart=on-failure`, "
-    f"`RestartPreventExitStatus={' '.join(map(str, codes(Rerun.NEVER)))}`)",
+    f"`RestartPreventExitStatus={' '.join(map(str, codes(Rerun.PERMANENT)))}`)",
+    after={
+        Rerun.PERMANENT: "ends",
+        Rerun.COUNTED: "ends; below systemd, starts the script again",
+        Rerun.AGAIN: "ends; below systemd, starts the script again",
+    },
+    brings={
+        Way.VARIABLES: "the environment of the shell that submits the job",
+        Way.FILE: "the one that the shell's variable names, mounted",
+        Way.IDENTITY: "this machine's",
+    },
     render=render,
     local_paths=True,
 )

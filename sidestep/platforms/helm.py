@@ -6,6 +6,7 @@ from sidestep.platforms import kubernetes
 from sidestep.platforms.job import Job
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import dump
+from sidestep.runtime.errors import Rerun
 
 CHART = "helm/side-step"
 """The chart's folder in the repository."""
@@ -13,11 +14,19 @@ CHART = "helm/side-step"
 
 def values(job: Job) -> dict[str, Any]:
     """The chart's values that differ from its defaults."""
-    repository, _, tag = job.image.rpartition(":")
-    if not repository or "/" in tag:  # no tag: a colon there is a registry's port
-        repository, tag = job.image, "latest"
+    image = _image(job.image)
     secret = {"existingSecret": kubernetes.SECRET} if job.secrets else {}
-    return {"image": {"repository": repository, "tag": tag}, **secret, "job": job.values}
+    workspace = {"workspace": {"size": f"{job.workspace_gib}Gi"}} if job.wishes.disk else {}
+    return {"image": image, **secret, **workspace, "job": job.values}
+
+
+def _image(reference: str) -> dict[str, str]:
+    """An image's reference in the chart's parts. A digest says more than the tag beside it."""
+    named, _, digest = reference.partition("@")
+    repository, _, tag = named.rpartition(":")
+    if not repository or "/" in tag:  # no tag: a colon there is a registry's port
+        repository, tag = named, "latest"
+    return {"repository": repository, **({"digest": digest} if digest else {"tag": tag})}
 
 
 def render(job: Job) -> Rendered:
@@ -29,6 +38,11 @@ def render(job: Job) -> Rendered:
     )
     if job.secrets:
         comment += f"The credentials, once per namespace:\n  {kubernetes.secret_command(job)}\n"
+    if job.clouds:
+        comment += (
+            f"{' and '.join(job.clouds)}: the pod has the access of its service account (serviceAccount.*)\n"
+            "by workload identity, or of its node. No other cluster has it.\n"
+        )
     return Rendered(dump(values(job), comment=comment), command)
 
 
@@ -38,5 +52,12 @@ PLATFORM = Platform(
     reclaim="as kubernetes: the chart makes the same Job",
     notice="as kubernetes",
     next_attempt="as kubernetes",
+    after={
+        Rerun.PERMANENT: "as kubernetes",
+        Rerun.COUNTED: "as kubernetes, `backoffLimit` times at most",
+        Rerun.AGAIN: "as kubernetes",
+    },
+    brings=kubernetes.PLATFORM.brings,
     render=render,
+    grants=frozenset({"disk"}),
 )

@@ -10,16 +10,24 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from sidestep.config.adapter import OWN_ESTIMATE
 from sidestep.config.fields import FieldPath, spec_fields, variable
 from sidestep.config.job import JobSpec
+from sidestep.platforms.disk import workspace_gib
+from sidestep.platforms.wishes import NO_WISHES, Wishes
+from sidestep.runtime.driver import OLDEST_DRIVER
 from sidestep.runtime.words import nested
+from sidestep.storage.access import ACCESS, NONE, Access
 from sidestep.storage.open import local_path
 
 GPU_MEMORY_GB = 24
 """Of the GPU that is asked for: enough for every model in bf16 at the default rank."""
 
-DISK_GB = 100
-"""Of the workspace: a model with its encoders takes 6 to 20 GB, and everything else is pulled there too."""
+COMPUTE_CAPABILITY = 8.0
+"""Of the GPU: those with bf16, from Ampere on."""
+
+MEMORY_GB = 16
+"""Of the machine."""
 
 WORKSPACE = "/workspace"
 """The one folder of the image that is written to."""
@@ -27,14 +35,8 @@ WORKSPACE = "/workspace"
 STOP_MARGIN = 10
 """Seconds more than `runtime.grace_seconds` that a platform is told to wait before it kills."""
 
-CREDENTIALS = {
-    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
-    "az": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY"),
-}
-"""The variables that carry each scheme's credentials. gs:// is reached as the machine's own account."""
-
-TEMPORARY = {"s3": ("AWS_SESSION_TOKEN",)}
-"""What a shell with temporary credentials has besides. They end within hours, so no platform keeps them."""
+WEBHOOK: FieldPath = ("runtime", "webhook")
+"""A secret of the spec's own, which no rendered file has: its variable carries it."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Job:
 
     `given` holds, in plain values, what somebody said of the spec, by path; what nobody said is left to the
     image, whose defaults are the same. `config` is the spec's own file, and `from_config` the paths of what
-    it says. `file` is the rendered file's name, quoted for the shell.
+    it says. `file` is the rendered file's name, quoted for the shell. `wishes` are what is asked of the
+    platform beside the spec, and `cuda` is the major version of CUDA that the image is for.
     """
 
     spec: JobSpec
@@ -52,11 +55,28 @@ class Job:
     file: str
     config: str | None = None
     from_config: frozenset[FieldPath] = frozenset()
+    wishes: Wishes = NO_WISHES
+    cuda: int = 13
 
     @property
     def label(self) -> str:
         """The spec's name as a DNS label (RFC 1123) of at most 30 characters, for platforms that want one."""
         return re.sub(r"[^a-z0-9]+", "-", self.spec.name.lower())[:30].strip("-")
+
+    @property
+    def driver(self) -> str:
+        """What the image asks of a machine, for a comment in a file that cannot ask for it."""
+        return f"The machine's NVIDIA driver must be {OLDEST_DRIVER[self.cuda]} or newer"
+
+    @property
+    def workspace_gib(self) -> int:
+        """What the workspace's disk must have."""
+        return self.wishes.disk or workspace_gib(self.spec)
+
+    @property
+    def machine(self) -> str:
+        """The name of the machine that is rented for it: one for each output, which has one writer."""
+        return f"sidestep-{self.label}-{digest(self.spec.output_place)}"
 
     @property
     def wants_gpu(self) -> bool:
@@ -69,19 +89,50 @@ class Job:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The names of the environment variables that hold this job's credentials."""
-        return tuple(name for scheme in self._schemes for name in CREDENTIALS.get(scheme, ()))
+        """The names of the environment variables that hold this job's credentials and its other secrets."""
+        own = (variable(WEBHOOK),) if self.spec.runtime.webhook else ()
+        return tuple(name for access in self._accesses for name in access.variables) + own
+
+    @property
+    def optional_secrets(self) -> tuple[str, ...]:
+        """Those of them without which the job may do: what it reads may be public."""
+        return tuple(name for access in self._accesses if not access.is_needed for name in access.variables)
 
     @property
     def secrets_of_a_shell(self) -> tuple[str, ...]:
         """Those that a platform's client passes on from the shell that starts it, where they are set."""
-        return self.secrets + tuple(name for scheme in self._schemes for name in TEMPORARY.get(scheme, ()))
+        more = (name for access in self._accesses for name in (*access.instead, *access.beside))
+        return (*self.secrets, *more, *self.key_files)
 
     @property
-    def _schemes(self) -> list[str]:
-        """Of the places that are reached with credentials."""
-        found = {place.partition("://")[0].lower() for place in places(self.spec).values() if "://" in place}
-        return sorted(found - {"s3"} if self.spec.storage.anonymous else found)
+    def key_files(self) -> tuple[str, ...]:
+        """The names of the variables that may name a key's file, where no variable holds the key itself."""
+        return tuple(access.file for access in self._accesses if access.file and not access.variables)
+
+    @property
+    def clouds(self) -> tuple[str, ...]:
+        """Whose machines alone reach the job's places as themselves, where no variable holds credentials."""
+        return tuple(access.cloud for access in self._accesses if access.cloud and not access.variables)
+
+    @property
+    def reached(self) -> set[tuple[str, FieldPath]]:
+        """The schemes of places that are reached with credentials, each with the path of such a place."""
+
+        def is_anonymous(access: Access, path: FieldPath) -> bool:
+            return self.spec.storage.anonymous and (
+                access.anonymous == "always" or (access.anonymous == "to read" and path not in self.written)
+            )
+
+        of_places = ((scheme_of(place), path) for path, place in places(self.spec).items())
+        return {
+            (scheme, path)
+            for scheme, path in of_places
+            if (access := ACCESS.get(scheme, NONE)).ways and not is_anonymous(access, path)
+        }
+
+    @property
+    def _accesses(self) -> list[Access]:
+        return [ACCESS[scheme] for scheme in sorted({scheme for scheme, _ in self.reached})]
 
     @property
     def written(self) -> set[FieldPath]:
@@ -108,12 +159,21 @@ def places(spec: JobSpec) -> dict[FieldPath, str]:
     return {path: place for path, place in found.items() if place is not None}
 
 
+def scheme_of(place: str) -> str:
+    """A place's scheme, in small letters; "file" for a path."""
+    scheme, colon, _ = place.partition("://")
+    return scheme.lower() if colon else "file"
+
+
 def local_places(spec: JobSpec) -> dict[FieldPath, Path]:
-    """Those that are paths, absolute. `resume_from: checkpoint-epoch-50` is a name within the output."""
+    """Those that are paths, absolute. Two may be names within the output: `resume_from: checkpoint-epoch-50`,
+    and `rank_from: estimate`."""
     return {
         path: folder
         for path, place in places(spec).items()
-        if not (path[-1] == "resume_from" and "/" not in place) and (folder := local_path(place)) is not None
+        if not (path[-1] == "resume_from" and "/" not in place)
+        and not (path[-1] == "rank_from" and place == OWN_ESTIMATE)
+        and (folder := local_path(place)) is not None
     }
 
 

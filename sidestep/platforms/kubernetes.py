@@ -4,18 +4,21 @@ The Job's rules come from the table of exit codes. https://kubernetes.io/docs/co
 """
 
 import json
+import math
 from typing import Any
 
-from sidestep.platforms.job import DISK_GB, WORKSPACE, Job, digest
+from sidestep.config.job import JobSpec
+from sidestep.platforms.job import WORKSPACE, Job, digest
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import dump
 from sidestep.runtime.errors import Rerun, codes
+from sidestep.storage.access import Way
 
 CONTAINER = "sidestep"
 SECRET = "sidestep-credentials"  # noqa: S105 - the name of one
 BACKOFF_LIMIT = 3  # for what another try, or another node, may mend: also 137 and unknown codes
 TTL_SECONDS = 7 * 24 * 3600
-HUNG_MINUTES = 30
+PROBE_MARGIN = 15  # minutes that the job has to end by itself, when it finds that it hangs
 USER = 10001
 
 
@@ -23,7 +26,9 @@ def pod_failure_policy() -> dict[str, Any]:
     """What the Job does about a pod that ended; the first rule that matches counts.
 
     A pod that had to go (preempted, evicted, drained) is replaced and does not count, whatever its code. A
-    permanent failure ends the Job. Code 75, a notice that came some other way, does not count either.
+    permanent failure ends the Job. Code 75, a notice that came some other way, does not count either. What no
+    rule matches counts towards the Job's backoffLimit. A pod that goes because its Job is suspended, as Kueue
+    preempts, has no such condition and needs no rule: the controller gives up tracking it first.
     """
 
     def on_codes(action: str, values: list[int]) -> dict[str, Any]:
@@ -33,8 +38,8 @@ def pod_failure_policy() -> dict[str, Any]:
     return {
         "rules": [
             {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-            on_codes("FailJob", codes(Rerun.NEVER)),
-            on_codes("Ignore", codes(Rerun.ALWAYS)),
+            on_codes("FailJob", codes(Rerun.PERMANENT)),
+            on_codes("Ignore", codes(Rerun.AGAIN)),
         ]
     }
 
@@ -70,28 +75,22 @@ def manifests(job: Job) -> list[dict[str, Any]]:
 
 def _pod(job: Job, config_name: str) -> dict[str, Any]:
     """The pod, within the restricted Pod Security Standard."""
-    disk = f"{DISK_GB}Gi"
+    disk = f"{job.workspace_gib}Gi"
+    # Without the Secret a pod would wait on its node for ever; so the job starts, ends with 77, and fails.
+    secret = {"secretRef": {"name": SECRET, "optional": True}}
     container = {
         "name": CONTAINER,
         "image": job.image,
         "args": ["run"],
-        **({"envFrom": [{"secretRef": {"name": SECRET}}]} if job.secrets else {}),
+        # The last lines of the log say why it ended, or what it did when it was killed: they are what
+        # `kubectl describe` shows.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        **({"envFrom": [secret]} if job.secrets else {}),
         "resources": {
             "requests": {"cpu": "4", "memory": "16Gi", "ephemeral-storage": disk},
             "limits": {"nvidia.com/gpu": "1"} if job.wants_gpu else {},
         },
-        "livenessProbe": {  # the job touches the file whenever something advances
-            "exec": {
-                "command": [
-                    *("find", f"{WORKSPACE}/alive", "-mmin", f"+{HUNG_MINUTES}"),
-                    *("-exec", "false", "{}", "+"),
-                ]
-            },
-            "initialDelaySeconds": 600,
-            "periodSeconds": 60,
-            "timeoutSeconds": 5,
-            "failureThreshold": 3,
-        },
+        **({"livenessProbe": _probe(hung)} if (hung := hung_minutes(job.spec)) else {}),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -100,7 +99,6 @@ def _pod(job: Job, config_name: str) -> dict[str, Any]:
         "volumeMounts": [
             {"name": "job", "mountPath": "/etc/sidestep", "readOnly": True},
             {"name": "workspace", "mountPath": WORKSPACE},
-            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - a mount of the pod's own
         ],
     }
     return {
@@ -120,8 +118,32 @@ def _pod(job: Job, config_name: str) -> dict[str, Any]:
         "volumes": [
             {"name": "job", "configMap": {"name": config_name}},
             {"name": "workspace", "emptyDir": {"sizeLimit": disk}},
-            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}},
         ],
+    }
+
+
+def hung_minutes(spec: JobSpec) -> int | None:
+    """Minutes without a sign of life after which the pod is to be ended from outside; None: never.
+
+    The job ends itself with 76 before that, and waits for a lease no longer, so whatever is still there hangs
+    so badly that it could not.
+    """
+    runtime = spec.runtime
+    if runtime.stall_minutes is None or runtime.first_step_minutes is None:
+        return None
+    longest = max(runtime.stall_minutes, runtime.first_step_minutes, runtime.lease_seconds / 60)
+    return math.ceil(longest) + PROBE_MARGIN
+
+
+def _probe(minutes: int) -> dict[str, Any]:
+    """Fails where the file that the job touches, whenever something advances, is older than that."""
+    is_old = ["find", f"{WORKSPACE}/alive", "-mmin", f"+{minutes}"]
+    return {
+        "exec": {"command": [*is_old, "-exec", "false", "{}", "+"]},
+        "initialDelaySeconds": 600,
+        "periodSeconds": 60,
+        "timeoutSeconds": 5,
+        "failureThreshold": 3,
     }
 
 
@@ -137,6 +159,11 @@ def render(job: Job) -> Rendered:
     comment = f"Side-Step: the job {job.spec.name} on Kubernetes. Submit it:\n  {command}\n"
     if job.secrets:
         comment += f"The credentials, once per namespace:\n  {secret_command(job)}\n"
+    if job.clouds:
+        comment += (
+            f"{' and '.join(job.clouds)}: the pod has the access of its service account (the namespace's\n"
+            "default, or serviceAccountName) by workload identity, or of its node. No other cluster has it.\n"
+        )
     return Rendered(dump(*manifests(job), comment=comment), command)
 
 
@@ -146,7 +173,16 @@ PLATFORM = Platform(
     reclaim="drains, evicts or preempts the pod: SIGTERM, later SIGKILL",
     notice="terminationGracePeriodSeconds, made from `grace_seconds`; on a spot node at most what its cloud "
     "leaves (GKE 15 s, AKS 30 s, EKS 120 s: set `grace_seconds` below that)",
-    next_attempt="the Job's controller, without limit; after codes "
-    f"{', '.join(map(str, codes(Rerun.LIMITED)))}, 137 and unknown ones three times",
+    next_attempt="the Job's controller, as the class of the code says",
+    after={
+        Rerun.PERMANENT: "fails the Job",
+        Rerun.COUNTED: f"starts another pod, {BACKOFF_LIMIT} times at most",
+        Rerun.AGAIN: "starts another pod, without limit",
+    },
+    brings={
+        Way.VARIABLES: f"the Secret `{SECRET}`",
+        Way.IDENTITY: "the pod's service account's, or its node's",
+    },
     render=render,
+    grants=frozenset({"disk"}),
 )

@@ -16,7 +16,7 @@ from urllib.error import HTTPError
 from urllib.parse import quote
 
 from sidestep.config.fields import variable
-from sidestep.runtime.errors import ExitCode, MachineError, SideStepError
+from sidestep.runtime.errors import MachineError, Rerun, SideStepError
 from sidestep.storage.retry import Retry
 
 log = logging.getLogger(__name__)
@@ -101,11 +101,12 @@ class RentedMachine:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        again = isinstance(error, SideStepError) and error.exit_code is ExitCode.AGAIN
+        again = isinstance(error, SideStepError) and error.exit_code.rerun is Rerun.AGAIN
         if not (again or isinstance(error, SystemExit | KeyboardInterrupt)):  # the first: --help
-            self._release()
+            self.release()
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Give the machine back now, where that is wanted. For a process that ends within the block."""
         provider = self._provider
         call = provider.calls.get(self._on_exit) if provider else None
         if provider is None or call is None:

@@ -10,10 +10,13 @@ from sidestep.config.fields import FieldPath, spec_fields
 from sidestep.config.job import JobSpec
 from sidestep.config.sources import FileLine
 from sidestep.platforms import docker, dstack, helm, kubernetes, runpod, skypilot, slurm, vast
-from sidestep.platforms.job import Job, local_places, places
-from sidestep.platforms.platform import Platform, Rendered
+from sidestep.platforms.access import troubles
+from sidestep.platforms.image import cuda_of
+from sidestep.platforms.job import Job, local_places
+from sidestep.platforms.platform import Platform
 from sidestep.platforms.release import ON_EXIT
-from sidestep.runtime.errors import UsageError
+from sidestep.platforms.wishes import NO_WISHES, Wishes, flag
+from sidestep.runtime.errors import BadSpecError, UsageError
 
 PLATFORMS: dict[str, Platform] = {
     module.PLATFORM.name: module.PLATFORM
@@ -23,18 +26,27 @@ GRACE = ("runtime", "grace_seconds")
 OF_THIS_MACHINE = ("runtime", "workspace")  # the image has its own
 
 
-def rendered_for(
-    platform: Platform, spec: JobSpec, origins: Mapping[str, str], image: str, file: str | None = None
-) -> Rendered:
-    """The file that runs `spec` on `platform`, and the command that submits it.
+def job_for(
+    platform: Platform,
+    spec: JobSpec,
+    origins: Mapping[str, str],
+    image: str,
+    file: str | None = None,
+    wishes: Wishes = NO_WISHES,
+    cuda: int | None = None,
+) -> Job:
+    """What `platform` is to know of the job, for its `render`.
 
     Args:
         origins: `resolve`'s. What nobody said is left to the image, and so is the workspace. The platform
             adds what it has to: not more time to save than it leaves, and that its machine is given back.
         image: the image's reference.
         file: the name that the file will have; by default it is the spec's own name.
+        wishes: what is asked of the platform beside the spec.
+        cuda: the major version of CUDA that the image is for, where its tag does not say it.
 
-    Raises UsageError with everything of the spec that cannot be had on the platform.
+    Raises UsageError with everything of the spec that cannot be had on the platform, and BadSpecError where
+    places are among it.
     """
     given = {path: value for path, value in said(spec, origins).items() if path != OF_THIS_MACHINE}
     added: dict[FieldPath, Any] = {}
@@ -52,18 +64,20 @@ def rendered_for(
         shlex.quote(file or default_file(platform, spec)),
         config,
         from_config - added.keys(),
+        wishes=wishes,
+        cuda=cuda_of(image, cuda, platform.cuda),
     )
     _check_suits(platform, job)
-    return platform.render(job)
+    return job
 
 
 def said(spec: JobSpec, origins: Mapping[str, str]) -> dict[FieldPath, Any]:
-    """What of the spec somebody said, in plain values; the rest are defaults."""
+    """What of the spec somebody said, in plain values; the rest are defaults. Secrets are left out."""
     plain = spec.model_dump(mode="json")
     return {
         path: reduce(getitem, path, plain)
         for path, field in spec_fields().items()
-        if origins[field.name] != "default"
+        if origins[field.name] != "default" and not field.is_secret
     }
 
 
@@ -73,23 +87,22 @@ def default_file(platform: Platform, spec: JobSpec) -> str:
 
 
 def _check_suits(platform: Platform, job: Job) -> None:
-    """Raise UsageError with everything of the spec that cannot be had on the platform."""
+    """Raise BadSpecError with everything that cannot be had on the platform, where places are among it, else
+    UsageError."""
+    places = list(troubles(job, platform, PLATFORMS))
     problems = []
-    if not platform.local_paths and (local := local_places(job.spec)):
-        shown = ", ".join(f"{'.'.join(path)} = {places(job.spec)[path]}" for path in local)
-        problems.append(
-            f"its machines have none of this machine's folders: {shown}. "
-            "Name places that they reach, such as s3://bucket/folder"
-        )
     if platform.gpu_only and not job.wants_gpu:
         problems.append("it rents GPUs, and runtime.device is cpu")
     if not platform.rented and job.spec.runtime.on_exit != "none":
         rented = " and ".join(name for name, other in PLATFORMS.items() if other.rented)
         problems.append(f"runtime.on_exit = {job.spec.runtime.on_exit} is for machines of {rented} alone")
-    if problems:
-        raise UsageError(
-            "\n".join([f"the spec does not suit {platform.name}", *(f"  {one}" for one in problems)])
-        )
+    for name in job.wishes.said:
+        if name not in platform.grants:
+            granting = ", ".join(one.name for one in PLATFORMS.values() if name in one.grants)
+            problems.append(f"{flag(name)} is for {granting} alone")
+    if told := [*places, *problems]:
+        kind = BadSpecError if places else UsageError
+        raise kind("\n".join([f"the spec does not suit {platform.name}", *(f"  {one}" for one in told)]))
 
 
 def spec_file(origins: Mapping[str, str]) -> tuple[str | None, frozenset[FieldPath]]:

@@ -1,4 +1,4 @@
-"""SkyPilot: a managed spot job on a virtual machine of any cloud, with the image run by Docker there.
+"""SkyPilot: a managed job on a spot machine of any cloud, with the image run by Docker there.
 
 https://docs.skypilot.co/en/latest/examples/managed-jobs.html
 https://docs.skypilot.co/en/latest/reference/yaml-spec.html
@@ -7,18 +7,27 @@ https://docs.skypilot.co/en/latest/reference/yaml-spec.html
 import shlex
 from typing import Any
 
+from sidestep.platforms.disk import IMAGE, MACHINE
 from sidestep.platforms.docker import docker_run
-from sidestep.platforms.job import DISK_GB, Job, flattened
-from sidestep.platforms.kubernetes import BACKOFF_LIMIT
+from sidestep.platforms.job import MEMORY_GB, Job, flattened
 from sidestep.platforms.platform import Platform, Rendered
+from sidestep.platforms.wishes import Spot
 from sidestep.platforms.yaml11 import dump
 from sidestep.runtime.errors import ExitCode, Rerun, UsageError, codes
+from sidestep.storage.access import Way
 
 GPUS = ("L4", "A10G", "L40S", "A100", "A100-80GB", "H100")
 """Of 24 GB and more, with bf16: the cheapest that is to be had is taken."""
 
-CLOUDS = ("aws", "gcp", "azure")
+CLOUDS = {"aws": "AWS", "gcp": "Google Cloud", "azure": "Azure"}
 """Those with spot machines that are machines: where SkyPilot rents containers, there is no Docker in them."""
+
+RECOVERED = tuple(sorted({*codes(Rerun.AGAIN), *codes(Rerun.COUNTED), 137, 143} - {ExitCode.STORAGE}))
+"""A code in this list is tried again there without any count, so the job's own attempts bound it. Where the
+store is out of reach, none can be counted."""
+
+OLDEST, OLDEST_WITH_PRICE = "0.12.0", "0.13.0"
+"""The first releases that know recover_on_exit_codes, and max_hourly_cost."""
 
 MOUNTED = "/tmp/sidestep/job.yaml"  # noqa: S108 - on a machine that is nobody else's
 
@@ -29,6 +38,7 @@ def task(job: Job) -> dict[str, Any]:
     elsewhere = {path: value for path, value in job.given.items() if path not in job.from_config}
     run = docker_run(
         job,
+        "--network host",  # else the hop limit of AWS's metadata service drops its answers
         '--user "$(id -u):$(id -g)"',  # the file is this user's
         f"--volume {MOUNTED}:/etc/sidestep/job.yaml:ro",
         *(f"--env {shlex.quote(f'{name}={value}')}" for name, value in flattened(elsewhere).items()),
@@ -39,32 +49,55 @@ def task(job: Job) -> dict[str, Any]:
         "name": job.label,
         "resources": {
             **({"accelerators": dict.fromkeys(GPUS, 1)} if job.wants_gpu else {"cpus": "4+"}),
-            "use_spot": True,
-            "any_of": [{"infra": cloud} for cloud in CLOUDS],
-            "disk_size": 2 * DISK_GB,
+            "memory": f"{MEMORY_GB}+",
+            **({"max_hourly_cost": job.wishes.max_price} if job.wishes.max_price else {}),
+            **_where(job, job.wishes.spot or "only"),
+            "disk_size": job.workspace_gib + IMAGE + MACHINE,
             "job_recovery": {
-                "max_restarts_on_errors": BACKOFF_LIMIT,
-                "recover_on_exit_codes": codes(Rerun.ALWAYS),
+                "max_restarts_on_errors": 0,
+                "recover_on_exit_codes": list(RECOVERED),
             },
         },
         "file_mounts": {MOUNTED: job.config},
-        **({"secrets": dict.fromkeys(job.secrets)} if job.secrets else {}),
+        **({"secrets": _secrets(job)} if job.secrets else {}),
         "run": run + "\n",
     }
+
+
+def _secrets(job: Job) -> dict[str, str | None]:
+    """null: it has to be given. What the job may do without is empty where it is not."""
+    return {name: "" if name in job.optional_secrets else None for name in job.secrets}
+
+
+def _where(job: Job, spot: Spot) -> dict[str, Any]:
+    """The clouds, and which of their machines: SkyPilot takes the cheapest of them that is to be had.
+
+    Where the job's places are reached by a machine's own identity alone, it is that cloud.
+    """
+    clouds = [name for name, cloud in CLOUDS.items() if not job.clouds or cloud in job.clouds]
+    if spot == "preferred":
+        return {
+            "any_of": [{"infra": cloud, "use_spot": is_spot} for is_spot in (True, False) for cloud in clouds]
+        }
+    return {"use_spot": spot == "only", "any_of": [{"infra": cloud} for cloud in clouds]}
 
 
 def render(job: Job) -> Rendered:
     """The task, and `sky jobs launch`. Raises UsageError where the spec is in no file."""
     if job.config is None:
         raise UsageError("skypilot takes the spec as a file: write one, and name it with --config")
-    secrets = "".join(f" --secret {name}" for name in job.secrets)
+    secrets = "".join(
+        f" ${{{name}:+--secret={name}}}" if name in job.optional_secrets else f" --secret {name}"
+        for name in job.secrets
+    )
     command = f"sky jobs launch{secrets} {job.file}"
+    oldest = OLDEST_WITH_PRICE if job.wishes.max_price else OLDEST
     comment = (
-        f"Side-Step: the job {job.spec.name} as a SkyPilot managed spot job. Submit it from this folder:\n"
+        f"Side-Step: the job {job.spec.name} as a SkyPilot managed job. Submit it from this folder:\n"
         f"  {command}\n"
-        f"Code {int(ExitCode.AGAIN)} starts it again without limit; every other failure, permanent ones too, "
-        f"{BACKOFF_LIMIT} times.\n"
-        "The machine's NVIDIA driver must be 580 or newer; resources.image_id chooses another machine.\n"
+        f"SkyPilot must be {oldest} or newer.\n"
+        f"It is started again after {', '.join(map(str, RECOVERED))}; runtime.max_attempts bounds that.\n"
+        f"{job.driver}; resources.image_id chooses another machine.\n"
     )
     return Rendered(dump(task(job), comment=comment), command)
 
@@ -72,10 +105,22 @@ def render(job: Job) -> Rendered:
 PLATFORM = Platform(
     name="skypilot",
     suffix=".sky.yaml",
-    reclaim="the cloud shuts the spot machine down, and Docker stops the container: SIGTERM, later SIGKILL",
-    notice="30 s (Google Cloud, Azure) to 120 s (AWS)",
+    reclaim="the cloud says in the machine's metadata that it takes the spot machine, and shuts it down "
+    "later: SIGTERM by Docker, or nothing",
+    notice="120 s (AWS), 30 s (Google Cloud), 30 s and often less (Azure)",
     grace_seconds=20,
-    next_attempt="SkyPilot's controller, wherever there is a machine, without limit; after other failures "
-    "three times, permanent ones too",
+    next_attempt="SkyPilot's controller, wherever there is a machine",
+    after={
+        Rerun.PERMANENT: "fails the job",
+        Rerun.COUNTED: f"after {', '.join(map(str, sorted({*RECOVERED} - {ExitCode.AGAIN})))} starts it "
+        "again, until `max_attempts` of the job ends it; after all others fails the job",
+        Rerun.AGAIN: "starts it again, without limit",
+    },
+    brings={
+        Way.VARIABLES: "the environment of the shell that submits the job, passed on as SkyPilot secrets",
+        Way.IDENTITY: "the machine's: SkyPilot gives it an account of its own",
+    },
     render=render,
+    grants=frozenset({"max_price", "spot", "disk"}),
+    cuda=12,  # it cannot ask for a driver, and only its newest machines on two of the clouds have one for 13
 )

@@ -3,28 +3,37 @@
 https://slurm.schedmd.com/sbatch.html, https://slurm.schedmd.com/preempt.html
 """
 
+import re
 import shlex
 
 from sidestep.platforms.docker import mounts
 from sidestep.platforms.job import WORKSPACE, Job
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import commented
-from sidestep.runtime.errors import ExitCode
+from sidestep.runtime.errors import ExitCode, Rerun
+from sidestep.storage.access import Way
 
 HOURS = 24
 
 
 def render(job: Job) -> Rendered:
     """The script, and `sbatch`. Credentials are the submitting shell's: sbatch passes its variables on."""
-    command = f"sbatch {job.file}"
-    comment = f"Side-Step: the job {job.spec.name} on Slurm, with Apptainer. Submit it:\n  {command}\n"
-    if job.secrets:
-        comment += f"The variables {' and '.join(job.secrets)} must be set where that is typed.\n"
+    pull = f"test -e {_sif(job)} || apptainer pull {_sif(job)} {shlex.quote(f'docker://{job.image}')}"
+    command = f"{pull} && sbatch {job.file}"
+    comment = (
+        f"Side-Step: the job {job.spec.name} on Slurm, with Apptainer. Pull the image, before a GPU waits\n"
+        f"for it, and submit the job from the same folder:\n  {pull}\n  sbatch {job.file}\n"
+        "To end it without another attempt:\n  scancel JOB\n"
+    )
+    if needed := [name for name in job.secrets if name not in job.optional_secrets]:
+        comment += f"The variables {' and '.join(needed)} must be set where that is typed.\n"
+    if more := [*job.optional_secrets, *job.key_files]:
+        comment += f"{', '.join(more)}: passed on where set.\n"
     return Rendered(f"#!/bin/bash\n{_options(job)}{commented(comment)}{_script(job)}", command)
 
 
 def _options(job: Job) -> str:
-    """For sbatch. TERM comes before the time is up, to this script alone (B:), which passes it on."""
+    """For sbatch. USR1 comes before the time is up, to this script alone (B:), which passes it on as TERM."""
     options = [
         f"--job-name={job.label}",
         f"--output={job.label}-%j.log",
@@ -34,9 +43,14 @@ def _options(job: Job) -> str:
         *(["--gres=gpu:1"] if job.wants_gpu else []),
         f"--time={HOURS}:00:00",
         "--requeue",
-        f"--signal=B:TERM@{job.stop_seconds}",
+        f"--signal=B:USR1@{job.stop_seconds}",
     ]
     return "".join(f"#SBATCH {option}\n" for option in options)
+
+
+def _sif(job: Job) -> str:
+    """The image's file in the folder that the job is submitted from."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", job.image.rpartition("/")[2]) + ".sif"
 
 
 def _script(job: Job) -> str:
@@ -45,10 +59,11 @@ def _script(job: Job) -> str:
     binds = [f"{folder}:{folder}" + ("" if is_written else ":ro") for folder, is_written in folders.items()]
     command = " \\\n    ".join(
         [
-            f"apptainer run --cleanenv --no-eval{' --nv' if job.wants_gpu else ''}",
+            f"    await apptainer run --cleanenv --no-eval{' --nv' if job.wants_gpu else ''}",
             f'--home "$workspace:{WORKSPACE}"',
             *(f"--bind {shlex.quote(bind)}" for bind in binds),
-            f"{shlex.quote(f'docker://{job.image}')} run &",
+            *(f'${{{name}:+--bind "${name}:${name}:ro"}}' for name in job.key_files),
+            '"$sif" run',
         ]
     )
     variables = "".join(
@@ -61,24 +76,54 @@ def _script(job: Job) -> str:
     makes = f"mkdir -p {' '.join(written)}" if written else ""
     return f"""\
 set -u
+
+# USR1 is notice, which is passed on once, as TERM. TERM itself is the end: scancel, the time limit, or a
+# preemption after which Slurm requeues by itself. Each process of the job gets its own: it is waited for.
+job='' noticed='' cancelled='' signalled=''
+trap 'signalled=yes; [[ -n "$noticed" || -z "$job" ]] || kill -TERM "$job" 2>/dev/null; noticed=yes' USR1
+trap 'signalled=yes; cancelled=yes' TERM
+
+: "${{SLURM_JOB_ID:?submit this script with sbatch}}"
+id=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}}}
+id=${{id:-$SLURM_JOB_ID}}
 workspace=$(mktemp -d "${{SLURM_TMPDIR:-${{TMPDIR:-/tmp}}}}/sidestep-XXXXXX") || exit {ExitCode.MACHINE}
-trap 'rm -rf "$workspace"' EXIT
+trap 'rm -rf "$workspace" "$workspace.sif"' EXIT
 {makes}
+# Runs a command and returns its code. A trapped signal ends `wait`, not the command: it is waited for again.
+await() {{
+    "$@" &
+    job=$!
+    [[ -z "$noticed" ]] || kill -TERM "$job" 2>/dev/null
+    signalled=yes
+    while [[ -n "$signalled" ]]; do
+        signalled=''
+        wait "$job"
+        code=$?
+    done
+    return "$code"
+}}
+
 # --cleanenv keeps the node's settings (PYTHONPATH, HF_HOME, ...) out. The image gets these variables.
 {variables}{passed_on}
+code=0
+sif=${{SLURM_SUBMIT_DIR:-$PWD}}/{_sif(job)}
+if [[ ! -e "$sif" ]]; then
+    echo "$sif is not there: the image is pulled while the node is paid for" >&2
+    sif=$workspace.sif
+    await apptainer pull "$sif" {shlex.quote(f"docker://{job.image}")} || code={ExitCode.MACHINE}
+fi
+if [[ -n "$noticed$cancelled" ]]; then
+    code={ExitCode.AGAIN}
+elif [[ "$code" -eq 0 ]]; then
 {command}
-job=$!
-trap 'signalled=yes; kill -TERM "$job"' TERM
-
-# A signal that is trapped ends `wait`, not the job: then it is waited for again.
-signalled=yes
-while [[ -n "$signalled" ]]; do
-    signalled=
-    wait "$job"
-    code=$?
-done
-if [[ "$code" -eq {ExitCode.AGAIN} ]]; then
-    scontrol requeue "$SLURM_JOB_ID"
+fi
+# Where notice came before the image had a handler for it, nothing was done, and it is begun again.
+if [[ -n "$noticed" && ( "$code" -eq 138 || "$code" -eq 143 ) ]]; then
+    code={ExitCode.AGAIN}
+fi
+if [[ "$code" -eq {ExitCode.AGAIN} && -z "$cancelled" ]]; then
+    trap '' USR1 TERM  # also for scontrol
+    scontrol requeue "$id"
 fi
 exit "$code"
 """
@@ -88,10 +133,22 @@ PLATFORM = Platform(
     name="slurm",
     suffix=".sbatch",
     reclaim="at the time limit, and at a preemption where the cluster has "
-    "PreemptParameters=send_user_signal: SIGTERM, later SIGKILL",
-    notice="--signal, made from `grace_seconds`; at a preemption the partition's GraceTime",
-    next_attempt="the script, which requeues the job after code 75; Slurm (`--requeue`) after a preemption "
-    "or a failed node",
+    "PreemptParameters=send_user_signal: SIGUSR1 to the script; then, as at `scancel` and at other "
+    "preemptions, SIGTERM to every process, later SIGKILL",
+    notice="--signal, made from `grace_seconds`; at a preemption the partition's GraceTime; at `scancel` "
+    "KillWait (30 s)",
+    next_attempt="the script, which requeues the job after code 75 unless SIGTERM came to the script itself; "
+    "Slurm (`--requeue`) after a preemption or a failed node; after `scancel` nobody",
+    after={
+        Rerun.PERMANENT: "ends the job",
+        Rerun.COUNTED: "ends the job",
+        Rerun.AGAIN: "the script requeues it, without limit",
+    },
+    brings={
+        Way.VARIABLES: "the environment of the shell that submits the job",
+        Way.FILE: "the one that the shell's variable names, bound",
+        Way.IDENTITY: "the node's",
+    },
     render=render,
     local_paths=True,
 )

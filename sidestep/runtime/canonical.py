@@ -71,9 +71,21 @@ def safetensors_parts(tensors: Mapping[str, "Tensor"], metadata: Mapping[str, st
             "data_offsets": [start, end],
         }
         parts.append(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return (*_header(header), *parts)
+
+
+def with_metadata(file: Parts, metadata: Mapping[str, str]) -> Parts:
+    """A safetensors file that this module has made, with more texts in its header."""
+    _, text, *tensors = file
+    header = json.loads(bytes(text))
+    header["__metadata__"] = {**header.get("__metadata__", {}), **metadata}
+    return (*_header(header), *tensors)
+
+
+def _header(content: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return (len(text).to_bytes(8, "little"), text, *parts)
+    return len(text).to_bytes(8, "little"), text
 
 
 def torch_bytes(value: Any) -> bytes:

@@ -44,8 +44,13 @@ def check_driver(needed: str) -> None:
     """
     runs, major = driver_cuda(), int(needed.split(".")[0])
     if runs and runs[0] < major:
+        other = (
+            f"the image whose tag ends with -cuda{runs[0]} (in a clone: make setup TORCH=cuda{runs[0]}), "
+            if runs[0] in OLDEST_DRIVER
+            else ""
+        )
         raise MachineError(
             f"the NVIDIA driver is {driver_version()}, which runs CUDA up to {runs[0]}.{runs[1]}; this torch "
             f"is built for CUDA {needed}, which needs driver {OLDEST_DRIVER[major]} or newer\n"
-            "  take a machine with a newer driver, or set runtime.device to cpu"
+            f"  take {other}a machine with a newer driver, or set runtime.device to cpu"
         )

@@ -1,7 +1,8 @@
 """What can go wrong, and the exit code that says so: the one table.
 
 The numbers follow sysexits.h. 137 and 143 (killed by a signal) are never ours, so a scheduler that
-sees one of the codes below knows that the job itself decided to stop, and whether to run it again.
+sees one of the codes below knows that the job itself decided to stop, and whether to run it again. What the
+rendered files, the chart and the docs say of codes is made from here.
 """
 
 from enum import Enum, IntEnum
@@ -11,12 +12,12 @@ from sidestep.runtime.secrets import hide
 
 
 class Rerun(Enum):
-    """What the same command does when it is run again, as the docs say it."""
+    """The class of a code: what the same command does when it is run again, as the docs say it."""
 
-    NO_NEED = "has nothing left to do"
-    NEVER = "fails the same way: the code is permanent"
-    LIMITED = "may succeed later or on another machine"
-    ALWAYS = "continues from there"
+    NO_NEED = "done: has nothing left to do"
+    PERMANENT = "permanent: fails the same way"
+    COUNTED = "counted: may succeed later or on another machine, so a few tries are worth it"
+    AGAIN = "again: continues from there, so it is worth any number of tries"
 
 
 class ExitCode(IntEnum):
@@ -36,21 +37,45 @@ class ExitCode(IntEnum):
         return row
 
     DONE = 0, Rerun.NO_NEED, "The task is done."
-    USAGE = 64, Rerun.NEVER, "The command line is wrong."
-    BAD_DATA = 65, Rerun.NEVER, "An input exists, but it is damaged or not what it should be."
-    MISSING = 66, Rerun.NEVER, "An input does not exist."
-    STORAGE = 69, Rerun.LIMITED, "A store could not be reached, even after several tries."
-    BUG = 70, Rerun.NEVER, "A bug in Side-Step, or five attempts in a row without a checkpoint."
-    OUT_OF_MEMORY = 71, Rerun.NEVER, "The GPU has too little memory for these settings."
-    MACHINE = 72, Rerun.LIMITED, "This machine cannot run the job: no GPU, a full disk, …"
-    AGAIN = 75, Rerun.ALWAYS, "The job was told to stop; its progress is saved."
-    ACCESS = 77, Rerun.NEVER, "Credentials are missing, or do not allow this."
-    BAD_SPEC = 78, Rerun.NEVER, "The job spec is wrong."
+    USAGE = 64, Rerun.PERMANENT, "The command line is wrong."
+    BAD_DATA = 65, Rerun.PERMANENT, "An input exists, but it is damaged or not what it should be."
+    MISSING = 66, Rerun.PERMANENT, "An input does not exist."
+    STORAGE = 69, Rerun.COUNTED, "A store could not be reached, even after several tries."
+    BUG = (
+        70,
+        Rerun.PERMANENT,
+        "A bug in Side-Step, or the end of max_hours, max_cost or max_attempts.",
+    )
+    OUT_OF_MEMORY = 71, Rerun.PERMANENT, "The GPU has too little memory for these settings."
+    MACHINE = 72, Rerun.COUNTED, "This machine cannot run the job: no GPU, a full disk, …"
+    TAKEN = 73, Rerun.COUNTED, "Another run is writing to the same output."
+    AGAIN = 75, Rerun.AGAIN, "The job was told to stop; its progress is saved."
+    STALLED = 76, Rerun.COUNTED, "Nothing has advanced for too long."
+    ACCESS = 77, Rerun.PERMANENT, "Credentials are missing, or do not allow this."
+    BAD_SPEC = 78, Rerun.PERMANENT, "The job spec is wrong."
+
+
+OTHERS = {
+    1: "a wrapper or Python itself failed",
+    126: "the command cannot be executed",
+    127: "there is no such command",
+    134: "it aborted",
+    137: "it was killed, for memory or because its time was over",
+    139: "it crashed",
+    143: "it was told to stop before Side-Step began",
+}
+"""Codes that a scheduler may see and that are not Side-Step's. They are counted, as all others that are not
+in the table: nobody knows whether another try would help."""
 
 
 def codes(rerun: Rerun) -> list[int]:
-    """The exit codes of this kind, in their order."""
+    """The exit codes of this class, in their order."""
     return [int(code) for code in ExitCode if code.rerun is rerun]
+
+
+def rerun_after(code: int) -> Rerun:
+    """The class of any exit code: what is not in the table is counted."""
+    return next((own.rerun for own in ExitCode if own == code), Rerun.COUNTED)
 
 
 class SideStepError(Exception):
@@ -97,6 +122,18 @@ class AccessError(SideStepError):
 
 class BadSpecError(SideStepError):
     exit_code = ExitCode.BAD_SPEC
+
+
+class TakenError(SideStepError):
+    """Another run is alive and writes to the output; what this one had committed is safe."""
+
+    exit_code = ExitCode.TAKEN
+
+
+class StalledError(SideStepError):
+    """Nothing has advanced for too long, see `lifecycle.watchdog`."""
+
+    exit_code = ExitCode.STALLED
 
 
 class AgainError(SideStepError):

@@ -1,11 +1,15 @@
-"""A file whose modification time is the last sign of progress, for a container's health probe.
+"""One counter of progress, and a file whose modification time is its last change, for a container's probe.
 
-Whatever counts progress gives the signs: bytes pulled, songs encoded, steps taken. A process that hangs
-gives none, and its probe can tell.
+Whatever makes progress gives a sign: bytes moved, songs encoded, micro-batches, evaluation draws, steps. A
+process that hangs gives none, and its watchdog and its probe can tell. Whoever waits for another writer's
+lease or for a store says so: that is no stall.
 """
 
 import logging
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -15,6 +19,9 @@ EVERY_SECONDS = 5.0
 
 _file: Path | None = None
 _last = 0.0
+_signs = 0
+_waiting = 0
+_lock = threading.Lock()
 
 
 def begin(workspace: Path) -> None:
@@ -26,7 +33,8 @@ def begin(workspace: Path) -> None:
 
 def sign_of_life(at_once: bool = False) -> None:
     """Something has been done. Cheap enough for every block of bytes; from any thread."""
-    global _file, _last
+    global _file, _last, _signs
+    _signs += 1  # where two threads add at once, one may be lost: the count changes all the same
     now = time.monotonic()
     if _file is None or (now - _last < EVERY_SECONDS and not at_once):
         return
@@ -36,3 +44,26 @@ def sign_of_life(at_once: bool = False) -> None:
     except OSError as error:  # a probe may end the job for it, but work that goes well is not stopped here
         log.warning("%s cannot be written, and a probe will miss it: %s", _file, error.strerror)
         _file = None
+
+
+def signs() -> int:
+    """The counter: it changes with each sign of life."""
+    return _signs
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Inside, this thread waits for another writer's lease or for a store, within bounds of its own."""
+    global _waiting
+    with _lock:
+        _waiting += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _waiting -= 1
+
+
+def is_waiting() -> bool:
+    """Whether any thread does."""
+    return _waiting > 0

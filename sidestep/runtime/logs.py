@@ -1,4 +1,4 @@
-"""Logging: plain lines for people on standard error, everything in sidestep.log and in the run's log.
+"""Logging: lines on standard error, plain or JSON; everything in sidestep.log and in the run's log.
 
 No secret passes: each line is searched for them as it is written, with its traceback.
 """
@@ -12,6 +12,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
+from sidestep.runtime.jsonlines import json_line
 from sidestep.runtime.secrets import hide
 from sidestep.runtime.shown import indented
 
@@ -22,17 +23,19 @@ _log = logging.getLogger("sidestep")
 _run_log: logging.Handler | None = None
 
 
-def setup_logging(verbose: bool = False) -> None:
-    """Set up logging for this process; calling it again changes nothing but `verbose`.
+def setup_logging(verbose: bool = False, as_json: bool | None = None) -> None:
+    """Set up logging for this process; calling it again changes nothing but `verbose` and `as_json`.
 
     Standard error shows Side-Step's own lines from INFO on (DEBUG when `verbose`) and other libraries'
-    from ERROR on. `sidestep.log` in the working directory, where that is writable, is appended with
-    Side-Step's lines from DEBUG on, other libraries' from WARNING on, and tracebacks.
+    from ERROR on, each as one JSON object where `as_json`; None leaves that as it is. `sidestep.log` in the
+    working directory, where that is writable, is appended with Side-Step's lines from DEBUG on, other
+    libraries' from WARNING on, and tracebacks.
     """
     root = logging.getLogger()
-    console = next((handler for handler in root.handlers if isinstance(handler, _Console)), None)
+    console = _console()
     if console is None:
         console = _Console()
+        console.as_json = bool(as_json)
         root.addHandler(console)
         root.addHandler(_Early())
         _be_quiet()
@@ -42,6 +45,18 @@ def setup_logging(verbose: bool = False) -> None:
         except OSError as error:
             _log.info("No %s here (%s): only this screen shows what happens", LOG_FILE, error.strerror)
     console.setLevel(logging.DEBUG if verbose else logging.INFO)
+    if as_json is not None:
+        console.as_json = as_json
+
+
+def is_json() -> bool:
+    """Whether standard error is for lines of JSON alone."""
+    console = _console()
+    return console is not None and console.as_json
+
+
+def _console() -> "_Console | None":
+    return next((one for one in logging.getLogger().handlers if isinstance(one, _Console)), None)
 
 
 def add_log_file(path: str | os.PathLike[str]) -> None:
@@ -141,10 +156,11 @@ class _AsBefore(logging.Filter):
 
 
 class _Console(logging.StreamHandler[TextIO]):
-    """Plain lines on whatever standard error is at that moment: a progress bar replaces it for a while."""
+    """Lines on whatever standard error is at that moment: a progress bar replaces it for a while."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.as_json = False
         self.addFilter(lambda record: _is_ours(record) or record.levelno >= logging.ERROR)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -152,6 +168,8 @@ class _Console(logging.StreamHandler[TextIO]):
         super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
+        if self.as_json:
+            return json_line(record)
         message = hide(record.getMessage())  # without a traceback: that is for the log file
         if record.levelno >= logging.WARNING:
             message = f"{record.levelname.lower()}: {message}"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.filesize import decimal
 
 from sidestep.runtime.liveness import sign_of_life
+from sidestep.runtime.logs import is_json
 from sidestep.runtime.shown import shown
 from sidestep.runtime.words import duration, one_or_many
 
@@ -209,8 +210,8 @@ def track(
 
 
 def on_terminal() -> bool:
-    """Whether standard error is one."""
-    return sys.stderr is not None and sys.stderr.isatty()
+    """Whether standard error is one, and not for lines of JSON alone."""
+    return sys.stderr is not None and sys.stderr.isatty() and not is_json()
 
 
 def _shown(bar: Bar) -> "Live":

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 SHORTEST = 8  # characters: a shorter value would stand in ordinary words, too
+TOKEN = 16  # characters, at the least, of what may be one in a URL's path
 MASK = "***"
 
 _NAMES = re.compile(r"(SECRET|TOKEN|PASSWORD|CONNECTION_STRING|(SECRET|ACCESS|API)_KEY)$|^AZURE_\w*KEY$")
@@ -43,6 +44,14 @@ _seen: set[str] = set()  # an old token stays a secret when another takes its pl
 def remember(*values: str | None) -> None:
     """Hide these from now on, too: what a client was given by a role, a login or a command."""
     _seen.update(value for value in values if value)
+
+
+def remember_url(url: str) -> None:
+    """The same for a URL that is a secret as a whole, such as a webhook's: also what is behind its host, and
+    each part of that which is long enough for a token. A client's error may show these alone."""
+    _, _, rest = url.partition("://")
+    tokens = [part for part in re.split(r"[/?&=#@:]+", rest.partition("/")[2]) if len(part) >= TOKEN]
+    remember(url, *tokens, *([rest.partition("/")[2]] if tokens else []))
 
 
 def hide(text: str) -> str:

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from safetensors import safe_open
-
 from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.liveness import sign_of_life
 from sidestep.runtime.parsing import parse_json
 
 if TYPE_CHECKING:
@@ -40,6 +39,8 @@ def read_tensors(path: Path, prefixes: tuple[str, ...] = ("",)) -> Iterator[tupl
 
     Raises BadDataError where it is no such file.
     """
+    from safetensors import safe_open
+
     try:
         with path.open("rb") as start:
             _check_header(start.read(8))
@@ -47,12 +48,15 @@ def read_tensors(path: Path, prefixes: tuple[str, ...] = ("",)) -> Iterator[tupl
             for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
                 if name.startswith(prefixes):
                     yield name, file.get_tensor(name)
+                sign_of_life()
     except Exception as error:  # the library raises many kinds for what it does not know
         raise BadDataError(f"{path} is not a readable safetensors file: {error}") from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The texts in a safetensors file's header. Raises BadDataError where it is no such file."""
+    from safetensors import safe_open
+
     try:
         with path.open("rb") as start:
             _check_header(start.read(8))

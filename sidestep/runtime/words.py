@@ -1,8 +1,12 @@
 """What many parts say or name alike: a duration, the word that somebody meant, a value by its path."""
 
 import difflib
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+_NOT_IN_A_WORD = re.compile(r"""[\s,"]|^$""")  # of a list that is written as one text
 
 
 def duration(seconds: float) -> str:
@@ -48,7 +52,12 @@ def some(names: Sequence[str]) -> str:
 
 
 def as_typed(value: object) -> str:
-    """A setting as one would type it: `true`, `0.5`, `q_proj v_proj`, `v_proj=16`; nothing for None."""
+    """A setting as one would type it: `true`, `0.5`, `q_proj v_proj`, `v_proj=16`; nothing for None.
+
+    Lists and mappings of names with spaces are in JSON: `["Night Drive"]`.
+    """
+    if isinstance(value, list | tuple | dict) and any(_NOT_IN_A_WORD.search(str(item)) for item in value):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list | tuple):
         return " ".join(map(str, value))
     if isinstance(value, dict):

@@ -18,8 +18,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from sidestep.config.job import JobSpec
+from sidestep.platforms.disk import workspace_gib
 from sidestep.platforms.job import Job
-from sidestep.platforms.kubernetes import manifests
+from sidestep.platforms.kubernetes import hung_minutes, manifests
 from sidestep.runtime.errors import ExitCode
 from tests.documents import Block, blocks, run
 
@@ -118,12 +119,12 @@ def test_every_pod_is_within_the_restricted_standard(documents: list[Manifest]) 
         "projected",
     }
     for _, pod in pods(documents):
-        assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & pod.keys()
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"].get("runAsUser") != 0
         assert pod["securityContext"]["seccompProfile"]["type"] in ("RuntimeDefault", "Localhost")
         assert all(volume.keys() - {"name"} <= volumes for volume in pod["volumes"])
-        for container in pod["containers"]:
+        for container in (*pod["containers"], *pod.get("initContainers", ())):
             context = container["securityContext"]
             assert context["allowPrivilegeEscalation"] is False
             assert context["capabilities"] == {"drop": ["ALL"]}
@@ -154,7 +155,10 @@ def test_the_job_is_the_one_that_render_makes(tmp_path: Path) -> None:
     for key in ("restartPolicy", "terminationGracePeriodSeconds", "automountServiceAccountToken"):
         assert mine[key] == theirs[key], key
     [mine], [theirs] = mine["containers"], theirs["containers"]
-    for key in ("name", "image", "args", "envFrom", "resources", "securityContext", "volumeMounts"):
+    for key in (
+        *("name", "image", "args", "envFrom", "resources", "securityContext", "volumeMounts"),
+        "terminationMessagePolicy",
+    ):
         assert mine[key] == theirs[key], key
     assert mine["livenessProbe"]["exec"] == theirs["livenessProbe"]["exec"]
 
@@ -165,6 +169,38 @@ def test_the_liveness_probe_is_the_images_health_check() -> None:
         "command"
     ]
     assert f"CMD {json.dumps(command)}" in (ROOT / "docker" / "Dockerfile").read_text()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "minutes"),
+    [
+        ({}, 75),
+        ({"first_step_minutes": 90.5}, 106),
+        ({"stall_minutes": 720}, 735),
+        ({"stall_minutes": 1, "first_step_minutes": 1, "lease_seconds": 3600}, 75),
+        ({"stall_minutes": None}, None),
+        ({"first_step_minutes": None}, None),
+    ],
+)
+def test_the_probe_leaves_the_job_its_own_bounds(runtime: Manifest, minutes: int | None) -> None:
+    """It is the same sum as the one in the code."""
+    values = {**JOB["job"], "runtime": runtime}
+    assert hung_minutes(JobSpec.model_validate(values)) == minutes
+    [container] = one("Job", rendered({"job": values}))["spec"]["template"]["spec"]["containers"]
+    if minutes is None:
+        assert "livenessProbe" not in container
+    else:
+        assert f"+{minutes}" in container["livenessProbe"]["exec"]["command"]
+        assert container["livenessProbe"]["periodSeconds"] == 60
+
+
+def test_a_probe_of_one_s_own_takes_its_place() -> None:
+    own = {"exec": {"command": ["true"]}, "periodSeconds": 5}
+    values = {"job": {**JOB["job"], "runtime": {"stall_minutes": None}}, "livenessProbe": own}
+    [container] = one("Job", rendered(values))["spec"]["template"]["spec"]["containers"]
+    assert container["livenessProbe"]["exec"] == own["exec"]
+    assert container["livenessProbe"]["periodSeconds"] == 5
+    assert "livenessProbe" not in json.dumps(rendered({**JOB, "livenessProbe": None}))
 
 
 def test_the_spec_arrives_as_it_was_written() -> None:
@@ -189,7 +225,7 @@ def test_another_spec_or_pod_is_another_job() -> None:
     assert (job, config) == names({**JOB, "ttlSecondsAfterFinished": 60})  # may change while it is there
     other_job, other_config = names({"job": {**JOB["job"], "name": "other"}})
     assert other_job != job and other_config != config
-    other_job, same_config = names({**JOB, "shmSize": "4Gi"})
+    other_job, same_config = names({**JOB, "workspace": {"size": "4Gi"}})
     assert other_job != job and same_config == config
 
 
@@ -225,14 +261,168 @@ def test_helm_test_asks_for_no_gpu_and_no_gpu_node() -> None:
     [container] = pod["spec"]["containers"]
     assert container["args"] == ["plan", "--check-only", "--elsewhere"]
     assert "gpu" not in json.dumps(pod)
-    assert {"name": "workspace", "emptyDir": {"sizeLimit": "100Gi"}} in pod["spec"]["volumes"]
+    assert {"name": "workspace", "emptyDir": {"sizeLimit": "24Gi"}} in pod["spec"]["volumes"]
 
 
-def test_kueue_finds_a_suspended_job_in_its_queue() -> None:
-    job = one("Job", rendered({**JOB, "kueue": {"queueName": "gpus"}}))
-    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
-    assert job["spec"]["suspend"] is True
-    assert "suspend" not in one("Job", rendered(JOB))["spec"]
+def test_kueue_gets_what_it_reads_and_is_left_its_own() -> None:
+    """https://kueue.sigs.k8s.io/docs/reference/labels-and-annotations/"""
+    kueue = {"queueName": "gpus", "priorityClass": "low", "maxExecTimeSeconds": 2_000_000}
+    job = one("Job", rendered({**JOB, "kueue": kueue}))
+    assert {key: value for key, value in job["metadata"]["labels"].items() if "kueue" in key} == {
+        "kueue.x-k8s.io/queue-name": "gpus",
+        "kueue.x-k8s.io/priority-class": "low",
+        "kueue.x-k8s.io/max-exec-time-seconds": "2000000",
+    }
+    assert "kueue" not in json.dumps(one("Job", rendered(JOB)))
+
+
+def test_nothing_suspends_the_job_or_says_that_it_is_not(documents: list[Manifest]) -> None:
+    """The field is Kueue's, see test_upgrade.py."""
+    assert "suspend" not in one("Job", documents)["spec"]
+
+
+@pytest.mark.parametrize(("key", "mine"), [("backoffLimit", 3), ("ttlSecondsAfterFinished", 604800)])
+def test_null_leaves_a_limit_to_kubernetes(key: str, mine: int) -> None:
+    assert one("Job", rendered(JOB))["spec"][key] == mine
+    assert one("Job", rendered({**JOB, key: 0}))["spec"][key] == 0
+    assert key not in one("Job", rendered({**JOB, key: None}))["spec"]
+
+
+def test_what_is_missing_does_not_hold_the_node() -> None:
+    """The kubelet starts no container whose Secret or ConfigMap is missing, unless it is optional."""
+    values: Manifest = {
+        "existingConfigMap": "spec",
+        "existingSecret": "keys",
+        "envFrom": [
+            {"secretRef": {"name": "a"}},
+            {"configMapRef": {"name": "b", "optional": False}, "prefix": "X_"},
+        ],
+        "extraEnv": [
+            {"name": "PLAIN", "value": "1"},
+            {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "c", "key": "t"}}},
+        ],
+        "extraVolumes": [{"name": "ca", "secret": {"secretName": "d"}}, {"name": "tmp", "emptyDir": {}}],
+        "tensorboard": {"enabled": True, "logdir": "s3://a/b"},
+    }
+    documents = rendered(values)
+    for kind, pod in pods(documents):
+        [container] = pod["containers"]
+        assert container["envFrom"] == [
+            {"secretRef": {"name": "keys", "optional": True}},
+            {"secretRef": {"name": "a", "optional": True}},
+            {"configMapRef": {"name": "b", "optional": False}, "prefix": "X_"},
+        ], kind
+        env = {one["name"]: one for one in container["env"]}
+        assert env["PLAIN"] == {"name": "PLAIN", "value": "1"}
+        assert env["TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "c", "key": "t", "optional": True}
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert volumes["ca"]["secret"] == {"secretName": "d", "optional": True}
+        assert volumes["tmp"]["emptyDir"] == {}
+        if kind != "Deployment":
+            assert volumes["job"]["configMap"] == {"name": "spec", "optional": True}
+    # The spec that the chart itself brings is there before the Job is.
+    volumes = one("Job", rendered(JOB))["spec"]["template"]["spec"]["volumes"]
+    assert "optional" not in volumes[0]["configMap"]
+
+
+def test_a_run_again_is_another_job_of_the_same_spec() -> None:
+    def names(**values: int) -> tuple[str, str]:
+        documents = rendered({**JOB, **values})
+        return one("Job", documents)["metadata"]["name"], one("ConfigMap", documents)["metadata"]["name"]
+
+    found = [names(), names(rerun=0), names(rerun=1), names(rerun=2)]
+    assert (
+        found[0] == found[1] and len({job for job, _ in found}) == 3 and len({spec for _, spec in found}) == 1
+    )
+
+
+def test_a_digest_says_more_than_a_tag() -> None:
+    digest = "sha256:" + "0a" * 32
+    documents = rendered(
+        {
+            **JOB,
+            "image": {"repository": "r:5000/x", "tag": "1", "digest": digest},
+            "tensorboard": {"enabled": True, "imageDigest": digest},
+        }
+    )
+    assert {pod["containers"][0]["image"] for _, pod in pods(documents)} == {f"r:5000/x@{digest}"}
+
+
+def test_labels_and_annotations_of_the_job_are_not_its_pods() -> None:
+    given = {"jobLabels": {"a/b": "c", "app.kubernetes.io/name": "mine"}, "jobAnnotations": {"d": "e"}}
+    job = one("Job", rendered({**JOB, **given}))
+    assert job["metadata"]["labels"]["a/b"] == "c" and job["metadata"]["annotations"] == {"d": "e"}
+    assert job["metadata"]["labels"]["app.kubernetes.io/name"] == "side-step"  # what others select by stays
+    assert "a/b" not in json.dumps(job["spec"]) and "annotations" not in job["spec"]["template"]["metadata"]
+
+
+def test_what_the_pod_is_given_it_has() -> None:
+    init = [
+        {"name": "first", "image": "busybox:1", "volumeMounts": [{"name": "workspace", "mountPath": "/w"}]}
+    ]
+    spread = [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}]
+    documents = rendered({**JOB, "initContainers": init, "topologySpreadConstraints": spread})
+    pod = one("Job", documents)["spec"]["template"]["spec"]
+    assert (pod["initContainers"], pod["topologySpreadConstraints"]) == (init, spread)
+    assert "initContainers" not in one("Pod", documents)["spec"]  # `helm test` checks, and prepares nothing
+
+
+@pytest.mark.parametrize("metadata", [False, True])
+def test_the_machine_s_metadata_is_out_of_reach_unless_asked_for(metadata: bool) -> None:
+    policy = one("NetworkPolicy", rendered({**JOB, "networkPolicy": {"enabled": True, "metadata": metadata}}))
+    rules = policy["spec"]["egress"]
+    ports = {port["port"] for rule in rules for port in rule["ports"]}
+    assert ports == ({53, 443, 80, 987, 988} if metadata else {53, 443})
+    for rule in rules:  # plain http goes nowhere else
+        if any(port["port"] not in (53, 443) for port in rule["ports"]):
+            blocks = {peer["ipBlock"]["cidr"] for peer in rule["to"]}
+            assert {"169.254.169.254/32", "169.254.169.252/32", "169.254.170.23/32"} <= blocks
+            assert all(block.startswith(("169.254.", "fd00:ec2::")) for block in blocks)
+
+
+@pytest.mark.parametrize(
+    ("job", "size"),
+    [
+        ({}, "24Gi"),
+        ({"model_variant": "acestep-v15-turbo"}, "24Gi"),
+        ({"model_variant": "xl-sft"}, "40Gi"),
+        ({"model_variant": "my-fine-tune", "train": {"adapter": {"rank": 129}}}, "46Gi"),
+        ({"train": {"adapter": {"type": "lokr", "rank": 1024}}}, "24Gi"),
+    ],
+)
+def test_the_disk_is_what_the_spec_needs(job: Manifest, size: str) -> None:
+    """It is the same sum as the one in the code."""
+    values = {**JOB["job"], **job}
+    spec = JobSpec.model_validate(values)
+    assert f"{workspace_gib(spec)}Gi" == size
+    pod = one("Job", rendered({"job": values}))["spec"]["template"]["spec"]
+    assert {"name": "workspace", "emptyDir": {"sizeLimit": size}} in pod["volumes"]
+    assert pod["containers"][0]["resources"]["requests"]["ephemeral-storage"] == size
+
+
+def test_another_s_spec_may_be_about_the_largest_model() -> None:
+    assert "40Gi" in json.dumps(one("Job", rendered({"existingConfigMap": "mine"})))
+
+
+def test_a_volume_of_the_pod_s_own_in_place_of_the_node_s_disk() -> None:
+    values = {**JOB, "workspace": {"ephemeralVolume": {"enabled": True}}}
+    pod = one("Job", rendered(values))["spec"]["template"]["spec"]
+    [volume] = [volume for volume in pod["volumes"] if volume["name"] == "workspace"]
+    assert volume["ephemeral"]["volumeClaimTemplate"]["spec"] == {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "24Gi"}},
+    }
+    assert "ephemeral-storage" not in json.dumps(pod["containers"][0]["resources"])
+    assert "ephemeral" not in json.dumps(one("Pod", rendered(values))["spec"]["volumes"])
+
+
+def test_the_reason_of_an_end_is_in_the_pod_s_status(documents: list[Manifest]) -> None:
+    [container] = one("Job", documents)["spec"]["template"]["spec"]["containers"]
+    assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+def test_no_memory_is_set_aside_that_nobody_uses(documents: list[Manifest]) -> None:
+    assert "Memory" not in json.dumps(documents) and "/dev/shm" not in json.dumps(documents)
 
 
 def test_unset_a_deadline_is_not_there() -> None:
@@ -264,7 +454,27 @@ def test_default_values_are_refused_with_what_to_set() -> None:
         ({**JOB, "nodeSelector": {"spot": True}}, "/nodeSelector/spot"),
         ({**JOB, "image": {"pullPolicy": "Sometimes"}}, "/image/pullPolicy"),
         ({**JOB, "image": {"tag": 1.0}}, "/image/tag"),
+        ({**JOB, "image": {"digest": "0a" * 32}}, "/image/digest"),
+        ({**JOB, "shmSize": "2Gi"}, "shmSize"),
+        ({**JOB, "backoffLimit": -1}, "/backoffLimit"),
+        ({**JOB, "rerun": "now"}, "/rerun"),
+        ({**JOB, "kueue": {"maxExecTimeSeconds": 0}}, "/kueue/maxExecTimeSeconds"),
+        ({**JOB, "kueue": {"suspend": True}}, "suspend"),
+        ({**JOB, "jobLabels": {"spot": True}}, "/jobLabels/spot"),
+        ({**JOB, "envFrom": [{"secretRef": {"nam": "x"}}]}, "/envFrom/0"),
+        ({**JOB, "envFrom": ["keys"]}, "/envFrom/0"),
+        ({**JOB, "initContainers": [{"name": "x"}]}, "/initContainers/0"),
+        ({**JOB, "networkPolicy": {"metadata": "yes"}}, "/networkPolicy/metadata"),
+        ({**JOB, "workspace": {"ephemeralVolume": {"size": "1Gi"}}}, "/workspace/ephemeralVolume"),
+        (
+            {**JOB, "workspace": {"existingClaim": "w", "ephemeralVolume": {"enabled": True}}},
+            "are both set",
+        ),
         ({**JOB, "terminationGracePeriodSeconds": 30}, "it must be more"),
+        (
+            {"job": {"runtime": {"webhook": ["https://hooks.example.org/T0"]}}},
+            "SIDESTEP_RUNTIME__WEBHOOK",
+        ),
         ({"existingConfigMap": "mine", "tensorboard": {"enabled": True}}, "set tensorboard.logdir"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -287,6 +497,7 @@ def test_the_notes_name_what_is_there() -> None:
     assert f"logs --follow job/{one('Job', documents)['metadata']['name']}" in notes
     assert f"port-forward service/{one('Service', documents)['metadata']['name']} 6006" in notes
     assert "sidestep status s3://studio/runs/x" in notes
+    assert f"job-name={one('Job', documents)['metadata']['name']}" in notes and "rerun=1" in notes
 
 
 def test_every_command_of_the_page_works() -> None:

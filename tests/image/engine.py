@@ -77,19 +77,23 @@ def started(
     volumes: Mapping[Path, str] | None = None,
     environ: Mapping[str, str] | None = None,
     options: Sequence[str] = (),
+    image: str = IMAGE,
+    network: str = "host",
+    locked: bool = True,
 ) -> Iterator[Container]:
     """The image with `command`, as a cluster would run it; it is removed when the block ends.
 
     `volumes` are folder → place in the container, with `:ro` where it is to read alone. The network is the
     machine's own, so that a server on its loopback interface can be reached.
     """
-    arguments = ["run", "--detach", "--network", "host", "--user", str(user), *LOCKED, *options]
+    arguments = ["run", "--detach", "--network", network, "--user", str(user), *(LOCKED if locked else ())]
+    arguments += options
     for folder, place in (volumes or {}).items():
         arguments += ["--volume", f"{folder}:{place}"]
     # One thread, and no waiting by spinning: with it a small model is many times slower on a busy machine.
     for name, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", **(environ or {})}.items():
         arguments += ["--env", f"{name}={value}"]
-    container = Container(call(*arguments, IMAGE, *command).stdout.strip())
+    container = Container(call(*arguments, image, *command).stdout.strip())
     try:
         yield container
     finally:

@@ -125,7 +125,8 @@ def test_one_killed_for_memory_goes_on_from_its_last_commit(
 ) -> None:
     """Its /dev/shm is filled until the kernel takes the only process that gives memory back: the job."""
     output, job = training(tmp_path, inputs, whole)
-    limits = ["--memory", "3g", "--memory-swap", "3g", "--shm-size", "4g"]
+    # Little, so that it is full long before the training is over.
+    limits = ["--memory", "1500m", "--memory-swap", "1500m", "--shm-size", "2g"]
     with started("run", **job, options=limits) as container:
         container.wait_for(lambda: commits(output) >= 2, "second checkpoint")
         call("exec", container.name, "dd", "if=/dev/zero", "of=/dev/shm/full", "bs=1M", check=False)
@@ -207,8 +208,10 @@ def test_the_health_check_tells_progress_from_none(tmp_path: Path) -> None:
     assert not healthy(), "there is no sign of life yet"
     (workspace / "alive").touch()
     assert healthy()
-    an_hour_ago = (workspace / "alive").stat().st_mtime - 3600
-    os.utime(workspace / "alive", (an_hour_ago, an_hour_ago))
+    now = (workspace / "alive").stat().st_mtime
+    os.utime(workspace / "alive", (now - 3600, now - 3600))
+    assert healthy(), "the first step may take an hour"
+    os.utime(workspace / "alive", (now - 7200, now - 7200))
     assert not healthy()
 
 
@@ -223,7 +226,7 @@ def test_the_projects_own_layer_is_small(capsys: pytest.CaptureFixture[str]) -> 
     [own] = [
         size for size, by in layers if "COPY" in by and " /opt/sidestep" in by and "requirements" not in by
     ]
-    assert own < 5 * MEGABYTE
+    assert own < 8 * MEGABYTE  # source and bytecode: a third of it when pulled
     assert sum(size for size, _ in layers) < 2500 * MEGABYTE
 
 

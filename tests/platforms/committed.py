@@ -6,7 +6,7 @@ from pathlib import Path
 from sidestep.config.job import resolve
 from sidestep.config.sources import FileLine
 from sidestep.platforms.image import image_reference
-from sidestep.platforms.render import PLATFORMS, rendered_for
+from sidestep.platforms.render import PLATFORMS, job_for
 from tests.platforms.rendering import ROOT
 
 
@@ -22,7 +22,8 @@ def rendered_files() -> Iterator[tuple[Path, str]]:
                 name: FileLine(str(config), line=1) if isinstance(origin, FileLine) else origin
                 for name, origin in origins.items()
             }
-            yield file, rendered_for(platform, spec, origins, image_reference(None, {}), str(file)).text
+            image = image_reference(None, platform.cuda, {})
+            yield file, platform.render(job_for(platform, spec, origins, image, str(file))).text
 
 
 if __name__ == "__main__":

@@ -1,78 +1,30 @@
 """What the other platforms are sent, held against what their documentation names."""
 
-import json
 import re
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 
 from sidestep.config.job import resolve
 from sidestep.platforms.job import flattened
 from sidestep.platforms.render import PLATFORMS
+from sidestep.platforms.wishes import Wishes, flag
 from sidestep.platforms.yaml11 import dump
-from tests.platforms.rendering import ON_S3, ROOT, render
-
-# CreatePodRequest, with ContainerConfig and CreateGpuConfig, of
-# https://docs.runpod.io/api-reference-v2/pods/create-a-pod
-VERSION = {"type": "string", "pattern": r"^\d+\.\d+$"}
-CREATE_POD_REQUEST = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["name", "image"],
-    "properties": {
-        **{name: {"type": "string", "minLength": 1} for name in ("name", "image", "args", "templateId")},
-        "disk": {"type": "integer", "minimum": 1},
-        "ports": {"type": "array", "items": {"type": "string"}},
-        "env": {"type": "object", "additionalProperties": {"type": "string"}},
-        "registry": {"type": ["string", "null"]},
-        "cloud": {"enum": ["SECURE", "COMMUNITY"]},
-        "cpu": {"type": "object"},
-        "gpu": {
-            "type": "object",
-            "additionalProperties": False,
-            "required": ["id"],
-            "properties": {
-                "id": {"type": "string"},
-                "count": {"type": "integer", "minimum": 1},
-                "allowedCudaVersions": {"type": "array", "items": VERSION},
-                "minCudaVersion": VERSION,
-                "minRamPerGpu": {"type": "integer", "minimum": 1},
-                "minVcpuCountPerGpu": {"type": "integer", "minimum": 1},
-            },
-        },
-        "dataCenterIds": {"type": "array", "items": {"type": "string"}},
-        "globalNetworking": {"type": "boolean"},
-        "mounts": {"type": "object"},
-        "startJupyter": {"type": "boolean"},
-        "startSsh": {"type": "boolean"},
-    },
-}
-
-
-def test_runpod_s_body() -> None:
-    rendered = render("runpod", {**ON_S3, "train": {"lr": 1e-4}}, file="my job.json")
-    body = json.loads(rendered.text)
-    Draft202012Validator(CREATE_POD_REQUEST).validate(body)
-    assert ("gpu" in body) != ("cpu" in body)  # exactly one of them, says the page
-    assert body["args"] == "run" and body["gpu"]["minCudaVersion"] == "13.0"
-    secrets = {name: value for name, value in body["env"].items() if not name.startswith("SIDESTEP_")}
-    # https://docs.runpod.io/pods/templates/secrets: {{ RUNPOD_SECRET_secret_name }}
-    assert secrets == {
-        name: f"{{{{ RUNPOD_SECRET_{name} }}}}" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-    }
-    spec, _ = resolve(environ={name: value for name, value in body["env"].items() if name not in secrets})
-    assert spec.train.lr == 1e-4 and spec.runtime.on_exit == "terminate"
-    assert "POST https://api.runpod.io/v2/pods " in rendered.command
-    assert "Bearer $RUNPOD_API_KEY" in rendered.command and "-d @'my job.json'" in rendered.command
+from sidestep.runtime.errors import Rerun, UsageError
+from tests.platforms.rendering import ON_S3, ROOT, SPECS, render
 
 
 def test_dstack_s_task_says_what_is_retried() -> None:
     rendered = render("dstack", ON_S3)
     task = YAML(typ="safe", pure=True).load(rendered.text)
     assert task["retry"]["on_events"] == ["no-capacity", "interruption", "error"]
-    assert "permanent errors" in rendered.text.partition("type:")[0]
+    assert "64, 65, 66, 70, 71, 77, 78" in rendered.text.partition("type:")[0]
+    assert task["resources"]["gpu"]["compute_capability"] == 8.0
+    assert (task["resources"]["memory"], task["spot_policy"]) == (
+        "16GB..",
+        "auto",
+    ) and "max_price" not in task
     assert task["env"]["AWS_ACCESS_KEY_ID"] == "${{ secrets.AWS_ACCESS_KEY_ID }}"
     given = {name: value for name, value in task["env"].items() if name.startswith("SIDESTEP_")}
     assert resolve(environ=given)[0].output_dir == ON_S3["output_dir"]
@@ -140,3 +92,49 @@ def test_the_page_s_table_says_what_is_rendered() -> None:
         grace = f"{one.grace_seconds} s" if one.grace_seconds else "the spec's"
         row = f"| {one.name} | {one.reclaim} | {one.notice} | {grace} | {one.next_attempt} |"
         assert row in page, row
+        after = [one.after[rerun] for rerun in (Rerun.PERMANENT, Rerun.COUNTED, Rerun.AGAIN)]
+        assert f"| {one.name} | {' | '.join(after)} |\n" in page, after
+
+
+def test_wishes_are_what_the_platforms_are_asked_for() -> None:
+    def task(platform: str, **said: Any) -> dict[str, Any]:
+        text = render(platform, {}, SPECS / "s3" / "pipeline.yaml", wishes=Wishes(**said)).text
+        read: dict[str, Any] = YAML(typ="safe", pure=True).load(text)
+        return read
+
+    dearest = task("dstack", max_price=0.8, spot="never", keep_codes=True)
+    assert (dearest["max_price"], dearest["spot_policy"]) == (0.8, "on-demand")
+    assert dearest["entrypoint"] == "sidestep run" != task("dstack")["entrypoint"]
+    assert task("dstack", spot="only")["spot_policy"] == "spot"
+    resources = task("skypilot", max_price=0.8, spot="preferred")["resources"]
+    assert resources["max_hourly_cost"] == 0.8 and resources["memory"] == "16+"
+    assert {(one["infra"], one["use_spot"]) for one in resources["any_of"]} == {
+        (cloud, is_spot) for cloud in ("aws", "gcp", "azure") for is_spot in (True, False)
+    }
+    assert task("skypilot", spot="never")["resources"]["use_spot"] is False
+    assert task("skypilot")["resources"]["use_spot"] is True and "max_hourly_cost" not in str(
+        task("skypilot")
+    )
+
+
+@pytest.mark.parametrize(
+    ("platform", "said"),
+    [("docker", {"max_price": 1.0}), ("skypilot", {"keep_codes": True}), ("slurm", {"spot": "only"})],
+)
+def test_a_wish_that_a_platform_has_no_word_for_is_refused(platform: str, said: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=flag(next(iter(said)))):
+        render(platform, {}, SPECS / "s3" / "pipeline.yaml", wishes=Wishes(**said))
+
+
+def test_skypilot_names_the_oldest_release_that_reads_it() -> None:
+    config = SPECS / "s3" / "pipeline.yaml"
+    assert "0.12.0 or newer" in render("skypilot", {}, config).text
+    assert "0.13.0 or newer" in render("skypilot", {}, config, wishes=Wishes(max_price=1)).text
+
+
+def test_skypilot_tries_again_what_the_job_itself_can_count() -> None:
+    task = YAML(typ="safe", pure=True).load(render("skypilot", {}, SPECS / "s3" / "pipeline.yaml").text)
+    assert task["resources"]["job_recovery"] == {
+        "max_restarts_on_errors": 0,
+        "recover_on_exit_codes": [72, 73, 75, 76, 137, 143],  # 69: nothing can be counted without the store
+    }

@@ -9,7 +9,7 @@ import pytest
 
 from sidestep.acestep.tiny import write_tiny_checkpoint
 from sidestep.config.job import resolve
-from sidestep.platforms.render import PLATFORMS, rendered_for
+from sidestep.platforms.render import PLATFORMS, job_for
 from sidestep.tasks import demo
 from tests.image.engine import IMAGE, call, engine
 
@@ -31,7 +31,8 @@ def test_the_script_makes_tensors_in_the_folder_it_names(monkeypatch: pytest.Mon
         },
         environ={},
     )
-    Path("job.sh").write_text(rendered_for(PLATFORMS["docker"], spec, origins, IMAGE).text)
+    docker = PLATFORMS["docker"]
+    Path("job.sh").write_text(docker.render(job_for(docker, spec, origins, IMAGE)).text)
     Path("bin").mkdir()
     # One thread: those of several containers on a busy machine only get in each other's way.
     quick = '[ $1 != run ] || { shift; set -- run --env OMP_NUM_THREADS=1 "$@"; }'

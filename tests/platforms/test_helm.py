@@ -11,12 +11,18 @@ from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 
 from sidestep.config.job import resolve
-from sidestep.platforms.render import PLATFORMS, rendered_for
+from sidestep.platforms.render import PLATFORMS, job_for
 from tests.platforms.rendering import ON_S3, ROOT, render
 
 CHART = ROOT / "helm" / "side-step"
+DIGEST = "sha256:" + "0f" * 32
 JOBS = {
     "a GPU and secrets": {**ON_S3, "runtime": {"grace_seconds": 12.5}, "train": {"lr": 1e-05}},
+    "XL at a high rank": {
+        **ON_S3,
+        "model_variant": "xl-base",
+        "train": {"adapter": {"rank": 200}},
+    },
     "neither": {**ON_S3, "storage": {"anonymous": True}, "runtime": {"device": "cpu"}},
 }
 
@@ -35,18 +41,22 @@ def test_the_values_fit_the_chart_s_schema_and_are_the_spec(job: dict[str, Any])
 
 
 @pytest.mark.parametrize(
-    ("image", "repository", "tag"),
+    ("image", "parts"),
     [
-        ("registry:5000/side-step:1", "registry:5000/side-step", "1"),
-        ("registry:5000/side-step", "registry:5000/side-step", "latest"),
-        ("side-step", "side-step", "latest"),
-        ("side-step@sha256:00ff", "side-step@sha256", "00ff"),  # the chart puts a colon between the two
+        ("registry:5000/side-step:1", {"repository": "registry:5000/side-step", "tag": "1"}),
+        ("registry:5000/side-step", {"repository": "registry:5000/side-step", "tag": "latest"}),
+        ("side-step", {"repository": "side-step", "tag": "latest"}),
+        (f"side-step@{DIGEST}", {"repository": "side-step", "digest": DIGEST}),
+        (f"registry:5000/side-step:1@{DIGEST}", {"repository": "registry:5000/side-step", "digest": DIGEST}),
     ],
 )
-def test_the_image_in_its_two_parts(image: str, repository: str, tag: str) -> None:
+def test_the_image_in_its_parts(image: str, parts: dict[str, str]) -> None:
     spec, origins = resolve(arguments=ON_S3, environ={})
-    text = rendered_for(PLATFORMS["helm"], spec, origins, image).text
-    assert YAML(typ="safe", pure=True).load(text)["image"] == {"repository": repository, "tag": tag}
+    helm = PLATFORMS["helm"]
+    text = helm.render(job_for(helm, spec, origins, image)).text
+    read = YAML(typ="safe", pure=True).load(text)
+    assert read["image"] == parts
+    Draft202012Validator(json.loads((CHART / "values.schema.json").read_text())).validate(read)
 
 
 @pytest.mark.chart

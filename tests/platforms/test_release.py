@@ -3,7 +3,7 @@
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from http.client import BadStatusLine
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +15,15 @@ from sidestep import tasks
 from sidestep.cli import main
 from sidestep.platforms import release
 from sidestep.platforms.release import PROVIDERS, RETRY
-from sidestep.runtime.errors import AgainError, BadDataError, ExitCode
+from sidestep.runtime.errors import (
+    AgainError,
+    BadDataError,
+    ExitCode,
+    Rerun,
+    SideStepError,
+    StalledError,
+    rerun_after,
+)
 
 TOKEN = "token-not-to-be-seen"
 RUNPOD = {"RUNPOD_POD_ID": "pod/1", "RUNPOD_API_KEY": TOKEN}
@@ -101,24 +109,37 @@ def test_the_machine_is_given_back_once(
     assert stand_in.asked == [(method, path, f"Bearer {TOKEN}", body)]
 
 
-@pytest.mark.parametrize(
-    ("outcome", "code", "calls"),
-    [
-        (BadDataError("no song"), ExitCode.BAD_DATA, 1),
-        (RuntimeError("a bug"), ExitCode.BUG, 1),
-        (AgainError("notice came"), ExitCode.AGAIN, 0),
-        (KeyboardInterrupt(), ExitCode.AGAIN, 0),
-    ],
-)
-def test_for_every_code_but_75(
-    stand_in: StandIn,
-    monkeypatch: pytest.MonkeyPatch,
-    outcome: BaseException,
-    code: ExitCode,
-    calls: int,
+KINDS = {kind.exit_code: kind for kind in SideStepError.__subclasses__()}
+
+
+@pytest.mark.parametrize("outcome", [*(kind("it ended") for kind in KINDS.values()), RuntimeError("a bug")])
+def test_for_every_code_but_those_to_be_run_again(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, outcome: Exception
 ) -> None:
-    assert run(monkeypatch, RUNPOD, "terminate", outcome) == code
-    assert len(stand_in.asked) == calls
+    code = run(monkeypatch, RUNPOD, "terminate", outcome)
+    assert code == getattr(outcome, "exit_code", ExitCode.BUG)
+    assert len(stand_in.asked) == (rerun_after(code) is not Rerun.AGAIN)
+
+
+def test_a_job_that_hangs_gives_it_back_too(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+
+    def hangs(*_: Any, end_stalled: Callable[[StalledError], None], **more: Any) -> None:
+        end_stalled(StalledError("nothing has advanced"))
+        ended.append(len(stand_in.asked))
+        raise AgainError("what follows is this test's")
+
+    monkeypatch.setattr("os._exit", ended.append)
+    monkeypatch.setattr(tasks, "run", hangs)
+    for name, value in RUNPOD.items():
+        monkeypatch.setenv(name, value)
+    main(["run", "--audio-dir", "songs", "--output-dir", "out", "--on-exit", "terminate"])
+    assert ended == [ExitCode.STALLED, 1]
+
+
+def test_not_after_ctrl_c(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, RUNPOD, "terminate", KeyboardInterrupt()) == ExitCode.AGAIN
+    assert stand_in.asked == []
 
 
 def test_not_where_it_is_not_wanted(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:

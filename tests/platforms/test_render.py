@@ -11,10 +11,11 @@ from sidestep.cli import main
 from sidestep.config.fields import spec_fields
 from sidestep.config.job import resolve
 from sidestep.platforms.job import flattened
-from sidestep.platforms.render import PLATFORMS, said
+from sidestep.platforms.render import PLATFORMS, job_for, said
+from sidestep.platforms.wishes import Wishes
 from sidestep.runtime.errors import BadSpecError, ExitCode, UsageError
 from sidestep.runtime.words import nested
-from tests.platforms.rendering import ON_S3, SPECS, render
+from tests.platforms.rendering import IMAGE, ON_S3, SPECS, job, render
 
 SECRETS = {"AWS_ACCESS_KEY_ID": "AKIA-not-to-be-seen", "AWS_SECRET_ACCESS_KEY": "s3cr3t-not-to-be-seen"}
 
@@ -70,7 +71,7 @@ def test_a_platform_that_can_be_told_waits_longer_than_the_job_needs() -> None:
     values = {**ON_S3, "runtime": {"grace_seconds": 50.5}}
     assert "--stop-timeout 61 " in render("docker", values).text
     assert "terminationGracePeriodSeconds: 61\n" in render("kubernetes", values).text
-    assert "--signal=B:TERM@61\n" in render("slurm", values).text
+    assert "--signal=B:USR1@61\n" in render("slurm", values).text
 
 
 @pytest.mark.parametrize("platform", [platform for platform in PLATFORMS if platform != "skypilot"])
@@ -78,11 +79,50 @@ def test_the_workspace_is_the_image_s(platform: str) -> None:
     assert "/scratch/me" not in render(platform, {**ON_S3, "runtime": {"workspace": "/scratch/me"}}).text
 
 
+@pytest.mark.parametrize(
+    ("platform", "values", "disk", "asked"),
+    [
+        ("kubernetes", {}, None, "24Gi"),
+        ("kubernetes", {"model_variant": "xl-base"}, None, "40Gi"),
+        ("kubernetes", {}, 70, "70Gi"),
+        ("helm", {}, 70, 'size: "70Gi"'),
+        ("runpod", {}, None, '"disk": 36'),
+        ("runpod", {"train": {"adapter": {"rank": 128}}}, None, '"disk": 39'),
+        ("runpod", {}, 70, '"disk": 82'),
+        ("vast", {"model_variant": "xl-base"}, None, "disk=52"),
+        ("vast", {}, 70, "disk=82"),
+        ("skypilot", {}, None, "disk_size: 86"),
+        ("skypilot", {}, 70, "disk_size: 132"),
+        ("dstack", {}, None, "86GB.."),
+        ("dstack", {"model_variant": "xl-base"}, None, "102GB.."),
+        ("dstack", {}, 70, "132GB.."),
+    ],
+)
+def test_the_disk_is_the_model_s_and_the_adapter_s_or_what_is_said(
+    platform: str, values: dict[str, Any], disk: int | None, asked: str
+) -> None:
+    """Beside the workspace it holds the image, and on a cloud's machine the system too."""
+    Path("job.yaml").write_text("".join(f"{name}: {value}\n" for name, value in ON_S3.items()))
+    spec, origins = resolve(arguments=values, config=Path("job.yaml"), environ={})
+    job = job_for(PLATFORMS[platform], spec, origins, IMAGE, wishes=Wishes(disk=disk))
+    assert asked in PLATFORMS[platform].render(job).text
+
+
+def test_the_disk_of_this_machine_is_not_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = str(SPECS / "s3" / "lora.yaml")
+    assert main(["render", "runpod", spec, "--disk", "70"]) == ExitCode.DONE
+    assert '"disk": 82' in capsys.readouterr().out
+    for refused in (["docker", spec, "--disk", "70"], ["runpod", spec, "--disk", "7"]):
+        assert main(["render", *refused]) == ExitCode.USAGE
+        assert "--disk" in capsys.readouterr().err
+
+
 def test_rented_machines_are_given_back_unless_the_spec_says_otherwise() -> None:
     for platform in ("runpod", "vast"):
-        assert "terminate" in render(platform, ON_S3).text
-        kept = render(platform, {**ON_S3, "runtime": {"on_exit": "none"}}).text
-        assert "terminate" not in kept and "SIDESTEP_RUNTIME__ON_EXIT" in kept
+        given = job(platform, ON_S3).environment
+        kept = job(platform, {**ON_S3, "runtime": {"on_exit": "none"}}).environment
+        assert given["SIDESTEP_RUNTIME__ON_EXIT"] == "terminate"
+        assert kept["SIDESTEP_RUNTIME__ON_EXIT"] == "none"
 
 
 def test_schemes_are_known_in_any_case_and_file_uris_are_decoded() -> None:
@@ -90,7 +130,7 @@ def test_schemes_are_known_in_any_case_and_file_uris_are_decoded() -> None:
     assert "--env AWS_ACCESS_KEY_ID" in rendered.text
     folder = {**ON_S3, "output_dir": "FILE:///data/my%20runs"}
     assert "--volume '/data/my runs:/data/my runs'" in render("docker", folder).text
-    with pytest.raises(UsageError, match="output_dir"):
+    with pytest.raises(BadSpecError, match="output_dir"):
         render("kubernetes", folder)
 
 
@@ -126,6 +166,7 @@ def values_of(path: tuple[str, ...]) -> st.SearchStrategy[Any]:
         "integer": st.integers(0, 2**32),
         "number": st.floats(0, 1e4) | st.sampled_from([1e-4, 1e-05]),
         "string": st.sampled_from(field.choices) if field.choices else TEXT,
+        "array": st.lists(NAMES, min_size=1),
         "object": st.dictionaries(NAMES, st.integers(1, 99)),
     }
     return st.one_of(*(kinds[kind] for kind in field.types))

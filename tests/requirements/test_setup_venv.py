@@ -39,7 +39,11 @@ def pins(*names: str) -> dict[str, str]:
 
 def test_every_direct_dependency_is_pinned_within_its_range() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [(text, pins("cpu.txt")) for text in project["dependencies"]]
+    wanted = [
+        (text, pins("common.txt", torch))
+        for text in project["dependencies"]
+        for torch in ("cpu.txt", "cuda12.txt", "cuda13.txt")
+    ]
     wanted += [(text, pins("dev.txt")) for text in project["optional-dependencies"]["dev"]]
     for text, pinned in wanted:
         requirement = Requirement(text)
@@ -48,11 +52,11 @@ def test_every_direct_dependency_is_pinned_within_its_range() -> None:
 
 
 def test_what_running_needs_is_pinned_without_the_developers_packages() -> None:
-    """`make setup` installs cpu.txt alone: all that the dependencies ask for, and nothing besides."""
+    """`make setup` installs cpu.txt alone, with common.txt: all that the dependencies ask for, no more."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = all_needed(map(Requirement, project["dependencies"]))
-    pinned = set(pins("cpu.txt"))
-    assert needed - set(pins("cuda.txt")) <= pinned
+    pinned = set(pins("common.txt", "cpu.txt"))
+    assert needed - set(pins("cuda13.txt")) <= pinned
     if sys.version_info[:2] == (3, 11):  # for which the pins are made; newer ones need less
         assert pinned <= needed
     assert not set(pins("dev.txt")) & pinned
@@ -83,7 +87,7 @@ def test_the_pins_are_complete_and_fit_each_other() -> None:
 def test_no_pin_file_names_an_index_or_a_path() -> None:
     for file in REQUIREMENTS.glob("*.txt"):
         for line in file.read_text().splitlines():
-            assert re.fullmatch(r"#.*|-r cpu\.txt|[\w.-]+==[\w.]+", line), f"{file.name}: {line}"
+            assert re.fullmatch(r"#.*|-r common\.txt|[\w.-]+==[\w.]+", line), f"{file.name}: {line}"
 
 
 def test_an_old_python_is_refused_with_what_to_do(
@@ -134,32 +138,42 @@ def test_little_disk_space_is_said_before_the_download(
     monkeypatch.setattr(setup_venv, "installed_torch", lambda: "")
     monkeypatch.setattr(setup_venv.shutil, "disk_usage", lambda path: type("", (), {"free": 1_500_000_000}))
     with pytest.raises(setup_venv.SetupError, match=r"1\.5 GB free; the set-up needs 4 GB"):
-        setup_venv.install_torch("2.13.0", "auto", gpu=False)
+        setup_venv.install_torch("auto", None)
 
 
 CPU_INDEX = ["--index-url", "https://download.pytorch.org/whl/cpu"]
 
 
 @pytest.mark.parametrize(
-    ("have", "choice", "gpu", "reachable", "installed"),
+    ("have", "choice", "driver", "reachable", "installed"),
     [
-        ("", "auto", False, True, ["torch==2.13.0", *CPU_INDEX]),
-        ("", "auto", False, False, ["torch==2.13.0"]),
-        ("", "auto", True, True, ["torch===2.13.0"]),
-        ("2.13.0+cpu", "auto", True, True, ["torch===2.13.0"]),
-        ("2.13.0+cpu", "auto", False, True, None),
-        ("2.13.0", "auto", False, True, None),
-        ("2.12.1+cpu", "auto", False, False, ["torch==2.13.0"]),
+        ("", "auto", None, True, ["torch==2.13.0", *CPU_INDEX]),
+        ("", "auto", None, False, ["torch==2.13.0"]),
+        ("", "auto", "13", True, ["torch===2.13.0"]),
+        ("2.13.0+cpu", "auto", "13", True, ["torch===2.13.0"]),
+        ("2.13.0+cpu", "auto", None, True, None),
+        ("2.13.0", "auto", None, True, None),
+        ("2.12.1+cpu", "auto", None, False, ["torch==2.13.0"]),
+        # a driver that is too old for CUDA 13
+        ("", "auto", "12", True, ["torch===2.10.0"]),
+        ("2.13.0", "auto", "12", True, ["torch===2.10.0"]),
+        ("2.10.0", "auto", "12", True, None),
+        ("2.10.0", "auto", "13", True, ["torch===2.13.0"]),
         # what somebody installed by hand stays
-        ("2.13.0+rocm7.0", "auto", False, True, None),
-        ("2.13.0+cu126", "auto", True, True, None),
-        ("2.13.0+cu126", "cuda", True, True, None),
+        ("2.13.0+rocm7.0", "auto", None, True, None),
+        ("2.13.0+cu126", "auto", "13", True, None),
+        ("2.13.0+cu126", "cuda", "13", True, None),
+        ("2.13.0+cu126", "auto", "12", True, None),
+        ("2.9.0+cu126", "auto", "12", True, ["torch===2.10.0"]),
         # what was asked for counts more than what the machine has
-        ("", "cpu", True, True, ["torch==2.13.0+cpu", *CPU_INDEX]),
-        ("2.13.0+cpu", "cpu", True, True, None),
-        ("2.13.0", "cpu", True, False, ["torch==2.13.0+cpu"]),
-        ("", "cuda", False, True, ["torch===2.13.0"]),
-        ("2.13.0+cpu", "cuda", False, True, ["torch===2.13.0"]),
+        ("", "cpu", "13", True, ["torch==2.13.0+cpu", *CPU_INDEX]),
+        ("2.13.0+cpu", "cpu", "13", True, None),
+        ("2.13.0", "cpu", "13", False, ["torch==2.13.0+cpu"]),
+        ("", "cuda", None, True, ["torch===2.13.0"]),
+        ("", "cuda", "12", True, ["torch===2.10.0"]),
+        ("2.13.0+cpu", "cuda", None, True, ["torch===2.13.0"]),
+        ("", "cuda12", "13", True, ["torch===2.10.0"]),
+        ("", "cuda13", "12", True, ["torch===2.13.0"]),
     ],
 )
 def test_which_build_of_torch_is_installed(
@@ -167,7 +181,7 @@ def test_which_build_of_torch_is_installed(
     monkeypatch: pytest.MonkeyPatch,
     have: str,
     choice: str,
-    gpu: bool,
+    driver: str | None,
     reachable: bool,
     installed: list[str] | None,
 ) -> None:
@@ -182,8 +196,48 @@ def test_which_build_of_torch_is_installed(
     monkeypatch.setattr(setup_venv, "can_reach", lambda url: reachable)
     monkeypatch.setattr(setup_venv, "pip", pip)
     monkeypatch.setattr(setup_venv.shutil, "disk_usage", lambda path: type("", (), {"free": 10**12}))
-    setup_venv.install_torch("2.13.0", choice, gpu)
+    setup_venv.install_torch(choice, driver)
     assert calls == ([installed] if installed else [])
+
+
+@pytest.mark.parametrize(
+    ("torch", "pins"),
+    [
+        ("2.13.0", "cuda13.txt"),
+        ("2.10.0", "cuda12.txt"),
+        ("2.13.0+cpu", "common.txt"),
+        ("2.13.0+cu126", "common.txt"),
+    ],
+)
+def test_the_packages_beside_torch_are_those_of_its_build(
+    setup_venv: ModuleType, torch: str, pins: str
+) -> None:
+    assert setup_venv.pins_beside(torch) == pins
+
+
+@pytest.mark.parametrize(
+    ("nvidia_smi", "cuda"),
+    [
+        ("echo 580.65.06", "13"),
+        ("echo 570.172.08; echo 570.172.08", "12"),  # two GPUs
+        ("echo NVIDIA-SMI has failed because it could not communicate with the driver; exit 9", None),
+        ("echo No devices were found", None),
+    ],
+)
+def test_the_driver_says_which_cuda(
+    setup_venv: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    nvidia_smi: str,
+    cuda: str | None,
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{nvidia_smi}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(setup_venv.shutil, "which", lambda name: str(program))
+    assert setup_venv.driver_cuda() == cuda
+    monkeypatch.setattr(setup_venv.shutil, "which", lambda name: None)
+    assert setup_venv.driver_cuda() is None
 
 
 @pytest.mark.parametrize(
@@ -222,11 +276,11 @@ class Machine:
         self.module = module
         self.installed: list[str] = []
         self.interrupted_in = ""
-        monkeypatch.setattr(module, "has_gpu", lambda: False)
+        monkeypatch.setattr(module, "driver_cuda", lambda: None)
         monkeypatch.setattr(module, "find_python", lambda: "python3")
         monkeypatch.setattr(module, "succeeds", lambda *command: True)
         monkeypatch.setattr(module, "run", lambda command, what: Path(command[-1], "bin").mkdir())
-        monkeypatch.setattr(module, "install_run", lambda torch, gpu: self.install(f"run, torch {torch}"))
+        monkeypatch.setattr(module, "install_run", lambda torch, driver: self.install(f"run, torch {torch}"))
         monkeypatch.setattr(
             module, "install_added", lambda part, again: self.install(part + ", again" * again)
         )
@@ -301,5 +355,5 @@ def test_what_was_interrupted_after_torch_does_not_cost_torch_again(machine: Mac
 
 def test_another_machine_s_gpu_is_noticed(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.set_up("dev")
-    monkeypatch.setattr(machine.module, "has_gpu", lambda: True)
+    monkeypatch.setattr(machine.module, "driver_cuda", lambda: "12")
     assert machine.set_up("dev") == ["run, torch auto"]

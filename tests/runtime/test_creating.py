@@ -203,6 +203,6 @@ def test_a_disk_that_cannot_sync_a_folder(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, "fsync", no_folders)
     assert create_file(tmp_path / "new" / "file", b"whole") is Means.LINK
-    monkeypatch.setattr(os, "fsync", lambda descriptor: Path("/nonexistent").stat())
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (tmp_path / "nothing").stat())
     with pytest.raises(FileNotFoundError):  # of the file itself
         create_file(tmp_path / "other", b"")

@@ -69,10 +69,20 @@ def test_one_that_is_too_old_is_refused_before_torch_takes_the_cpu(
     for device in ("auto", "cuda", "cuda:1"):
         with pytest.raises(MachineError) as refused:
             choose_machine(RuntimeSpec(device=device, deterministic=False))
-        for part in ("570.86.15", "CUDA up to 12.8", "CUDA 13.0", "580 or newer"):
+        for part in ("570.86.15", "CUDA up to 12.8", "CUDA 13.0", "580 or newer", "-cuda12", "TORCH=cuda12"):
             assert part in str(refused.value)
     assert refused.value.exit_code is ExitCode.MACHINE
     assert choose_machine(RuntimeSpec(device="cpu", deterministic=False)).device.type == "cpu"
+
+
+def test_no_image_is_named_that_would_not_run_either(install: Install) -> None:
+    install(11040)
+    for needed in ("13.0", "12.8"):
+        with pytest.raises(MachineError) as refused:
+            driver.check_driver(needed)
+        assert "-cuda" not in str(refused.value) and "TORCH" not in str(refused.value)
+    install(12020)
+    driver.check_driver("12.8")  # the image -cuda12, on driver 535
 
 
 def test_an_unknown_version_is_said_so(

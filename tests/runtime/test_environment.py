@@ -33,6 +33,16 @@ def test_values_are_stripped_and_their_names_said(caplog: pytest.LogCaptureFixtu
     assert caplog.messages == []  # said once
 
 
+@pytest.mark.parametrize("value", ["{{ RUNPOD_SECRET_HF_TOKEN }}", "${{ secrets.HF_TOKEN }}"])
+def test_a_secret_that_a_platform_has_not_is_not_set(value: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Sent as a token, its name would be refused even where no token is needed."""
+    environ = {"HF_TOKEN": value, "AWS_REGION": "eu", "SIDESTEP_NAME": value}
+    tidy_environment(environ)
+    assert environ == {"AWS_REGION": "eu", "SIDESTEP_NAME": value}
+    [said] = caplog.messages
+    assert tells(said, "HF_TOKEN", value)
+
+
 def test_a_line_end_inside_a_credential_is_refused_by_name() -> None:
     with pytest.raises(BadSpecError, match=facts("AWS_SESSION_TOKEN")) as refused:
         tidy_environment({"AWS_SESSION_TOKEN": "hunter2\nhunter3"})

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
+ALL = [*SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
 
 
 def ended(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -81,15 +82,17 @@ def test_in_a_destructor_it_is_not_dropped(number: int) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (75, "", "")
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", ALL)
 def test_what_is_temporary_is_cleared(number: int, tmp_path: Path) -> None:
+    """Also where the signal comes several times, as to a process group and then to the process."""
     busy = (
         "from pathlib import Path\n"
         "from sidestep.commands import schema\n"
         "from sidestep.runtime.workspace import Workspace\n"
         "def run(call):\n"
         f"    with Workspace(Path({str(tmp_path)!r})).temporary():\n"
-        "        send()\n"
+        "        try: send()\n"
+        "        finally: send(); send()\n"
         "schema.run = run"
     )
     assert ended(command("schema", busy), NUMBER=str(int(number))).returncode == 75
@@ -101,6 +104,8 @@ def test_what_is_temporary_is_cleared(number: int, tmp_path: Path) -> None:
 def test_once_more_while_it_is_told(number: int) -> None:
     impatient = (
         "from sidestep import cli\n"
+        "from sidestep.runtime import interrupts\n"
+        "interrupts.ONE_NOTICE = 0\n"
         "from sidestep.commands import schema\n"
         "schema.run = send\n"
         "cli._tell_interrupted = send"
@@ -114,3 +119,30 @@ def test_at_its_end_it_keeps_its_code() -> None:
     late = "import atexit\natexit.register(send)"
     done = ended(command("--version", late), NUMBER=str(int(signal.SIGINT)))
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_a_later_one_ends_what_hangs(number: int) -> None:
+    stubborn = (
+        "from sidestep.commands import schema\n"
+        "from sidestep.runtime import interrupts\n"
+        "interrupts.ONE_NOTICE = 0\n"
+        "def run(call):\n"
+        "    try: send()\n"
+        "    except BaseException: pass\n"
+        f"    try: os.kill(os.getpid(), {int(signal.SIGTERM)})\n"
+        "    except BaseException: print('raised')\n"
+        "schema.run = run"
+    )
+    done = ended(command("schema", stubborn), NUMBER=str(int(number)))
+    assert (done.returncode, done.stdout) == (75, "")
+
+
+def test_below_nohup_a_hang_up_is_none() -> None:
+    code = command(
+        "schema", "from sidestep.commands import schema\nschema.run = lambda call: (send(), print('on'))"
+    )
+    done = ended(
+        "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + code, NUMBER=str(int(signal.SIGHUP))
+    )
+    assert (done.returncode, done.stdout) == (0, "on\n")

@@ -34,6 +34,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{- define "side-step.configMapName" -}}
+{{- if dig "runtime" "webhook" "" (default dict .Values.job) }}
+{{- fail "\n\njob.runtime.webhook is a secret, and the job spec goes into a ConfigMap: give it as the key SIDESTEP_RUNTIME__WEBHOOK of the Secret in existingSecret." }}
+{{- end }}
 {{- if .Values.existingConfigMap }}
 {{- .Values.existingConfigMap }}
 {{- else if .Values.job }}

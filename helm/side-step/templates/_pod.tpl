@@ -1,6 +1,7 @@
 {{/*
 What the pods of the Job and of `helm test` have in common. Takes a dict: root, the chart's context; args, the
-command; resources, those of the container; claim, the workspace's, where it has one; and livenessProbe.
+command; resources, those of the container; workspace, its volume; and, of the Job alone, initContainers and
+livenessProbe.
 */}}
 {{- define "side-step.podSpec" -}}
 {{- $values := .root.Values -}}
@@ -15,20 +16,26 @@ imagePullSecrets:
 {{- end }}
 securityContext:
   {{- toYaml $values.podSecurityContext | nindent 2 }}
+{{- with .initContainers }}
+initContainers:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 containers:
   - name: sidestep
-    image: {{ printf "%s:%s" $values.image.repository (default (printf "%s-cuda13" .root.Chart.AppVersion) $values.image.tag) | quote }}
+    {{- $tag := default (printf "%s-cuda%v" .root.Chart.AppVersion $values.image.cuda) $values.image.tag }}
+    image: {{ include "side-step.image" (list $values.image.repository $tag $values.image.digest) | quote }}
     imagePullPolicy: {{ $values.image.pullPolicy }}
     args:
       {{- toYaml .args | nindent 6 }}
-    {{- with $values.extraEnv }}
+    # The last lines of the log say why it ended; kubectl describe shows them.
+    terminationMessagePolicy: FallbackToLogsOnError
+    {{- with include "side-step.mayBeMissing" $values.extraEnv | fromYamlArray }}
     env:
       {{- toYaml . | nindent 6 }}
     {{- end }}
-    {{- with $values.existingSecret }}
+    {{- with include "side-step.envFrom" .root | fromYamlArray }}
     envFrom:
-      - secretRef:
-          name: {{ . }}
+      {{- toYaml . | nindent 6 }}
     {{- end }}
     {{- with .livenessProbe }}
     livenessProbe:
@@ -44,8 +51,6 @@ containers:
         readOnly: true
       - name: workspace
         mountPath: /workspace
-      - name: shm
-        mountPath: /dev/shm
       {{- with $values.extraVolumeMounts }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
@@ -53,28 +58,117 @@ volumes:
   - name: job
     configMap:
       name: {{ include "side-step.configMapName" .root }}
+      {{- if $values.existingConfigMap }}
+      optional: true
+      {{- end }}
   - name: workspace
-    {{- if .claim }}
-    persistentVolumeClaim:
-      claimName: {{ .claim }}
-    {{- else }}
-    emptyDir:
-      sizeLimit: {{ $values.workspace.size }}
-    {{- end }}
-  - name: shm
-    emptyDir:
-      medium: Memory
-      sizeLimit: {{ $values.shmSize }}
-  {{- with $values.extraVolumes }}
+    {{- toYaml .workspace | nindent 4 }}
+  {{- with include "side-step.mayBeMissing" $values.extraVolumes | fromYamlArray }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
+{{- end }}
+
+{{/* An image's reference. Takes a list: repository, tag, digest. */}}
+{{- define "side-step.image" -}}
+{{- if index . 2 }}{{ index . 0 }}@{{ index . 2 }}{{ else }}{{ index . 0 }}:{{ index . 1 }}{{ end }}
+{{- end }}
+
+{{/*
+The items of a list (of envFrom, env or volumes), as a list: a Secret or ConfigMap that is missing does not hold
+the pod on its node, unless the item says so. The job starts, says what it lacks, and ends.
+*/}}
+{{- define "side-step.mayBeMissing" -}}
+{{- range . }}
+{{- $item := deepCopy . }}
+{{- $source := default dict $item.valueFrom }}
+{{- range tuple $item.secretRef $item.configMapRef $source.secretKeyRef $source.configMapKeyRef $item.secret $item.configMap }}
+{{- if and . (not (hasKey . "optional")) }}
+{{- $_ := set . "optional" true }}
+{{- end }}
+{{- end }}
+- {{ toJson $item }}
+{{- end }}
+{{- end }}
+
+{{- define "side-step.envFrom" -}}
+{{- $sources := .Values.envFrom }}
+{{- with .Values.existingSecret }}
+{{- $sources = prepend $sources (dict "secretRef" (dict "name" .)) }}
+{{- end }}
+{{- include "side-step.mayBeMissing" $sources }}
+{{- end }}
+
+{{/* The workspace's size: what the values say, else the sum that sidestep/platforms/disk.py does. */}}
+{{- define "side-step.workspaceSize" -}}
+{{- if .Values.workspace.size }}
+{{- .Values.workspace.size }}
+{{- else }}
+{{- $job := default dict .Values.job }}
+{{- $sizes := .Files.Get "files/workspace.json" | fromJson }}
+{{- $default := ternary "" "base" (empty $job) }}
+{{- $isSmall := has (dig "model_variant" $default $job) $sizes.smallModels }}
+{{- $parts := 1 }}
+{{- if ne (dig "train" "adapter" "type" "lora" $job) "lokr" }}
+{{- $parts = ceil (divf (dig "train" "adapter" "rank" 64 $job) 64) }}
+{{- end }}
+{{- add (ternary $sizes.smallModel $sizes.largeModel $isSmall) (mul $sizes.checkpoints $parts) $sizes.songs }}Gi
+{{- end }}
+{{- end }}
+
+{{- define "side-step.nodeDisk" -}}
+emptyDir:
+  sizeLimit: {{ include "side-step.workspaceSize" . }}
+{{- end }}
+
+{{/* The workspace of the Job: the node's disk, a volume that goes with the pod, or a claim. */}}
+{{- define "side-step.workspace" -}}
+{{- if and .Values.workspace.existingClaim .Values.workspace.ephemeralVolume.enabled }}
+{{- fail "\n\nworkspace.existingClaim and workspace.ephemeralVolume.enabled are both set: the workspace is one of the two." }}
+{{- end }}
+{{- if .Values.workspace.existingClaim -}}
+persistentVolumeClaim:
+  claimName: {{ .Values.workspace.existingClaim }}
+{{- else if .Values.workspace.ephemeralVolume.enabled -}}
+ephemeral:
+  volumeClaimTemplate:
+    spec:
+      accessModes: [ReadWriteOnce]
+      {{- with .Values.workspace.ephemeralVolume.storageClassName }}
+      storageClassName: {{ . }}
+      {{- end }}
+      resources:
+        requests:
+          storage: {{ include "side-step.workspaceSize" . }}
+{{- else -}}
+{{- include "side-step.nodeDisk" . }}
+{{- end }}
+{{- end }}
+
+{{/*
+The Job's probe: the one of the values, with a command if it has none of its own. As in hung_minutes in
+sidestep/platforms/kubernetes.py, it is slower than the job's own watchdog, and not there where that is off.
+*/}}
+{{- define "side-step.livenessProbe" -}}
+{{- $probe := default dict .Values.livenessProbe }}
+{{- $own := or $probe.exec $probe.httpGet $probe.tcpSocket $probe.grpc }}
+{{- $runtime := dig "runtime" dict (default dict .Values.job) }}
+{{- $stall := dig "stall_minutes" 15 $runtime }}
+{{- $first := dig "first_step_minutes" 60 $runtime }}
+{{- if and $probe $own }}
+{{- toYaml $probe }}
+{{- else if and $probe $stall $first }}
+{{- $minutes := maxf $stall $first (divf (dig "lease_seconds" 60 $runtime) 60) | ceil | int | add 15 }}
+{{- $command := list "find" "/workspace/alive" "-mmin" (printf "+%d" $minutes) "-exec" "false" "{}" "+" }}
+{{- toYaml (merge (dict "exec" (dict "command" $command)) $probe) }}
+{{- end }}
 {{- end }}
 
 {{/* The Job's resources: what the values say, the workspace's disk where it is the node's, and the GPU. */}}
 {{- define "side-step.resources" -}}
 {{- $resources := deepCopy .Values.resources }}
-{{- if not .Values.workspace.existingClaim }}
-{{- $resources = merge $resources (dict "requests" (dict "ephemeral-storage" .Values.workspace.size)) }}
+{{- if hasKey (include "side-step.workspace" . | fromYaml) "emptyDir" }}
+{{- $size := include "side-step.workspaceSize" . }}
+{{- $resources = merge $resources (dict "requests" (dict "ephemeral-storage" $size)) }}
 {{- end }}
 {{- $device := dig "runtime" "device" "auto" (default dict .Values.job) }}
 {{- if and (gt (int .Values.gpu.count) 0) (ne $device "cpu") }}
@@ -99,9 +193,11 @@ metadata:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 spec:
-  {{- $pod := dict "root" . "args" (list "run") "livenessProbe" .Values.livenessProbe }}
+  {{- $pod := dict "root" . "args" (list "run") }}
+  {{- $_ := set $pod "livenessProbe" (include "side-step.livenessProbe" . | fromYaml) }}
   {{- $_ := set $pod "resources" (include "side-step.resources" . | fromYaml) }}
-  {{- include "side-step.podSpec" (set $pod "claim" .Values.workspace.existingClaim) | nindent 2 }}
+  {{- $_ := set $pod "workspace" (include "side-step.workspace" . | fromYaml) }}
+  {{- include "side-step.podSpec" (set $pod "initContainers" .Values.initContainers) | nindent 2 }}
   {{- with .Values.nodeSelector }}
   nodeSelector:
     {{- toYaml . | nindent 4 }}
@@ -112,6 +208,10 @@ spec:
   {{- end }}
   {{- with .Values.affinity }}
   affinity:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.topologySpreadConstraints }}
+  topologySpreadConstraints:
     {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- with .Values.priorityClassName }}
@@ -126,8 +226,12 @@ spec:
 {{ .Files.Get "files/pod-failure-policy.json" | fromJson | toYaml }}
 {{- end }}
 
-{{/* What a Job cannot change once it is there is in its name: another spec, template or policy, another Job. */}}
+{{/* What a Job cannot change once it is there is in its name: another spec, template or policy, another Job. So
+is how often it was asked for. */}}
 {{- define "side-step.jobName" -}}
 {{- $fixed := printf "%s%s" (include "side-step.podTemplate" .) (include "side-step.podFailurePolicy" .) }}
+{{- if .Values.rerun }}
+{{- $fixed = printf "%s%d" $fixed (int .Values.rerun) }}
+{{- end }}
 {{- printf "%s-%s" (include "side-step.fullname" .) ($fixed | sha256sum | trunc 8) }}
 {{- end }}

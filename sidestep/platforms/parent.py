@@ -1,0 +1,47 @@
+"""A parent for a job where the platform knows no exit codes: some POSIX shell in the rendered file."""
+
+from sidestep.runtime.errors import Rerun, codes
+
+
+def below_a_parent(command: str, platform: str) -> str:
+    """`command` below a shell that tells `platform` 0 after permanent codes: it would try them again.
+
+    The shell passes the first signal on as TERM, once, as the platform may signal it alone; whatever comes
+    later is waited out. A shell ignores INT for what it starts in the background, hence TERM. A signal ends
+    `wait`, not the job, which is waited for again; 127 says then that its code is known already.
+
+    The script is in single quotes, so none may stand in it, and neither may `$$` and `${{`, which platforms
+    put values in for.
+    """
+    permanent = "|".join(map(str, codes(Rerun.PERMANENT)))
+    return f"""\
+/bin/sh -c '
+job= told= came=
+notice() {{
+    came=yes
+    if [ -n "$job" ] && [ -z "$told" ]; then
+        told=yes
+        kill -TERM "$job" 2>/dev/null
+    fi
+}}
+trap notice TERM INT HUP USR1 USR2
+"$@" &
+job=$!
+[ -z "$came" ] || notice
+wait "$job"
+code=$?
+while [ -n "$came" ]; do
+    came=
+    wait "$job"
+    again=$?
+    [ "$again" -eq 127 ] || code=$again
+done
+case $code in
+{permanent})
+    echo "Side-Step has failed with $code, a permanent code: {platform} is told 0, lest it try again" >&2
+    code=0
+    ;;
+esac
+exit "$code"
+' sh {command}
+"""
