@@ -11,11 +11,13 @@ from typing import Any
 
 from torch import nn
 
-from sidestep.adapters import lora
-from sidestep.adapters.adapter import LOKR_FILE, SHOWN, Adapter, check_bare, publish
+from sidestep.adapters import bare_lora, lora, lora_load
+from sidestep.adapters.adapter import SHOWN, Adapter, check_bare, publish
 from sidestep.adapters.targets import target_paths
-from sidestep.config.training import AdapterSpec
+from sidestep.config.adapter import AdapterSpec
+from sidestep.config.adapter_files import APP_LOKR
 from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.tensorfiles import read_metadata
 
 __all__ = ["Adapter", "inject", "load", "publish", "target_paths"]
 
@@ -26,10 +28,16 @@ def _inject_lokr(transformer: nn.Module, spec: AdapterSpec, seed: int) -> Adapte
     return lokr.inject(transformer, spec, seed)
 
 
-def _load_lokr(transformer: nn.Module, folder: Path) -> Adapter:
+def _load_lokr(transformer: nn.Module, file: Path) -> Adapter:
     from sidestep.adapters import lokr_load  # imports LyCORIS
 
-    return lokr_load.load(transformer, folder)
+    return lokr_load.load(transformer, file)
+
+
+def _load_other(transformer: nn.Module, file: Path) -> Adapter:
+    """A file of any name, as ComfyUI has them: its header says whether it is a LoKR."""
+    reader = _load_lokr if "lokr_config" in read_metadata(file) else bare_lora.load
+    return reader(transformer, file)
 
 
 _INJECT: dict[str, Callable[[nn.Module, AdapterSpec, int], Adapter]] = {
@@ -37,9 +45,9 @@ _INJECT: dict[str, Callable[[nn.Module, AdapterSpec, int], Adapter]] = {
     "lokr": _inject_lokr,
 }
 _READERS: dict[str, Callable[[nn.Module, Path], Adapter]] = {
-    lora.APP_FILE: lora.load_app,
-    lora.DIFFUSERS_FILE: lora.load_diffusers,
-    LOKR_FILE: _load_lokr,
+    lora.APP_FILE: lora_load.load_app,
+    lora.DIFFUSERS_FILE: lora_load.load_diffusers,
+    APP_LOKR: _load_lokr,
 }
 
 
@@ -54,19 +62,22 @@ def inject(transformer: nn.Module, spec: AdapterSpec, seed: int) -> Adapter:
     return _INJECT[spec.type](transformer, spec, seed)
 
 
-def load(model: Any, folder: str | Path) -> Adapter:
-    """Attach the adapter in `folder` to `model`, an AceStepModel or its bare transformer.
+def load(model: Any, place: str | Path) -> Adapter:
+    """Attach the adapter at `place` to `model`, an AceStepModel or its bare transformer.
 
-    Known are the app's PEFT LoRA, diffusers' LoRA, the app's LoKR, and so everything published here.
-    Every tensor must have its place: nothing missing, nothing left over, no other shape. Raises
-    MissingInputError where no adapter is there, BadDataError where it cannot be read exactly.
+    The place is its folder or its file. Known are the app's PEFT LoRA, diffusers' LoRA, the app's LoKR, and
+    so everything published here; by its file alone also what ComfyUI reads, whatever it is called. Every
+    tensor must have its place: nothing missing, nothing left over, no other shape. Raises MissingInputError
+    where no adapter is there, BadDataError where it cannot be read exactly.
     """
-    folder = Path(folder)
+    folder = Path(place)
     transformer = getattr(model, "transformer", model)
     check_bare(transformer)
+    if folder.is_file():
+        return _READERS.get(folder.name, _load_other)(transformer, folder)
     found = [name for name in _READERS if (folder / name).is_file()]
     if len(found) == 1:
-        return _READERS[found[0]](transformer, folder)
+        return _READERS[found[0]](transformer, folder / found[0])
     if found:
         raise BadDataError(f"{folder} holds {len(found)} adapters ({', '.join(found)}): keep one of them")
     patterns = (f"{above}/{name}" for above in ("*", "*/*") for name in _READERS)

@@ -11,15 +11,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sidestep.config.training import AdapterSpec
+from sidestep.adapters.updates import Resized
+from sidestep.config.adapter import AdapterSpec
 from sidestep.runtime.canonical import Parts
 from sidestep.runtime.errors import BadDataError, UsageError
 from sidestep.runtime.tensorfiles import read_metadata, read_tensors
 from sidestep.runtime.words import out_of
 
 Rank = Annotated[int, Field(ge=1, le=2**20, strict=True)]  # of an adapter's file
-
-LOKR_FILE = "lokr_weights.safetensors"  # of LoKR in the app's format
 
 SHOWN = 5  # names of each kind that an error message lists
 
@@ -43,12 +42,50 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def files(self) -> dict[str, Parts]:
-        """The published files: name → canonical content, in parts."""
+    def files(self, values: Mapping[str, Tensor] | None = None) -> dict[str, Parts]:
+        """The published files: name → canonical content, in parts.
+
+        `values`, by the parameters' names, stand in for the parameters themselves, which stay as they are.
+        """
+
+    @abstractmethod
+    def update(self, path: str) -> Tensor:
+        """What is added to the weight of the layer at `path`, in its shape, float32.
+
+        Where `is_decomposed`, the lengths of the sum's rows are changed then: see `adapted`.
+        """
+
+    @abstractmethod
+    def resized(self, path: str, rank: int) -> Resized:
+        """The nearest LoRA of `rank` to the update of the linear layer at `path`."""
+
+    @abstractmethod
+    def ranks(self) -> dict[str, int]:
+        """The rank of each layer, by its path: for a LoKR that of its second factor, where that has one."""
+
+    @property
+    @abstractmethod
+    def is_decomposed(self) -> bool:
+        """Whether its effect is no sum of the weight and an update, but `adapted`."""
+
+    @abstractmethod
+    def adapted(self, path: str, weight: Tensor) -> Tensor:
+        """The weight that the layer at `path` has in the place of `weight`, in float32."""
 
     @abstractmethod
     def set_dropout(self, modules: Mapping[str, nn.Module]) -> None:
         """Put `modules` in the place of the dropouts of the layers of their names."""
+
+    @abstractmethod
+    def set_strength(self, strength: float) -> None:
+        """Let the model compute with `strength` times the update, to hear it: 1 is the adapter as it is.
+
+        What is published meanwhile would be scaled, too.
+        """
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Take the adapter out of the transformer, which is as bare as before, and may carry another one."""
 
     def make_trainable(self) -> None:
         """Freeze the base, train the adapter, and bring the new modules into the base's mode."""

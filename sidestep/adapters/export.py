@@ -2,15 +2,12 @@
 
 import json
 import logging
-from typing import Any
 
 import torch
 from safetensors.torch import load
-from torch import nn
 
-from sidestep.acestep.loading import build_transformer
 from sidestep.acestep.names import diffusers_name
-from sidestep.adapters import lokr, lora
+from sidestep.adapters import dora, lokr, lora
 from sidestep.adapters.adapter import Adapter, publish
 from sidestep.runtime.canonical import safetensors_bytes
 from sidestep.runtime.errors import UsageError
@@ -51,6 +48,11 @@ def files_for(adapter: Adapter, format_: str, name: str) -> dict[str, bytes]:
 
 def _comfyui_file(adapter: Adapter) -> bytes:
     if not isinstance(adapter, lokr.LokrAdapter):
+        if adapter.is_decomposed and not _has_comfyui_lengths(adapter):
+            raise UsageError(
+                f"this DoRA has no {dora.COMFYUI_KEY}, by which ComfyUI scales it, and which follows from "
+                "the model's weights\n  export the adapter as it was trained, or for another program"
+            )
         return publish(adapter)[lora.APP_FILE]
     if adapter.config.weight_decompose:
         raise UsageError(
@@ -59,11 +61,9 @@ def _comfyui_file(adapter: Adapter) -> bytes:
     return b"".join(adapter.comfyui_file())
 
 
-def shapes_alone(config: dict[str, Any]) -> nn.Module:
-    """The decoder of an original config.json, its weights not set: enough to read an adapter's files."""
-    with torch.device("meta"):
-        transformer: nn.Module = build_transformer(config)
-    return transformer.to_empty(device="cpu")  # memory that nothing writes to is never really taken
+def _has_comfyui_lengths(adapter: Adapter) -> bool:
+    assert isinstance(adapter, lora.LoraAdapter)
+    return adapter.lengths is None or adapter.lengths.keys() == adapter.layers.keys()
 
 
 def _diffusers_lora(published: dict[str, torch.Tensor]) -> bytes:
@@ -71,6 +71,8 @@ def _diffusers_lora(published: dict[str, torch.Tensor]) -> bytes:
     tensors = {}
     ranks = {}
     for key, tensor in published.items():
+        if key.endswith(dora.COMFYUI_KEY):
+            continue
         path, side = key.removeprefix("base_model.model.").rsplit(".lora_", 1)
         module = diffusers_name(path)
         tensors[f"transformer.{module}.lora_{side}"] = tensor
@@ -85,6 +87,7 @@ def _diffusers_lora(published: dict[str, torch.Tensor]) -> bytes:
         "transformer.rank_pattern": others,
         "transformer.alpha_pattern": others,
         "transformer.target_modules": sorted(ranks),
+        **({"transformer.use_dora": True} if any(key.endswith(dora.KEY) for key in tensors) else {}),
     }
     return safetensors_bytes(
         tensors, {"format": "pt", "lora_adapter_metadata": json.dumps(metadata, sort_keys=True)}

@@ -14,12 +14,13 @@ the rank everywhere. diffusers' `load_lora_weights` refuses any LoKR (it wants "
 `pipe.transformer.load_lora_adapter` reads PEFT's LoKR: it gets a file of its own.
 """
 
+import copy
 import json
 import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from lycoris.functional import factorization
@@ -30,10 +31,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from sidestep.acestep.names import diffusers_name
-from sidestep.adapters.adapter import LOKR_FILE, Adapter, Rank, draw
+from sidestep.adapters.adapter import Adapter, Rank, draw
 from sidestep.adapters.targets import layers_of, target_paths
+from sidestep.adapters.updates import Resized, resized_kronecker
+from sidestep.config.adapter import ATTENTION_MODULES, AdapterSpec
+from sidestep.config.adapter_files import APP_LOKR, DIFFUSERS_LOKR
 from sidestep.config.targets import target_names
-from sidestep.config.training import ATTENTION_MODULES, AdapterSpec
 from sidestep.runtime.canonical import Parts, safetensors_parts
 from sidestep.runtime.parsing import Number
 from sidestep.runtime.words import out_of
@@ -45,8 +48,7 @@ log = logging.getLogger(__name__)
 logging.getLogger("LyCORIS").setLevel(logging.ERROR)
 os.environ.setdefault("LYCORIS_KERNEL_BACKEND", "torch")
 
-APP_FILE = LOKR_FILE
-DIFFUSERS_FILE = "diffusers_lokr_weights.safetensors"
+APP_FILE, DIFFUSERS_FILE = APP_LOKR, DIFFUSERS_LOKR
 _OPTIONS = {"factor", "decompose_both", "use_scalar", "weight_decompose"}  # as we and LyCORIS call them
 
 
@@ -90,6 +92,31 @@ class LokrAdapter(Adapter):
         }
         return dict(sorted(named.items()))
 
+    def update(self, path: str) -> Tensor:
+        layer = self.layers[path]
+        with torch.no_grad():
+            made: Tensor = layer.get_weight(layer.shape) * layer.scalar
+        return made
+
+    @property
+    def is_decomposed(self) -> bool:
+        return self.config.weight_decompose
+
+    def adapted(self, path: str, weight: Tensor) -> Tensor:
+        layer, summed = self.layers[path], weight + self.update(path)
+        with torch.no_grad():
+            made: Tensor = layer.apply_weight_decompose(summed) if layer.wd else summed
+        return made
+
+    def resized(self, path: str, rank: int) -> Resized:
+        """The nearest LoRA to the update of the linear layer at `path`."""
+        weights = _folded(self.layers[path])
+        first, second = (_whole(weights, name) for name in ("lokr_w1", "lokr_w2"))
+        return resized_kronecker(first, second, rank)
+
+    def ranks(self) -> dict[str, int]:
+        return dict.fromkeys(self.layers, self.config.linear_dim)
+
     def set_dropout(self, modules: Mapping[str, nn.Module]) -> None:
         """LyCORIS' is on the update's output: W·x + dropout(ΔW·x)."""
         for path, module in modules.items():
@@ -98,8 +125,19 @@ class LokrAdapter(Adapter):
             if layer.wd:  # LyCORIS leaves dropout out where it builds the adapted weight
                 layer.op = _dropped(layer.op, module)
 
-    def files(self) -> dict[str, Parts]:
-        folded = {path: _folded(layer) for path, layer in self.layers.items()}
+    def set_strength(self, strength: float) -> None:
+        for layer in self.layers.values():
+            layer.strength = strength
+
+    def remove(self) -> None:
+        for layer in self.layers.values():
+            layer.restore()
+            del layer.org_module[0].forward  # which was put over the class's own
+        del self.transformer.lokr
+
+    def files(self, values: Mapping[str, Tensor] | None = None) -> dict[str, Parts]:
+        layers = {path: _with(values, path, layer) for path, layer in self.layers.items()}
+        folded = {path: _folded(layer) for path, layer in layers.items()}
         files = {APP_FILE: self._app_file(folded)}
         if self.fits_peft:
             of_peft = folded.keys() - self.left_out_by_peft
@@ -224,7 +262,18 @@ class _Lokr(LokrModule):  # type: ignore[misc]  # LyCORIS has no types
     """LyCORIS' module, with W + update added up in float32 where weight decomposition needs the sum.
 
     It would be added up in the base's dtype, where bfloat16 swallows the small update of early training.
+    And with a strength: LyCORIS' own multiplier is none where weights are decomposed, as at 0 it leaves the
+    update in and its lengths out.
     """
+
+    strength = 1.0
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        adapted: Tensor = super().forward(x, *args, **kwargs)
+        if self.strength == 1.0:
+            return adapted
+        base: Tensor = self.org_forward(x, *args, **kwargs)
+        return base + self.strength * (adapted - base)
 
     def _current_weight(self) -> Tensor:
         weight: Tensor = super()._current_weight()
@@ -262,11 +311,25 @@ def attach(
     return adapter
 
 
+def _with(values: Mapping[str, Tensor] | None, path: str, layer: LokrModule) -> LokrModule:
+    """A module that is `layer` in all but its parameters, which are those of `values`, if any are given."""
+    if values is None:
+        return layer
+    other = copy.copy(layer)
+    other._parameters = {name: values[f"{path}.{name}"] for name, _ in layer.named_parameters()}
+    return other
+
+
 def _folded(layer: LokrModule) -> dict[str, Tensor]:
     """The module's tensors for a file: its scale and its scalar in the first factor, alpha = rank."""
     weights: dict[str, Tensor] = layer.state_dict()
     first = "lokr_w1" if "lokr_w1" in weights else "lokr_w1_a"
     return weights | {first: weights[first] * layer.scale, "alpha": torch.tensor(float(layer.lora_dim))}
+
+
+def _whole(weights: Mapping[str, Tensor], factor: str) -> Tensor:
+    """A Kronecker factor as one matrix, whether it is stored so or as a product of two."""
+    return weights[factor] if factor in weights else weights[f"{factor}_a"] @ weights[f"{factor}_b"]
 
 
 def _with_matrix(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,9 +13,9 @@ from lycoris.modules.lokr import LokrModule
 from torch import Tensor, nn
 
 from sidestep.adapters.adapter import check_exact, read_finite
-from sidestep.adapters.lokr import APP_FILE, LokrAdapter, LokrConfig, attach, build, flat, is_full
+from sidestep.adapters.lokr import LokrAdapter, LokrConfig, attach, build, flat, is_full
 from sidestep.adapters.targets import layers_of
-from sidestep.config.training import AdapterSpec
+from sidestep.config.adapter import AdapterSpec
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.parsing import parse_as
 from sidestep.runtime.words import out_of
@@ -23,9 +23,8 @@ from sidestep.runtime.words import out_of
 log = logging.getLogger(__name__)
 
 
-def load(transformer: nn.Module, folder: Path) -> LokrAdapter:
+def load(transformer: nn.Module, path: Path) -> LokrAdapter:
     """The app's LoKR file; its header's lokr_config is required, as its readers go wrong without it."""
-    path = folder / APP_FILE
     tensors, header = read_finite(path)
     config = _read_config(header, path)
     _drop_zero_transposed(transformer, tensors, path)

@@ -11,141 +11,129 @@ One published folder is right in three readers:
 
 So alpha / rank is multiplied into lora_B, and the config says alpha = rank for every module.
 
+Of a DoRA the app and diffusers read `lora_magnitude_vector`, and ComfyUI reads `dora_scale`, which is another
+number: a file has both. diffusers takes no notice of the latter but a warning. See `adapters.dora`.
+
 PEFT's `bias` is always none: the layers that get an adapter have no biases, and of those of other layers
 the app alone would take notice.
 """
 
-import math
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
-from peft.utils.other import get_pattern_key
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from sidestep.acestep.names import diffusers_name, original_name
-from sidestep.adapters.adapter import Adapter, Rank, check_exact, draw, read_finite
+from sidestep.acestep.names import diffusers_name
+from sidestep.adapters import dora
+from sidestep.adapters.adapter import Adapter, draw
 from sidestep.adapters.targets import linear_modules, target_paths
+from sidestep.adapters.updates import LowRank, Resized, resized
+from sidestep.config.adapter import AdapterSpec
+from sidestep.config.adapter_files import APP_LORA, APP_LORA_CONFIG, DIFFUSERS_LORA
 from sidestep.config.targets import by_pattern, is_end_of, target_names
-from sidestep.config.training import AdapterSpec
 from sidestep.runtime.canonical import Parts, json_bytes, safetensors_parts
-from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.runtime.lean import without_bitsandbytes
-from sidestep.runtime.parsing import Number, as_kind, parse_as, read_small
 
-APP_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
-DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+APP_FILE, CONFIG_FILE, DIFFUSERS_FILE = APP_LORA, APP_LORA_CONFIG, DIFFUSERS_LORA
 
-_APP_PREFIX = "base_model.model."
-_DIFFUSERS_PREFIX = "transformer."
-_PATTERNS_AT_MOST, _REPEATS_AT_MOST = 1000, 3
+APP_PREFIX = "base_model.model."
 _NAME = "default"  # PEFT's name for the adapter
-_KEY = re.compile(r"(?P<module>.+)\.lora_[AB]\.weight")
 
 
-class _Size(NamedTuple):
+class Size(NamedTuple):
     """One module's update is alpha / rank · B·A."""
 
     rank: int
     alpha: float
 
 
-def _safe_patterns(patterns: dict[str, Any]) -> dict[str, Any]:
-    """PEFT matches these against every module; a pattern may be written so that this takes for ever."""
-    if len(patterns) > _PATTERNS_AT_MOST:
-        raise ValueError(f"has {len(patterns)} patterns (at most {_PATTERNS_AT_MOST})")
-    for pattern in patterns:
-        if len(pattern) > 200 or re.search(r"\)[*+{]", pattern):
-            raise ValueError(f"repeats a group, or is too long: {pattern[:40]!r}")
-        if len(re.findall(r"[*+{]", pattern)) > _REPEATS_AT_MOST:
-            raise ValueError(f"has more than {_REPEATS_AT_MOST} repeats: {pattern[:40]!r}")
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is not a pattern: {error}") from None
-    return patterns
-
-
-class _PeftConfig(BaseModel):
-    """The options of an adapter_config.json that the update depends on, with PEFT's defaults.
-
-    All others are in `model_extra`.
-    """
-
-    model_config = ConfigDict(extra="allow")
-    peft_type: Literal["LORA"]
-    r: Rank = 8
-    lora_alpha: Number = 8
-    rank_pattern: Annotated[dict[str, Rank], AfterValidator(_safe_patterns)] | None = None
-    alpha_pattern: Annotated[dict[str, Number], AfterValidator(_safe_patterns)] | None = None
-    use_rslora: bool = False
-    lora_dropout: Annotated[float, Field(ge=0, le=1)] = 0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_prefix(cls, options: Any) -> Any:
-        """diffusers' header has the same options, each with the name of the pipeline's part before it."""
-        if not isinstance(options, dict):
-            return options
-        return {name.removeprefix(_DIFFUSERS_PREFIX): value for name, value in options.items()}
-
-    def size(self, module: str) -> _Size:
-        """The size of a module by its path in the file. Patterns match as in PEFT."""
-        ranks, alphas = self.rank_pattern or {}, self.alpha_pattern or {}
-        rank = ranks.get(get_pattern_key(list(ranks), module), self.r)
-        alpha = alphas.get(get_pattern_key(list(alphas), module), self.lora_alpha)
-        return _Size(rank, alpha * math.sqrt(rank) if self.use_rslora else alpha)
-
-
-# Options beside those of _PeftConfig that leave the function alone. Any other that is set changes what
-# PEFT computes (DoRA, biases, a changed base), so a file with it is refused.
-_HARMLESS = {
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "inference_mode"),
-    *("base_model_name_or_path", "revision", "task_type", "auto_mapping", "peft_version"),
-}
-_HARMLESS_INITS = ("gaussian", "eva", "orthogonal")
-
-
 @dataclass(frozen=True)
 class LoraAdapter(Adapter):
-    """W + alpha / rank · B·A, with lora_A [rank, in] and lora_B [out, rank]."""
+    """W + alpha / rank · B·A, with lora_A [rank, in] and lora_B [out, rank]; or a DoRA: see `dora`."""
 
     kind = "lora"
     layers: Mapping[str, LoraLinear]
+    lengths: Mapping[str, Tensor] | None = None
+    """ComfyUI's of a DoRA that was read from a file, as far as that has them. None: a new adapter, of which
+    they follow from the base, as there is one with weights."""
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        return {
-            f"{path}.{side}.weight": matrix
-            for path, layer in sorted(self.layers.items())
-            for side, matrix in _matrices(layer).items()
-        }
+        own: dict[str, nn.Parameter] = {}
+        for path, layer in sorted(self.layers.items()):
+            own |= {f"{path}.{side}.weight": matrix for side, matrix in matrices(layer).items()}
+            if self.is_decomposed:
+                own[f"{path}.{dora.KEY}"] = _dora(layer).weight
+        return own
+
+    @property
+    def is_decomposed(self) -> bool:
+        return self.spec.weight_decompose
+
+    def scale(self, path: str) -> float:
+        """alpha / rank of the layer at `path`."""
+        return float(self.layers[path].scaling[_NAME])
+
+    def low_rank(self, path: str) -> LowRank:
+        """The update of the layer at `path` as it is trained, its scale in the first factor."""
+        layer = self.layers[path]
+        own = matrices(layer)
+        return LowRank(own["lora_B"].detach() * self.scale(path), own["lora_A"].detach())
+
+    def update(self, path: str) -> Tensor:
+        return self.low_rank(path).dense()
+
+    def adapted(self, path: str, weight: Tensor) -> Tensor:
+        if not self.is_decomposed:
+            return weight + self.update(path)
+        layer = self.layers[path]
+        summed = weight.float() + self.update(path).to(weight.device)
+        gain: Tensor = lengths(layer).detach().to(weight.device) / torch.linalg.vector_norm(summed, dim=1)
+        return gain[:, None] * summed
+
+    def resized(self, path: str, rank: int) -> Resized:
+        return resized(self.low_rank(path), rank)
+
+    def ranks(self) -> dict[str, int]:
+        return {path: layer.r[_NAME] for path, layer in self.layers.items()}
 
     def set_dropout(self, modules: Mapping[str, nn.Module]) -> None:
         """PEFT's is on the input: W·x + alpha / rank · B·A·dropout(x)."""
         for path, module in modules.items():
             self.layers[path].lora_dropout[_NAME] = module
 
-    def files(self) -> dict[str, Parts]:
+    def set_strength(self, strength: float) -> None:
+        for layer in self.layers.values():
+            if self.is_decomposed:
+                _dora(layer).strength = strength
+            else:
+                layer.set_scale(_NAME, strength)
+
+    def remove(self) -> None:
+        for path, layer in self.layers.items():
+            above, _, name = diffusers_name(path).rpartition(".")
+            setattr(self.transformer.get_submodule(above), name, layer.base_layer)
+        del self.transformer.peft_config
+
+    def files(self, values: Mapping[str, Tensor] | None = None) -> dict[str, Parts]:
+        raw: Mapping[str, Tensor] = self.parameters() if values is None else values
         tensors: dict[str, Tensor] = {}
         for path, layer in self.layers.items():
-            matrices = _matrices(layer)
-            tensors[f"{_APP_PREFIX}{path}.lora_A.weight"] = matrices["lora_A"]
-            tensors[f"{_APP_PREFIX}{path}.lora_B.weight"] = matrices["lora_B"] * layer.scaling[_NAME]
+            tensors[f"{APP_PREFIX}{path}.lora_A.weight"] = raw[f"{path}.lora_A.weight"]
+            tensors[f"{APP_PREFIX}{path}.lora_B.weight"] = raw[f"{path}.lora_B.weight"] * layer.scaling[_NAME]
+            if self.is_decomposed:
+                tensors |= self._lengths_in_files(path, raw)
         targets = set(target_names(self.spec))
-        if not any("q_proj" in path or "k_proj" in path for path in self.layers):
+        are_known = not self.is_decomposed or self.lengths is None  # the lengths of any of the base's rows
+        if are_known and not any("q_proj" in path or "k_proj" in path for path in self.layers):
             marker = next(path for path in linear_modules(self.transformer) if is_end_of("q_proj", path))
             targets.add(marker)
             tensors |= self._zero_pair(marker)
-        ranks = {path: layer.r[_NAME] for path, layer in self.layers.items()}
-        others = {path: rank for path, rank in ranks.items() if rank != self.spec.rank}
+        others = {path: rank for path, rank in self.ranks().items() if rank != self.spec.rank}
         config = {
             "peft_type": "LORA",
             "task_type": None,
@@ -160,7 +148,7 @@ class LoraAdapter(Adapter):
             "bias": "none",
             "fan_in_fan_out": False,
             "init_lora_weights": True,
-            "use_dora": False,
+            "use_dora": self.is_decomposed,
             "use_rslora": False,
         }
         return {APP_FILE: safetensors_parts(tensors, {"format": "pt"}), CONFIG_FILE: (json_bytes(config),)}
@@ -168,14 +156,41 @@ class LoraAdapter(Adapter):
     def _zero_pair(self, path: str) -> dict[str, Tensor]:
         """Adds nothing to the module at `path`; its name is what makes diffusers read the file."""
         linear = linear_modules(self.transformer)[path]
-        return {
-            f"{_APP_PREFIX}{path}.lora_A.weight": torch.zeros(self.spec.rank, linear.in_features),
-            f"{_APP_PREFIX}{path}.lora_B.weight": torch.zeros(linear.out_features, self.spec.rank),
+        pair = {
+            f"{APP_PREFIX}{path}.lora_A.weight": torch.zeros(self.spec.rank, linear.in_features),
+            f"{APP_PREFIX}{path}.lora_B.weight": torch.zeros(linear.out_features, self.spec.rank),
         }
+        if self.is_decomposed:
+            lengths = dora.Dora(linear).weight.detach().cpu()
+            pair[f"{APP_PREFIX}{path}.{dora.KEY}"] = lengths
+            pair[f"{APP_PREFIX}{path}.{dora.COMFYUI_KEY}"] = lengths[:, None]
+        return pair
+
+    def _lengths_in_files(self, path: str, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of the layer at `path`, for PEFT, and for ComfyUI where they are known."""
+        own = raw[f"{path}.{dora.KEY}"]
+        found = {f"{APP_PREFIX}{path}.{dora.KEY}": own}
+        if self.lengths is None:
+            parts = (raw[f"{path}.lora_B.weight"], raw[f"{path}.lora_A.weight"], self.scale(path))
+            weight = self.layers[path].get_base_layer().get_parameter("weight")
+            found[f"{APP_PREFIX}{path}.{dora.COMFYUI_KEY}"] = dora.comfyui_lengths(own, weight, *parts)
+        elif path in self.lengths:
+            found[f"{APP_PREFIX}{path}.{dora.COMFYUI_KEY}"] = self.lengths[path]
+        return found
 
 
-def _matrices(layer: LoraLinear) -> dict[str, nn.Parameter]:
+def matrices(layer: LoraLinear) -> dict[str, nn.Parameter]:
+    """lora_A [rank, in] and lora_B [out, rank] of a layer, by these names."""
     return {side: getattr(layer, side)[_NAME].weight for side in ("lora_A", "lora_B")}
+
+
+def lengths(layer: LoraLinear) -> nn.Parameter:
+    """The lengths [out] of a DoRA's layer."""
+    return _dora(layer).weight
+
+
+def _dora(layer: LoraLinear) -> dora.Dora:
+    return cast(dora.Dora, layer.lora_variant[_NAME])
 
 
 def inject(transformer: nn.Module, spec: AdapterSpec, seed: int) -> LoraAdapter:
@@ -186,14 +201,14 @@ def inject(transformer: nn.Module, spec: AdapterSpec, seed: int) -> LoraAdapter:
     return adapter
 
 
-def _sizes(paths: list[str], spec: AdapterSpec) -> dict[str, _Size]:
+def _sizes(paths: list[str], spec: AdapterSpec) -> dict[str, Size]:
     """Each module's size by the spec and its patterns."""
     ranks = by_pattern(paths, spec.rank, spec.rank_pattern, "rank_pattern")
     alphas = by_pattern(paths, spec.alpha, spec.alpha_pattern, "alpha_pattern")
-    return {path: _Size(ranks[path], alphas[path]) for path in paths}
+    return {path: Size(ranks[path], alphas[path]) for path in paths}
 
 
-def _attach(transformer: nn.Module, spec: AdapterSpec, sizes: Mapping[str, _Size]) -> LoraAdapter:
+def _attach(transformer: nn.Module, spec: AdapterSpec, sizes: Mapping[str, Size]) -> LoraAdapter:
     """Put PEFT's LoRA layers at the paths of `sizes`, in float32, with lora_B at zero."""
     modules = {diffusers_name(path): size for path, size in sizes.items()}
     config = LoraConfig(
@@ -211,82 +226,39 @@ def _attach(transformer: nn.Module, spec: AdapterSpec, sizes: Mapping[str, _Size
         # PEFT takes the base's dtype; in bfloat16 an optimizer's small steps would be rounded away.
         layer.lora_A.float()
         layer.lora_B.float()
+        if spec.weight_decompose:
+            # Not PEFT's own, whose lengths are in the base's dtype: see `adapters.dora` for its other ways.
+            layer.lora_magnitude_vector[_NAME] = layer.lora_variant[_NAME] = dora.Dora(layer.get_base_layer())
     adapter = LoraAdapter(spec, transformer, layers)
     adapter.make_trainable()
     return adapter
 
 
-def load_app(transformer: nn.Module, folder: Path) -> LoraAdapter:
-    """A PEFT folder with original names, as the ACE-Step app writes and reads it."""
-    source = folder / CONFIG_FILE
-    if not source.is_file():
-        raise MissingInputError(f"{folder} has no {CONFIG_FILE}, without which {APP_FILE} cannot be scaled")
-    tensors, _ = read_finite(folder / APP_FILE)
-    config = _read_config(read_small(source), source)
-    return _load(transformer, folder / APP_FILE, tensors, _APP_PREFIX, config)
+def of_updates(transformer: nn.Module, updates: Mapping[str, LowRank], dropout: float = 0) -> LoraAdapter:
+    """A LoRA with the given update at each path, of alpha = rank."""
+    sizes = {path: Size(update.rank, update.rank) for path, update in updates.items()}
+    adapter = of_sizes(transformer, sizes, dropout)
+    with torch.no_grad():
+        for path, update in updates.items():
+            own = matrices(adapter.layers[path])
+            own["lora_A"].copy_(update.down)
+            own["lora_B"].copy_(update.up)
+    return adapter
 
 
-def load_diffusers(transformer: nn.Module, folder: Path) -> LoraAdapter:
-    """A file of diffusers' `save_lora_weights`. Without metadata in its header, alpha = rank."""
-    path = folder / DIFFUSERS_FILE
-    tensors, header = read_finite(path)
-    if text := header.get("lora_adapter_metadata"):
-        config = _read_config(text.encode(), path)
-    else:
-        ranks = {
-            key.removeprefix(_DIFFUSERS_PREFIX).removesuffix(".lora_A.weight"): tensor.shape[0]
-            for key, tensor in tensors.items()
-            if key.endswith(".lora_A.weight") and tensor.ndim == 2
-        }
-        options = {"peft_type": "LORA", "rank_pattern": ranks, "alpha_pattern": ranks}
-        config = as_kind(_PeftConfig, options, str(path))
-    return _load(transformer, path, tensors, _DIFFUSERS_PREFIX, config)
-
-
-def _read_config(text: bytes, source: Path) -> _PeftConfig:
-    config = parse_as(_PeftConfig, text, str(source))
-    defaults = LoraConfig().to_dict()
-    unread = [
-        f"{name} = {value!r}"
-        for name, value in (config.model_extra or {}).items()
-        if value
-        and value != defaults.get(name)
-        and name not in _HARMLESS
-        and not (name == "init_lora_weights" and value in _HARMLESS_INITS)
-    ]
-    if unread:
-        raise BadDataError(f"{source} asks for what is not supported: {', '.join(sorted(unread))}")
-    return config
-
-
-def _load(
-    transformer: nn.Module, path: Path, tensors: Mapping[str, Tensor], prefix: str, config: _PeftConfig
+def of_sizes(
+    transformer: nn.Module, sizes: Mapping[str, Size], dropout: float, *, is_decomposed: bool = False
 ) -> LoraAdapter:
-    """Check `tensors`, whose keys start with `prefix`, against the model; then attach and fill the layers."""
-    linears = linear_modules(transformer)
-    matches = (_KEY.fullmatch(key.removeprefix(prefix)) for key in tensors if key.startswith(prefix))
-    names = {match["module"] for match in matches if match}
-    modules = {name: original_name(name) for name in sorted(names) if original_name(name) in linears}
-    sizes = {path: config.size(name) for name, path in modules.items()}
-    expected: dict[str, tuple[int, ...]] = {}
-    for name, module in modules.items():
-        rank, linear = sizes[module].rank, linears[module]
-        expected[f"{prefix}{name}.lora_A.weight"] = (rank, linear.in_features)
-        expected[f"{prefix}{name}.lora_B.weight"] = (linear.out_features, rank)
-    check_exact(expected, tensors, path)
+    """A LoRA for what a file holds; the spec's ranges are for new adapters."""
     common = Counter(sizes.values()).most_common(1)[0][0]
-    spec = AdapterSpec.model_construct(  # as the file says; the spec's ranges are for new adapters
+    spec = AdapterSpec.model_construct(
         type="lora",
         rank=common.rank,
         alpha=common.alpha,
-        dropout=config.lora_dropout,
+        dropout=dropout,
+        weight_decompose=is_decomposed,
         target_modules=tuple(sorted(sizes)),
         rank_pattern={path: size.rank for path, size in sizes.items() if size.rank != common.rank},
         alpha_pattern={path: size.alpha for path, size in sizes.items() if size.alpha != common.alpha},
     )
-    adapter = _attach(transformer, spec, sizes)
-    with torch.no_grad():
-        for name, module in modules.items():
-            for side, matrix in _matrices(adapter.layers[module]).items():
-                matrix.copy_(tensors[f"{prefix}{name}.{side}.weight"])
-    return adapter
+    return _attach(transformer, spec, sizes)

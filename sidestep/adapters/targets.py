@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from torch import nn
 
 from sidestep.acestep.names import original_name
+from sidestep.config.adapter import ATTENTION_MODULES, MLP_MODULES
 from sidestep.config.targets import chosen
-from sidestep.config.training import ATTENTION_MODULES, MLP_MODULES
 
 
 def linear_modules(transformer: nn.Module) -> dict[str, nn.Linear]:

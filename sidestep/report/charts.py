@@ -1,7 +1,7 @@
 """Line charts as SVG: a few kilobytes for any number of steps, in the colours of the page around them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 WIDTH, HEIGHT = 720.0, 300.0
@@ -15,11 +15,24 @@ Values = Sequence[float | None]
 
 @dataclass(frozen=True)
 class Line:
-    """A curve over the steps from 1 on; None is a gap. `name` is its CSS class, too."""
+    """A curve over the steps from 1 on, or through single values by step. None is a gap.
+
+    `name` is its CSS class, too.
+    """
 
     name: str
     label: str
-    values: Values
+    values: Values | Mapping[int, float | None]
+
+    @property
+    def points(self) -> list[tuple[int, float | None]]:
+        """(step, value) of what is drawn, rising by step."""
+        return sorted(self.values.items()) if isinstance(self.values, Mapping) else thinned(self.values)
+
+    @property
+    def steps(self) -> list[int]:
+        """Those of single values, else the last one."""
+        return list(self.values) if isinstance(self.values, Mapping) else [len(self.values)]
 
 
 @dataclass(frozen=True)
@@ -53,11 +66,12 @@ class Chart:
 def chart(title: str, lines: Sequence[Line], dots: dict[int, float | None] | None = None) -> Chart | None:
     """A chart of curves over the optimizer step, and of single values by step; None where there are none."""
     known = {step: value for step, value in (dots or {}).items() if value is not None}
-    values = [value for line in lines for value in line.values if value is not None] + list(known.values())
+    points = [(line, line.points) for line in lines]
+    values = [value for _, drawn in points for _, value in drawn if value is not None] + list(known.values())
     if not values:
         return None
-    last = max([len(line.values) for line in lines] + list(known))
-    first = 0 if 0 in known else 1
+    steps = [step for line in lines for step in line.steps] + list(known)
+    first, last = (0 if 0 in steps else 1), max(steps)
     x_ticks = ticks(first, max(last, first + 1), whole=True)
     y_ticks = ticks(min(values), max(values))
     low, high = min(y_ticks[0], *values), max(y_ticks[-1], *values)
@@ -72,8 +86,8 @@ def chart(title: str, lines: Sequence[Line], dots: dict[int, float | None] | Non
         x_label="optimizer step",
         lines=[
             (line, [" ".join(f"{x},{y}" for x, y in (at(*point) for point in piece)) for piece in pieces])
-            for line in lines
-            if (pieces := list(_pieces(thinned(line.values))))
+            for line, drawn in points
+            if (pieces := list(_pieces(drawn)))
         ],
         dots=[(*at(step, value), f"step {step}: {value:.4g}") for step, value in sorted(known.items())],
         x_ticks=[Tick(at(step, low)[0], f"{step:g}") for step in x_ticks if first <= step <= last],

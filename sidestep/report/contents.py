@@ -17,6 +17,19 @@ class Song(BaseModel):
     name: str
     seconds: Amount
     caption: str
+    repeats: Count = 1
+    weight: Amount = 1
+    held_out: bool = False
+
+
+class Validated(BaseModel):
+    """A validation. `by_level` and `by_song` are of the held-out songs; None is not finite."""
+
+    held_out: Number | None
+    trained: Number | None
+    smoothed: Number | None
+    by_level: dict[str, Number | None]
+    by_song: list[Number | None]
 
 
 class History(BaseModel):
@@ -27,6 +40,8 @@ class History(BaseModel):
     learning_rates: list[Number | None]
     evaluations: dict[Annotated[int, Field(ge=0, le=10**12)], Number | None]
     songs: list[Song]
+    held_out: list[str] = []  # names, in the order of `by_song`
+    validations: dict[Annotated[int, Field(ge=0, le=10**12)], Validated] = {}
 
 
 class Inputs(BaseModel):
@@ -48,6 +63,42 @@ class Ends(BaseModel):
     last: Number | None
 
 
+class At(BaseModel):
+    """What a validation found, and the folder of its checkpoint where that is kept."""
+
+    step: Count
+    held_out: Number | None
+    trained: Number | None
+    smoothed: Number | None
+    checkpoint: str | None
+
+
+class Gained(BaseModel):
+    mean: Number
+    standard_error: Amount
+
+
+class Validation(BaseModel):
+    """What the held-out songs say of a run."""
+
+    songs_held_out: Count
+    songs_trained: Count
+    draws: Count
+    window: Count
+    first: At
+    best: At | None
+    last: At
+    gain: Gained | None
+    after_best: Gained | None = None
+
+
+class Published(BaseModel):
+    """The checkpoint that the run's end has made its adapter."""
+
+    folder: str
+    step: Count
+
+
 class Receipt(BaseModel):
     """receipt.json, as far as it is read; see `lifecycle.receipt`."""
 
@@ -58,6 +109,9 @@ class Receipt(BaseModel):
     steps: Count
     steps_skipped: Count
     loss_on_fixed_draws: Ends
+    validation: Validation | None = None  # where songs were held out
+    checkpoint: Published | None = None  # older versions had the last one
+    ended_by: str = ""
     attempts: Count
     preemptions: Count
     steps_repeated: Count

@@ -1,28 +1,27 @@
 """report.html, made of the output of a finished run alone, so that it can be made again at any time."""
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from sidestep.config.job import JobSpec
 from sidestep.data.survey import in_words, read_survey
+from sidestep.report.advice import advice_of
 from sidestep.report.charts import Chart, Line, chart
 from sidestep.report.contents import (
     ESTIMATE,
     History,
     Inputs,
+    Validation,
     estimate_of,
     read_history,
     read_ranking,
     read_receipt,
 )
+from sidestep.report.html import template
+from sidestep.report.strength import Calibration, read_calibration
 from sidestep.runtime.errors import AccessError, BadDataError, MissingInputError, StorageError
-from sidestep.runtime.words import duration
 from sidestep.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -54,18 +53,32 @@ def write_report(store: Store, spec: JobSpec, tensors: Store | None = None) -> N
 def page(store: Store, spec: JobSpec, tensors: Store | None = None) -> str:
     """The HTML. Raises MissingInputError or BadDataError where the output lacks what a finished run has."""
     receipt, history = read_receipt(store), read_history(store)
-    return _template().render(
+    return template("report").render(
         receipt=receipt,
         dataset=_dataset(tensors or store.child("tensors")),
         songs=history.songs,
+        trained=[song for song in history.songs if not song.held_out],
         place=store.place,
-        hours=sum(song.seconds for song in history.songs) / 3600,
-        charts=_charts(history),
+        hours=sum(song.seconds for song in history.songs if not song.held_out) / 3600,
+        advice=advice_of(receipt.validation, receipt.checkpoint) if receipt.validation else None,
+        judged=receipt.validation,
+        levels=_levels(receipt.validation, history) if receipt.validation else [],
+        held_out=_held_out(receipt.validation, history) if receipt.validation else [],
+        charts=_charts(history, receipt.validation),
         losses=receipt.loss_on_fixed_draws,
         sensitivities=_sensitivities(store, receipt.inputs),
         bars=_BARS,
         settings=_settings(spec),
+        calibration=_calibration(store),
     )
+
+
+def _calibration(store: Store) -> Calibration | None:
+    try:
+        return read_calibration(store)
+    except BadDataError as error:
+        log.warning("strengths are not shown: %s", error)
+        return None
 
 
 def _dataset(tensors: Store) -> dict[str, str]:
@@ -78,13 +91,56 @@ def _dataset(tensors: Store) -> dict[str, str]:
     return in_words(survey) if survey else {}
 
 
-def _charts(history: History) -> list[Chart]:
+@dataclass(frozen=True)
+class Compared:
+    """The held-out loss of a noise level or a song: at the start, at its best, at the end."""
+
+    name: str
+    losses: list[float | None]
+
+
+def _steps(found: Validation) -> list[int]:
+    best = [found.best.step] if found.best else []
+    return list(dict.fromkeys([found.first.step, *best, found.last.step]))
+
+
+def _levels(found: Validation, history: History) -> list[Compared]:
+    made = [history.validations[step].by_level for step in _steps(found) if step in history.validations]
+    return [Compared(level, [losses.get(level) for losses in made]) for level in (made[0] if made else ())]
+
+
+def _held_out(found: Validation, history: History) -> list[Compared]:
+    made = [history.validations[step].by_song for step in _steps(found) if step in history.validations]
+    return [Compared(name, list(losses)) for name, *losses in zip(history.held_out, *made, strict=False)]
+
+
+def _judged(history: History, found: Validation | None) -> Chart | None:
+    """Losses of held-out and of trained songs by step, with the best marked."""
+    if found is None:
+        return None
+    made = history.validations
+    lines = [
+        Line("trained", "songs that it trains on", {step: at.trained for step, at in made.items()}),
+        Line("raw", "held-out songs", {step: at.held_out for step, at in made.items()}),
+        Line(
+            "smooth",
+            f"held-out songs, mean of {found.window} validations",
+            {step: at.smoothed for step, at in made.items() if step},
+        ),
+    ]
+    if found.best:
+        label = f"the best, after step {found.best.step}"
+        lines.append(Line("best", label, {found.best.step: found.best.smoothed}))
+    return chart("Loss on held-out songs, and on songs that it trains on: lower is better", lines)
+
+
+def _charts(history: History, found: Validation | None = None) -> list[Chart]:
     loss = [
         Line("raw", "each step", history.losses),
         Line("smooth", "running mean", history.running_mean),
     ]
     rate = [Line("smooth", "learning rate", history.learning_rates)]
-    made = [chart("Loss", loss, history.evaluations), chart("Learning rate", rate)]
+    made = [_judged(history, found), chart("Loss", loss, history.evaluations), chart("Learning rate", rate)]
     return [one for one in made if one]
 
 
@@ -128,17 +184,3 @@ def _text(value: Any) -> str:
             return ", ".join(str(item) for item in value) or "–"
         case _:
             return str(value)
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("sidestep.report", "."),
-        autoescape=True,  # names and captions of songs may hold anything
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["duration"] = duration
-    environment.filters["words"] = lambda key: re.sub(r"[_.]", " ", key)
-    return environment.get_template("report.html.jinja")

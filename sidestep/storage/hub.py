@@ -7,23 +7,13 @@ at that commit: files of two states of a repository never mix. HF_TOKEN is the t
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeVar
+from typing import NoReturn, Self, TypeVar
 
 import httpx2
 from huggingface_hub import HfApi, hf_hub_url
-from huggingface_hub.errors import (
-    DisabledRepoError,
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # which it documents, and imports lazily
     build_hf_headers,
@@ -35,14 +25,9 @@ from sidestep.config.place import REPOSITORY
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.atomic import replacing
 from sidestep.runtime.diskerrors import local_errors
-from sidestep.runtime.errors import (
-    AccessError,
-    BadSpecError,
-    MissingInputError,
-    SideStepError,
-    StorageError,
-)
-from sidestep.storage.http import PARTIAL, PASSING, RANGE_BEHIND_THE_END
+from sidestep.runtime.errors import BadSpecError, MissingInputError
+from sidestep.storage.http import PARTIAL, RANGE_BEHIND_THE_END
+from sidestep.storage.hub_errors import may_pass, read_failures
 from sidestep.storage.retry import Limits, check_answer, was_short
 from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_progress
 
@@ -51,7 +36,6 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 BLOCK = 2**20  # bytes
-FAILURES = (HfHubHTTPError, httpx2.HTTPError, EntryNotFoundError, OfflineModeIsEnabled, HFValidationError)
 
 
 class Repository:
@@ -213,14 +197,10 @@ class HubStore(Store):
         def failed(error: Exception, pause: float) -> None:
             log.debug("%s; asked again in %.1f s", type(error).__name__, pause)
 
-        return self.limits.retry.call(request, lambda error: _may_pass(error) or was_short(error), failed)
+        return self.limits.retry.call(request, lambda error: may_pass(error) or was_short(error), failed)
 
-    @contextmanager
-    def _failures(self, path: str) -> Iterator[None]:
-        try:
-            yield
-        except FAILURES as error:
-            raise _to_user_error(error, f"{self.place}/{path}".rstrip("/")) from error
+    def _failures(self, path: str) -> AbstractContextManager[None]:
+        return read_failures(f"{self.place}/{path}".rstrip("/"))
 
 
 def open_hub(rest: str, options: StorageSpec, limits: Limits) -> HubStore:
@@ -232,56 +212,3 @@ def open_hub(rest: str, options: StorageSpec, limits: Limits) -> HubStore:
     revision = revision and revision.replace("%2F", "/").replace("%2f", "/")  # refs/pr/1
     repository = Repository(name, revision, "dataset" if kind else "model", options.anonymous)
     return HubStore(f"hf://{rest}", repository, (folder or "").strip("/"), options, limits)
-
-
-def _may_pass(error: Exception) -> bool:
-    status = _status(error)
-    if status is not None:
-        return status in PASSING
-    return isinstance(error, httpx2.TransportError)
-
-
-def _status(error: BaseException) -> int | None:
-    answer: Any = getattr(error, "response", None)
-    return answer.status_code if isinstance(error, HfHubHTTPError) and answer is not None else None
-
-
-def _to_user_error(error: Exception, where: str) -> SideStepError:
-    """What a failure at `where` means. The server's own words are left out: the log file has them."""
-    if isinstance(error, OfflineModeIsEnabled):
-        return StorageError(
-            f"{where} cannot be read: HF_HUB_OFFLINE is set. Unset it, or name a local folder."
-        )
-    if isinstance(error, GatedRepoError | DisabledRepoError):
-        return AccessError(
-            f"{where}: the repository is gated. Accept its terms on its page, signed in as the owner of the "
-            "token, and set HF_TOKEN to one that may read it."
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return MissingInputError(
-            f"{where}: there is no such repository, or it is private. Check owner and name; for a private "
-            "one, set HF_TOKEN to a token that may read it."
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return MissingInputError(
-            f"{where}: the repository has no such revision. It is a branch, a tag or a whole commit, after @."
-        )
-    if isinstance(error, HFValidationError):
-        return BadSpecError(f"{where} names no repository: it looks like hf://owner/name@revision.")
-    status = _status(error)
-    if isinstance(error, EntryNotFoundError) or status == 404:
-        return MissingInputError(f"{where} does not exist. Check the place and the name.")
-    if status in (401, 403):
-        return AccessError(
-            f"{where}: the Hub refuses access ({status}). Check HF_TOKEN, that it has not expired, and that "
-            "it may read this repository."
-        )
-    if status is not None:
-        return StorageError(
-            f"{where}: the Hub answered with {status}, after several tries. If that does not pass, check "
-            "HF_ENDPOINT, or try later."
-        )
-    return StorageError(
-        f"{where}: the Hub is out of reach ({type(error).__name__}), after several tries. Check the network "
-        "and HF_ENDPOINT, then run the same command again."
-    )

@@ -4,6 +4,7 @@ import aiohttp
 
 from sidestep.runtime import diskerrors
 from sidestep.runtime.errors import AccessError, MissingInputError, SideStepError, StorageError
+from sidestep.storage.access import ACCESS, NONE
 
 FAILURES = (OSError, TimeoutError, aiohttp.ClientError)
 CLOUD_FAILURES = {
@@ -12,11 +13,6 @@ CLOUD_FAILURES = {
     "azure.core.exceptions.AzureError",
 }
 """What gcsfs and adlfs raise beside those, by name: neither is installed by default."""
-
-CREDENTIALS = {
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS, or a service account of the machine",
-    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_STORAGE_CONNECTION_STRING",
-}
 
 
 def is_failure(error: BaseException) -> bool:
@@ -37,7 +33,7 @@ def to_user_error(error: BaseException, where: str) -> SideStepError:
             "expired, and that they may do this there."
         )
     if (isinstance(error, FileNotFoundError) and not error.errno) or _status(error) == 404:
-        in_cloud = where.partition("://")[0] in CREDENTIALS
+        in_cloud = bool(_from(where))
         bucket = ", and that the bucket or container is there" if in_cloud else ""
         return MissingInputError(f"{where} does not exist. Check the place and the name{bucket}.")
     if status := _status(error):
@@ -61,7 +57,7 @@ def no_credentials(scheme: str) -> AccessError:
 
 def _from(where: str) -> str:
     """Where credentials for a place come from, in brackets; "" where there is but one way."""
-    source = CREDENTIALS.get(where.partition("://")[0])
+    source = ACCESS.get(where.partition("://")[0], NONE).said
     return f" ({source})" if source else ""
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sidestep.runtime.errors import StorageError
+from sidestep.runtime.liveness import waiting
 
 Answer = TypeVar("Answer")
 
@@ -62,7 +63,8 @@ class Retry:
                 if pause is None or not may_pass(error):
                     raise
                 failed(error, pause)
-            self.sleep(pause)
+            with waiting():
+                self.sleep(pause)
 
 
 class ShortAnswerError(StorageError):

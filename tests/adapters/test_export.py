@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sidestep import adapters
 from sidestep.adapters.adapter import read_safetensors
 from sidestep.cli import main
-from sidestep.config.training import AdapterSpec
+from sidestep.config.adapter import AdapterSpec
 from sidestep.runtime.errors import ExitCode
 from sidestep.storage.local import LocalStore
 from tests.s3 import S3Server
@@ -21,6 +21,7 @@ from .test_readers import OriginalDecoder, assert_same_function, by_app_lokr, by
 
 LORA = AdapterSpec(rank=4, alpha=12, target_modules=("q_proj", "up_proj"), rank_pattern={"up_proj": 3})
 MLP_ALONE = AdapterSpec(rank=4, alpha=6, target_modules=("gate_proj",))
+DORA = LORA.model_copy(update={"weight_decompose": True})
 LOKR = AdapterSpec(type="lokr", rank=2, alpha=5, factor=4, use_scalar=True)
 DECOMPOSED = AdapterSpec(type="lokr", rank=2, alpha=5, factor=4, weight_decompose=True)
 Publish = Callable[[AdapterSpec], Tensor]
@@ -55,7 +56,9 @@ def export(golden: Path) -> Export:
     return run
 
 
-@pytest.mark.parametrize("spec", [LORA, MLP_ALONE])
+@pytest.mark.parametrize(
+    "spec", [LORA, MLP_ALONE, DORA, MLP_ALONE.model_copy(update={"weight_decompose": True})]
+)
 def test_lora(
     spec: AdapterSpec, published: Publish, export: Export, new_transformer: NewTransformer, decode: Decode
 ) -> None:
@@ -178,8 +181,8 @@ def test_from_a_bucket_it_leaves_nothing_outside_the_workspace(
     words = ["export", store.place, "--format", "app", "--output", "here", "--workspace", "workspace"]
     endpoint = ["--endpoint-url", s3_server.endpoint, "--checkpoint-dir", str(golden / "checkpoints")]
     assert main([*words, *endpoint]) == ExitCode.DONE
-    assert seen[0].parent == tmp_path / "workspace/temporary"
-    assert not list(seen[0].parent.iterdir())
+    assert seen[0].parent.parent == tmp_path / "workspace/temporary"
+    assert not list(seen[0].parent.parent.iterdir())
 
 
 def test_no_adapter_there(export: Export, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from sidestep import adapters
 from sidestep.cli import main
-from sidestep.config.training import AdapterSpec
+from sidestep.config.adapter import AdapterSpec
 from sidestep.runtime.atomic import TEMPORARY
 from tests.killed import SIGNALS, ended_at_each_change
 

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sidestep import adapters
+from sidestep.acestep.loading import shapes_alone
 from sidestep.acestep.names import diffusers_name
-from sidestep.adapters.export import files_for, shapes_alone
+from sidestep.adapters.export import files_for
 from sidestep.adapters.targets import layers_of
 from sidestep.runtime.errors import BadDataError
 from tests.facts import facts

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sidestep import adapters
 from sidestep.adapters import Adapter
-from sidestep.config.training import AdapterSpec
+from sidestep.config.adapter import AdapterSpec
 from sidestep.runtime.errors import BadSpecError, UsageError
 from tests.facts import facts, tells
 
@@ -18,14 +18,16 @@ from .conftest import Decode, MakeEffective, NewTransformer
 
 LORA = AdapterSpec(rank=4, alpha=8, dropout=0)
 LOKR = AdapterSpec(type="lokr", rank=2, alpha=8, factor=4)
+DORA = LORA.model_copy(update={"weight_decompose": True})
 both_kinds = pytest.mark.parametrize("spec", [LORA, LOKR], ids=["lora", "lokr"])
+all_kinds = pytest.mark.parametrize("spec", [LORA, DORA, LOKR], ids=["lora", "dora", "lokr"])
 
 
 def values(adapter: Adapter) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in adapter.parameters().items()}
 
 
-@both_kinds
+@all_kinds
 def test_only_the_adapter_trains_under_stable_names(transformer: nn.Module, spec: AdapterSpec) -> None:
     transformer.requires_grad_(True)  # as diffusers makes it
     adapter = adapters.inject(transformer, spec, seed=1)
@@ -64,7 +66,7 @@ def test_the_law_of_the_start_is_the_libraries(transformer: nn.Module) -> None:
     assert abs(matrix.std() - bound / 3**0.5) < 0.02 * bound
 
 
-@both_kinds
+@all_kinds
 def test_a_half_precision_base_has_a_full_precision_adapter(
     transformer: nn.Module, decode: Decode, spec: AdapterSpec, make_effective: MakeEffective
 ) -> None:
@@ -79,7 +81,7 @@ def test_a_half_precision_base_has_a_full_precision_adapter(
         assert parameter.grad.isfinite().all() and parameter.grad.any()
 
 
-@both_kinds
+@all_kinds
 def test_gradient_checkpointing_changes_no_gradient(
     new_transformer: NewTransformer, decode: Decode, spec: AdapterSpec, make_effective: MakeEffective
 ) -> None:
@@ -137,7 +139,6 @@ def test_a_pattern_that_fits_nothing_is_refused(transformer: nn.Module) -> None:
         ("lokr", {"alpha_pattern": "q_proj=2"}),
         ("lora", {"factor": 4}),
         ("lora", {"use_scalar": True}),
-        ("lora", {"weight_decompose": True}),
     ],
 )
 def test_a_setting_of_the_other_kind_is_refused(kind: str, setting: dict[str, Any]) -> None:

@@ -133,7 +133,7 @@ def test_a_lokr_whose_header_does_not_say_how_to_scale_it_is_refused(
         ({"peft_type": None}, ["peft_type"]),
         ({"r": 8}, ["lora_A.weight", "[4, 64]", "[8, 64]"]),
         ({"lora_alpha": "twelve"}, ["lora_alpha"]),
-        ({"use_dora": True}, ["use_dora = True"]),
+        ({"use_dora": True}, ["missing", "lora_magnitude_vector"]),
         ({"bias": "all"}, ["bias = 'all'"]),
         ({"init_lora_weights": "pissa"}, ["init_lora_weights = 'pissa'"]),
         ({"scaled_by_moonlight": 2}, ["scaled_by_moonlight = 2"]),

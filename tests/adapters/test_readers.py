@@ -24,7 +24,7 @@ from sidestep import adapters
 from sidestep.acestep.names import diffusers_name
 from sidestep.adapters import Adapter
 from sidestep.adapters.targets import layers_of
-from sidestep.config.training import AdapterSpec
+from sidestep.config.adapter import AdapterSpec
 
 from .conftest import Decode, MakeEffective, NewTransformer
 
@@ -48,6 +48,20 @@ LORA = {
     "cross-attention": AdapterSpec(rank=4, alpha=6, attention="cross"),
     "rank and alpha patterns": AdapterSpec(
         rank=4, alpha=6, rank_pattern={"v_proj": 2}, alpha_pattern={"v_proj": 1.5, "self_attn.k_proj": 20}
+    ),
+}
+DORA = {
+    "DoRA": AdapterSpec(rank=4, alpha=12, dropout=0.5, weight_decompose=True),
+    "DoRA, mixed": AdapterSpec(
+        rank=4,
+        alpha=6,
+        weight_decompose=True,
+        target_modules=("v_proj", "q_proj", "up_proj"),
+        rank_pattern={"v_proj": 3},
+        alpha_pattern={"layers.1.mlp.up_proj": 20},
+    ),
+    "DoRA, MLP alone": AdapterSpec(
+        rank=4, alpha=6, weight_decompose=True, target_modules=("gate_proj", "down_proj")
     ),
 }
 LOKR = {
@@ -194,7 +208,12 @@ def by_comfyui(decoder: OriginalDecoder, folder: Path) -> dict[str, Tensor]:
             alpha = tensors.pop(f"{prefix}.alpha", None)
             if f"{prefix}.lora_B.weight" in tensors:
                 up, down = tensors.pop(f"{prefix}.lora_B.weight"), tensors.pop(f"{prefix}.lora_A.weight")
+                lengths = weight.norm(dim=1, keepdim=True)
                 weight += (1.0 if alpha is None else alpha / down.shape[0]) * up @ down
+                if (scale := tensors.pop(f"{prefix}.dora_scale", None)) is not None:
+                    assert scale.shape == lengths.shape  # by this it knows the rows
+                    weight *= scale / lengths
+                    tensors.pop(f"{prefix}.lora_magnitude_vector")  # "lora key not loaded"
             elif alpha is not None:
                 rank = None
                 factors = []
@@ -224,7 +243,7 @@ def assert_same_function(decode: Decode, transformer: nn.Module, trained_output:
     assert difference <= 1e-4
 
 
-@pytest.mark.parametrize("spec", spec_params(LORA))
+@pytest.mark.parametrize("spec", spec_params(LORA | DORA))
 @pytest.mark.parametrize("reader", [by_peft, by_comfyui])
 def test_lora_merged_into_the_original_weights(
     spec: AdapterSpec, reader: Reader, trained: Train, new_transformer: NewTransformer, decode: Decode
@@ -234,7 +253,7 @@ def test_lora_merged_into_the_original_weights(
     assert_same_function(decode, set_weights(new_transformer(), weights), output)
 
 
-@pytest.mark.parametrize("spec", spec_params(LORA))
+@pytest.mark.parametrize("spec", spec_params(LORA | DORA))
 def test_lora_by_diffusers(
     spec: AdapterSpec, trained: Train, new_transformer: NewTransformer, decode: Decode
 ) -> None:
@@ -284,7 +303,7 @@ def test_a_lokr_that_diffusers_cannot_represent_has_no_file_for_it(
 
 
 @pytest.mark.parametrize(
-    "spec", spec_params(LORA | {f"lokr {name}": s for name, s in (LOKR | DECOMPOSED).items()})
+    "spec", spec_params(LORA | DORA | {f"lokr {name}": s for name, s in (LOKR | DECOMPOSED).items()})
 )
 def test_what_is_published_loads_here_as_the_same_function(
     spec: AdapterSpec, trained: Train, new_transformer: NewTransformer, decode: Decode

@@ -6,8 +6,8 @@ from torch import nn
 
 from sidestep.acestep.names import decoder_modules
 from sidestep.adapters.targets import target_paths
+from sidestep.config.adapter import ATTENTION_MODULES, MLP_MODULES, AdapterSpec
 from sidestep.config.targets import is_end_of, target_names
-from sidestep.config.training import ATTENTION_MODULES, MLP_MODULES, AdapterSpec
 from sidestep.runtime.errors import BadSpecError
 from tests.facts import facts
 

@@ -48,7 +48,7 @@ def test_commands() -> None:
     [
         ("sidestep fixed --ep", {"--epochs"}),
         ("sidestep fixed --adapter-type ''", {"lora", "lokr"}),
-        ("sidestep plan --fi", {"--fit"}),
+        ("sidestep plan --fi", {"--fit", "--first-step-minutes"}),
         ("sidestep run --preset ''", set(BUILT_IN)),
         ("sidestep presets show q", {"quick-test"}),
         ("sidestep presets ''", {"list", "show", "save", "delete", "import", "export"}),

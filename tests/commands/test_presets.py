@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,9 @@ from sidestep.config.job import JobSpec, resolve
 from sidestep.config.presets import BUILT_IN, all_presets, find_preset, user_folder
 from sidestep.config.sources import Given
 from sidestep.runtime.errors import BadSpecError, ExitCode
+from sidestep.training.numbers import Progress
+from tests.songs import MakeSpec
+from tests.training.trainers import trainer_of
 
 Said = Callable[..., str]
 JOB = "audio_dir: songs\noutput_dir: out\n"
@@ -72,6 +76,40 @@ def test_built_in_presets_fit_the_schema_and_say_what_they_are_for(name: str) ->
 def test_recommended_is_what_the_defaults_are() -> None:
     job = {"audio_dir": "songs", "output_dir": "out"}
     assert resolve(arguments=job, preset="recommended")[0] == resolve(arguments=job)[0]
+
+
+PUBLISHED = ("fast-start", "timbre")
+"""What others have found, and nobody has here."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_findings_of_others_are_named_as_such_and_hold_songs_out(name: str, said: Said) -> None:
+    text = said("show", name)
+    assert "Source: " in text and "not reproduced here" in find_preset(name).description
+    row = next(row for row in said("list").splitlines() if row.startswith(f"{name} "))
+    assert "not reproduced here" in row, "not cut off"
+    train = JobSpec.load(None, preset=name, audio_dir="songs", output_dir="out").train
+    assert train.validation.is_on
+    assert {"q_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} < {*train.adapter.target_modules}
+    assert (train.lr, train.adapter.rank) == {"fast-start": (3e-4, 64), "timbre": (5e-4, 128)}[name]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_few_songs_take_one_word_more(name: str, make_spec: MakeSpec) -> None:
+    """Three songs are too few to hold a share of: name some, or none; nothing else is to be changed."""
+    settings = make_spec().model_dump(include={"task", "checkpoint_dir", "dataset_dir", "output_dir"})
+
+    def run(**validation: Any) -> list[int]:
+        small = {"max_steps": 1, "adapter": {"rank": 2, "alpha": 4}, "validation": validation}
+        spec = JobSpec.load(None, preset=name, **settings, train=small)
+        progress = Progress()
+        list(trainer_of(spec).steps(progress))
+        return list(progress.validations)
+
+    with pytest.raises(BadSpecError, match=r"train\.validation\.songs, or set the share to 0"):
+        run()
+    assert run(share=0) == []
+    assert run(songs=["1"]) == [0, 1]
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from sidestep.data.survey import Survey, write_survey
 from sidestep.lifecycle.finish import TrainResult
 from sidestep.runtime.errors import ExitCode
 from sidestep.storage.open import open_store
+from tests.facts import tells
 from tests.fake_tasks import Tasks
 
 CHECKPOINTS = "--checkpoint-dir ../ACE-Step-1.5/checkpoints --model-variant base"
@@ -119,7 +120,8 @@ def test_so_can_what_a_training_made(command: str, tasks: Tasks, capsys: pytest.
     tasks.made = TrainResult("o/adapter", "o/runs", 3, 2.5, 1.5)
     assert main([command, "--audio-dir", "a", "--output-dir", "o", "--json"]) == 0
     made = {"adapter": "o/adapter", "runs": "o/runs", "steps": 3, "first_loss": 2.5, "last_loss": 1.5}
-    assert json.loads(capsys.readouterr().out) == made
+    none_held_out: dict[str, Any] = {"best_step": None, "best_held_out": None, "held_out": {}}
+    assert json.loads(capsys.readouterr().out) == {**made, **none_held_out}
 
 
 @pytest.mark.parametrize("command", ["preprocess", "fixed --preprocess"])
@@ -153,3 +155,16 @@ def test_a_spec_s_file_counts_beside_a_misspelt_flag(
     assert "--epcohs" in said
     is_first = words[0] == "job.yaml"
     assert ("output_dir" not in said and "'job.yaml'" not in said) == is_first
+
+
+def test_names_of_songs_are_words_as_the_shell_gives_them(
+    tasks: Tasks, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "--dataset-dir", "t", "--output-dir", "o"]
+    line = """--validation-songs 'c [x]' "Night Drive" --weights 'Night Drive=2' a=b=0.5"""
+    assert main([*command, *shlex.split(line)]) == ExitCode.DONE
+    train = tasks.specs[-1].train
+    assert train.validation.songs == ("c [x]", "Night Drive")
+    assert train.weights == {"Night Drive": 2, "a=b": 0.5}
+    assert main([*command, "--weights", "Night", "Drive=2"]) == ExitCode.BAD_SPEC  # without quotes
+    assert tells(capsys.readouterr().err, "train.weights", "['Night', 'Drive=2']", "--weights", "demo-*=0.5")

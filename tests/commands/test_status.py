@@ -49,6 +49,22 @@ def test_the_command_for_people(running: Status, tmp_path: Path, capsys: pytest.
     ]
 
 
+def test_what_the_held_out_songs_say(
+    running: Status, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"step": 100, "held_out": 0.8123, "trained": None, "gain": -0.012, "gain_error": 0.004}
+    best = {"best_step": 80, "best_held_out": 0.8}
+    at = {"step": 120, "done": 7, "total": 640}
+    status = Status.model_validate(running.model_dump() | {"validation": found | best, "validating": at})
+    assert main(["status", write(status, tmp_path)]) == 0
+    said = capsys.readouterr().out
+    for fact in ("100", "0.8123", "-0.0120 ± 0.0040", "not finite", "step 80", "0.8000", "7 of 640"):
+        assert fact in said
+    ended = status.model_copy(update={"state": "preempted"})
+    assert main(["status", write(ended, tmp_path)]) == 0
+    assert "7 of 640" not in capsys.readouterr().out
+
+
 def test_a_stale_heartbeat_is_said(
     running: Status, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,14 +2,20 @@
 
 import json
 import math
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sidestep.config.job import JobSpec
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 HOSTILE = (
     '<script>document.title = "taken"</script><img src=x onerror="document.title=\'taken\'">"\'&\n\u202egnos'
@@ -71,3 +77,58 @@ def output(spec: JobSpec, receipt: dict[str, Any], history: dict[str, Any]) -> S
     for path, content in files.items():
         store.write_bytes(path, json.dumps(content).encode())
     return store
+
+
+@pytest.fixture
+def judged(output: Store, receipt: dict[str, Any], history: dict[str, Any]) -> Store:
+    """The same with two songs held out, of which one has a hostile name."""
+
+    def validation(step: int) -> dict[str, Any]:
+        held_out = 2 + abs(step - 120) / 200
+        smoothed = held_out if step else None
+        levels = {"0.3-0.4": held_out, "0.6-0.7": None}
+        losses = {"held_out": held_out, "trained": 2 - step / 400, "smoothed": smoothed}
+        return {**losses, "by_level": levels, "by_song": [held_out, None]}
+
+    def at(step: int, checkpoint: str | None = None) -> dict[str, Any]:
+        made = validation(step)
+        losses = {name: made[name] for name in ("held_out", "trained", "smoothed")}
+        return {"step": step, **losses, "checkpoint": checkpoint}
+
+    songs = [song | {"held_out": number < 2} for number, song in enumerate(history["songs"])]
+    validations = {str(step): validation(step) for step in range(0, 201, 40)}
+    names = [song["name"] for song in songs[:2]]
+    found = {
+        "songs_held_out": 2,
+        "songs_trained": 1,
+        "draws": 16,
+        "window": 3,
+        "first": at(0),
+        "best": at(120, "checkpoints/checkpoint-epoch-12"),
+        "last": at(200),
+        "gain": None,
+    }
+    told = {"songs": songs, "held_out": names, "validations": validations}
+    output.write_bytes("history.json", json.dumps(history | told).encode())
+    output.write_bytes(
+        "receipt.json", json.dumps(receipt | {"validation": found, "ended_by": "patience"}).encode()
+    )
+    return output
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    from playwright.sync_api import sync_playwright  # `make test-browser` installs it
+
+    program = shutil.which(os.environ.get("CHROMIUM") or "chromium")
+    assert program, "these tests need Chromium: install it, or name it with CHROMIUM="
+    quiet = [
+        "--no-sandbox",
+        "--disable-quic",
+        "--disable-background-networking",
+        "--disable-component-update",
+    ]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=quiet)
+        yield browser
+        browser.close()

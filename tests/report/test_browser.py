@@ -1,14 +1,13 @@
 """The page in a real browser: light and dark, on a screen and on a phone."""
 
 import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sidestep.config.job import JobSpec
+from sidestep.report.compare import comparison_page
 from sidestep.report.page import page
 from sidestep.storage.store import Store
 
@@ -17,6 +16,11 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 PHONE, SCREEN = 360, 1280
+TITLES = {
+    "file": "night-drive – training report",
+    "held_out": "night-drive – training report",
+    "comparison": "Comparison of 4 runs",
+}
 
 CONTRASTS = """() => {
   const numbers = text => text.match(/[\\d.]+/g).map(Number);
@@ -38,24 +42,6 @@ CONTRASTS = """() => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    from playwright.sync_api import sync_playwright  # `make test-browser` installs it
-
-    program = shutil.which(os.environ.get("CHROMIUM") or "chromium")
-    assert program, "these tests need Chromium: install it, or name it with CHROMIUM="
-    quiet = [
-        "--no-sandbox",
-        "--disable-quic",
-        "--disable-background-networking",
-        "--disable-component-update",
-    ]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=quiet)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def file(output: Store, spec: JobSpec, tmp_path: Path) -> Path:
     path = tmp_path / "report.html"
@@ -63,9 +49,40 @@ def file(output: Store, spec: JobSpec, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def held_out(judged: Store, spec: JobSpec, tmp_path: Path) -> Path:
+    path = tmp_path / "held-out.html"
+    path.write_text(page(judged, spec), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def comparison(tmp_path: Path) -> Path:
+    """Four runs: one that overfits, a better one, one like it, and one without held-out songs."""
+    from tests.report.test_comparison import made, shifted
+
+    def curve(best: float, turn: int, rise: float) -> list[list[float]]:
+        falls = [shifted(-best * min(n / turn, 1) + rise * max(n - turn, 0), 1e-3) for n in range(20)]
+        return [[loss + 0.004 * ((7 * n) % 5) for loss in falls[n]] for n in range(20)]
+
+    runs = [
+        made("guide", *curve(0.1, 18, 0.0), seconds=5400.0, cost=0.6),
+        made("fast-start", *curve(0.3, 12, 0.002), seconds=5600.0, cost=0.62, settings={"train.lr": 3e-4}),
+        made("timbre", *curve(0.31, 6, 0.03), seconds=9000.0, settings={"train.lr": 5e-4, "train.seed": 3}),
+        made("a-run-with-a-very-long-name-" * 3, songs=(), state="not finished: step 20 of 1,000"),
+    ]
+    path = tmp_path / "compare.html"
+    path.write_text(comparison_page(runs, ["/runs/gone: there is no checkpoint"]), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("page_of", ["file", "held_out", "comparison"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [PHONE, SCREEN])
-def test_it_is_readable(browser: "Browser", file: Path, scheme: Any, width: int) -> None:
+def test_it_is_readable(
+    browser: "Browser", page_of: str, request: pytest.FixtureRequest, scheme: Any, width: int
+) -> None:
+    file, title = request.getfixturevalue(page_of), TITLES[page_of]
     opened = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 800})
     said, asked = [], []
     opened.on("console", lambda message: said.append(message.text))
@@ -74,7 +91,7 @@ def test_it_is_readable(browser: "Browser", file: Path, scheme: Any, width: int)
     opened.goto(file.as_uri())
     opened.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true })")
 
-    assert opened.title() == "night-drive – training report"  # no song's name has run as a script
+    assert opened.title() == title  # no song's name has run as a script
     assert asked == [file.as_uri()]
     assert said == []
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
@@ -86,5 +103,5 @@ def test_it_is_readable(browser: "Browser", file: Path, scheme: Any, width: int)
     for line in opened.locator("section svg polyline").all():
         assert (line.bounding_box() or {"width": 0})["width"] > 0
     if folder := os.environ.get("SCREENSHOTS"):  # to look at
-        opened.screenshot(path=Path(folder) / f"report-{scheme}-{width}.png", full_page=True)
+        opened.screenshot(path=Path(folder) / f"{file.stem}-{scheme}-{width}.png", full_page=True)
     opened.close()

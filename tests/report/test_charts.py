@@ -89,3 +89,13 @@ def test_without_a_value_at_step_0_the_first_step_is_at_the_edge() -> None:
     drawn = chart("Loss", [Line("raw", "each step", [2.0, 1.0])])
     assert drawn and drawn.lines[0][1] == ["58.0,12.0 708.0,266.0"]
     assert [tick.label for tick in drawn.x_ticks] == ["1", "2"]
+
+
+def test_a_curve_through_single_values_begins_at_step_0() -> None:
+    found = chart("", [Line("held", "", {10: 2.0, 0: 3.0, 20: None, 30: 1.0}), Line("raw", "", [1.0] * 15)])
+    assert found
+    (_, held), (_, raw) = found.lines
+    assert [len(piece.split()) for piece in held] == [2, 2]  # what is missing is a gap, too
+    xs = [float(point.split(",")[0]) for piece in held for point in piece.split()]
+    assert xs == sorted(xs) and xs[0] == found.plot["left"] and xs[-1] == found.plot["right"]
+    assert raw[0].split()[-1].split(",")[0] == str(round((xs[0] + xs[-1]) / 2, 1))

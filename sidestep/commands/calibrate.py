@@ -1,0 +1,108 @@
+"""`sidestep calibrate`: at which strength an adapter's held-out loss is lowest."""
+
+import argparse
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sidestep.commands.command import Call
+from sidestep.commands.flags import add_flags
+from sidestep.commands.parser import Parser
+from sidestep.config.fields import FieldPath, spec_fields
+from sidestep.config.job import JobSpec, resolve
+from sidestep.config.sources import Given
+from sidestep.config.yaml12 import dump_yaml, parse_yaml
+from sidestep.lifecycle.output import SPEC
+from sidestep.runtime.folders import provide_folders
+from sidestep.runtime.lean import import_diffusers
+from sidestep.runtime.logs import setup_logging
+from sidestep.runtime.words import as_typed
+from sidestep.runtime.workspace import open_workspace
+from sidestep.storage.open import open_store
+
+log = logging.getLogger(__name__)
+
+MODEL: tuple[FieldPath, ...] = (("checkpoint_dir",), ("model_variant",), ("base_model",), ("dataset_dir",))
+"""What the output's own job.yaml says, where nothing else does; and of `train`, what losses depend on."""
+LAW = (
+    *("mode", "seed", "timestep_mu", "timestep_sigma", "cfg_dropout", "caption_dropout", "genre_share"),
+    *("chunk_duration", "chunks", "validation"),
+)
+RUNTIME = {"workspace", "device", "precision", "attention", "deterministic"}
+MOST_STRENGTH = 10.0
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.usage = f"{parser.prog} OUTPUT [--strength S,…] [--card] [flags]"
+    parser.add_argument("place", metavar="OUTPUT", help="a job's output_dir, whose adapter is published")
+    parser.add_argument(
+        "--strength",
+        type=_strengths,
+        metavar="S,…",
+        help="the strengths to try; 0 is the base model (default: 0 to 1.5 in steps of 0.25)",
+    )
+    parser.add_argument(
+        "--card",
+        action="store_true",
+        help="let the adapter's card suggest the best (default: leave the card)",
+    )
+    add_flags(
+        parser,
+        leave_out=[
+            path
+            for path in spec_fields()
+            if path not in MODEL
+            and path[0] != "storage"
+            and not (path[0] == "runtime" and len(path) > 1 and path[1] in RUNTIME)
+        ],
+    )
+
+
+def run(call: Call) -> None:
+    """Take the losses, and say which strength is best. Raises as `tasks.calibrate.calibrate`."""
+    options = call.options()
+    setup_logging()
+    place = Given(("output_dir",), options.place, call.parser.prog)
+    flags = [*getattr(options, "given", []), place]
+    spec, _ = resolve(flags=flags, needs_places=False)
+    provide_folders(spec.runtime.workspace)
+    with open_workspace(spec.runtime.workspace).temporary() as folder:
+        spec = _with_own(spec, flags, Path(folder) / SPEC)
+    import_diffusers()
+    from sidestep.lifecycle.job import Job
+    from sidestep.tasks.calibrate import GRID, calibrate
+    from sidestep.tasks.limits import limits_explained
+
+    with limits_explained(spec, "train"):
+        found = calibrate(Job(spec), options.strength or GRID, in_card=options.card)
+    if found.best is None:
+        log.warning("No strength has a finite held-out loss")
+        return
+    log.info(
+        "The held-out loss is lowest at strength %s%s",
+        *(as_typed(found.best), ", as the adapter's card now says" if options.card else ""),
+    )
+
+
+def _with_own(spec: JobSpec, flags: list[Given], file: Path) -> JobSpec:
+    """The spec with what the output's job.yaml says of model, songs, and how its losses were taken."""
+    store = open_store(spec.output_place, spec.storage)
+    where = f"{store.place}/{SPEC}"
+    values: Mapping[str, Any] = parse_yaml(store.read_small(SPEC), where)[0]
+    own = {path[0]: values[path[0]] for path in MODEL if values.get(path[0]) is not None}
+    train = values.get("train")
+    law = {name: train[name] for name in LAW if name in train} if isinstance(train, dict) else {}
+    file.write_bytes(dump_yaml({"task": "train", **own, "train": law}))
+    return resolve(flags=flags, config=file, needs_places=False)[0]
+
+
+def _strengths(text: str) -> list[float]:
+    try:
+        found = [float(word) for word in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(math.isfinite(each) and 0 <= each <= MOST_STRENGTH for each in found):
+        raise argparse.ArgumentTypeError(f"numbers from 0 to {MOST_STRENGTH:g}, as in 0,0.5,1")
+    return found
