@@ -1,9 +1,10 @@
-"""Writes the page that is made from the code: docs/cli-reference.md.
+"""Writes what is made from the code: docs/cli-reference.md, and the tables of credentials in docs/places.md.
 
 make docs
 """
 
 import argparse
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,15 @@ from sidestep.commands.command import Command
 from sidestep.commands.flags import Give, metavar
 from sidestep.config.fields import SpecField, spec_fields, variable
 from sidestep.config.groups import GROUPS
-from sidestep.runtime.errors import ExitCode
+from sidestep.platforms.access import is_reached
+from sidestep.platforms.render import PLATFORMS
+from sidestep.report.readers import LOADS
+from sidestep.runtime.errors import OTHERS, ExitCode, Rerun
+from sidestep.storage.access import ACCESS, Access, Way
 
 PAGE = Path(__file__).parent / "cli-reference.md"
+PLACES = Path(__file__).parent / "places.md"
+MADE = re.compile(r"(<!-- credentials, by make docs -->\n).*?(<!-- to here -->)", re.DOTALL)
 WIDTH = 118
 COMMON = ("--config", "--preset", "--verbose", "--help-all", "--help")  # told once
 
@@ -29,19 +36,29 @@ most important flags of a command, and `--help-all` shows them all.
 
 Commands that read a job take every [setting](#settings) below as a flag, and also `--config FILE` (the
 job's YAML file), `--preset NAME` (see [Presets](presets.md)) and `--verbose`. `export` takes only the
-settings of the model and of S3, `status` and `publish` only those of S3, and `presets save` those that a
-preset may hold.
+settings of the model and of S3, `status`, `compare` and `publish` only those of S3, and `presets save`
+those that a preset may hold.
 """
 
 EXIT_CODES = """\
 ## Exit codes
 
 The codes follow sysexits.h. A job never ends with 137 or 143 by itself; these mean that a signal killed it.
-[`sidestep render`](places.md) and the [chart](kubernetes.md) tell schedulers after which codes to run a job
-again.
+Each code is in one of three classes, and what is not in the table is counted. [`sidestep render`](places.md)
+and the [chart](kubernetes.md) tell schedulers by these classes when to run a job again, as far as the
+schedulers can be told; [Places](places.md#after-each-class-of-exit-codes) says what each of them does.
 
-| code | meaning | the same command, run again, … |
+| code | meaning | class, and what the same command does when run again |
 |---|---|---|
+"""
+
+KINDS = """\
+## Kinds of adapters
+
+Which programs compute with an adapter of each kind what was trained. How they load it is in its README.md.
+
+| kind | ACE-Step app | ComfyUI | diffusers |
+|---|---|---|---|
 """
 
 SETTINGS = """\
@@ -55,16 +72,17 @@ the leftmost of these wins:
 ```
 
 A switch `--[no-]x` is `--x` or `--no-x` as a flag, and `true` or `false` in a file or variable. Write a list
-or mapping as several words after a flag, or as one text with spaces in a variable. A place is a path, or a
-URI such as `s3://bucket/prefix`. Anything that looks like a URI or a template but is neither (`s3:/x`,
-`${X}/songs`, `'songs'`) is refused; if a folder really has such a name, write `./NAME` or `file:///…`. Names
-of variables are in capitals. Blanks and line ends around their values are ignored.
+or mapping as several words after a flag, or as one text with spaces or commas in a variable. A song's name
+may have spaces and commas itself: quote it after a flag (`--validation-songs "Night Drive" live-01`), and
+write JSON in a variable (`["Night Drive", "live-01"]`, `{"Night Drive": 2}`). In a pair, the last `=` counts.
+A place is a path, or a URI such as `s3://bucket/prefix`. Anything that looks like a URI or a template but is
+neither (`s3:/x`, `${X}/songs`, `'songs'`) is refused; if a folder really has such a name, write `./NAME` or
+`file:///…`. Names of variables are in capitals. Blanks and line ends around their values are ignored.
 
 Flags of the original Side-Step that have no setting here are accepted as well. `--target-mlp` adds gate_proj,
 up_proj and down_proj to the target modules. `--num-workers`, `--yes` and the like change nothing, and a
 message says so. `--shift` and `--num-inference-steps` are kept in receipt.json, under `inference`, for
-whoever generates with the adapter. `--log-dir`, and a `--batch-size` above 1, are refused with a message
-that names what to use instead.
+whoever generates with the adapter. `--log-dir` is refused with a message that names what to use instead.
 """
 
 
@@ -72,11 +90,17 @@ def reference() -> str:
     """The whole page."""
     commands = map(_command, COMMANDS.values())
     rows = "".join(f"| {code} | {code.meaning} | {code.rerun.value} |\n" for code in ExitCode)
+    kinds = "".join(
+        f"| {kind} | {loads.app or 'no'} | {loads.comfyui or 'no'} | {loads.diffusers or 'no'} |\n"
+        for kind, loads in LOADS.items()
+    )
+    others = ", ".join(f"{code} ({meaning})" for code, meaning in OTHERS.items())
+    rows += f"| any other | Not Side-Step's own: {others}, … | {Rerun.COUNTED.value} |\n"
     settings = (
         "\n".join([f"### {group.title[0].upper()}{group.title[1:]}\n", *(map(_setting, group.paths))])
         for group in GROUPS
     )
-    return "\n".join([INTRODUCTION, *commands, EXIT_CODES + rows, SETTINGS, *settings])
+    return "\n".join([INTRODUCTION, *commands, EXIT_CODES + rows, KINDS + kinds, SETTINGS, *settings])
 
 
 def _command(command: Command) -> str:
@@ -145,5 +169,45 @@ def _wrapped(text: str, indent: str = "", further: str | None = None) -> str:
     )
 
 
+def places() -> str:
+    """docs/places.md with its tables of credentials as they are now."""
+    text, count = MADE.subn(lambda found: found[1] + _credentials() + found[2], PLACES.read_text())
+    assert count == 1, "the page has one place for them"
+    return text
+
+
+def _credentials() -> str:
+    """What each kind of place is reached with, and how that comes to a job on each platform."""
+    rows = [
+        "| place | reached with | also passed on from a shell that has them | where |",
+        "|---|---|---|---|",
+    ]
+    for scheme, access in ACCESS.items():
+        there = [name for name, platform in PLATFORMS.items() if is_reached(scheme, platform)]
+        where = (
+            "everywhere"
+            if len(there) == len(PLATFORMS)
+            else ", ".join(there) or "nowhere: it is gone with its process"
+        )
+        named = "a path, `file://`" if scheme == "file" else f"`{scheme}://`"
+        beside = ", ".join(f"`{name}`" for name in (*access.instead, *access.beside))
+        rows.append(f"| {named} | {_reached_with(access)} | {beside} | {where} |")
+    rows += ["", f"| platform | {' | '.join(Way)} |", "|---|---|---|---|"]
+    for name, platform in PLATFORMS.items():
+        rows.append(f"| {name} | {' | '.join(platform.brings.get(way, 'no') for way in Way)} |")
+    return "\n" + "\n".join(rows) + "\n\n"
+
+
+def _reached_with(access: Access) -> str:
+    ways = [
+        " and ".join(f"`{name}`" for name in access.variables),
+        access.file and f"a key's file, by `{access.file}`",
+        access.cloud and f"the machine's own identity on {access.cloud}",
+    ]
+    said = ", or ".join(filter(None, ways)) or "nothing"
+    return said if access.is_needed else f"{said}; nothing where all is public"
+
+
 if __name__ == "__main__":
     PAGE.write_text(reference())
+    PLACES.write_text(places())

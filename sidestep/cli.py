@@ -15,7 +15,7 @@ from sidestep.commands.command import Call
 from sidestep.runtime import interrupts
 from sidestep.runtime.console import answered, is_interactive, write, write_json
 from sidestep.runtime.errors import ExitCode, MachineError, SideStepError, UsageError
-from sidestep.runtime.logs import log_file, setup_logging
+from sidestep.runtime.logs import is_json, log_file, setup_logging
 from sidestep.runtime.secrets import hide
 from sidestep.runtime.shown import indented
 from sidestep.runtime.words import did_you_mean
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None, is_process: bool = True) -> int:
             return _tell_interrupted()
         setup_logging()
         where = log_file()
-        if where is None:
+        if where is None and not is_json():
             sys.stderr.write(hide(indented(traceback.format_exc())))
         name = type(error).__name__
         log.error("a bug in Side-Step: %s: %s (traceback: %s)", name, error, where or "above", exc_info=True)
@@ -135,16 +135,18 @@ def _dispatch(words: list[str], is_process: bool) -> int:
         hint = did_you_mean(name, COMMANDS, spelt="`sidestep {}`")
         raise UsageError(f"there is no command {name!r}; {hint}")
     if command.is_announced and not any(word in HELP_FLAGS for word in rest):
-        _announce(name)
+        _announce(name, rest if command.module == COMMANDS["run"].module else None)
     command.run(Call(command.parser(), rest, COMMANDS, partial(main, is_process=False), is_process))
     return ExitCode.DONE
 
 
-def _announce(name: str) -> None:
-    """Say what runs, before anything is imported that takes time, and in the log with what."""
+def _announce(name: str, job: Sequence[str] | None) -> None:
+    """Say what runs, before anything is imported that takes time, and in the log with what. `job` are the
+    words of a command that does one, whose spec says how its lines look."""
+    from sidestep.runtime.jsonlines import is_wanted
     from sidestep.runtime.versions import log_versions
 
-    setup_logging()
+    setup_logging(as_json=job is not None and is_wanted(job))
     log_versions(f"sidestep {name}")
 
 

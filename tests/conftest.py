@@ -3,6 +3,7 @@
 import ipaddress
 import logging
 import os
+import signal
 import socket
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 for _name in [name for name in os.environ if name.startswith(("AWS_", "SIDESTEP_"))]:
     del os.environ[_name]  # no test may see the developer's credentials or settings
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, what tests start would ignore it
 
 # Fixtures that many rooms share: songs, specs that train on them, a real S3 server, a store of each kind, and
 # a stand-in for the tasks.
@@ -81,9 +83,9 @@ def notice_ends_with_its_test() -> Iterator[None]:
     given: list[Preemption] = []
     request = Preemption.request
 
-    def noted(self: Preemption, *arguments: str) -> None:
+    def noted(self: Preemption, *arguments: Any, **more: Any) -> None:
         given.append(self)
-        request(self, *arguments)
+        request(self, *arguments, **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Preemption, "request", noted)

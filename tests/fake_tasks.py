@@ -24,7 +24,12 @@ class Tasks(ModuleType):
         self.may_go_back = False  # as it was told last
 
     def run(
-        self, spec: JobSpec, preemption: Preemption | None = None, *, may_go_back: bool = False
+        self,
+        spec: JobSpec,
+        preemption: Preemption | None = None,
+        *,
+        may_go_back: bool = False,
+        end_stalled: object = None,
     ) -> TrainResult | None:
         self.specs.append(spec)
         self.may_go_back = may_go_back

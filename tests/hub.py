@@ -1,15 +1,16 @@
-"""A stand-in for the Hugging Face Hub on loopback, as far as repositories are read."""
+"""A stand-in for the Hugging Face Hub on loopback. How it is written to is in `tests.hub_writing`."""
 
 import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import MappingProxyType
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+from tests.hub_writing import Writing, git_digest, is_large, sha256
 
 TOKEN = "hf_of-the-tests-and-nobody-s"
 PAGE = 3  # files in an answer of a tree
@@ -23,7 +24,14 @@ class Hub:
         revisions: ("models", "owner/name") → revision → commit.
         private, gated: names of repositories.
         faults: what answers come to, first of all: a status, or "cut" in the middle.
-        asked: paths of all requests, with their Range.
+        asked: paths of all requests to read, with their Range.
+        writers: token → the owners in whose repositories it may write.
+        large: sha256 → content that has been uploaded, whether a commit has it or not.
+        writes: all requests that change anything: "create NAME", "upload SHA256", "commit NAME".
+        part: in parts of so many bytes large files are uploaded; 0: as a whole.
+        refusals: what requests that write come to, by the first word in `writes`, and "validate", "preupload"
+            and "batch"; each for one request. A status and what is said, or "lost": it is done, and the
+            answer is 500; "hang": there is never an answer; "page": a web page; "cut": no answer at all.
     """
 
     def __init__(self) -> None:
@@ -34,6 +42,15 @@ class Hub:
         self.faults: list[int | str] = []
         self.asked: list[tuple[str, str]] = []
         self.endpoint = ""
+        self.writers: dict[str, set[str]] = {TOKEN: {"me"}}
+        self.large: dict[str, bytes] = {}
+        self.writes: list[str] = []
+        self.part = 0
+        self.refusals: dict[str, list[tuple[int, str] | str]] = {}
+
+    def head(self, name: str) -> dict[str, bytes]:
+        """The files of a model repository's newest commit."""
+        return self.files[self.revisions["models", name]["main"]]
 
     def push(self, name: str, files: dict[str, bytes], revision: str = "main", kind: str = "models") -> str:
         """Make a commit of these files, which the revision is then; return it."""
@@ -44,7 +61,7 @@ class Hub:
         return commit
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Writing):
     """Answers as huggingface.co does."""
 
     protocol_version = "HTTP/1.1"
@@ -62,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         kind, name, what, revision, path = found.groups()
         kind = kind if api else "datasets" if kind else "models"
-        may_read = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        may_read = self.token() in self.hub.writers
         revisions = self.hub.revisions.get((kind, name), {})
         commit = revisions.get(unquote(revision or "main"))
         if not revisions or (name in self.hub.private and not may_read):
@@ -72,7 +89,13 @@ class Handler(BaseHTTPRequestHandler):
         elif what == "tree":
             self.tree(self.hub.files[commit], url.query)
         elif what != "resolve":
-            self.answer(200, json.dumps({"id": name, "sha": commit, "siblings": []}).encode())
+            info: dict[str, object] = {
+                "id": name,
+                "sha": commit,
+                "siblings": [],
+                "private": name in self.hub.private,
+            }
+            self.answer(200, json.dumps(info).encode())
         elif name in self.hub.gated and not may_read:
             self.refuse(403, "GatedRepo")
         elif (data := self.hub.files[commit].get(unquote(path))) is None:
@@ -82,8 +105,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def tree(self, files: dict[str, bytes], query: str) -> None:
         start = int((re.search(r"cursor=(\d+)", query) or [0, 0])[1])
-        entries = [
-            {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+        entries: list[dict[str, object]] = [
+            {"type": "file", "path": path, "size": len(data), "oid": git_digest(data)}
+            | (
+                {"lfs": {"oid": sha256(data), "size": len(data), "pointerSize": 130}}
+                if is_large(path)
+                else {}
+            )
             for path, data in sorted(files.items())
         ]
         folders = sorted({path.rpartition("/")[0] for path in files} - {""})
@@ -103,21 +131,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def refuse(self, status: int, code: str) -> None:
         self.answer(status, b"{}", {"X-Error-Code": code})
-
-    def answer(
-        self,
-        status: int,
-        data: bytes,
-        headers: Mapping[str, str] = MappingProxyType({}),
-        kind: str = "application/json",
-        is_cut: bool = False,
-    ) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Type": kind, "Content-Length": str(len(data)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data[: len(data) // 2] if is_cut else data)
-        self.close_connection = self.close_connection or is_cut
 
     def log_message(self, *args: object) -> None:
         """Nothing on the tests' screen."""

@@ -21,7 +21,9 @@ from sidestep.tasks import demo
 from tests.documents import GUIDE, QUICK, ROOT, Block, blocks, run
 
 ALL_PAGES = sorted((ROOT / "docs").glob("*.md"))
-ELSEWHERE = {"container", "kubernetes", "wizard", "reliability"}  # in tests/image, chart, wizard and torture
+ELSEWHERE = {  # in tests/image, chart, wizard, torture and bench
+    *("container", "kubernetes", "wizard", "reliability", "evidence", "performance"),
+}
 GENERATED = {"cli-reference"}
 PAGES = [page for page in ALL_PAGES if page.stem not in ELSEWHERE | GENERATED]
 FIRST = "getting-started.md"  # makes the tensors that the other pages train on
@@ -89,6 +91,7 @@ def test_the_generated_page_is_current() -> None:
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     assert generate.PAGE.read_text() == generate.reference(), "run `make docs`"
+    assert generate.PLACES.read_text() == generate.places(), "run `make docs`"
     for field in spec_fields().values():
         assert f"**`{field.name}`**" in generate.PAGE.read_text()
 

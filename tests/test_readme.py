@@ -32,6 +32,7 @@ def upload(endpoint: str, folder: Path, bucket: str, prefix: str) -> None:
             s3.upload_file(str(file), bucket, f"{prefix}/{file.relative_to(folder).as_posix()}")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # seven commands, each a process that loads torch
 def test_every_command_works_as_it_stands(
     tiny_checkpoints: Path, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch

@@ -6,8 +6,14 @@ memory is linear in the length:
 
 - `sdpa`, everywhere: a query block of w positions meets the three key blocks that its window can reach.
 - `flash`, where the package flash-attn is installed: its kernel takes the window as such.
+
+The conditions of several samples are padded. diffusers hands no mask of them down to its layers, so it comes
+another way: see `attending_to`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
 from typing import Literal
 
@@ -19,6 +25,23 @@ from diffusers.models.transformers.ace_step_transformer import AceStepAttention
 from torch import Tensor
 
 AttentionName = Literal["sdpa", "flash"]
+
+_mask: ContextVar[Tensor | None] = ContextVar("mask of the conditions", default=None)
+
+
+@contextmanager
+def attending_to(mask: Tensor | None) -> Iterator[None]:
+    """Inside, the decoder sees those conditions alone that are True in `mask` [B, L]; None: all."""
+    before = _mask.set(mask)
+    try:
+        yield
+    finally:
+        _mask.reset(before)
+
+
+def mask_of_conditions() -> Tensor | None:
+    """What the decoder is attending to."""
+    return _mask.get()
 
 
 class WindowedAttnProcessor:
@@ -52,8 +75,11 @@ class WindowedAttnProcessor:
                 apply_rotary_emb(x, image_rotary_emb, use_real=True, use_real_unbind_dim=-2, sequence_dim=1)
                 for x in (query, key)
             )
-        window = None if is_cross else attn.sliding_window
-        mixed = self._attention(query, key, value, attn.scaling, window)
+        if is_cross and (mask := mask_of_conditions()) is not None:
+            mixed = banded_attention(query, key, value, attn.scaling, mask=mask)  # flash-attn takes none
+        else:
+            window = None if is_cross else attn.sliding_window
+            mixed = self._attention(query, key, value, attn.scaling, window)
         output: Tensor = attn.to_out[1](attn.to_out[0](mixed.flatten(2).to(query.dtype)))
         return output
 
@@ -87,12 +113,17 @@ def flash_attention(
 
 
 def banded_attention(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    window: int | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Softmax attention of query [B, S, H, D] over key and value [B, L, G, D], H a multiple of G.
 
-    With a `window` w (self-attention, S = L), position i sees the positions j with |i − j| ≤ w.
-    Returns [B, S, H, D].
+    With a `window` w (self-attention, S = L), position i sees the positions j with |i − j| ≤ w. With a
+    `mask` [B, L] and no window, all see the keys that are True in it. Returns [B, S, H, D].
     """
     # Grouped heads are spelt out: CUDA's memory-efficient kernel takes equal head counts only, and
     # without it torch falls to a kernel with an S×S matrix.
@@ -100,7 +131,8 @@ def banded_attention(
     query = query.transpose(1, 2)
     key, value = (x.repeat_interleave(groups, dim=2).transpose(1, 2) for x in (key, value))
     if window is None or query.shape[2] <= window + 1:
-        mixed = F.scaled_dot_product_attention(query, key, value, scale=scale)
+        seen = None if mask is None else mask[:, None, None]
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scale)
     else:
         mixed = _banded(query, key, value, scale, window)
     return mixed.transpose(1, 2)

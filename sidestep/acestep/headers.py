@@ -95,7 +95,7 @@ def _check_files(store: Store, part: Part, wanted: Shapes, prefixes: tuple[str, 
 
     def shapes_in(file: FileInfo) -> Shapes | BadDataError:
         try:
-            entries = {_plain(name): entry for name, entry in _read_header(store, file)[1].items()}
+            entries = {_plain(name): entry for name, entry in read_header(store, file)[1].items()}
             _check_types(f"{store.place}/{file.path}", entries, wanted)
             return {name: tuple(map(int, entry["shape"])) for name, entry in entries.items()}
         except BadDataError as error:
@@ -149,7 +149,7 @@ def sample_of_part(store: Store, part: Part, prefixes: tuple[str, ...]) -> dict[
     found: dict[str, tuple[FileInfo, int, dict[str, Any]]] = {}
     for name in weight_names(store, part):
         file = next(file for file in part.files if posixpath.basename(file.path) == name)
-        start, entries = _read_header(store, file)
+        start, entries = read_header(store, file)
         found |= {
             tensor: (file, start, entry)
             for tensor, entry in entries.items()
@@ -170,11 +170,14 @@ def sample_of_part(store: Store, part: Part, prefixes: tuple[str, ...]) -> dict[
 
 def read_shapes(store: Store, file: FileInfo) -> Shapes:
     """The tensors of a safetensors file by name. Raises BadDataError where it is none, or cut short."""
-    return {name: tuple(map(int, entry["shape"])) for name, entry in _read_header(store, file)[1].items()}
+    return {name: tuple(map(int, entry["shape"])) for name, entry in read_header(store, file)[1].items()}
 
 
-def _read_header(store: Store, file: FileInfo) -> tuple[int, dict[str, Any]]:
-    """Where the data of a safetensors file begins, and its tensors' entries, which are sound."""
+def read_header(store: Store, file: FileInfo) -> tuple[int, dict[str, Any]]:
+    """Where the data of a safetensors file begins, and its tensors' entries, which are sound.
+
+    Raises BadDataError where it is none, or cut short.
+    """
     place = f"{store.place}/{file.path}"
     start = _read_start(store, file)
     length = int.from_bytes(start[:8], "little")

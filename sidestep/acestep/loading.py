@@ -217,6 +217,13 @@ def build_transformer(config: dict[str, Any]) -> AceStepTransformer1DModel:
     return AceStepTransformer1DModel.from_config(_only_known(AceStepTransformer1DModel, config))
 
 
+def shapes_alone(config: dict[str, Any]) -> nn.Module:
+    """The decoder of an original config.json, its weights not set: enough to read an adapter's files."""
+    with torch.device("meta"):
+        transformer: nn.Module = build_transformer(config)
+    return transformer.to_empty(device="cpu")  # memory that nothing writes to is never really taken
+
+
 def build_condition_encoder(config: dict[str, Any]) -> AceStepConditionEncoder:
     """The condition encoder of a config.json. XL's has sizes of its own, the others' are the decoder's."""
     own = {

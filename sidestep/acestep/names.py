@@ -5,7 +5,13 @@ memory are diffusers' (`self_attn.to_q`). The renames are total and reversible, 
 paths as for parameter names. Source: the checkpoint layout, checked against recorded outputs.
 """
 
-from sidestep.config.training import ATTENTION_MODULES, MLP_MODULES
+from collections.abc import Mapping
+
+from sidestep.config.adapter import ATTENTION_MODULES, MLP_MODULES
+
+PREFIXES = ("base_model.model.", "diffusion_model.decoder.", "diffusion_model.", "transformer.", "decoder.")
+FLAT = "lycoris_"
+"""How names of a decoder's modules begin in files of adapters."""
 
 _RENAMES = (  # original, diffusers
     ("q_proj", "to_q"),
@@ -34,6 +40,20 @@ def diffusers_name(original: str) -> str:
 def original_name(diffusers: str) -> str:
     """`layers.0.self_attn.to_out.0.weight` → `layers.0.self_attn.o_proj.weight`."""
     return _rename(diffusers, tuple((new, old) for old, new in _RENAMES))
+
+
+def module_in_file(name: str, flat: Mapping[str, str]) -> str:
+    """The module's path in the decoder, of a name in an adapter's file.
+
+    Args:
+        flat: path by what it is with underscores for its dots, as LyCORIS writes it.
+    """
+    if name.startswith(FLAT):
+        return flat.get(name.removeprefix(FLAT), name)
+    for prefix in PREFIXES:
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return name
 
 
 def _rename(name: str, renames: tuple[tuple[str, str], ...]) -> str:

@@ -1,10 +1,13 @@
 """Gradient checkpointing of a share of the decoder's layers: memory for time, the same numbers."""
 
+from contextlib import nullcontext
 from typing import Any
 
 from diffusers import AceStepTransformer1DModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from sidestep.acestep.attention import attending_to, mask_of_conditions
 
 
 def recompute_layers(transformer: AceStepTransformer1DModel, ratio: float) -> None:
@@ -16,9 +19,12 @@ def recompute_layers(transformer: AceStepTransformer1DModel, ratio: float) -> No
     recomputed = set(transformer.layers[: recomputed_layers(len(transformer.layers), ratio)])
 
     def call(layer: nn.Module, *inputs: Any) -> Tensor:
+        if layer not in recomputed:
+            return layer(*inputs)  # type: ignore[no-any-return]
+        mask = mask_of_conditions()  # the backward pass is elsewhere: of a GPU, in another thread
         # The random state is kept by default, so that dropout draws the same again.
-        output: Tensor = (
-            checkpoint(layer, *inputs, use_reentrant=False) if layer in recomputed else layer(*inputs)
+        output: Tensor = checkpoint(
+            *(layer, *inputs), use_reentrant=False, context_fn=lambda: (nullcontext(), attending_to(mask))
         )
         return output
 

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderOobleck
 from torch import Tensor
 
+from sidestep.runtime.liveness import sign_of_life
+
 SAMPLE_RATE = 48_000
 SAMPLES_PER_LATENT = 1920
 LATENTS_PER_SECOND = 25
@@ -43,6 +45,7 @@ def encode_audio(
     waveform = F.pad(waveform, (0, frames * SAMPLES_PER_LATENT - waveform.shape[-1]))
     latents = []
     for start, stop, begin, end in tiles(frames, tile_frames, overlap_frames):
+        sign_of_life()
         tile = waveform[None, :, begin * SAMPLES_PER_LATENT : end * SAMPLES_PER_LATENT]
         mean = vae.encode(tile.to(vae.device, vae.dtype)).latent_dist.mean[0].T  # [frames of the tile, 64]
         latents.append(mean[start - begin : stop - begin].float().cpu())

@@ -1,6 +1,7 @@
 """argparse as this command uses it: our exit code for a wrong line, and help in two lengths."""
 
 import argparse
+import math
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
@@ -103,3 +104,29 @@ def _spellings(flags: Sequence[str]) -> list[str]:
         for flag in flags
         if off.get(flag) not in both
     ]
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """For `type=`: a whole number of these two or between them."""
+
+    def read(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not least <= int(text[:20]) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} to {most}")
+        return int(text)
+
+    return read
+
+
+def number(least: float, most: float) -> Callable[[str], float]:
+    """For `type=`: a number of these two or between them."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {least:g} to {most:g}")
+        return value
+
+    return read

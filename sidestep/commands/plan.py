@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidestep.commands.command import Call
 from sidestep.commands.job import add_job_flags, read_job
-from sidestep.commands.parser import Parser
+from sidestep.commands.parser import Parser, whole
 from sidestep.runtime.console import write, write_json
 from sidestep.runtime.errors import SideStepError
 from sidestep.runtime.folders import provide_folders
@@ -32,7 +32,11 @@ def add_arguments(parser: Parser) -> None:
         help="look at no files: use built-in configurations of the released models and assumed songs",
     )
     group.add_argument(
-        "--songs", type=_count, default=20, metavar="N", help="with --offline: how many songs (default: 20)"
+        "--songs",
+        type=whole(1, 999_999),
+        default=20,
+        metavar="N",
+        help="with --offline: how many songs (default: 20)",
     )
     group.add_argument(
         "--song-seconds",
@@ -107,18 +111,25 @@ def _whole_plan(job: "Job", options: argparse.Namespace) -> dict[str, Any]:
     provide_folders(job.spec.runtime.workspace)
     import_diffusers()
     from sidestep.acestep.releases import configs_of
+    from sidestep.lifecycle.ranks import with_known_ranks
     from sidestep.planning.plan import make_plan
     from sidestep.planning.prices import read_prices
     from sidestep.planning.report import as_data, as_text
     from sidestep.planning.songs import assumed_songs, find_songs
 
     prices = read_prices(options.prices) if options.prices else None
-    songs = assumed_songs(options.songs, options.song_seconds) if options.offline else find_songs(job)
+    if options.offline:
+        validation = None if job.spec.task == "preprocess" else job.spec.train.validation
+        songs = assumed_songs(options.songs, options.song_seconds, validation)
+    else:
+        songs = find_songs(job)
+    configs = configs_of(job.spec, offline=options.offline)
+    spec = job.spec if options.offline else with_known_ranks(job, configs.model)
     if not options.json:
         write("\nTracing what the GPU does, without one: this takes some seconds\n\n")
     made = make_plan(
-        job.spec,
-        configs_of(job.spec, offline=options.offline),
+        spec,
+        configs,
         songs,
         limit=options.fit,
         hours_between_preemptions=options.hours_between_preemptions,
@@ -135,12 +146,6 @@ def size_in_bytes(text: str) -> float:
     if found is None or float(found[1]) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no size such as 12GB or 11.5GiB")
     return float(found[1]) * (2**30 if found[2].lower() == "gib" else 1e9)
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"\d{1,6}", text) or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 999999")
-    return int(text)
 
 
 def _positive(text: str) -> float:

@@ -22,7 +22,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--checkpoint",
         metavar="NAME",
-        help="the checkpoint to take it from, such as checkpoint-epoch-50 (default: the newest)",
+        help="the checkpoint to take it from, such as checkpoint-epoch-50, or best: the one with the lowest "
+        "held-out loss (default: the newest)",
     )
     add_flags(parser, leave_out=[path for path in spec_fields() if path[0] != "storage" and path not in READ])
 

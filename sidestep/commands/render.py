@@ -1,19 +1,25 @@
 """`sidestep render`: the file that runs a job on a platform, and the command that submits it."""
 
+import argparse
+import re
 import sys
 from pathlib import Path
 
 from sidestep.commands.command import Call
 from sidestep.commands.job import add_job_flags, read_job
-from sidestep.commands.parser import Parser
+from sidestep.commands.parser import Parser, whole
 from sidestep.config.presets import write_file
 from sidestep.config.sources import IMAGE_VARIABLE
 from sidestep.platforms.image import image_reference
-from sidestep.platforms.render import PLATFORMS, default_file, rendered_for, spec_file
+from sidestep.platforms.render import PLATFORMS, default_file, job_for, spec_file
+from sidestep.platforms.wishes import SPOT, Wishes
 from sidestep.runtime.console import write
+from sidestep.runtime.driver import OLDEST_DRIVER
 from sidestep.runtime.errors import UsageError
 from sidestep.runtime.shown import shown
 from sidestep.runtime.words import did_you_mean
+
+LEAST_DISK, MOST_DISK = 10, 16_000  # GiB
 
 
 def add_arguments(parser: Parser) -> None:
@@ -25,7 +31,43 @@ def add_arguments(parser: Parser) -> None:
     group.add_argument(
         "--image",
         metavar="REFERENCE",
-        help=f"the image to run (default: {IMAGE_VARIABLE}, or {image_reference(None, {})})",
+        help=f"the image to run (default: {IMAGE_VARIABLE}, or {image_reference(None, 13, {})})",
+    )
+    drivers = ", ".join(
+        f"{cuda} for NVIDIA drivers from {driver} on" for cuda, driver in OLDEST_DRIVER.items()
+    )
+    group.add_argument(
+        "--cuda",
+        type=int,
+        choices=sorted(OLDEST_DRIVER),
+        help=f"the CUDA of the image: {drivers} (default: as the image's tag says, else 13; 12 for "
+        f"{', '.join(name for name, platform in PLATFORMS.items() if platform.cuda == 12)})",
+    )
+    group.add_argument(
+        "--max-price",
+        metavar="X",
+        type=_price,
+        help=f"the most that a machine may cost, in $ an hour ({_granting('max_price')})",
+    )
+    group.add_argument(
+        "--spot",
+        choices=SPOT,
+        help="spot machines only; preferred, with machines on demand where there are none; or never "
+        f"({_granting('spot')})",
+    )
+    group.add_argument(
+        "--keep-codes",
+        action="store_true",
+        default=None,
+        help="do not turn permanent exit codes into 0 for a platform that would try them again "
+        f"({_granting('keep_codes')})",
+    )
+    group.add_argument(
+        "--disk",
+        metavar="GIB",
+        type=whole(LEAST_DISK, MOST_DISK),
+        help="the workspace's disk, in place of what model, adapter and a thousand songs take "
+        f"({_granting('disk')})",
     )
     group.add_argument("--output", metavar="FILE", help="write to this file, not to the screen")
     add_job_flags(parser, "PLACE [JOB.YAML] [flags]")
@@ -45,7 +87,10 @@ def run(call: Call) -> None:
     config, _ = spec_file(origins)
     if options.output and config and Path(options.output).resolve() == Path(config).resolve():
         raise UsageError(f"--output {options.output} is the spec's own file: name another one")
-    rendered = rendered_for(platform, spec, origins, image_reference(options.image), options.output)
+    wishes = Wishes(options.max_price, options.spot, options.keep_codes, options.disk)
+    image = image_reference(options.image, options.cuda or platform.cuda)
+    job = job_for(platform, spec, origins, image, options.output, wishes, options.cuda)
+    rendered = platform.render(job)
     if options.output:
         write_file(Path(options.output), rendered.text, replace=True)
         how = "Submit it with"
@@ -53,3 +98,14 @@ def run(call: Call) -> None:
         write(rendered.text, exactly=True)
         how = f"Save this as {default_file(platform, spec)}, and submit it with"
     sys.stderr.write(shown(f"{how}:\n  {rendered.command}\n"))
+
+
+def _granting(wish: str) -> str:
+    return ", ".join(name for name, platform in PLATFORMS.items() if wish in platform.grants)
+
+
+def _price(text: str) -> float:
+    """Raises ArgumentTypeError for what is no price."""
+    if not re.fullmatch(r"\d{1,6}(\.\d+)?", text) or float(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no price in $ an hour, such as 0.8")
+    return float(text)

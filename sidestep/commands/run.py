@@ -1,8 +1,12 @@
 """`sidestep run`, and the commands that run one of its tasks: preprocess, estimate, train, fixed, vanilla."""
 
 import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from sidestep.commands.command import Call
 from sidestep.commands.job import add_job_flags, read_job
@@ -11,8 +15,13 @@ from sidestep.config.fields import FieldPath
 from sidestep.config.groups import TASKS
 from sidestep.config.job import JobSpec
 from sidestep.runtime.console import write, write_json
-from sidestep.runtime.errors import AgainError
+from sidestep.runtime.errors import AgainError, StalledError
 from sidestep.runtime.interrupts import Terminated
+from sidestep.runtime.logs import setup_logging
+
+if TYPE_CHECKING:
+    from sidestep.platforms.release import RentedMachine
+    from sidestep.runtime.preemption import Preemption
 
 log = logging.getLogger(__name__)
 
@@ -57,17 +66,27 @@ def run(call: Call) -> None:
         _dry_run(call, says)
         return
 
+    from sidestep.platforms.notice import SpotNotice
     from sidestep.platforms.release import RentedMachine
     from sidestep.runtime.preemption import Preemption
 
     with Preemption(is_command=call.is_process) as preemption, RentedMachine() as machine:
-        options, spec, origins = read_job(call, says)
-        machine.keep_or_release(spec.runtime.on_exit)
+        with _told(call.words, preemption):
+            options, spec, origins = read_job(call, says)
+            setup_logging(options.verbose, as_json=spec.runtime.log_format == "json")
+            machine.keep_or_release(spec.runtime.on_exit)
+        preemption.set_grace(spec.runtime.grace_seconds)
 
         from sidestep.tasks import run as run_task
 
         try:
-            made = run_task(spec, preemption, may_go_back=origins["train.resume_from"].startswith("-"))
+            with SpotNotice(spec.runtime.spot_notice, preemption):
+                made = run_task(
+                    spec,
+                    preemption,
+                    may_go_back=origins["train.resume_from"].startswith("-"),
+                    end_stalled=partial(_end_stalled, machine),
+                )
         except AgainError as error:
             if preemption.requested and not preemption.is_interrupt and not call.is_process:
                 log.info("%s", error)
@@ -75,6 +94,32 @@ def run(call: Call) -> None:
             raise
         if options.json:
             write_json(asdict(made) if made else _made_by(spec))
+
+
+@contextmanager
+def _told(words: Sequence[str], preemption: "Preemption") -> Iterator[None]:
+    """Who hears of this job hears as well that it ends before its spec is read, as far as its webhook is
+    known then. The error stays as it is, whatever becomes of that."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        try:
+            from sidestep.config.glimpse import glimpse
+
+            if (spec := glimpse(words)).runtime.webhook:
+                from sidestep.lifecycle.watching import tell_of_end
+
+                tell_of_end(spec, preemption, error)
+        except Exception as trouble:  # noqa: BLE001 - what ends the job is told, not this
+            log.warning("Nobody could be told that the job has ended: %s", trouble)
+        raise
+
+
+def _end_stalled(machine: "RentedMachine", error: StalledError) -> None:
+    """The main thread hangs, so nothing but this ends the process and gives its machine back."""
+    machine.release()
+    logging.shutdown()
+    os._exit(error.exit_code)
 
 
 def _made_by(spec: JobSpec) -> dict[str, Any]:

@@ -74,6 +74,10 @@ def _for_people(status: Status) -> str:
         lines.append(f"step {status.step} of {status.steps} ({status.step / status.steps:.0%}){epoch}{loss}")
     if status.state == "running" and status.steps_per_second and status.seconds_left is not None:
         lines.append(f"{status.steps_per_second:.3g} steps/s, {duration(status.seconds_left)} left")
+    if status.validation:
+        lines.append(f"validation after step {status.validation.step}: {status.validation}")
+    if status.state == "running" and (at := status.validating):
+        lines.append(f"validating after step {at.step}: {at.done} of {at.total} draws")
     if status.last_commit:
         lines.append(f"newest checkpoint: {status.last_commit.folder}, after step {status.last_commit.step}")
     spent = status.spent

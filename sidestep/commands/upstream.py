@@ -8,9 +8,10 @@ import logging
 from collections.abc import Iterable
 
 from sidestep.commands.parser import Parser
+from sidestep.config.adapter import ATTENTION_MODULES, MLP_MODULES
 from sidestep.config.problems import Problem
+from sidestep.config.section import split_words
 from sidestep.config.sources import Given
-from sidestep.config.training import ATTENTION_MODULES, MLP_MODULES
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,6 @@ def add_upstream_flags(parser: Parser) -> None:
     for flag in ("--pin-memory", "--persistent-workers", "--target-mlp"):
         add(flag, action=argparse.BooleanOptionalAction)
     add("--yes", "-y", action="store_true")
-    add("--batch-size", "-b")
     add("--log-dir")
 
 
@@ -51,16 +51,8 @@ def upstream_flags(options: argparse.Namespace, given: Iterable[Given]) -> tuple
     if options.log_dir is not None:
         where = "is no setting: TensorBoard's files are in <output_dir>/runs"
         problems.append(Problem("--log-dir", where, "command line"))
-    if options.batch_size not in (None, "1"):
-        problems.append(
-            Problem(
-                "--batch-size",
-                "must be 1: --accumulation N makes a step of N samples",
-                "command line",
-            )
-        )
     if not options.target_mlp:
         return [], problems
     chosen = next((item.value for item in given if item.path == TARGETS), ATTENTION_MODULES)
-    words = [word for value in chosen for word in str(value).replace(",", " ").split()]
+    words = split_words(chosen)
     return [Given(TARGETS, [*dict.fromkeys([*words, *MLP_MODULES])], "--target-mlp")], problems

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sidestep.runtime.canonical import json_bytes
-from sidestep.runtime.errors import AgainError, BadDataError, MissingInputError, SideStepError
+from sidestep.runtime.errors import BadDataError, MissingInputError, SideStepError, TakenError
+from sidestep.runtime.liveness import waiting
 from sidestep.runtime.parsing import parse_json
 from sidestep.storage.store import Store
 
@@ -108,12 +109,16 @@ class Watch:
         """Wait until it is free.
 
         Raises:
-            AgainError: the other writer is seen to be alive.
+            TakenError: the other writer is seen to be alive.
         """
+        with waiting():
+            self._wait()
+
+    def _wait(self) -> None:
         before, told = self._seen, False
         while not self.is_free():
             if self._seen != before:
-                raise AgainError(
+                raise TakenError(
                     f"another run is writing to {self._store.place}: it showed life a moment ago\n"
                     "  run the same command again when it has ended"
                 )

@@ -84,7 +84,8 @@ class Record:
     )  # the folders of the checkpoints that are to stay, the newest first
     origin: str = ""  # sha256 of the state that --resume-from gave this run, where it did
     machines: list[dict[str, Any]] = field(default_factory=list)  # all kinds that have written so far
-    published: str = ""  # a folder that stays, as `publish` has made adapter/ from it since the last `done`
+    published: str = ""
+    """A folder that stays, as adapter/ is made from it: by `publish`, or by `done`, whose own is another."""
     number: int = 0  # of the record: its file's name
 
     def content(self) -> bytes:
@@ -258,7 +259,8 @@ class CommitLog:
                 break
 
     def published(self, tail: Record | None) -> str:
-        """Return the folder that `publish` has made adapter/ from since the run was last done, or ""."""
+        """Return the folder that adapter/ is made from by `publish`, or by the end of the run where that is
+        not the last checkpoint's; "" where it is that one's, or there is none."""
         for record in self.back_from(tail):
             if record.kind != "take-over":
                 return record.folder if record.kind == "publish" else record.published

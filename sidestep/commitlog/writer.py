@@ -26,7 +26,7 @@ from sidestep.commitlog.lease import Heartbeat, Lease, Watch, generation_of
 from sidestep.commitlog.leftovers import CHECKPOINTS, clear_unfinished, delete_unkept
 from sidestep.commitlog.log import LOST, CommitLog, FileEntry, Record, file_digest, record_path
 from sidestep.runtime.diskerrors import local_errors
-from sidestep.runtime.errors import AgainError, BadDataError, SideStepError
+from sidestep.runtime.errors import AgainError, BadDataError, SideStepError, TakenError
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +68,12 @@ class Writer:
         return self._number, self._nonce
 
     def check(self) -> None:
-        """Raise AgainError where the heartbeat found out that another writer has taken over."""
+        """Raise TakenError where the heartbeat found out that another writer has taken over."""
         if self.heartbeat.lost.is_set():
             raise self._fenced()
 
     def check_now(self) -> None:
-        """Raise AgainError where another writer has taken over, by the log as it is at this moment.
+        """Raise TakenError where another writer has taken over, by the log as it is at this moment.
 
         Asked before files are written or deleted that writers have under the same names: the adapter, the
         curves, the receipt. A pause between this and the write is not covered.
@@ -112,7 +112,7 @@ class Writer:
             The record. After a StorageError the same commit may be made again, or a newer one.
 
         Raises:
-            AgainError: another writer has taken over. Nothing of this commit counts.
+            TakenError: another writer has taken over. Nothing of this commit counts.
             MissingInputError: a file in `folder` is gone. Nothing of this commit counts.
             BadDataError: a file in `folder` has changed, or may not be read as one. The same.
             StorageError: the store is out of reach. The record may be there all the same.
@@ -150,12 +150,18 @@ class Writer:
         self._delete_all_but(committed.kept)
         return committed
 
-    def finish(self) -> Record:
-        """Record that the run is done with its newest commit, and return the record. Raises as `commit`."""
+    def finish(self, published: str = "") -> Record:
+        """Record that the run is done with its newest commit, and return the record. Raises as `commit`.
+
+        Args:
+            published: the folder of the checkpoint that adapter/ is made from, one that is kept; by default
+                that of the newest commit.
+        """
         assert self.newest, "a run ends with a commit"
-        self.published = ""
+        assert published in ("", *self.newest.kept), f"{published} may be deleted at any time"
+        self.published = "" if published == self.newest.folder else published
         record = replace(self.newest, kind="done", generation=self.generation, nonce=self._nonce)
-        return self._append(replace(record, machines=self.machines, published=""))
+        return self._append(replace(record, machines=self.machines, published=self.published))
 
     def publish(self, commit: Record) -> Record:
         """Record that adapter/ is what `commit` has, one that the newest commit keeps; return the record.
@@ -200,7 +206,7 @@ class Writer:
                 return there
 
     def _catch_up(self) -> None:
-        """Learn of the records of this writer whose answers were lost. Raises AgainError where another has
+        """Learn of the records of this writer whose answers were lost. Raises TakenError where another has
         taken over."""
         for there in self._following():
             if there.nonce != self._nonce:
@@ -225,8 +231,8 @@ class Writer:
             yield self.commits.at(number)
             number += 1
 
-    def _fenced(self) -> AgainError:
-        return AgainError(
+    def _fenced(self) -> TakenError:
+        return TakenError(
             f"another run has taken {self.commits.store.place} over: this one stops\n"
             "  what it had committed is safe, and the other one has gone on from there"
         )
@@ -248,7 +254,7 @@ def take_over(
         The writer, which gives no further sign of life until it is entered as a context manager.
 
     Raises:
-        AgainError: another writer is alive.
+        TakenError: another writer is alive.
     """
     nonce, taken = uuid.uuid4().hex, LOST
     while True:

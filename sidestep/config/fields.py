@@ -76,9 +76,18 @@ class SpecField:
         return mark_of(self.info).is_place
 
     @property
-    def adapter_type(self) -> str | None:
-        """The type of adapter that it is for; None where it is for both, or for none."""
-        return mark_of(self.info).adapter_type
+    def is_secret(self) -> bool:
+        """Whether its value is shown nowhere."""
+        return mark_of(self.info).is_secret
+
+    @property
+    def adapter_types(self) -> tuple[str, ...]:
+        """The types of adapters that it is for; () where it is for all of them, or for none."""
+        return mark_of(self.info).adapter_types
+
+    def is_for(self, adapter_type: str) -> bool:
+        """Whether it has an effect on an adapter of this type."""
+        return not self.adapter_types or adapter_type in self.adapter_types
 
     @property
     def choices(self) -> list[str]:
@@ -194,9 +203,11 @@ def _allowed(schema: dict[str, Any]) -> str:
         "integer": "a whole number",
         "number": "a number",
         "array": "a list of one or more words",
-        "object": "pairs such as v_proj=16",
+        "object": "pairs",
         "string": "text",
     }[schema["type"]]
+    if schema["type"] == "object":  # whose first example is shown as a flag takes it
+        kind += " such as " + " ".join(f"{key}={value}" for key, value in schema["examples"][0].items())
     return f"{kind}, {limits}" if (limits := _limits(schema)) else kind
 
 

@@ -41,32 +41,42 @@ GROUPS = (
     Group(
         "songs to tensors",
         _under("preprocess", "max_duration normalize"),
-        _under("preprocess", "target_db target_lufs lyrics_format timbre bare_text float_scale on_bad_file"),
+        _under(
+            "preprocess",
+            "target_db target_lufs lyrics_format timbre alternates bare_text float_scale on_bad_file",
+        ),
         tasks=("preprocess",),
     ),
     Group("estimate", _under("estimate", "batches top_k granularity"), tasks=("estimate",)),
     Group(
         "adapter",
         _under("train.adapter", "type rank alpha target_modules"),
-        _under("train.adapter", "dropout attention rank_pattern alpha_pattern bias"),
+        _under(
+            "train.adapter", "weight_decompose dropout attention rank_pattern alpha_pattern rank_from bias"
+        ),
         tasks=("train",),
     ),
     Group(
         "adapter: LoKR",
         (),
-        _under("train.adapter", "factor decompose_both use_tucker use_scalar weight_decompose"),
+        _under("train.adapter", "factor decompose_both use_tucker use_scalar"),
         tasks=("train",),
     ),
     Group(
         "training",
         _under("train", "mode epochs optimizer_type lr scheduler seed"),
-        _under("train", "max_steps warmup_steps weight_decay accumulation max_grad_norm"),
+        _under("train", "max_steps warmup_steps weight_decay batch_size accumulation max_grad_norm")
+        + _under("train", "lr_groups ema.decay ema.use"),
         tasks=("train",),
     ),
     Group(
         "what a step sees",
         _under("train", "chunk_duration"),
-        _under("train", "cfg_dropout timestep_mu timestep_sigma"),
+        _under(
+            "train",
+            "chunks cfg_dropout caption_dropout genre_share repeats weights timestep_mu timestep_sigma "
+            "loss_weighting min_snr_gamma",
+        ),
         tasks=("train",),
     ),
     Group(
@@ -79,18 +89,34 @@ GROUPS = (
     ),
     Group(
         "checkpoints and resuming",
-        ("train.checkpoint.every_epochs", "train.resume_from"),
+        ("train.checkpoint.every_epochs", "train.resume_from", "train.init_from"),
         _under("train.checkpoint", "every_minutes every_steps keep keep_every_epochs")
-        + _under("train", "extend new_attempt accept_other_weights"),
+        + _under("train", "init_resize extend new_attempt accept_other_weights"),
         tasks=("train",),
     ),
-    Group("for inference", (), _under("inference", "shift num_inference_steps"), tasks=("train",)),
+    Group(
+        "held-out songs, best, stop",
+        ("train.validation.share",),
+        _under("train.validation", "songs every_epochs draws window")
+        + _under("train", "best publish stop.patience stop.min_delta target_loss"),
+        tasks=("train",),
+    ),
+    Group(
+        "for inference, and on the card",
+        (),
+        (*_under("inference", "shift num_inference_steps guidance strength"), "card.license"),
+        tasks=("train",),
+    ),
     Group("TensorBoard", (), _under("train", "log_every log_heavy_every"), tasks=("train",)),
     Group(
         "unattended",
         (),
-        _under("runtime", "workspace grace_seconds lease_seconds price_per_hour on_exit"),
+        _under(
+            "runtime", "workspace grace_seconds spot_notice lease_seconds stall_minutes first_step_minutes"
+        )
+        + _under("runtime", "price_per_hour max_hours max_cost max_attempts on_exit"),
     ),
+    Group("watching from elsewhere", (), _under("runtime", "log_format webhook")),
     Group(
         "S3 (credentials: the usual AWS chain)",
         _under("storage", "endpoint_url"),

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sidestep.config.fields import FieldPath, nearest_field, spec_fields, spec_sections, variable
+from sidestep.config.section import mark_of
 from sidestep.runtime.credentials import hide_in_place
 
 NOT_GIVEN = object()
@@ -66,6 +67,11 @@ def invalid_values(error: ValidationError, origins: Mapping[FieldPath, str]) -> 
     told: FieldPath = ()
     for detail in error.errors():
         where = tuple(map(str, detail["loc"][1:]))
+        value = detail.get("input", NOT_GIVEN)
+        if where in spec_sections():  # the section as a whole: told at what was given of it
+            inside = [path for path in spec_fields() if path[: len(where)] == where]
+            section, where = where, next((p for p in inside if origins.get(p) != "default"), inside[0])
+            value = _value_at(value, where[len(section) :])
         path = next(where[:depth] for depth in range(len(where), 0, -1) if where[:depth] in spec_fields())
         field = spec_fields()[path]
         if not field.types & {"array", "object"}:  # what is behind the field is a kind of value that it takes
@@ -73,6 +79,8 @@ def invalid_values(error: ValidationError, origins: Mapping[FieldPath, str]) -> 
             if told == path:  # of another such kind
                 continue
         told = path
+        if mark_of(field.info).is_secret:
+            value = NOT_GIVEN
         if detail["type"] == "value_error":
             message = str(detail["ctx"]["error"])
         elif detail["type"] == "string_too_short":
@@ -86,4 +94,11 @@ def invalid_values(error: ValidationError, origins: Mapping[FieldPath, str]) -> 
             message = f"must be {field.allowed_but_null if is_flag else field.allowed}"
         if detail["type"] == "string_type" and isinstance(detail["input"], int | float):
             message += "; put it in quotes"
-        yield Problem(".".join(where), message, origins[path], detail.get("input", NOT_GIVEN))
+        yield Problem(".".join(where), message, origins[path], value)
+
+
+def _value_at(values: Any, path: FieldPath) -> Any:
+    """What of a section's values is at `path` inside it; NOT_GIVEN where nothing is."""
+    for key in path:
+        values = values.get(key, NOT_GIVEN) if isinstance(values, Mapping) else NOT_GIVEN
+    return values

@@ -6,11 +6,13 @@ imported here or anywhere below `sidestep.config`: a spec is checked before anyt
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
+from sidestep.config.card import CardSpec
 from sidestep.config.place import check_place
-from sidestep.config.section import Folder, Place, Section, setting
-from sidestep.config.training import TrainSpec
+from sidestep.config.section import Folder, Place, Section, setting, split_words
+from sidestep.config.training import Alternate, TrainSpec
+from sidestep.config.watching import WatchingFields
 from sidestep.runtime.credentials import check_no_credentials
 
 
@@ -62,6 +64,12 @@ class PreprocessSpec(Section):
         "Full scale in floating-point audio: 1; or 32768, 8388608 or 2147483648, if integers of 16, 24 or "
         "32 bits were stored as floats.",
     )
+    alternates: Annotated[tuple[Alternate, ...], BeforeValidator(split_words)] = setting(
+        (),
+        "Prompts to encode beside each song's own, for training to draw from: trigger (the trigger word "
+        "alone as the caption), genre. Those that train.caption_dropout and train.genre_share need are "
+        "encoded anyway.",
+    )
     on_bad_file: Literal["fail", "skip"] = setting(
         "fail",
         "What to do about songs that are silent, damaged or not audio: fail (name them all and make "
@@ -109,9 +117,23 @@ class InferenceSpec(Section):
         le=1000,
         unit="steps",
     )
+    guidance: float | None = setting(
+        None,
+        "Guidance scale to generate with, kept in receipt.json; 7 is usual for base and sft, and turbo has "
+        "none (1). It changes nothing in training.",
+        ge=1,
+        le=100,
+    )
+    strength: float | None = setting(
+        None,
+        "Strength of the adapter to generate with, kept in receipt.json; 1 is as it was trained. It changes "
+        "nothing in training.",
+        gt=0,
+        le=4,
+    )
 
 
-class RuntimeSpec(Section):
+class RuntimeSpec(WatchingFields):
     """The machine."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = setting(
@@ -144,6 +166,11 @@ class RuntimeSpec(Section):
         le=3600,
         unit="seconds",
     )
+    spot_notice: Literal["auto", "aws", "gcp", "azure", "none"] = setting(
+        "auto",
+        "Whose metadata service is asked every 5 seconds whether this spot machine goes: auto (the cloud "
+        "that the machine's firmware names), aws, gcp, azure, or none.",
+    )
     lease_seconds: float = setting(
         60,
         "Seconds without a sign of life after which another attempt may take over an output.",
@@ -151,8 +178,40 @@ class RuntimeSpec(Section):
         le=3600,
         unit="seconds",
     )
+    stall_minutes: float | None = setting(
+        15,
+        "Minutes without any progress (bytes, songs, micro-batches) after which an attempt ends with code "
+        "76; null: never. Waiting for a store or for another attempt's lease is no stall.",
+        gt=0,
+        le=1440,
+        unit="minutes",
+    )
+    first_step_minutes: float | None = setting(
+        60,
+        "The same until the first training step of an attempt, for which kernels may be compiled; null: "
+        "never.",
+        gt=0,
+        le=1440,
+        unit="minutes",
+    )
     price_per_hour: float | None = setting(
         None, "The machine's price per hour, in any currency, for the receipt.", ge=0
+    )
+    max_hours: float | None = setting(
+        None,
+        "Hours that all attempts together may take. Then the state is saved, and the job ends with code 70.",
+        gt=0,
+        unit="hours",
+    )
+    max_cost: float | None = setting(
+        None, "The same for what they cost by price_per_hour, in its currency.", gt=0
+    )
+    max_attempts: int = setting(
+        5,
+        "Attempts in a row without any progress after which none is begun any more (code 70), unless with "
+        "--new-attempt.",
+        ge=1,
+        le=1000,
     )
     deterministic: bool = setting(True, "Same input, same bits; costs some speed on a GPU.")
     on_exit: Literal["none", "stop", "terminate"] = setting(
@@ -160,6 +219,13 @@ class RuntimeSpec(Section):
         "What to do with a rented machine (RunPod, Vast) when the job ends, unless it should run again "
         "(exit code 75): none, stop (you keep the disk and pay for it), or terminate.",
     )
+
+    @field_validator("max_cost")
+    @classmethod
+    def _cost_has_a_price(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("price_per_hour") is None:
+            raise ValueError("needs runtime.price_per_hour")
+        return value
 
     @field_validator("offload_encoder")
     @classmethod
@@ -225,6 +291,7 @@ class JobFields(Section):
     estimate: EstimateSpec = EstimateSpec()
     train: TrainSpec = TrainSpec()
     inference: InferenceSpec = InferenceSpec()
+    card: CardSpec = CardSpec()
     runtime: RuntimeSpec = RuntimeSpec()
     storage: StorageSpec = StorageSpec()
 
@@ -232,6 +299,11 @@ class JobFields(Section):
     def tensors_place(self) -> str:
         """Where the tensors are: `dataset_dir`, or `tensors/` in the output."""
         return self.dataset_dir or f"{(self.output_dir or '').rstrip('/')}/tensors"
+
+    @property
+    def alternates(self) -> tuple[Alternate, ...]:
+        """The prompts that preprocessing encodes beside each song's own, sorted."""
+        return tuple(sorted({*self.preprocess.alternates, *self.train.alternates}))
 
     @property
     def output_place(self) -> str:

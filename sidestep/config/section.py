@@ -1,10 +1,11 @@
 """What every part of the schema is made of: the base of sections, places, and what a field says of itself."""
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -26,7 +27,8 @@ class Mark:
     """What a field says of itself that its JSON schema does not, as `Annotated` metadata of its type."""
 
     is_place: bool = False
-    adapter_type: Literal["lora", "lokr"] | None = None  # the one that the field is for; None for both
+    is_secret: bool = False  # its value is shown nowhere
+    adapter_types: tuple[str, ...] = ()  # those that the field is for; () where it is for all, or none
 
 
 def mark_of(field: FieldInfo) -> Mark:
@@ -58,7 +60,58 @@ def setting(
     return Field(default, description=description, json_schema_extra=said or None, **rules)
 
 
-LORA, LOKR = Mark(adapter_type="lora"), Mark(adapter_type="lokr")
+def split_words(value: Any) -> Any:
+    """Accept "q_proj v_proj", "q_proj,v_proj" and JSON too, as flags and variables give a list."""
+    if _are_texts(value):
+        return [word for item in value for word in split_words(item)]
+    return split_names(value)
+
+
+def split_names(value: Any) -> Any:
+    """The same for names that may have spaces and commas: they stay in a list's item, and in JSON's."""
+    if not isinstance(value, str):
+        return value
+    content = _as_json(value)
+    return content if _are_texts(content) else value.replace(",", " ").split()
+
+
+def split_blanks(value: Any) -> Any:
+    """The same for what may have commas but no blanks, such as URLs."""
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        return value.split()
+    return split_names(value)
+
+
+def split_pairs(value: Any, split: Callable[[Any], Any] = split_words) -> Any:
+    """Accept "q_proj=8 v_proj=16" and JSON too, as flags and variables give a mapping."""
+    if isinstance(value, str) and isinstance(content := _as_json(value), dict):
+        return content
+    words = split(value)
+    if not _are_texts(words) or not all("=" in word for word in words):
+        return value
+    pairs = [word.rpartition("=") for word in words]
+    return {key: number for key, _, number in pairs}
+
+
+def split_named_pairs(value: Any) -> Any:
+    """The same for pairs of a name, which may have spaces, commas and "=", and a number."""
+    return split_pairs(value, split_names)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+
+
+def _as_json(text: str) -> Any:
+    """What a text is in JSON; None where it is none, as [ab]* is."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+LORA, LOKR = Mark(adapter_types=("lora",)), Mark(adapter_types=("lokr",))
+DECOMPOSABLE = Mark(adapter_types=("lora", "lokr"))
 
 
 def path_as_text(value: Any) -> Any:

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 from pydantic.fields import FieldInfo
@@ -17,13 +16,11 @@ from sidestep.config.fields import ENVIRONMENT_PREFIX, FieldPath, SpecField, spe
 from sidestep.config.presets import Preset, find_preset
 from sidestep.config.problems import Problem, unknown_key
 from sidestep.config.yaml12 import read_yaml
-from sidestep.runtime.environment import tidy_environment
+from sidestep.runtime.environment import CONFIG_VARIABLE, DEFAULT_CONFIG, tidy_environment
 from sidestep.runtime.errors import MissingInputError
 from sidestep.runtime.words import nested
 
-CONFIG_VARIABLE = "SIDESTEP_CONFIG"
 IMAGE_VARIABLE = "SIDESTEP_IMAGE"  # for `sidestep render`: what runs a job is no part of its spec
-DEFAULT_CONFIG = Path("/etc/sidestep/job.yaml")
 
 # Kubernetes gives every pod variables for each service of its namespace. A service called `sidestep` or
 # `sidestep-tensorboard` must not stop the job.

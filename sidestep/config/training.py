@@ -1,160 +1,40 @@
-"""The schema's part about training: the adapter, how it is trained, and when it is saved."""
+"""The schema's part about training: how an adapter is trained, and when it is saved."""
 
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
+from sidestep.config.adapter import AdapterSpec
+from sidestep.config.ema import EmaSpec
+from sidestep.config.judging import StopSpec, ValidationSpec
 from sidestep.config.optimizers import OPTIMIZERS, OptimizerName, Scheduler
-from sidestep.config.section import LOKR, LORA, Place, Section, mark_of, setting
+from sidestep.config.section import Place, Section, setting, split_named_pairs, split_pairs
 
-ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 MILESTONES = 10  # of a run, at most, unless the spec says otherwise
-MLP_MODULES = ("gate_proj", "up_proj", "down_proj")
+
+Alternate = Literal["trigger", "genre"]
+"""A prompt of a song beside its own: with the trigger word alone as the caption, or with the genre."""
+
+SHARES: dict[Alternate, str] = {"trigger": "caption_dropout", "genre": "genre_share"}
+"""The field of `train` that says which share of samples has it."""
+
+MOST_REPEATS = 1000
+LEAST_WEIGHT, MOST_WEIGHT = 0.001, 1000
 
 
-def _split_words(value: Any) -> Any:
-    """Accept "q_proj v_proj" and "q_proj,v_proj" too, as flags and variables give a list."""
-    if isinstance(value, str):
-        return value.replace(",", " ").split()
-    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-        return [word for item in value for word in _split_words(item)]
+def _not_true(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
     return value
 
 
-def _split_pairs(value: Any) -> Any:
-    """Accept "q_proj=8 v_proj=16" too, as flags and variables give a mapping."""
-    words = _split_words(value)
-    if not isinstance(words, list):
-        return value
-    pairs = [word.partition("=") for word in words if isinstance(word, str)]
-    if len(pairs) < len(words) or not all(equals for _, equals, _ in pairs):
-        raise ValueError("is not a list of pairs such as q_proj=8 layers.0.self_attn.v_proj=16")
-    return {key: number for key, _, number in pairs}
+Repeats = Annotated[int, Field(ge=1, le=MOST_REPEATS), BeforeValidator(_not_true)]
+Weight = Annotated[float, Field(ge=LEAST_WEIGHT, le=MOST_WEIGHT), BeforeValidator(_not_true)]
 
 
 def _fixed_means_corrected(value: Any) -> Any:
     return "corrected" if value == "fixed" else value
-
-
-class AdapterSpec(Section):
-    """What is trained: the adapter's kind, size and place in the model."""
-
-    type: Literal["lora", "lokr"] = setting(
-        "lora", "lora (PEFT, recommended) or lokr (LyCORIS, experimental).", flag="--adapter-type"
-    )
-    rank: int = setting(
-        64, "Rank of LoRA, or linear dimension of LoKR.", ge=1, le=4096, aliases=["--lokr-linear-dim", "-r"]
-    )
-    alpha: float = setting(
-        128,
-        "The update is scaled by alpha / rank; by default, alpha is twice the rank.",
-        gt=0,
-        aliases=["--lokr-linear-alpha"],
-    )
-    dropout: float = setting(
-        0.1, "Dropout: on a LoRA's input, on a LoKR's output. A LoKR has none by default.", ge=0, lt=1
-    )
-    target_modules: Annotated[tuple[str, ...], BeforeValidator(_split_words)] = setting(
-        ATTENTION_MODULES,
-        "Modules that get an adapter: q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, "
-        "or the end of a path, such as layers.3.self_attn.q_proj.",
-        min_length=1,
-    )
-    attention: Literal["self", "cross", "both"] = setting(
-        "both",
-        "Which attention q_proj, k_proj, v_proj and o_proj stand for: self, cross, or both.",
-        aliases=["--attention-type"],
-    )
-    rank_pattern: Annotated[
-        dict[str, Annotated[int, Field(ge=1, le=4096)]], BeforeValidator(_split_pairs), LORA
-    ] = Field(
-        default_factory=dict,
-        description="Different ranks for some modules (LoRA only), by the end of their paths: v_proj=16.",
-    )
-    alpha_pattern: Annotated[
-        dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(_split_pairs), LORA
-    ] = Field(
-        default_factory=dict,
-        description="Different alphas for some modules (LoRA only), by the end of their paths: v_proj=32.",
-    )
-    bias: Literal["none"] = setting(
-        "none", "PEFT's option of that name; always none, because the adapted layers have no biases."
-    )
-    factor: Annotated[int, LOKR] = setting(
-        -1,
-        "LoKR: size of the first Kronecker factor; -1 splits each dimension near its square root.",
-        ge=-1,
-        flag="--lokr-factor",
-    )
-    decompose_both: Annotated[bool, LOKR] = setting(
-        False,
-        "LoKR: make the first Kronecker factor low-rank too, if the rank is small enough.",
-        flag="--lokr-decompose-both",
-    )
-    use_tucker: Annotated[bool, LOKR] = setting(
-        False,
-        "LoKR: Tucker decomposition; it is for convolutions only, so it has no effect on this model.",
-        flag="--lokr-use-tucker",
-    )
-    use_scalar: Annotated[bool, LOKR] = setting(
-        False, "LoKR: scale each update by a trained number that starts at zero.", flag="--lokr-use-scalar"
-    )
-    weight_decompose: Annotated[bool, LOKR] = setting(
-        False,
-        "LoKR: train the length and the direction of each weight row separately, as DoRA does.",
-        flag="--lokr-weight-decompose",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _alpha_follows_rank(cls, values: Any) -> Any:
-        """A smaller rank alone shall not scale the update up: alpha stays twice the rank."""
-        if not isinstance(values, dict) or "rank" not in values or "alpha" in values:
-            return values
-        try:
-            rank = float(values["rank"])
-        except (TypeError, ValueError):
-            return values  # the rank itself is refused
-        return values | {"alpha": 2 * rank} if rank >= 1 else values
-
-    @model_validator(mode="before")
-    @classmethod
-    def _lokr_has_no_dropout_by_default(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("type") == "lokr":
-            return {"dropout": 0} | values
-        return values
-
-    @field_validator("attention")
-    @classmethod
-    def _narrows_something(cls, value: str, info: ValidationInfo) -> str:
-        targets = info.data.get("target_modules", ATTENTION_MODULES)
-        if value != "both" and not set(targets) & set(ATTENTION_MODULES):
-            raise ValueError(
-                f"narrows {', '.join(ATTENTION_MODULES)}, none of which is in target_modules: "
-                "leave attention at both, and say it in the paths, as in self_attn.q_proj"
-            )
-        return value
-
-    @field_validator("bias", mode="before")
-    @classmethod
-    def _biases_are_not_trained(cls, value: Any) -> Any:
-        if value in ("all", "lora_only"):
-            raise ValueError(
-                "must be none: the layers that get an adapter have no biases, and those of other layers "
-                "would be lost on ComfyUI and diffusers, which do not read them from a LoRA"
-            )
-        return value
-
-    @field_validator("*")
-    @classmethod
-    def _has_an_effect(cls, value: Any, info: ValidationInfo) -> Any:
-        """The other type's settings are refused where they say something: nothing is set in vain."""
-        field, chosen = cls.model_fields[str(info.field_name)], info.data.get("type")
-        meant = mark_of(field).adapter_type
-        if meant and chosen not in (None, meant) and value != field.get_default(call_default_factory=True):
-            raise ValueError(f"is for {meant} alone, and adapter.type is {chosen}")
-        return value
 
 
 class CheckpointSpec(Section):
@@ -221,13 +101,28 @@ class TrainSpec(Section):
         validate_default=True,
         aliases=["--scheduler-type"],
     )
+    lr_groups: Annotated[dict[str, Annotated[float, Field(gt=0, le=100)]], BeforeValidator(split_pairs)] = (
+        Field(
+            default_factory=dict,
+            description="Other learning rates for some modules, as factors of lr, by a part of their paths: "
+            "cross_attn=0.5 mlp=2 layers.3=0.1. All others are trained at lr.",
+            examples=[{"cross_attn": 0.5}],
+        )
+    )
     warmup_steps: int = setting(
         100, "Optimizer steps of linear warm-up, at most a tenth of the run.", ge=0, unit="steps"
     )
     weight_decay: float = setting(0.01, "Decoupled weight decay.", ge=0, le=1)
+    batch_size: int = setting(
+        1,
+        "Samples of one length that are computed at once, at most. A step has batch_size × accumulation "
+        "samples, and trains the same however they are split between the two.",
+        ge=1,
+        aliases=["-b"],
+    )
     accumulation: int = setting(
         4,
-        "How many samples' gradients make up one optimizer step.",
+        "Micro-batches of an optimizer step: it has batch_size × accumulation samples.",
         ge=1,
         aliases=["--gradient-accumulation", "-g"],
     )
@@ -238,6 +133,40 @@ class TrainSpec(Section):
         ge=0,
         lt=1,
         aliases=["--cfg-ratio"],
+    )
+    caption_dropout: float = setting(
+        0.0,
+        "Share of samples whose caption is the trigger word alone; lyrics, bpm and key stay. The songs need "
+        "one (custom_tag).",
+        ge=0,
+        lt=1,
+    )
+    genre_share: float = setting(
+        0.0,
+        "Share of samples whose caption is the song's genre, drawn anew for each; songs without a genre, and "
+        "those with a prompt_override, keep what they have.",
+        ge=0,
+        le=1,
+    )
+    loss_weighting: Literal["none", "min_snr"] = setting(
+        "none",
+        "Weights of samples by their noise level: none, or min_snr, the min-SNR weights of a velocity. Only "
+        "the training is weighted, not what is measured.",
+    )
+    min_snr_gamma: float = setting(
+        5.0, "The signal-to-noise ratio from which min_snr no longer weights a sample up.", gt=0, le=1e6
+    )
+    repeats: Annotated[dict[str, Repeats], BeforeValidator(split_named_pairs)] = Field(
+        default_factory=dict,
+        description="How often songs come in an epoch, by their files' names: ballads/*=3. Wins over what "
+        "the dataset says; 1 for all others.",
+        examples=[{"ballads/*": 3}],
+    )
+    weights: Annotated[dict[str, Weight], BeforeValidator(split_named_pairs)] = Field(
+        default_factory=dict,
+        description="What songs weigh in a step's loss, by their files' names: demo-*=0.5. Wins over what "
+        "the dataset says; 1 for all others.",
+        examples=[{"demo-*": 0.5}],
     )
     timestep_mu: float | None = setting(
         None, "Mean of the logit-normal timestep distribution; by default the checkpoint's.", ge=-10, le=10
@@ -250,10 +179,15 @@ class TrainSpec(Section):
     )
     chunk_duration: float | None = setting(
         None,
-        "How many seconds of a song a step sees, cut from anywhere in it; by default the whole song.",
+        "How many seconds of a song a step sees; by default the whole song.",
         ge=1,
         le=600,
         unit="seconds",
+    )
+    chunks: Literal["random", "cover"] = setting(
+        "random",
+        "Which part of a song chunk_duration cuts out: random takes any; cover takes the parts in turn, so "
+        "that over the epochs all of a song is seen alike.",
     )
     seed: int = setting(42, "Seed of all random draws.", ge=0, lt=2**32, aliases=["-s"])
     gradient_checkpointing: bool = setting(
@@ -280,10 +214,21 @@ class TrainSpec(Section):
         "Checkpoint to resume from: a path, a URI, or a name under <output_dir>/checkpoints. "
         "By default the newest one.",
     )
+    init_from: Place | None = setting(
+        None,
+        "Adapter that a new run begins from, in any format that can be read: its folder, its file, or a "
+        "run's output_dir. Once the run has a checkpoint, it plays no part.",
+    )
+    init_resize: bool = setting(
+        False,
+        "Bring the adapter of init_from to this run's rank by SVD, and let modules that it lacks begin as "
+        "new ones.",
+        flag="--resize",
+    )
     new_attempt: bool = setting(
         False,
         "Let resume_from go back to an older checkpoint than this output's newest. Later checkpoints "
-        "then no longer count. Also tries again after five attempts in a row without a checkpoint.",
+        "then no longer count. Also tries again after max_attempts in a row without progress.",
     )
     extend: bool = setting(
         False,
@@ -296,12 +241,87 @@ class TrainSpec(Section):
         "A fine-tune does not need this if its base_model made them.",
     )
     checkpoint: CheckpointSpec = CheckpointSpec()
+    ema: EmaSpec = EmaSpec()
+    validation: ValidationSpec = ValidationSpec()
+    best: bool = setting(
+        False, "Keep the checkpoint with the lowest held-out loss, whatever else is deleted."
+    )
+    publish: Literal["best", "last"] | None = setting(
+        None,
+        "Which checkpoint becomes the adapter: that with the lowest held-out loss, or the last one. "
+        "By default best where train.best is on, else last.",
+        validate_default=True,
+    )
+    stop: StopSpec = StopSpec()
+    target_loss: float | None = setting(None, "End the run once the held-out loss is at most this.", gt=0)
+
+    @field_validator("best", "publish", "stop", "target_loss")
+    @classmethod
+    def _judged_by_held_out_songs(cls, value: Any, info: ValidationInfo) -> Any:
+        """Nothing can be best, and nothing gets better, that is not measured."""
+        asks = (
+            value.patience
+            if isinstance(value, StopSpec)
+            else value == "best"
+            if info.field_name == "publish"
+            else value
+        )
+        validation = info.data.get("validation")
+        if asks and validation and not validation.is_on:
+            raise ValueError(
+                "goes by the held-out loss: set train.validation.share, or name train.validation.songs"
+            )
+        if info.field_name == "publish" and value is None:
+            return "best" if info.data.get("best") else "last"
+        return value
+
+    @property
+    def alternates(self) -> tuple[Alternate, ...]:
+        """The prompts of songs, beside their own, that samples are drawn from."""
+        return tuple(alternate for alternate, field in SHARES.items() if getattr(self, field))
 
     @field_validator("cfg_dropout")
     @classmethod
     def _vanilla_drops_nothing(cls, value: float, info: ValidationInfo) -> float:
         if info.data.get("mode") == "vanilla" and value not in (0, cls.model_fields["cfg_dropout"].default):
             raise ValueError("is for corrected mode alone: vanilla mode never drops conditions")
+        return value
+
+    @field_validator("chunks")
+    @classmethod
+    def _whole_songs_are_covered(cls, value: str, info: ValidationInfo) -> str:
+        if value == "cover" and "chunk_duration" in info.data and info.data["chunk_duration"] is None:
+            raise ValueError("covers songs with chunks, and chunk_duration is not set: whole songs are seen")
+        return value
+
+    @field_validator("min_snr_gamma")
+    @classmethod
+    def _noise_levels_weigh(cls, value: float, info: ValidationInfo) -> float:
+        is_default = value == cls.model_fields["min_snr_gamma"].default
+        if info.data.get("loss_weighting") == "none" and not is_default:
+            raise ValueError("is for loss_weighting min_snr alone: set train.loss_weighting, or leave it out")
+        return value
+
+    @property
+    def samples_per_step(self) -> int:
+        """Whose gradients make up one optimizer step."""
+        return self.batch_size * self.accumulation
+
+    @field_validator("init_resize")
+    @classmethod
+    def _has_what_to_resize(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("init_from", True) is None:
+            raise ValueError("is for the adapter that init_from names, and there is none")
+        return value
+
+    @field_validator("lr_groups")
+    @classmethod
+    def _the_optimizer_takes_several_rates(cls, value: Any, info: ValidationInfo) -> Any:
+        if value and info.data.get("optimizer_type") == "prodigy":
+            raise ValueError(
+                "is not for prodigy, which finds one learning rate for all modules together: "
+                "choose another optimizer_type"
+            )
         return value
 
     @field_validator("lr", "scheduler")

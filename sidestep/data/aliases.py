@@ -11,6 +11,8 @@ _NAMES = {
     **dict.fromkeys(("timesignature", "signature", "sig"), "timesignature"),
     **dict.fromkeys(("language", "lang", "vocallanguage"), "language"),
     **dict.fromkeys(("customtag", "trigger"), "custom_tag"),
+    **dict.fromkeys(("repeats", "numrepeats"), "repeats"),
+    **dict.fromkeys(("weight", "lossweight"), "weight"),
     "lyrics": "lyrics",
     "genre": "genre",
     "isinstrumental": "is_instrumental",
@@ -20,6 +22,9 @@ _NAMES = {
 """A name in lower case, without blanks, dashes and underscores → the field."""
 
 FIELDS = frozenset(_NAMES.values())
+
+OF_TEXTS = FIELDS - {"repeats", "weight"}
+"""Those by which a text shows that it has fields: a line of lyrics may begin with one of the others."""
 
 _UNKNOWN = ("", "n/a", "none", "null")
 

@@ -10,14 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
+from sidestep.config.training import Alternate
 from sidestep.data.entries import Entry, Metadata, TagPosition, read_dataset, validated
+from sidestep.data.index import ONE, Share
 from sidestep.data.listing import list_songs
 from sidestep.data.places import SongFinder
 from sidestep.data.sidecar import BareText
 from sidestep.data.texts import read_texts
 from sidestep.data.vocabulary import language_code, time_signature
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.runtime.words import counted, shown, some
+from sidestep.runtime.words import counted, out_of, shown, some
 from sidestep.storage.store import FileInfo, Store
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ class Song:
     custom_tag: str = ""
     tag_position: TagPosition = "prepend"
     uses_genre: bool = False
+    share: Share = ONE  # of a run
+    may_use_genre: bool = False  # in some samples: it has one, and no prompt_override
 
     @property
     def path(self) -> str:
@@ -63,19 +67,24 @@ def read_songs(
     *,
     bare_text: BareText | None = None,
     own: Collection[str] = (),
+    alternates: Collection[Alternate] = (),
 ) -> list[Song]:
     """The songs of a dataset JSON in its order; without one, all songs in `audio_dir`, sorted.
 
     `dataset_json` is the folder that it is in, and its name there; `bare_text` is what a text beside a song
-    is that names no fields; `own` are the places of the job's results, which are no songs.
+    is that names no fields; `own` are the places of the job's results, which are no songs; `alternates` are
+    the prompts that are wanted beside each song's own.
 
     Raises BadDataError, or MissingInputError where files are missing and nothing else is wrong, with every
     problem of the dataset at once.
     """
     if dataset_json:
-        return _songs_of_json(*dataset_json, audio_dir, own)
-    assert audio_dir, "what a task needs is asked before"
-    return _songs_of_folder(audio_dir, bare_text, own)
+        songs = _songs_of_json(*dataset_json, audio_dir, own, "genre" in alternates)
+    else:
+        assert audio_dir, "what a task needs is asked before"
+        songs = _songs_of_folder(audio_dir, bare_text, own)
+    _check_alternates(songs, alternates)
+    return songs
 
 
 def caption_from_name(path: str) -> str:
@@ -123,7 +132,33 @@ def _log_unused(fields: set[str], place: str) -> None:
         log.info("Fields of %s that are not used: %s", place, some(sorted(fields)))
 
 
-def _songs_of_json(folder: Store, name: str, audio_dir: Store | None, own: Collection[str]) -> list[Song]:
+def _check_alternates(songs: Sequence[Song], wanted: Collection[Alternate]) -> None:
+    """Raise BadDataError where songs have nothing that a wanted prompt could be made of."""
+    if "trigger" in wanted and (without := [song.path for song in songs if not song.custom_tag]):
+        raise BadDataError(
+            f"{out_of(len(without), len(songs), 'songs')} have no trigger word (custom_tag), which is to be "
+            f"their caption in some samples: {some(without)}\n"
+            "  give all songs one in the dataset JSON's metadata, or each its own; or leave out "
+            "train.caption_dropout, and trigger in preprocess.alternates"
+        )
+    if "genre" in wanted and songs:
+        without = [song.path for song in songs if not song.may_use_genre]
+        if len(without) == len(songs):
+            raise BadDataError(
+                "no song has a genre that could be its caption in some samples\n"
+                "  give songs a genre, without a prompt_override; or leave out train.genre_share, and genre "
+                "in preprocess.alternates"
+            )
+        if without:
+            log.warning(
+                "%s have no genre, or a prompt_override, and keep the one prompt: %s",
+                *(out_of(len(without), len(songs), "songs"), some(without)),
+            )
+
+
+def _songs_of_json(
+    folder: Store, name: str, audio_dir: Store | None, own: Collection[str], genre_by_sample: bool
+) -> list[Song]:
     place = f"{folder.place}/{name}"
     dataset = read_dataset(folder.read_small(name), place)
     _log_unused(dataset.unused_fields, place)
@@ -156,7 +191,15 @@ def _songs_of_json(folder: Store, name: str, audio_dir: Store | None, own: Colle
     if missing:
         raise MissingInputError(_report(place, missing))
     _log_words(songs)
-    return _choose_genres(songs, list(dataset.entries.values()), dataset.metadata.genre_ratio)
+    ratio = dataset.metadata.genre_ratio
+    if ratio and genre_by_sample:
+        log.warning(
+            "genre_ratio of %s is not used: genres are encoded beside the captions, and train.genre_share "
+            "says how many samples have them",
+            place,
+        )
+        ratio = 0
+    return _choose_genres(songs, list(dataset.entries.values()), ratio)
 
 
 def _log_words(songs: Sequence[Song]) -> None:
@@ -201,6 +244,7 @@ def _song(store: Store, file: FileInfo, entry: Entry, metadata: Metadata) -> Son
         is_instrumental=is_instrumental,
         custom_tag=entry.custom_tag or metadata.custom_tag,
         tag_position=metadata.tag_position,
+        share=Share(entry.repeats, entry.weight),
     )
 
 
@@ -213,7 +257,11 @@ def _choose_genres(songs: list[Song], entries: list[Entry], ratio: int) -> list[
     drawn = sorted(songs, key=lambda song: sha256(f"genre/{song.path}".encode(errors=_ESCAPE)).digest())
     chosen = {song.place for song in drawn[: round(len(songs) * ratio / 100)]}
     return [
-        replace(song, uses_genre=bool(song.genre) and (entry.prompt_override or wish) == "genre")
+        replace(
+            song,
+            uses_genre=bool(song.genre) and (entry.prompt_override or wish) == "genre",
+            may_use_genre=bool(song.genre) and entry.prompt_override is None,
+        )
         for song, entry in zip(songs, entries, strict=True)
         for wish in ("genre" if song.place in chosen else "caption",)
     ]

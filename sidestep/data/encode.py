@@ -10,7 +10,7 @@ import logging
 import posixpath
 import time
 from collections.abc import Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
@@ -30,6 +30,7 @@ from sidestep.acestep.layout import Part, pull_part
 from sidestep.acestep.loading import load_model, load_text_encoder, load_tokenizer, load_vae
 from sidestep.acestep.vae import SAMPLE_RATE, encode_audio
 from sidestep.config.schema import PreprocessSpec
+from sidestep.config.training import Alternate
 from sidestep.data.audio import read_audio
 from sidestep.data.dataset import Song, by_store
 from sidestep.data.index import tensors_file
@@ -37,7 +38,7 @@ from sidestep.data.keys import Work, levels
 from sidestep.data.level import normalized
 from sidestep.data.preview import has_preview, write_preview
 from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
-from sidestep.data.tensors import Sample, sample_bytes, silent_context
+from sidestep.data.tensors import AUDIO, Sample, sample_bytes, silent_context
 from sidestep.data.unfinished import Unfinished
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.progress import track
@@ -129,18 +130,19 @@ class SongEncoder:
         with track("Pass 1, texts", len(works), "songs") as bar:
             for work in works:
                 samples = self.unfinished.read(work.latents_file)["samples"]
-                prompt = text_prompt(work.song, duration=int(samples) / SAMPLE_RATE)
+                seconds = int(samples) / SAMPLE_RATE
+                prompts = {"prompt": text_prompt(work.song, seconds)}
+                prompts |= {_named(name): text_prompt(as_, seconds) for name, as_ in work.alternates.items()}
                 lyrics = lyrics_prompt(work.song, lyrics_format)
-                for what, text, most in (("caption", prompt, PROMPT_TOKENS), ("lyrics", lyrics, limit)):
+                captions = [("caption", prompt, PROMPT_TOKENS) for prompt in prompts.values()]
+                for what, text, most in (*captions, ("lyrics", lyrics, limit)):
                     if (tokens := count_tokens(text_encoder, text)) > most:
                         log.warning(
                             "%s: its %s and what stands around make %d tokens; they are cut at %d",
                             *(work.song.path, what, tokens, most),
                         )
-                made = {
-                    "prompt": encode_text(text_encoder, prompt),
-                    "lyrics": embed_lyrics(text_encoder, lyrics, limit),
-                }
+                made = {name: encode_text(text_encoder, prompt) for name, prompt in prompts.items()}
+                made["lyrics"] = embed_lyrics(text_encoder, lyrics, limit)
                 self.unfinished.write(work.texts_file, made)
                 bar.advance(1)
 
@@ -163,15 +165,32 @@ class SongEncoder:
             for work in works:
                 song = self.unfinished.read(work.latents_file)
                 texts = self.unfinished.read(work.texts_file)
+                conditions, *others = (
+                    encode_conditions(model, texts[name], texts["lyrics"], self.settings.timbre)
+                    for name in ("prompt", *map(_named, work.alternates))
+                )
                 sample = Sample(
                     song["latents"],
-                    encode_conditions(model, texts["prompt"], texts["lyrics"], self.settings.timbre),
+                    conditions,
                     silent_context(model.condition_encoder.silence_latent, len(song["latents"])),
-                    _metadata(work.song, self.settings, int(song["samples"]) / SAMPLE_RATE),
+                    _metadata(work, self.settings, int(song["samples"]) / SAMPLE_RATE),
+                    dict(zip(work.alternates, others, strict=True)),
                 )
-                _check_finite(sample.encoder_hidden_states, "the conditions", work.song)
-                self._publish(work.tensors, sample_bytes(sample))
+                for made in (conditions, *others):
+                    _check_finite(made, "the conditions", work.song)
+                self._publish(work.tensors, self._as_before(work.tensors, sample))
                 bar.advance(1)
+
+    def _as_before(self, key: str, sample: Sample) -> bytes:
+        """The file of a sample. Where it is made anew, and an older version made it, it is what that wrote:
+        a run that was begun with it goes on with the same bytes alone."""
+        data, digest = sample_bytes(sample), self.unfinished.noted_digest(key)
+        if digest and digest != sha256(data).hexdigest():
+            metadata = {name: value for name, value in sample.metadata.items() if name != AUDIO}
+            older = sample_bytes(replace(sample, metadata=metadata))
+            if sha256(older).hexdigest() == digest:
+                return older
+        return data
 
     def _publish(self, key: str, data: bytes) -> None:
         """Write a song's tensors, but where another attempt was faster: a machine of another kind may have
@@ -185,6 +204,11 @@ class SongEncoder:
         self.made[key] = sha256(data).hexdigest()
 
 
+def _named(alternate: Alternate) -> str:
+    """What an alternate prompt's states are called among the unfinished texts."""
+    return f"prompt.{alternate}"
+
+
 def _check_finite(made: Tensor, what: str, song: Song) -> None:
     """Raise BadDataError rather than write tensors that nothing can be trained on."""
     if not made.isfinite().all():
@@ -194,10 +218,12 @@ def _check_finite(made: Tensor, what: str, song: Song) -> None:
         )
 
 
-def _metadata(song: Song, settings: PreprocessSpec, seconds: float) -> dict[str, Any]:
+def _metadata(work: Work, settings: PreprocessSpec, seconds: float) -> dict[str, Any]:
     """What a `.pt` file says of itself, under the names that other trainers use. No path of this machine."""
+    song = work.song
     return {
         "audio_path": song.path,
+        AUDIO: work.audio,
         "filename": posixpath.basename(song.path),
         "caption": prompt_caption(song),
         "lyrics": song.lyrics,

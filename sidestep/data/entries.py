@@ -14,6 +14,7 @@ from pydantic import (
     ValidationError,
 )
 
+from sidestep.config.training import LEAST_WEIGHT, MOST_REPEATS, MOST_WEIGHT
 from sidestep.data.aliases import by_field, field_of, known, short
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.parsing import parse_json
@@ -51,6 +52,24 @@ def _bpm(value: Any) -> int | None:
     return _whole_number(value) or None
 
 
+def _repeats(value: Any) -> int:
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError("should be a whole number")
+    given = known(value)
+    if isinstance(given, str):
+        try:
+            return int(given)
+        except ValueError:
+            raise ValueError("should be a whole number") from None
+    return 1 if given is None else _whole_number(given) or 0
+
+
+def _weight(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("should be a number")
+    return 1.0 if known(value) is None else value
+
+
 def _percent(value: Any) -> int:
     if isinstance(value, float) and 0 < value < 1:
         raise ValueError(f"is in percent: write {value * 100:g} for this share")
@@ -83,6 +102,8 @@ class Entry(_Fields):
     is_instrumental: Annotated[bool | None, BeforeValidator(known)] = None
     custom_tag: Text = ""
     prompt_override: Annotated[Literal["caption", "genre"] | None, BeforeValidator(known)] = None
+    repeats: Annotated[int, Field(ge=1, le=MOST_REPEATS), BeforeValidator(_repeats)] = 1
+    weight: Annotated[float, Field(ge=LEAST_WEIGHT, le=MOST_WEIGHT), BeforeValidator(_weight)] = 1.0
 
 
 class Metadata(_Fields):

@@ -5,6 +5,8 @@
                                               "probed": 240.0}, …},
       "samples": {"s3://studio/songs/a.mp3": "<key>", …},
       "tensors": {"<key>": "<sha256>", …},
+      "alternates": ["trigger"],
+      "shares": {"s3://studio/songs/a.mp3": {"repeats": 3, "weight": 1.0}, …},
       "weights": {"variant": "acestep-v15-base", "digests": {"vae": "<sha256>", …}, "headers": {…},
                   "samples": {…}}
     }
@@ -13,8 +15,10 @@
 its content, and a song that was found sound over `probed` seconds is not decoded again to see that.
 `samples` is the dataset as last preprocessed, each song with the key of its tensors, which are in
 `<key>.pt`. It is written before the tensors are made: a dataset that is not finished shows as such.
-`tensors` has the digest of each of these files as it was written: who reads one compares. `weights` says
-which encoders made them, see `data.weights`.
+`tensors` has the digest of each of these files as it was written: who reads one compares. `alternates` are
+the prompts that were encoded beside the songs' own, where there are some; `shares` are the songs of which the
+dataset says that they are more or less of an epoch than others. `weights` says which encoders made the
+tensors, see `data.weights`.
 """
 
 import hashlib
@@ -23,12 +27,14 @@ import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from sidestep.config.training import LEAST_WEIGHT, MOST_REPEATS, MOST_WEIGHT, SHARES, Alternate
 from sidestep.data import foreign
 from sidestep.runtime.canonical import json_bytes
-from sidestep.runtime.errors import BadDataError, MissingInputError, StorageError
+from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError, StorageError
 from sidestep.runtime.parsing import Count, parse_as
 from sidestep.runtime.words import counted, out_of, some
 from sidestep.storage.retry import Retry
@@ -58,6 +64,17 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class Share:
+    """How much of a run a song is: how often it comes in an epoch, and its weight in a step's loss."""
+
+    repeats: Annotated[int, Field(ge=1, le=MOST_REPEATS)] = 1
+    weight: Annotated[float, Field(ge=LEAST_WEIGHT, le=MOST_WEIGHT)] = 1.0
+
+
+ONE = Share()
+
+
+@dataclass(frozen=True)
 class MadeWith:
     """The encoders that tensors were made with: digests of each one's content, and of names and shapes, by
     what it is: vae, text_encoder, condition_encoder."""
@@ -76,6 +93,8 @@ class Index:
     samples: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, str] = field(default_factory=dict)  # key → sha256 of its file, as it was written
     weights: MadeWith | None = None  # older versions did not say
+    alternates: list[str] = field(default_factory=list)
+    shares: dict[str, Share] = field(default_factory=dict)  # by a song's place, as `samples` are
 
     def sha256(self, store: Store, file: FileInfo) -> str | None:
         """The digest of a file's content; None where it is not known, or the file has changed since."""
@@ -102,6 +121,8 @@ class _Content(BaseModel):
     samples: dict[str, str]
     tensors: dict[str, str] = {}
     weights: MadeWith | None = None
+    alternates: list[str] = []
+    shares: dict[str, Share] = {}
 
 
 def place_of(store: Store, file: FileInfo) -> str:
@@ -123,14 +144,19 @@ def read_index(store: Store) -> Index | None:
         raise BadDataError(
             f"{error}\n  delete it and preprocess again: tensors that exist are not made again"
         ) from error
-    return Index(read.files, read.samples, read.tensors, read.weights)
+    return Index(read.files, read.samples, read.tensors, read.weights, read.alternates, read.shares)
 
 
 def write_index(store: Store, index: Index) -> None:
     """Publish an index, if it says anything new."""
     files = {place: asdict(record) for place, record in index.files.items()}
     weights = {"weights": asdict(index.weights)} if index.weights else {}
-    content = json_bytes({"files": files, "samples": index.samples, "tensors": index.tensors, **weights})
+    alternates = {"alternates": index.alternates} if index.alternates else {}
+    shares = {"shares": {p: asdict(share) for p, share in index.shares.items()}} if index.shares else {}
+    content = json_bytes(
+        {"files": files, "samples": index.samples, "tensors": index.tensors}
+        | {**alternates, **shares, **weights}
+    )
     if not store.stat(INDEX_FILE) or store.read_bytes(INDEX_FILE) != content:
         store.write_bytes(INDEX_FILE, content)
 
@@ -164,6 +190,26 @@ def _and_asked_for(store: Store, paths: Iterable[str], listed: Mapping[str, File
     with ThreadPoolExecutor(store.options.connections) as pool:
         asked = {file.path: file for file in pool.map(store.stat, lacking) if file}
     return {path: file for path in paths if (file := listed.get(path) or asked.get(path))}
+
+
+def check_alternates(store: Store, needed: Iterable[Alternate]) -> None:
+    """Raise BadSpecError where the index of a place says that its tensors lack prompts that are needed.
+
+    Without an index, the files themselves show it.
+    """
+    index = read_index(store)
+    if index and (lacking := [alternate for alternate in needed if alternate not in index.alternates]):
+        raise without_alternates(lacking, f"the tensors in {store.place} were made without")
+
+
+def without_alternates(lacking: Sequence[Alternate], said: str) -> BadSpecError:
+    """What to do about tensors of which it is `said` that prompts are `lacking`."""
+    fields = " and ".join(f"train.{SHARES[alternate]}" for alternate in lacking)
+    return BadSpecError(
+        f"{fields} needs songs encoded with another prompt ({', '.join(lacking)}), and {said}\n"
+        f"  run `sidestep preprocess --alternates {' '.join(lacking)}` with the settings that made them: it "
+        f"encodes them anew; or set {fields} to 0"
+    )
 
 
 def list_samples(store: Store, begun_with: str = "", wait: Retry = WAIT) -> list[FileInfo]:
@@ -250,6 +296,24 @@ def written_digests(store: Store) -> dict[str, str]:
     """File → sha256 of tensors in a place, as they were written; empty where its index has none."""
     index = read_index(store)
     return {tensors_file(key): digest for key, digest in index.tensors.items()} if index else {}
+
+
+def audio_digests(store: Store) -> dict[str, str]:
+    """File → sha256 of the song that tensors in a place were made of; empty where they have no index."""
+    if (index := read_index(store)) is None:
+        return {}
+    found = ((tensors_file(key), index.files.get(place)) for place, key in sorted(index.samples.items()))
+    return {file: record.sha256 for file, record in found if record}
+
+
+def song_names(store: Store) -> dict[str, tuple[str, ...]]:
+    """File → the names of the songs that tensors in a place were made of, more than one where copies have the
+    same texts; empty where they have no index."""
+    index = read_index(store) or Index()
+    found: dict[str, tuple[str, ...]] = {}
+    for place, key in sorted(index.samples.items()):
+        found[tensors_file(key)] = (*found.get(tensors_file(key), ()), posixpath.basename(place))
+    return found
 
 
 def content_digest(digests: Mapping[str, str]) -> str:

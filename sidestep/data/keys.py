@@ -5,18 +5,19 @@ reuses old tensors, and a moved dataset or a new machine does not make them anew
 """
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sidestep.acestep.layout import Part, find_variant, pull_part
 from sidestep.config.schema import PreprocessSpec
+from sidestep.config.training import Alternate
 from sidestep.data.dataset import Song
 from sidestep.data.index import Index
-from sidestep.data.prompts import lyrics_prompt, text_prompt
+from sidestep.data.prompts import alternates_of, lyrics_prompt, text_prompt
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.progress import track
@@ -43,6 +44,7 @@ class Recipe:
     model: str
     version: int = RECIPE_VERSION
     float_scale: int = 1
+    alternates: tuple[Alternate, ...] = ()
 
 
 def levels(spec: PreprocessSpec) -> dict[str, float]:
@@ -56,8 +58,13 @@ def levels(spec: PreprocessSpec) -> dict[str, float]:
             return {"peak": spec.target_db, "lufs": spec.target_lufs}
 
 
-def recipe_of(settings: PreprocessSpec, vae: str, text_encoder: str, model: str) -> Recipe:
-    """What `settings` make of a song; the weights by their digests."""
+def recipe_of(
+    settings: PreprocessSpec, vae: str, text_encoder: str, model: str, alternates: Sequence[Alternate] = ()
+) -> Recipe:
+    """What `settings` make of a song; the weights by their digests.
+
+    `alternates` are all prompts that are wanted beside each song's own, also for what training is set to.
+    """
     return Recipe(
         max_duration=settings.max_duration,
         levels=levels(settings),
@@ -67,6 +74,7 @@ def recipe_of(settings: PreprocessSpec, vae: str, text_encoder: str, model: str)
         text_encoder=text_encoder,
         model=model,
         float_scale=settings.float_scale,
+        alternates=tuple(sorted({*settings.alternates, *alternates})),
     )
 
 
@@ -89,11 +97,18 @@ def latents_key(audio: str, recipe: Recipe) -> str:
 
 
 def tensors_key(song: Song, audio: str, recipe: Recipe) -> str:
-    """The key of a song's `.pt` file. The prompts enter without the duration, which follows from the rest."""
+    """The key of a song's `.pt` file. The prompts enter without the duration, which follows from the rest.
+
+    Other prompts enter where there are some: so all other keys are those of older versions.
+    """
     prompts = {"prompt": text_prompt(song, None), "lyrics": lyrics_prompt(song, recipe.lyrics_format)}
     settings = asdict(recipe)
-    del settings["float_scale"]
-    return _digest({"audio": audio, **prompts, **settings, **_of_floats(recipe)})
+    del settings["float_scale"], settings["alternates"]
+    others = {name: text_prompt(as_, None) for name, as_ in alternates_of(song, recipe.alternates).items()}
+    return _digest(
+        {"audio": audio, **prompts, **settings, **_of_floats(recipe)}
+        | ({"alternates": others} if others else {})
+    )
 
 
 def _of_floats(recipe: Recipe) -> dict[str, int]:
@@ -103,11 +118,13 @@ def _of_floats(recipe: Recipe) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Work:
-    """A song, and the keys of what is made of it."""
+    """A song, the digest of its file, and the keys of what is made of it."""
 
     song: Song
+    audio: str
     latents: str
     tensors: str
+    alternates: Mapping[Alternate, Song] = field(default_factory=dict)  # the song as other prompts have it
 
     @property
     def latents_file(self) -> str:

@@ -17,7 +17,7 @@ import csv
 import io
 from typing import Any, Literal
 
-from sidestep.data.aliases import FIELDS, field_of
+from sidestep.data.aliases import FIELDS, OF_TEXTS, field_of
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.parsing import parse_json
 
@@ -45,7 +45,8 @@ def read_sidecar(content: bytes, place: str, bare: BareText | None = None) -> li
             fields.append((name, value.strip()))
         elif line.strip() and not line.lstrip().startswith("#"):
             odd = odd or number
-    has_fields = any(field_of(name) in FIELDS for name, _ in fields)
+    names = {field_of(name) for name, _ in fields}
+    has_fields = bool(names & OF_TEXTS or (names and names <= FIELDS and not odd))
     if bare and not has_fields:
         return [(bare, text.strip())]
     if odd or (fields and not has_fields):

@@ -9,20 +9,28 @@
 | context_latents        | [T, 128] | latents of silence ++ ones                              |
 | metadata               | dict     | where the song is from, and what the prompts say of it  |
 
+Where other prompts of the song are encoded, too, their conditions are there as `encoder_hidden_states_genre`
+and `encoder_attention_mask_genre`, as upstream Side-Step has them, and in the same way under `_trigger`.
+
 The decoder takes no masks and would see every pad: 40 pads on 25 tokens change its output by a fifth. So
 reading trims them away. In memory a sample has no masks, and in the files written here they are all ones.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from sidestep.config.training import Alternate
 from sidestep.runtime.canonical import torch_bytes
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.tensorfiles import load_torch
+
+AUDIO = "audio_sha256"
+"""In the metadata: the digest of the file that the song was read from. Since 0.2."""
 
 LATENT_CHANNELS = 64
 CONTEXT_CHANNELS = 2 * LATENT_CHANNELS
@@ -36,6 +44,7 @@ class Sample:
     encoder_hidden_states: Tensor  # [L, D]
     context_latents: Tensor  # [T, 128]
     metadata: dict[str, Any]
+    alternates: dict[Alternate, Tensor] = field(default_factory=dict)  # conditions [L, D] of other prompts
 
 
 def silent_context(silence_latent: Tensor, frames: int) -> Tensor:
@@ -80,47 +89,73 @@ def sample_bytes(sample: Sample) -> bytes:
             "context_latents": sample.context_latents,
             "metadata": sample.metadata,
         }
+        | {
+            key: tensor
+            for name, conditions in sorted(sample.alternates.items())
+            for key, tensor in (
+                (f"encoder_hidden_states_{name}", conditions),
+                (f"encoder_attention_mask_{name}", torch.ones(len(conditions))),
+            )
+        }
     )
 
 
-def read_sample(source: Path | bytes, name: str = "") -> Sample:
+def read_sample(source: Path | bytes, name: str = "", alternates: Collection[Alternate] = ()) -> Sample:
     """Read a `.pt` file, of this trainer or another one, of any float type and padded or not.
 
-    `name` is what messages call it, where its content is given.
+    `name` is what messages call it, where its content is given; `alternates` are the other prompts whose
+    conditions are read, where the file has them: nothing is asked of those that nobody trains on.
 
     Raises MissingInputError where there is no such file, and BadDataError where it is not plain tensors (a
     pickle that would run code is refused, not run), or they are not of the shapes above or not finite.
     """
     name = name or ("these tensors" if isinstance(source, bytes) else str(source))
     try:
-        return _checked(load_torch(source, name))
+        return _checked(load_torch(source, name), alternates)
     except BadDataError as error:
         raise BadDataError(f"{error}\n  preprocess this song again, or take the file out") from error
     except ValueError as error:
         raise BadDataError(f"{name} is not a preprocessed song: {error}") from error
 
 
-def _checked(data: Any) -> Sample:
+def _checked(data: Any, alternates: Collection[Alternate]) -> Sample:
     """The sample in what a file held. Raises ValueError with what is wrong."""
     if not isinstance(data, dict):
         raise ValueError(f"it holds a {type(data).__name__}, not a dict")
     latents = _matrix(data, "target_latents", LATENT_CHANNELS)
     context = _matrix(data, "context_latents", CONTEXT_CHANNELS)
-    conditions = _matrix(data, "encoder_hidden_states", None)
+    conditions = _conditions(data, "")
     frames = _mask(data, "attention_mask", latents)
     if len(context) != len(latents):
         raise ValueError(f"context_latents has {len(context)} frames, target_latents {len(latents)}")
-    tensors = (
-        latents[frames],
-        conditions[_mask(data, "encoder_attention_mask", conditions)],
-        context[frames],
-    )
-    for key, tensor in zip(
-        ("target_latents", "encoder_hidden_states", "context_latents"), tensors, strict=True
-    ):
-        if not tensor.isfinite().all():
-            raise ValueError(f"{key} has values that are not numbers (NaN or infinite)")
-    return Sample(*tensors, metadata=_plain(data.get("metadata")))
+    latents, context = latents[frames], context[frames]
+    _refuse_nan("target_latents", latents)
+    _refuse_nan("context_latents", context)
+    others = {name: _conditions(data, f"_{name}") for name in alternates if _has(data, name)}
+    for name, other in others.items():
+        if other.shape[1] != conditions.shape[1]:
+            raise ValueError(
+                f"encoder_hidden_states_{name} are {other.shape[1]} wide, the song's {conditions.shape[1]}"
+            )
+    return Sample(latents, conditions, context, _plain(data.get("metadata")), others)
+
+
+def _has(data: dict[Any, Any], alternate: Alternate) -> bool:
+    return data.get(f"encoder_hidden_states_{alternate}") is not None
+
+
+def _conditions(data: dict[Any, Any], ending: str) -> Tensor:
+    """The valid tokens [L, D] under the keys that end so."""
+    key = f"encoder_hidden_states{ending}"
+    padded = _matrix(data, key, None)
+    conditions = padded[_mask(data, f"encoder_attention_mask{ending}", padded)]
+    _refuse_nan(key, conditions)
+    return conditions
+
+
+def _refuse_nan(key: str, tensor: Tensor) -> None:
+    if not tensor.isfinite().all():
+        raise ValueError(f"{key} has values that are not numbers (NaN or infinite)")
 
 
 def _plain(metadata: Any) -> dict[str, Any]:

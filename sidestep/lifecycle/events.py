@@ -17,7 +17,7 @@ class EventsToSend:
     def __init__(self, output: Output, newest: int, now: int, check_now: Callable[[], None] = _alone) -> None:
         """Of the files from `newest`, the last committed step, on: those after `now` are void.
 
-        `check_now` raises AgainError where another writer has taken over, whose files have the same names.
+        `check_now` raises TakenError where another writer has taken over, whose files have the same names.
         """
         self._output, self._check_now = output, check_now
         self._check_now()

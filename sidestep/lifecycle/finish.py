@@ -2,22 +2,25 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 from sidestep.commitlog.lease import Watch
 from sidestep.commitlog.log import Record
 from sidestep.commitlog.writer import Writer
-from sidestep.lifecycle.identity import check_same_run, length_before, settings_of
+from sidestep.config.job import JobSpec
+from sidestep.lifecycle.best import Best, best_commit
+from sidestep.lifecycle.card import keep_card
+from sidestep.lifecycle.identity import check_same_run, is_extended, settings_of
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.output import RUNS
 from sidestep.lifecycle.publish import FOLDER as ADAPTER
-from sidestep.lifecycle.publish import publish, warn_of_dots
+from sidestep.lifecycle.publish import publish, publish_command, refuse_if_older, warn_of_dots
 from sidestep.lifecycle.receipt import FILE as RECEIPT
-from sidestep.lifecycle.receipt import inference_of, receipt_bytes
+from sidestep.lifecycle.receipt import inference_of
 from sidestep.lifecycle.reporter import Reporter
-from sidestep.lifecycle.results import damaged, mend, note_made, spent_by_receipt
+from sidestep.lifecycle.results import damaged, mend, note_made, receipt_of, spent_by_receipt
 from sidestep.lifecycle.resume import has_gone_on
 from sidestep.report.curve import FILE as CURVE
 from sidestep.report.curve import loss_curve
@@ -27,6 +30,7 @@ from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.runtime.words import as_typed, counted, out_of
 from sidestep.training.history import FILE as HISTORY
 from sidestep.training.numbers import NUMBERS_FILE, Numbers, Progress, read_numbers
+from sidestep.training.verdict import judge, ranked, why_ended
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,12 @@ class TrainResult:
     steps: int
     first_loss: float
     last_loss: float
+    best_step: int | None = None
+    """Of the lowest held-out loss; None where no songs are held out, or it was never finite."""
+    best_held_out: float | None = None
+    """By which it is the best: the mean of the last `train.validation.window` validations there."""
+    held_out: dict[int, float] = field(default_factory=dict)
+    """Step → the held-out loss, from before the first step on."""
 
 
 def finish(
@@ -49,18 +59,32 @@ def finish(
     fingerprint: Mapping[str, Any],
     progress: Progress,
     history: bytes,
+    best: Best,
+    total_steps: int,
 ) -> TrainResult:
-    """All steps are made and the last one is committed: say so, and publish. `history` is of history.json."""
+    """The run is over and its last step is committed: say so, and publish.
+
+    Args:
+        history: of history.json.
+        best: knows the checkpoint with the lowest held-out loss.
+        total_steps: those of the whole schedule: the run may have ended before.
+    """
     reporter.begin("publish")
+    if why := why_ended(progress, job.spec.train):
+        words = f"ended after step {progress.step} of {total_steps}: {why}"
+        log.info("The run has %s", words)
+        reporter.update(message=words)
     writer.check_now()
     store, curve = job.output_store, loss_curve(progress.losses, progress.evaluations, job.spec.name)
     store.write_bytes(HISTORY, history)
     writer.check_now()
     store.write_bytes(CURVE, curve)
-    done = writer.finish()
+    assert writer.newest, "a run ends with a commit"
+    done = writer.finish(best.to_publish(progress, writer.newest.kept))
     publish(job.commits, done, job.workspace)
     writer.check_now()
-    store.write_bytes(RECEIPT, receipt_bytes(job.spec, done, fingerprint, progress, reporter.spent()))
+    store.write_bytes(RECEIPT, receipt_of(job, done, fingerprint, progress, reporter.spent()))
+    keep_card(store, writer.check_now)
     writer.check_now()
     write_report(store, job.spec, job.tensors)
     writer.check_now()
@@ -107,7 +131,7 @@ def _end(job: Job, reporter: Reporter) -> tuple[Record, Record] | None:
     """The record that ends the run, and the newest of all; None where the run is not finished.
 
     The newest may be that of `sidestep publish`, or of a writer that has come no further: where that one is
-    alive, AgainError is raised.
+    alive, TakenError is raised.
     """
     newest = job.commits.tail()
     done = job.commits.newest_commit(newest)
@@ -139,15 +163,25 @@ def _published_again(
     if spec.train.new_attempt and spec.train.resume_from and not has_gone_on(spec, job.commits, done):
         return None
     check_same_run(spec, numbers, settings, store.place)
-    if length_before(numbers.recipe, settings):
-        return None
+    progress = numbers.progress
+    if is_extended(numbers.recipe, settings):
+        if judge(progress, spec.train).end != "target_loss":
+            return None
+        log.warning(
+            "--extend does not go on, as the held-out loss is at most train.target_loss, %s, already: with a "
+            "lower one, or none, it does",
+            spec.train.target_loss,
+        )
+    else:
+        _say_how_to_go_on(spec, progress)
+    _say_what_else_to_publish(job, done, newest, progress)
     if spec.train.resume_from:
         log.warning(
             "This run is finished, so --resume-from plays no part: --extend with more epochs than %d goes on "
             "from step %d, at the learning rate of the longer run; --new-attempt goes back to %s",
             *(spec.train.epochs, numbers.progress.step, spec.train.resume_from),
         )
-    progress, wanted = numbers.progress, damaged(store, done)
+    wanted = damaged(store, done)
     was_lost = reporter.before.state != "done"  # its writer, after the last record
     if reporter.before.attempt == 0 and RECEIPT not in wanted:  # its status alone
         reporter.recall(spent_by_receipt(store))
@@ -160,17 +194,49 @@ def _published_again(
     publish(job.commits, done, job.workspace, newest)
     spent = reporter.spent() if was_lost else reporter.before.spent
     mend(job, done, newest, numbers, spent, wanted)
+    keep_card(store, lambda: refuse_if_older(job.commits, newest))
     log.info(
         "Already finished after %s. Adapter: %s/%s", counted(progress.step, "steps"), store.place, ADAPTER
     )
     return _result(job, progress)
 
 
+def _say_how_to_go_on(spec: JobSpec, progress: Progress) -> None:
+    if why := why_ended(progress, spec.train):
+        log.info(
+            "The run ended after step %d: %s. With --extend and more train.epochs, or another "
+            "train.stop.patience, train.stop.min_delta or train.target_loss, it goes on from there",
+            *(progress.step, why),
+        )
+    elif spec.train.extend:
+        log.info("--extend goes on with more train.epochs than %d or train.max_steps", spec.train.epochs)
+
+
+def _say_what_else_to_publish(job: Job, done: Record, newest: Record, progress: Progress) -> None:
+    """Where the spec asks for another checkpoint than the run's end has published, and nobody since."""
+    train, published = job.spec.train, done.published or done.folder
+    if job.commits.published(newest) != done.published:
+        return
+    wanted: Record | None = done
+    if train.publish == "best":
+        wanted = best_commit(job.commits, done, ranked(progress.validations, train.validation.window))
+    if wanted and wanted.folder != published:
+        name = wanted.folder.rpartition("/")[2]
+        log.warning(
+            "The adapter is that of %s, as the run ended with another train.publish: `%s` makes it the %s",
+            *(published, publish_command(job.spec, job.output_store.place, name), train.publish),
+        )
+
+
 def _result(job: Job, progress: Progress) -> TrainResult:
+    verdict = judge(progress, job.spec.train)
     return TrainResult(
         adapter=f"{job.output_store.place}/{ADAPTER}",
         runs=f"{job.output_store.place}/{RUNS}",
         steps=progress.step,
         first_loss=progress.evaluations[min(progress.evaluations)],
         last_loss=progress.evaluations[max(progress.evaluations)],
+        best_step=verdict.best,
+        best_held_out=None if verdict.best is None else verdict.best_loss,
+        held_out={step: found.held_out.mean for step, found in sorted(progress.validations.items())},
     )

@@ -89,7 +89,10 @@ class Job:
     @cached_property
     def _dataset(self) -> list[Song]:
         return read_songs(
-            self.songs, self.dataset_json, bare_text=self.spec.preprocess.bare_text, own=self.own_places
+            *(self.songs, self.dataset_json),
+            bare_text=self.spec.preprocess.bare_text,
+            own=self.own_places,
+            alternates=self.spec.alternates,
         )
 
     @cached_property

@@ -15,6 +15,7 @@ from sidestep.storage.store import Store
 log = logging.getLogger(__name__)
 
 SPEC = "job.yaml"
+ADAPTER = "adapter"  # the result's folder
 LOGS, RUNS = "logs", "runs"  # folders of the attempts' logs, and of TensorBoard's files
 
 

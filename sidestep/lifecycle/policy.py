@@ -19,36 +19,40 @@ class CheckpointPolicy:
         self._saved = clock()
         self._milestone = spec.milestone_epochs(schedule.epochs)
 
-    def due(self, progress: Progress, group: Group) -> str | None:
+    def due(self, progress: Progress, group: Group, *, must: bool = False) -> str | None:
         """The name of the checkpoint to make after this step; None where none is due.
 
         None is within a row of skipped steps: should it stop the run, the newest checkpoint is from before.
+
+        Args:
+            must: whether there has to be one, as the run ends here, or as it is the best.
         """
         spec, step, epoch = self._spec, progress.step, group.epoch + 1
-        is_last = step == self._schedule.total_steps
-        if progress.skipped_in_row and not is_last:
+        must = must or step == self._schedule.total_steps
+        if progress.skipped_in_row and not must:
             return None
         by_epoch = [spec.every_epochs, self._milestone or spec.every_epochs]
-        if group.ends_epoch and (is_last or any(epoch % every == 0 for every in by_epoch)):
+        if group.ends_epoch and (must or any(epoch % every == 0 for every in by_epoch)):
             return f"checkpoint-epoch-{epoch}"
         minutes = (self._clock() - self._saved) / 60
         by_step = spec.every_steps is not None and step % spec.every_steps == 0
         by_time = spec.every_minutes is not None and minutes >= spec.every_minutes
-        return f"checkpoint-step-{step}" if is_last or by_step or by_time else None
+        return f"checkpoint-step-{step}" if must or by_step or by_time else None
 
     def saved(self) -> None:
         """The minutes to the next checkpoint begin now."""
         self._saved = self._clock()
 
-    def keep(self, folders: Sequence[str]) -> list[str]:
-        """Of checkpoints' folders, the newest first, those that are to stay.
+    def keep(self, folders: Sequence[str], best: str = "") -> list[str]:
+        """Of checkpoints' folders, the newest first, those that are to stay; `best` is one of them.
 
         Where a run went back and came to an epoch again, the newer of its checkpoints is the one that stays.
         """
         kept, epochs = list[str](), set[int | None]()
         for number, folder in enumerate(folders):
             epoch = self._milestone_in(folder)
-            if number < self._spec.keep or (epoch is not None and epoch not in epochs):
+            is_milestone = epoch is not None and epoch not in epochs
+            if number < self._spec.keep or is_milestone or folder == best:
                 kept.append(folder)
             epochs.add(epoch)
         return kept

@@ -10,25 +10,31 @@ from sidestep.commitlog.lease import Lease
 from sidestep.commitlog.leftovers import clear_finished, is_called
 from sidestep.commitlog.log import CommitLog, Record
 from sidestep.commitlog.writer import take_over
+from sidestep.config.adapter_files import APP_LOKR, APP_LORA, APP_LORA_CONFIG
 from sidestep.config.fields import spec_fields
 from sidestep.config.job import JobSpec
 from sidestep.config.yaml12 import parse_yaml
-from sidestep.lifecycle.output import SPEC
-from sidestep.runtime.errors import AgainError, BadDataError, BadSpecError, MissingInputError
+from sidestep.lifecycle.best import best_in
+from sidestep.lifecycle.card import keep_card
+from sidestep.lifecycle.output import ADAPTER, SPEC
+from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError, TakenError
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import Store
 from sidestep.training.numbers import STATE_FILES
 
 log = logging.getLogger(__name__)
 
-FOLDER = "adapter"
+FOLDER = ADAPTER
+BEST = "best"
+"""Stands for the checkpoint with the lowest held-out loss, where one is asked for by name."""
 LEASE_AT_MOST = 3600  # seconds, as in the schema
-FILES = ("adapter_config.json", "adapter_model.safetensors", "lokr_weights.safetensors")
+FILES = (APP_LORA_CONFIG, APP_LORA, APP_LOKR)
 """What may be in it: a LoRA's two files, or a LoKR's one."""
 
 
 def publish(commits: CommitLog, done: Record, workspace: Workspace, newest: Record | None = None) -> None:
-    """Make adapter/ what the last commit has, or the checkpoint that `sidestep publish` has named since.
+    """Make adapter/ what the run's end says: its last checkpoint or its best, or what `sidestep publish` has
+    named since.
 
     Files that are so already are not written. What the run's writers have left unfinished, or kept too long,
     is cleared before.
@@ -36,16 +42,18 @@ def publish(commits: CommitLog, done: Record, workspace: Workspace, newest: Reco
     Args:
         newest: the newest record, where that is none of a checkpoint; by default `done`.
 
-    Raises BadDataError or MissingInputError where the commit's files are not what they were, AgainError where
+    Raises BadDataError or MissingInputError where the commit's files are not what they were, TakenError where
     the run has gone on since: then adapter/ is a later writer's.
     """
     newest = newest or done
     clear_finished(commits, replace(done, number=newest.number, generation=newest.generation))
     folder = commits.published(newest)
     if folder:
-        log.info("The adapter is that of %s, as `sidestep publish` has made it", folder)
+        by_end = folder == done.published
+        why = "which has the lowest held-out loss" if by_end else "as `sidestep publish` has made it"
+        log.info("The adapter is that of %s, %s", folder, why)
     try:
-        _mend(commits, _commit_of(commits, folder, newest) if folder else done, newest, workspace)
+        _mend(commits, commit_of(commits, folder, newest) if folder else done, newest, workspace)
     except (BadDataError, MissingInputError) as error:
         if not folder:
             raise
@@ -63,22 +71,27 @@ def publish_checkpoint(
     checkpoint stays, until the run comes to another end.
 
     Args:
-        name: of the checkpoint, such as checkpoint-epoch-50; by default the newest whose adapter is whole.
+        name: of the checkpoint, such as checkpoint-epoch-50, or `BEST`; by default the newest whose adapter
+            is whole.
 
     Raises MissingInputError where there is no checkpoint, or none of that name, BadDataError where it is
-    damaged, AgainError where the run's writer is alive.
+    damaged, TakenError where the run's writer is alive.
     """
     tail = commits.tail()
     wanted = _candidates(commits, tail, name)[0]
     if wanted.folder == _published_folder(commits, tail) and _is_published(commits, wanted):
         log.info("There is nothing to do")
+        if tail:
+            keep_card(commits.store, lambda: refuse_if_older(commits, tail))
         return wanted
     with workspace.temporary() as temporary:
-        commit = _fetch(commits, tail, name, Path(temporary))
+        commit = fetch_adapter(commits, tail, name, Path(temporary))
         with take_over(commits, lease, None, machine=None) as writer:
             if writer.newest != commits.newest_commit(tail):  # the writer before had still added to the log
-                commit = _fetch(commits, commits.at(writer.position[0]), name, Path(temporary))
-            _send(commits, commit, writer.publish(commit), Path(temporary))
+                commit = fetch_adapter(commits, commits.at(writer.position[0]), name, Path(temporary))
+            published = writer.publish(commit)
+            _send(commits, commit, published, Path(temporary))
+            keep_card(commits.store, lambda: refuse_if_older(commits, published))
     return commit
 
 
@@ -93,9 +106,10 @@ def lease_of(store: Store, seconds: float) -> Lease:
     return Lease(max(seconds, own) if own <= LEASE_AT_MOST else seconds)
 
 
-def publish_command(spec: JobSpec, place: str) -> str:
-    """The line that publishes the newest checkpoint of the output at `place`, reached as `spec` says."""
-    words = ["sidestep", "publish", place]
+def publish_command(spec: JobSpec, place: str, checkpoint: str = "") -> str:
+    """The line that publishes a checkpoint, by default the newest, of the output at `place`, reached as
+    `spec` says."""
+    words = ["sidestep", "publish", place, *(["--checkpoint", checkpoint] if checkpoint else [])]
     for name, value in spec.storage.model_dump(exclude_defaults=True).items():
         flag = spec_fields()[("storage", name)].flags[0]
         if isinstance(value, bool):
@@ -133,6 +147,8 @@ def _candidates(commits: CommitLog, tail: Record | None, name: str | None) -> li
         )
     if name is None:
         return there
+    if name == BEST:
+        return [best_in(commits, tail)]
     wanted = name.rstrip("/").rpartition("/")[2]
     if not (named := [commit for commit in there if is_called(wanted, commit.folder.rpartition("/")[2])]):
         raise MissingInputError(
@@ -142,9 +158,11 @@ def _candidates(commits: CommitLog, tail: Record | None, name: str | None) -> li
     return named[:1]
 
 
-def _fetch(commits: CommitLog, tail: Record | None, name: str | None, folder: Path) -> Record:
-    """Download the adapter to publish into the local `folder`, and return its commit. Raises as
-    `publish_checkpoint`."""
+def fetch_adapter(commits: CommitLog, tail: Record | None, name: str | None, folder: Path) -> Record:
+    """Download the adapter of a checkpoint into the local `folder`, and return its commit.
+
+    `name` and what is raised are those of `publish_checkpoint`.
+    """
     candidates = _candidates(commits, tail, name)
     if name is not None:
         commits.fetch(_adapter_of(candidates[0]), folder)
@@ -168,6 +186,18 @@ def _published_folder(commits: CommitLog, tail: Record | None) -> str:
     return commits.published(tail) or by_end
 
 
+def check_published(commits: CommitLog) -> None:
+    """Raise BadDataError where adapter/ is not, file by file, what the log says that it is to be."""
+    tail = commits.tail()
+    folder = _published_folder(commits, tail)
+    if tail and folder and not _is_published(commits, commit_of(commits, folder, tail)):
+        raise BadDataError(
+            f"{commits.store.place}/{FOLDER} is not the adapter of {folder}, as it is to be: a file was "
+            f"changed, or its writing was cut off\n  run the job again, or `sidestep publish "
+            f"{commits.store.place} --checkpoint {folder.rpartition('/')[2]}`, which mends it"
+        )
+
+
 def _mend(commits: CommitLog, commit: Record, newest: Record, workspace: Workspace) -> None:
     if _is_published(commits, commit):
         return
@@ -176,7 +206,8 @@ def _mend(commits: CommitLog, commit: Record, newest: Record, workspace: Workspa
         _send(commits, commit, newest, Path(temporary))
 
 
-def _commit_of(commits: CommitLog, folder: str, tail: Record) -> Record:
+def commit_of(commits: CommitLog, folder: str, tail: Record) -> Record:
+    """The commit of a checkpoint that is kept. Raises MissingInputError where its record is lost."""
     for commit in commits.kept_commits(tail):
         if commit.folder == folder:
             return commit
@@ -192,10 +223,10 @@ def _send(commits: CommitLog, commit: Record, newest: Record, folder: Path) -> N
 
 
 def refuse_if_older(commits: CommitLog, newest: Record) -> None:
-    """Raise AgainError where the run has gone on since `newest`: what it publishes is a later writer's."""
+    """Raise TakenError where the run has gone on since `newest`: what it publishes is a later writer's."""
     tail = commits.tail()
     if tail and tail.number > newest.number:
-        raise AgainError(
+        raise TakenError(
             f"another run has gone on in {commits.store.place}: this one stops, and leaves {FOLDER}/ and the "
             "report to it"
         )

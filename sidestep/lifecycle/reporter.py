@@ -14,13 +14,24 @@ from typing import Any, Self
 
 from sidestep.commitlog.lease import Lease, Watch
 from sidestep.commitlog.log import Record
+from sidestep.lifecycle.attempts import (
+    Attempt,
+    attempts_of,
+    bound_reached,
+    check_attempts,
+    content_of,
+    create_attempt,
+    path_of,
+    position,
+    spent_by,
+)
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.output import LOGS
-from sidestep.lifecycle.status import FILE, HEARTBEAT_SECONDS, Commit, Phase, Spent, State, Status, now
+from sidestep.lifecycle.status import FILE, HEARTBEAT_SECONDS, Commit, Phase, Spent, Status, now
+from sidestep.lifecycle.watching import Watching, ending, last_words
 from sidestep.runtime import liveness
 from sidestep.runtime.canonical import json_bytes
-from sidestep.runtime.errors import AgainError, BadDataError, ExitCode, MissingInputError, SideStepError
-from sidestep.runtime.secrets import hide
+from sidestep.runtime.errors import BadDataError, MissingInputError, SideStepError
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +43,8 @@ class Reporter:
         lease: how long this job's writer stays the writer without a sign of life.
         watch: over the last writer of the output, begun as this attempt began; None where there was none.
         before: what status.json said as this attempt began to tell.
+        watching: whoever else hears of it.
+        bound: the bound on hours or cost that the job has reached, for which it was told to end.
     """
 
     def __init__(
@@ -39,6 +52,8 @@ class Reporter:
         job: Job,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        watching: Watching | None = None,
     ) -> None:
         self._job, self._heartbeat_seconds = job, heartbeat_seconds
         tail = job.commits.tail()
@@ -54,8 +69,13 @@ class Reporter:
         self._clock, self._since = clock, clock()
         self._seconds: dict[str, float] = {}  # by phase, of those that are over
         self._gpus = 0
+        self._has_stepped = False
         self._lock = threading.Lock()
         self._is_told, self._told_failure = False, False
+        self._number, self._attempt = 0, Attempt()  # 0: it is not counted yet
+        self.bound = ""
+        self.watching = watching or Watching(job.spec, job.preemption)
+        self.watching.follow(self.status)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._tell_regularly, name="status", daemon=True)
 
@@ -68,18 +88,56 @@ class Reporter:
     ) -> None:
         self._end.set()
         if not self._is_told:
+            self.tell_end(error)
             return
         preemption = self._job.preemption
         self._thread.join(timeout=preemption.seconds_left() if preemption.requested else None)
-        state, exit_code = _ending(error)
+        self.tell_end(error)
+
+    def tell_end(self, error: BaseException | None) -> None:
+        """Tell how this attempt ends, and send its log, where it has told anything."""
+        state, exit_code = ending(error)
+        self.watching.ended(error)  # first: a store may hang
+        self._keep_attempt(exit_code)
+        if not self._is_told:
+            return
         self.update(state=state, exit_code=exit_code)
         if error is not None:
-            self.update(message=hide(str(error)).splitlines()[0] if str(error) else "stopped by a signal")
+            self.update(message=last_words(error))
         self.tell()
         try:
             self._job.output.send(LOGS)
         except SideStepError as failure:
             log.warning("The log could not be sent: %s", failure)
+
+    @property
+    def phase(self) -> Phase:
+        """What is being done."""
+        return self._status.phase
+
+    @property
+    def awaits_first_step(self) -> bool:
+        """Whether this attempt trains and has not made a step yet."""
+        return self.phase == "train" and not self._has_stepped
+
+    def count(self) -> None:
+        """Count this attempt, as it is known that there is something to do: it is a fact from now on.
+
+        Raises SideStepError (70) where a bound of the job is reached already.
+        """
+        if self._number:
+            return
+        store, spec = self._job.output_store, self._job.spec
+        others, before, at = attempts_of(store), self.before, position(self._job)
+        earlier = before.spent if not others and before.spent.attempts else None
+        spent = spent_by(others, before.spent.steps_repeated) if others else before.spent
+        check_attempts(spec, others, at, store.place)
+        if reached := bound_reached(spec, spent):
+            raise SideStepError(reached)
+        first_free = max(*others, before.attempt, before.spent.attempts, 0) + 1
+        own = Attempt(at=at, earlier=earlier)
+        self._number, self._attempt = create_attempt(store, first_free, own)
+        self._spent_before = spent.model_copy(update={"attempts": self._number})
 
     def begin(self, phase: Phase, gpus: int | None = None) -> None:
         """Something is done from now on. The first phase begins this attempt's log and its status.
@@ -87,6 +145,7 @@ class Reporter:
         Args:
             gpus: how many GPUs this attempt uses, once that is known.
         """
+        self.count()
         with self._lock:
             self._seconds, self._since = self._seconds_by_phase(), self._clock()
             self._gpus = self._gpus if gpus is None else gpus
@@ -99,14 +158,11 @@ class Reporter:
         if self._is_told:
             return
         self.before = before = self._read() or self.before
-        was_lost = before.attempt > 0 and before.state not in ("done", "failed")
-        attempts = max(before.attempt, before.spent.attempts) + 1
-        self._spent_before = before.spent.model_copy(
-            update={"attempts": attempts, "preemptions": before.spent.preemptions + was_lost}
-        )
-        self.update(attempt=attempts, generation=max(self._status.generation, before.generation))
-        self._job.output.begin_log(attempts)
+        self.count()
+        self.update(attempt=self._number, generation=max(self._status.generation, before.generation))
+        self._job.output.begin_log(self._number)
         self._is_told = True  # not before: where no log can be begun, nothing is told
+        self.watching.begun()
         self.tell()
         self._thread.start()
 
@@ -131,7 +187,12 @@ class Reporter:
     def update(self, **changes: Any) -> None:
         """What status.json will say next: fields of `Status`."""
         with self._lock:
+            self._has_stepped = self._has_stepped or "step" in changes
             self._status = self._status.model_copy(update=changes)
+
+    def status(self) -> Status:
+        """What the attempt is doing, and what all have cost until now."""
+        return self._status.model_copy(update={"spent": self.spent()})
 
     def spent(self) -> Spent:
         """What all attempts have cost until now."""
@@ -151,6 +212,7 @@ class Reporter:
         with self._lock:
             self._status = self._status.model_copy(update={"heartbeat": now(), "spent": self.spent()})
             status = self._status
+        self._keep_attempt()
         try:
             there = self._read()
             if there and there.is_later_than(status):
@@ -161,6 +223,20 @@ class Reporter:
             if not self._told_failure:
                 log.warning("%s could not be written and will be tried again: %s", FILE, error)
             self._told_failure = True
+
+    def _keep_attempt(self, code: int | None = None) -> None:
+        """Write this attempt's own file: what it has cost until now, and how it ended."""
+        if not self._number or self._attempt.code is not None:
+            return
+        seconds = {phase: round(own, 1) for phase, own in self._seconds_by_phase().items()}
+        gpu_seconds = round(self._gpus * sum(seconds.values()), 1)
+        changes: dict[str, Any] = {"phase": self.phase, "gpus": self._gpus, "seconds": seconds, "code": code}
+        changes |= {"gpu_seconds": gpu_seconds, "heartbeat": now()}
+        self._attempt = self._attempt.model_copy(update=changes)
+        try:
+            self._job.output_store.write_bytes(path_of(self._number), content_of(self._attempt))
+        except SideStepError as error:
+            log.debug("%s could not be written: %s", path_of(self._number), error)
 
     def _read(self) -> Status | None:
         """What status.json says; None where there is none, or none that can be read, which is said once."""
@@ -178,16 +254,6 @@ class Reporter:
     def _tell_regularly(self) -> None:
         while not self._end.wait(self._heartbeat_seconds):
             self.tell()
-
-
-def _ending(error: BaseException | None) -> tuple[State, ExitCode]:
-    """What an attempt's end is called, and the exit code that its process will have."""
-    match error:
-        case None:
-            return "done", ExitCode.DONE
-        case KeyboardInterrupt() | AgainError():
-            return "preempted", ExitCode.AGAIN
-        case SideStepError():
-            return "failed", error.exit_code
-        case _:
-            return "failed", ExitCode.BUG
+            if not self.bound and (reached := bound_reached(self._job.spec, self.spent())):
+                self.bound = reached
+                self._job.preemption.announce(reached.splitlines()[0], is_urgent=False)

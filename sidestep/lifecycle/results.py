@@ -7,17 +7,19 @@ bit in a picture, and mended when the run is asked for again.
 
 import hashlib
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
 from sidestep.commitlog.log import Record
 from sidestep.config.yaml12 import parse_yaml
+from sidestep.data.shares import shares_in
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.output import SPEC
-from sidestep.lifecycle.publish import refuse_if_older
+from sidestep.lifecycle.publish import commit_of, refuse_if_older
 from sidestep.lifecycle.receipt import FILE as RECEIPT
 from sidestep.lifecycle.receipt import receipt_bytes
 from sidestep.lifecycle.status import Spent
@@ -74,7 +76,7 @@ def mend(
 ) -> None:
     """Make the files that are `wanted` again, and what tells of them; say so where one cannot be.
 
-    Raises AgainError where the run has gone on since the record `newest`.
+    Raises TakenError where the run has gone on since the record `newest`.
     """
     store, spec, wanted = job.output_store, job.spec, set(wanted)
     if not wanted and _made(store, done):
@@ -90,14 +92,14 @@ def mend(
             if CURVE in wanted:
                 put(CURVE, loss_curve(progress.losses, progress.evaluations, spec.name))
             if HISTORY in wanted:
-                put(HISTORY, _history(job, progress))
+                put(HISTORY, _history(job, replace(numbers, progress=progress)))
         except (BadDataError, MissingInputError) as error:
             log.warning("%s cannot be made again: %s", " and ".join(sorted(wanted & {HISTORY, CURVE})), error)
     if SPEC in wanted:
         refuse_if_older(job.commits, newest)
         job.output.keep_spec(spec)
     if RECEIPT in wanted:
-        put(RECEIPT, receipt_bytes(spec, done, numbers.recipe, numbers.progress, spent))
+        put(RECEIPT, receipt_of(job, done, numbers.recipe, numbers.progress, spent))
     if wanted & {HISTORY, RECEIPT, REPORT}:
         refuse_if_older(job.commits, newest)
         write_report(store, spec, job.tensors)
@@ -105,6 +107,15 @@ def mend(
         log.info("Made again: %s", ", ".join(sorted(wanted)))
     refuse_if_older(job.commits, newest)
     note_made(store, done)
+
+
+def receipt_of(
+    job: Job, done: Record, fingerprint: Mapping[str, Any], progress: Progress, spent: Spent
+) -> bytes:
+    """The content of receipt.json, with the adapter that the run's end has published."""
+    published = commit_of(job.commits, done.published, done) if done.published else done
+    kept = {commit.step: commit.folder for commit in job.commits.kept_commits(done)}
+    return receipt_bytes(job.spec, done, published, fingerprint, progress, spent, kept)
 
 
 def spent_by_receipt(store: Store) -> Spent:
@@ -121,15 +132,23 @@ def _losses(job: Job, done: Record) -> list[float]:
         return losses
 
 
-def _history(job: Job, progress: Progress) -> bytes:
+def _history(job: Job, numbers: Numbers) -> bytes:
     from sidestep.training.dataset import Samples
-    from sidestep.training.history import history_bytes
+    from sidestep.training.history import HeldOut, history_bytes, with_shares
     from sidestep.training.schedule import Schedule
+    from sidestep.training.verdict import judge
 
-    samples = Samples.pull(job.tensors, job.workspace)
-    schedule = Schedule.of(job.spec.train, len(samples))
+    progress, sides = numbers.progress, numbers.sides
+    samples = Samples.pull(job.tensors, job.workspace, known=sides is not None)
+    means = judge(progress, job.spec.train).smoothed
+    held_out = HeldOut.of(samples.songs, sides, means) if sides else None
+    shares = shares_in(numbers.recipe, samples.names)
+    is_out = held_out.sides if held_out else [False] * len(samples)
+    repeats = [share.repeats for share, out in zip(shares, is_out, strict=True) if not out]
+    schedule = Schedule.of(job.spec.train, repeats)
     rates = [schedule.learning_rate(made) for made in range(progress.step)]
-    return history_bytes(progress, rates, samples.facts)
+    songs = with_shares(samples.facts, shares)
+    return history_bytes(progress, rates, songs, job.spec.train.lr_groups, held_out)
 
 
 def _made(store: Store, done: Record) -> dict[str, str]:

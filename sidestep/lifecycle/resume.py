@@ -10,23 +10,23 @@ from pathlib import Path
 
 from sidestep.commitlog.leftovers import CHECKPOINTS, is_called
 from sidestep.commitlog.log import CommitLog, Record
+from sidestep.config.adapter_files import WEIGHTS
 from sidestep.config.job import JobSpec
+from sidestep.data.sides import Sides
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.pending import Unsent
-from sidestep.runtime.errors import BadSpecError, MissingInputError, SideStepError
+from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError, SideStepError
 from sidestep.storage.open import local_path, open_store
 from sidestep.storage.store import Store
 from sidestep.storage.transfer import pull
-from sidestep.training.numbers import NUMBERS_FILE, STATE_FILES, Numbers, numbers_in
+from sidestep.training.numbers import NUMBERS_FILE, STATE_FILES, Numbers, numbers_in, read_numbers
 
 log = logging.getLogger(__name__)
 
-_ADAPTERS = ("adapter_model.safetensors", "lokr_weights.safetensors", "pytorch_lora_weights.safetensors")
-FOREIGN = ("training_state.pt", *(f"{folder}{file}" for folder in ("", "adapter/") for file in _ADAPTERS))
+FOREIGN = ("training_state.pt", *(f"{folder}{file}" for folder in ("", "adapter/") for file in WEIGHTS))
 """What other trainers put into a checkpoint's folder, or one level below."""
 
 LISTED = 10  # names that a message has of a place
-CRASH_LOOP = 5  # attempts in a row without a checkpoint
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,17 @@ def find_resume_point(job: Job, folder: Path) -> ResumePoint:
     return ResumePoint(place, newest)
 
 
+def sides_of_run(commits: CommitLog) -> Sides | None:
+    """Which songs the output's run holds out; None where it holds none out, or has no checkpoint yet."""
+    for commit in commits.kept_commits(commits.tail()):
+        try:
+            data = commits.store.read_small(f"{commit.folder}/{NUMBERS_FILE}")
+            return read_numbers(data, commit.folder).sides
+        except (BadDataError, MissingInputError) as error:
+            log.debug("%s does not say which songs are held out: %s", commit.folder, error)
+    return None
+
+
 def where_named(job: Job) -> str | None:
     """Where --resume-from leads, in words; None where the spec has none. Known without torch.
 
@@ -110,12 +121,16 @@ def has_gone_on(spec: JobSpec, commits: CommitLog, newest: Record) -> bool:
 
 
 def check_crash_loop(job: Job) -> None:
-    """Raise SideStepError (70) where many attempts in a row have ended before their first checkpoint."""
-    place, last = job.output_store.place, islice(job.commits.back_from(job.commits.tail()), CRASH_LOOP)
+    """Raise SideStepError (70) where `runtime.max_attempts` in a row ended before their first checkpoint.
+
+    Attempts of older versions left no other trace than their take-over records.
+    """
+    most = job.spec.runtime.max_attempts
+    place, last = job.output_store.place, islice(job.commits.back_from(job.commits.tail()), most)
     row = sum(1 for _ in takewhile(lambda record: record.kind == "take-over", last))
-    if row == CRASH_LOOP and not job.spec.train.new_attempt:
+    if row == most and not job.spec.train.new_attempt:
         raise SideStepError(
-            f"{CRASH_LOOP} attempts in a row ended before their first checkpoint, in {place}\n"
+            f"{most} attempts in a row ended before their first checkpoint, in {place}\n"
             "  its logs/ may say why; on machines that are soon taken away, a smaller "
             "train.checkpoint.every_minutes helps\n"
             "  with --new-attempt, it is tried again"

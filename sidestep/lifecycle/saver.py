@@ -5,11 +5,12 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sidestep.commitlog.log import Record
 from sidestep.commitlog.writer import Writer
+from sidestep.lifecycle.best import Best
 from sidestep.lifecycle.events import EventsToSend
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.pending import Unsent
@@ -17,13 +18,15 @@ from sidestep.lifecycle.policy import CheckpointPolicy
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.runtime.background import OneWorker
 from sidestep.runtime.errors import AgainError, BadDataError, MissingInputError, StorageError
+from sidestep.runtime.liveness import waiting
 from sidestep.storage.retry import Retry
 from sidestep.training.numbers import Progress
 from sidestep.training.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
-# How long a store may be gone, unless a newer snapshot waits to be sent. Its own retries come before these.
+# How long a store may be gone, unless a newer snapshot waits to be sent, and this one is not the best.
+# The store's own retries come before these.
 RETRY = Retry(tries=1, seconds=600, first_pause=5, longest_pause=60, jitter=0)
 SHARE_TO_END = 0.1  # of the time after notice: to sign off and tell the status, on a line that is still full
 POLL_SECONDS = 0.02
@@ -33,11 +36,22 @@ class LostError(StorageError):
     """A checkpoint was damaged in the workspace before it was sent."""
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """A snapshot, as far as it says how it is committed."""
+
+    name: str
+    step: int
+    is_best: bool = False  # it is not given up for a newer one
+    ranked: tuple[int, ...] = ()  # the validated steps as of then, the best first
+
+
 class Saver:
     """Commits snapshots in the background, one at a time.
 
     The training waits in two cases alone: while the state is copied, and where the snapshot before is
-    still on its way.
+    still on its way. One that is given up for a newer one is no loss, but for the best: where that cannot be
+    sent, the training ends, and the best waits on this machine's disk.
 
     Attributes:
         saved_step: of the newest snapshot that is whole on this machine's disk; -1 before the first.
@@ -51,22 +65,24 @@ class Saver:
         snapshot: Snapshot,
         policy: CheckpointPolicy,
         events: EventsToSend,
+        best: Best,
         retry: Retry = RETRY,
         origin: str = "",
     ) -> None:
         """
         Args:
             events: TensorBoard's files, which are sent before the record of their last step.
+            best: knows which checkpoint stays as the best.
             origin: see `Writer.commit`.
         """
         self._job, self._reporter, self._writer, self._snapshot = job, reporter, writer, snapshot
-        self._policy, self._events, self._origin = policy, events, origin
+        self._policy, self._events, self._best, self._origin = policy, events, best, origin
         self._hurry = threading.Event()  # a newer snapshot waits to be sent
         self._retry = replace(retry, sleep=self._hurry.wait)
         self._worker = OneWorker("checkpoint")
         self._on_the_way: list[Future[None]] = []
         self._failure: StorageError | None = None  # why the newest snapshot could not be sent
-        self._taken_step = -1  # of the newest snapshot
+        self._taken = _Taken("", -1)  # the newest snapshot
         self.saved_step = -1
 
     def save(self, name: str, progress: Progress) -> None:
@@ -74,39 +90,48 @@ class Saver:
 
         Where notice comes while the snapshot before is on its way, this one does not wait for that to end.
         """
-        self._hurry.set()
-        while not (self._is_idle() or self._job.preemption.requested):
-            time.sleep(POLL_SECONDS)
+        if not self._taken.is_best:
+            self._hurry.set()
+        with waiting():
+            while not (self._is_idle() or self._job.preemption.requested):
+                time.sleep(POLL_SECONDS)
         if self._is_idle():
             self._hurry.clear()
             self.check()
-            self._take(progress)
-            step = progress.step
-            self._on_the_way = [self._worker.submit(lambda: self._send(self._put(name, step), name, step))]
+            taken = self._take(name, progress)
+            self._on_the_way = [self._worker.submit(lambda: self._send(self._put(taken), taken))]
         else:
             self.save_in_time(name, progress)
         self._policy.saved()
 
-    def send(self, unsent: Unsent) -> None:
-        """Commit, in the background, a checkpoint that is whole on this machine's disk."""
-        self._taken_step = self.saved_step = unsent.step
-        self._on_the_way = [self._worker.submit(lambda: self._send(unsent.folder, unsent.name, unsent.step))]
+    def send(self, unsent: Unsent, progress: Progress) -> None:
+        """Commit, in the background, a checkpoint that is whole on this machine's disk, of this progress."""
+        taken = self._taken = self._described(unsent.name, progress)
+        self.saved_step = unsent.step
+        self._on_the_way = [self._worker.submit(lambda: self._send(unsent.folder, taken))]
 
     def save_in_time(self, name: str, progress: Progress) -> None:
         """After notice: keep the state on this machine's disk first, then send as much as there is time for.
 
         A snapshot that is on its way goes first. A row of skipped steps is not saved: see `CheckpointPolicy`.
+        Nor is anything behind the best one while that is on its way: the next attempt would go on from here,
+        and the best would be lost. So it goes on from the best.
         """
         step = progress.step
-        if step > self._taken_step and step > 0 and not progress.skipped_in_row:
+        before = self._taken
+        if step > before.step and step > 0 and not progress.skipped_in_row:
+            if before.is_best:
+                if not self._wait_until(self._is_idle):
+                    return
+                self.check()
             # The copy is in use until the snapshot before is on the disk.
-            if not self._wait_until(lambda: self._is_idle() or self.saved_step == self._taken_step):
+            if not self._wait_until(lambda: self._is_idle() or self.saved_step == before.step):
                 return
-            self._take(progress)
-            folder = self._put(name, step)
+            taken = self._take(name, progress)
+            folder = self._put(taken)
             if not self._wait_until(self._is_idle):
                 return
-            self._on_the_way.append(self._worker.submit(lambda: self._send(folder, name, step)))
+            self._on_the_way.append(self._worker.submit(lambda: self._send(folder, taken)))
         self._wait_until(self._is_idle)
         self.check()
 
@@ -130,38 +155,52 @@ class Saver:
             )
 
     def check(self) -> None:
-        """Raise what ended the work in the background, but for passing faults of the store; AgainError
+        """Raise what ended the work in the background, but for passing faults of the store; TakenError
         where another writer has taken over."""
         self._writer.check()
         for way in self._on_the_way:
             if way.done():
                 way.result()
 
-    def _take(self, progress: Progress) -> None:
+    def _take(self, name: str, progress: Progress) -> _Taken:
         self._snapshot.take(progress)
-        self._taken_step = progress.step
+        self._taken = self._described(name, progress)
+        return self._taken
 
-    def _put(self, name: str, step: int) -> Path:
-        folder = self._job.pending.put(name, step, self._snapshot.files(), self._writer.position)
-        self.saved_step = step
+    def _described(self, name: str, progress: Progress) -> _Taken:
+        best = self._best
+        return _Taken(name, progress.step, best.wins(progress), tuple(best.ranked(progress)))
+
+    def _put(self, taken: _Taken) -> Path:
+        files = self._snapshot.files()
+        folder = self._job.pending.put(taken.name, taken.step, files, self._writer.position)
+        self.saved_step = taken.step
         return folder
 
-    def _send(self, folder: Path, name: str, step: int) -> None:
+    def _send(self, folder: Path, taken: _Taken) -> None:
+        name = taken.name
         try:
             record = self._retry.call(
-                lambda: self._commit(folder, name, step),
+                lambda: self._commit(folder, taken),
                 may_pass=lambda error: isinstance(error, StorageError) and not self._hurry.is_set(),
                 failed=lambda error, pause: log.warning(
                     "%s could not be sent, next try in %.0f s: %s", name, pause, error
                 ),
             )
         except StorageError as error:
+            if taken.is_best:
+                raise StorageError(
+                    f"{error}\n  {name}, which has the lowest held-out loss, could not be sent: it waits in "
+                    "the workspace of this machine, and the same command sends it and goes on"
+                ) from error
             log.warning("%s could not be sent, the one before it is safe: %s", name, error)
             return
         except (MissingInputError, BadDataError):  # the commit compares what it has sent
             if self._job.pending.is_whole(folder):
                 raise
             self._lose(folder, name)
+            if taken.is_best:
+                raise LostError(str(self._failure)) from None
             return
         self._job.pending.clear(folder)
         self._reporter.committed(record)
@@ -174,10 +213,13 @@ class Saver:
         )
         log.warning("%s is lost, the one before it is safe: %s", name, self._failure)
 
-    def _commit(self, folder: Path, name: str, step: int) -> Record:
+    def _commit(self, folder: Path, taken: _Taken) -> Record:
+        name, step = taken.name, taken.step
         try:
             self._events.send()
-            kept = self._policy.keep(self._writer.checkpoints(name))
+            there = self._writer.checkpoints(name)
+            self._best.folders[step] = there[0]
+            kept = self._policy.keep(there, self._best.folder(taken.ranked, there))
             files = self._job.pending.digests(folder)
             record = self._writer.commit(folder, name, step, kept, self._origin, files)
         except StorageError as error:
@@ -193,8 +235,9 @@ class Saver:
     def _wait_until(self, is_so: Callable[[], bool]) -> bool:
         """Wait until something is so; False where the time after notice ends before."""
         preemption = self._job.preemption
-        while not is_so():
-            if preemption.seconds_left() < SHARE_TO_END * preemption.grace_seconds:
-                return False
-            time.sleep(POLL_SECONDS)
+        with waiting():
+            while not is_so():
+                if preemption.seconds_left() < SHARE_TO_END * preemption.grace_seconds:
+                    return False
+                time.sleep(POLL_SECONDS)
         return True

@@ -32,6 +32,36 @@ class Commit(BaseModel):
     at: AwareDatetime
 
 
+class Validated(BaseModel):
+    """What the newest validation found. A loss that is not finite is null; see `training.verdict`."""
+
+    step: Count
+    held_out: Number | None
+    trained: Number | None
+    gain: Number | None = None  # on the held-out songs since the start; None: too few say nothing
+    gain_error: Amount | None = None  # its standard error
+    best_step: Count | None = None
+    best_held_out: Number | None = None  # smoothed
+
+    def __str__(self) -> str:
+        """`held-out 0.81 (-0.012 ± 0.004 against the start), trained 0.70, best so far step 30 (0.8)`"""
+        gained = ""
+        if self.gain is not None and self.gain_error is not None:
+            gained = f" ({self.gain:+.4f} ± {self.gain_error:.4f} against the start)"
+        best = ""
+        if self.best_step is not None and self.best_held_out is not None:
+            best = f", best so far step {self.best_step} ({self.best_held_out:.4f})"
+        return f"held-out {_loss(self.held_out)}{gained}, trained {_loss(self.trained)}{best}"
+
+
+class Validating(BaseModel):
+    """How far a validation is that is being made."""
+
+    step: Count
+    done: Count
+    total: Count
+
+
 class Status(BaseModel):
     """The content of status.json. Times are UTC."""
 
@@ -50,6 +80,8 @@ class Status(BaseModel):
     loss: Number | None = None
     steps_per_second: Amount | None = None
     seconds_left: Amount | None = None
+    validation: Validated | None = None
+    validating: Validating | None = None
     last_commit: Commit | None = None
     message: str = ""
     exit_code: Count | None = None
@@ -77,6 +109,10 @@ class Status(BaseModel):
     def is_stale(self) -> bool:
         """Whether it says "running" and has not been heard of for far too long."""
         return self.state == "running" and self.silence() > 12 * self.heartbeat_seconds
+
+
+def _loss(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"
 
 
 def now() -> datetime:

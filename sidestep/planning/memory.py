@@ -21,6 +21,7 @@ class Memory:
 
     weights: float
     adapter: float
+    average: float  # of the adapter's weights
     gradients: float
     optimizer: float
     activations: float
@@ -33,14 +34,19 @@ class Memory:
         return sum(self.parts().values())
 
     def parts(self) -> dict[str, float]:
-        names = ("weights", "adapter", "gradients", "optimizer", "activations", "attention", "context")
+        names = (
+            *("weights", "adapter", "average", "gradients", "optimizer"),
+            *("activations", "attention", "context"),
+        )
         return {name: size for name in names if (size := getattr(self, name))}
 
 
-def memory_of(spec: JobSpec, config: dict[str, Any], precision: str, frames: int, tokens: int) -> Memory:
-    """The most that a step on a song of `frames` latents and `tokens` condition tokens takes.
+def memory_of(
+    spec: JobSpec, config: dict[str, Any], precision: str, frames: int, tokens: int, samples: int = 1
+) -> Memory:
+    """The most that a micro-batch of `samples` takes, of `frames` latents and `tokens` condition tokens each.
 
-    Gradients and optimizer state are there from the second micro-batch on, so they count beside activations.
+    Gradients and optimizer state are there from the second one on, so they count beside activations.
     """
     train = spec.train
     trace = trace_step(
@@ -50,14 +56,17 @@ def memory_of(spec: JobSpec, config: dict[str, Any], precision: str, frames: int
         precision=precision,
         frames=frames,
         conditions=tokens,
+        samples=samples,
     )
     return Memory(
         weights=trace.weights,
         adapter=4 * trace.adapter_parameters,
+        average=4 * trace.adapter_parameters if train.ema.decay else 0,
         gradients=4 * trace.adapter_parameters,
         optimizer=sum(map(OPTIMIZERS[train.optimizer_type].state_bytes, trace.shapes)),
         activations=trace.peak,
-        attention=attention_workspace(config, precision, frames, tokens, spec.runtime.deterministic),
+        attention=samples
+        * attention_workspace(config, precision, frames, tokens, spec.runtime.deterministic),
         context=CONTEXT,
         trace=trace,
     )
@@ -75,6 +84,7 @@ def estimate_memory_of(
     return Memory(
         weights=trace.weights,
         adapter=0,
+        average=0,
         gradients=2 * size * max(math.prod(shape) for shape in trace.shapes),
         optimizer=0,
         activations=trace.peak,
@@ -87,7 +97,7 @@ def estimate_memory_of(
 def attention_workspace(
     config: dict[str, Any], precision: str, frames: int, tokens: int, deterministic: bool
 ) -> int:
-    """Bytes that CUDA's attention kernels take in the backward pass, beyond the tensors that go in and out.
+    """Bytes that CUDA's attention kernels take in the backward pass of a sample, beyond its tensors.
 
     The fused kernels (flash, memory-efficient) hold no scores. In half precision they add up the gradients
     of query, key and value in fp32, 4 bytes for each value, and keep 8 bytes of statistics for each row of

@@ -26,10 +26,17 @@ from sidestep.planning.songs import Songs
 SILENCE = 15_000 * 64  # numbers in the silence that is read with the condition encoder
 
 
-def passes_of(configs: Configs, songs: Songs) -> list[Phase]:
-    """The three passes over all `songs`, one after the other; each has its own model in memory."""
+def passes_of(configs: Configs, songs: Songs, prompts: int = 1) -> list[Phase]:
+    """The three passes over all `songs`, one after the other; each has its own model in memory.
+
+    `prompts` are those of a song, which are encoded one by one: they take time, and no more memory.
+    """
     assert configs.vae and configs.text, "asked for where songs are to be encoded"
-    return [_songs(configs.vae, songs), _texts(configs.text, songs), _conditions(configs.model, songs)]
+    return [
+        _songs(configs.vae, songs),
+        _texts(configs.text, songs, prompts),
+        _conditions(configs.model, songs, prompts),
+    ]
 
 
 def _songs(config: dict[str, Any], songs: Songs) -> Phase:
@@ -58,20 +65,21 @@ def _trace_vae(config: str, frames: int) -> tuple[int, int, int]:
     return weights, max(meter.peaks.values()), meter.flops.total()
 
 
-def _texts(config: dict[str, Any], songs: Songs) -> Phase:
+def _texts(config: dict[str, Any], songs: Songs, prompts: int) -> Phase:
     """Prompts go through the whole text encoder; of lyrics the embeddings are taken alone."""
     shapes, tokens = text_encoder_shapes(config), PROMPT_TOKENS
-    flops = _flops(shapes, "layers.", config, tokens) * len(songs.seconds)
+    flops = _flops(shapes, "layers.", config, tokens) * len(songs.seconds) * prompts
     return _phase("pass 1, texts", 4 * _numbers(shapes), _activations(config, tokens), flops)
 
 
-def _conditions(config: dict[str, Any], songs: Songs) -> Phase:
+def _conditions(config: dict[str, Any], songs: Songs, prompts: int) -> Phase:
     shapes, own = condition_encoder_shapes(config), encoder_config(config)
     tokens = {"encoder.lyric_encoder.": songs.tokens, "encoder.timbre_encoder.": config["timbre_fix_frame"]}
     per_song = sum(_flops(shapes, prefix, own, count) for prefix, count in tokens.items())
     activations = _activations(own, max(tokens.values()))
     weights = 4 * (_numbers(shapes) + SILENCE)
-    return _phase("pass 2, conditions", weights, activations, per_song * len(songs.seconds))
+    flops = per_song * len(songs.seconds) * prompts
+    return _phase("pass 2, conditions", weights, activations, flops)
 
 
 def _phase(name: str, weights: float, activations: float, flops: float) -> Phase:

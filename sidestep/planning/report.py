@@ -1,10 +1,11 @@
 """A plan as people read it in 80 columns, and as scripts do."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from textwrap import wrap
 from typing import Any
 
+from sidestep.planning.bounds import NOT_SEEN, Bound
 from sidestep.planning.figures import Figure, gigabytes
 from sidestep.planning.plan import Fit, Plan
 from sidestep.preflight.checks import WIDTH
@@ -20,7 +21,7 @@ def as_text(plan: Plan) -> str:
         _section(f"Memory of the GPU: {phase.name}, in {phase.precision}", phase.memory)
         for phase in plan.phases
     ]
-    sections.append(_cards(plan))
+    sections += [_cards(plan), _bounds(plan.bounds)]
     if plan.dataset:
         sections.insert(0, _dataset(plan.dataset))
     if plan.preemptions:
@@ -61,6 +62,8 @@ def as_data(plan: Plan) -> dict[str, Any]:
             }
             for row in plan.cards
         ],
+        "bounds": {bound.setting: asdict(bound) for bound in plan.bounds},
+        "not_seen": NOT_SEEN,
         "preemptions": _data(plan.preemptions),
         "dataset": plan.dataset,
         "fit": None if plan.fit is None else _fit_data(plan.fit),
@@ -92,12 +95,23 @@ def _section(title: str, figures: Mapping[str, Figure]) -> str:
 
 
 def _dataset(dataset: Mapping[str, str]) -> str:
-    name_width = max(map(len, dataset)) + 2
-    lines = ["Dataset, by listings and headers (not decoded)"]
-    for name, said in dataset.items():
+    return "\n".join(["Dataset, by listings and headers (not decoded)", *_wrapped(dataset)]) + "\n"
+
+
+def _bounds(bounds: Sequence[Bound]) -> str:
+    said = {
+        bound.setting: bound.says if bound.value is None else f"{bound.says} ({bound.code})"
+        for bound in bounds
+    }
+    title = "Bounds, settings of runtime, each with the exit code at its end"
+    return "\n".join([title, *_wrapped(said), *wrap(NOT_SEEN, WIDTH)]) + "\n"
+
+
+def _wrapped(said: Mapping[str, str]) -> Iterator[str]:
+    name_width = max(map(len, said)) + 2
+    for name, words in said.items():
         indent = " " * (name_width + 2)
-        lines += wrap(said, WIDTH, initial_indent=f"  {name:{name_width}}", subsequent_indent=indent)
-    return "\n".join(lines) + "\n"
+        yield from wrap(words, WIDTH, initial_indent=f"  {name:{name_width}}", subsequent_indent=indent)
 
 
 def _cards(plan: Plan) -> str:

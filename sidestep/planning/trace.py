@@ -30,7 +30,7 @@ from sidestep.acestep.attention import WindowedAttnProcessor
 from sidestep.acestep.loading import build_transformer
 from sidestep.acestep.recompute import recompute_layers, recomputed_layers
 from sidestep.acestep.weights import load_exactly
-from sidestep.config.training import AdapterSpec
+from sidestep.config.adapter import AdapterSpec
 from sidestep.planning.meter import Meter
 from sidestep.training.flow import Batch, flow_loss
 from sidestep.training.machine import Machine
@@ -39,7 +39,7 @@ from sidestep.training.sensitivity import attention_weights
 
 @dataclass(frozen=True)
 class Trace:
-    """One micro-batch of a single song. Bytes, but for the two counts and FLOPs."""
+    """One micro-batch. Bytes, but for the two counts and FLOPs."""
 
     weights: int  # of the frozen decoder
     adapter_tensors: int
@@ -47,6 +47,7 @@ class Trace:
     shapes: tuple[torch.Size, ...]  # of the adapter's tensors
     kept: int  # by autograd, from the end of the forward pass on
     peak: int  # the most that is in memory at a time beside weights, adapter, its gradients and optimizer
+    forward: int  # FLOPs of the forward pass, as in a validation
     flops: int  # forward, backward and what is computed again
 
 
@@ -58,8 +59,9 @@ def trace_step(
     precision: str,
     frames: int,
     conditions: int,
+    samples: int = 1,
 ) -> Trace:
-    """Trace a step on one song of `frames` latents and `conditions` condition tokens.
+    """Trace a step on so many `samples` of `frames` latents and `conditions` condition tokens each.
 
     `config` is an original config.json, `recomputed` the share of layers under gradient checkpointing,
     `precision` bf16, fp16 or fp32. Without an `adapter` the attention's own weights get gradients, as in an
@@ -67,11 +69,13 @@ def trace_step(
     """
     # As text they are the cache's key: plans of neighbouring settings share their traces.
     model, tuning = json.dumps(config, sort_keys=True), adapter.model_dump_json() if adapter else ""
-    return _trace(model, tuning, recomputed, precision, frames, conditions)
+    return _trace(model, tuning, recomputed, precision, frames, conditions, samples)
 
 
 @lru_cache(maxsize=256)
-def _trace(model: str, tuning: str, recomputed: float, precision: str, frames: int, conditions: int) -> Trace:
+def _trace(
+    model: str, tuning: str, recomputed: float, precision: str, frames: int, conditions: int, samples: int
+) -> Trace:
     # fp16 is as wide as bf16, which CPUs have.
     machine = Machine(torch.device("cpu"), "fp32" if precision == "fp32" else "bf16")
     with torch.device("meta"):
@@ -85,7 +89,8 @@ def _trace(model: str, tuning: str, recomputed: float, precision: str, frames: i
     kinds = _kinds(transformer, parameters, recomputed)
     shown = {kind: index for index, kind in enumerate(kinds)}  # the last layer of each kind
     transformer.layers = nn.ModuleList(transformer.layers[index] for index in sorted(shown.values()))
-    meter = _measure_step(machine, transformer, sorted(shown.values()), len(kinds), frames, conditions)
+    step = (frames, conditions, samples)
+    meter, forward = _measure_step(machine, transformer, sorted(shown.values()), len(kinds), *step)
 
     left_out = {index: shown[kind] for index, kind in enumerate(kinds) if shown[kind] != index}
 
@@ -100,6 +105,7 @@ def _trace(model: str, tuning: str, recomputed: float, precision: str, frames: i
         kept=meter.kept.total() + of_left_out(meter.kept, before=len(kinds)),
         # While a layer is at work, what the layers before it keep is in memory; that of later ones is gone.
         peak=max(peak + of_left_out(meter.kept, before=layer) for layer, peak in meter.peaks.items()),
+        forward=forward.total() + of_left_out(forward, before=len(kinds)),
         flops=meter.flops.total() + of_left_out(meter.flops, before=len(kinds)),
     )
 
@@ -157,8 +163,12 @@ def _measure_step(
     head: int,
     frames: int,
     conditions: int,
-) -> Meter:
-    """Forward and backward. `numbers` are the layers' in the whole decoder, `head` comes after them all."""
+    samples: int,
+) -> tuple[Meter, Counter[int]]:
+    """Forward and backward, and the FLOPs of the first by layer.
+
+    `numbers` are the layers' in the whole decoder, `head` comes after them all.
+    """
     # What comes to be inside is fake by itself; the weights on the meta device are let in to be made so.
     with FakeTensorMode(allow_non_fake_inputs=True), _interrupts_noted() as interrupted:
         transformer.to_empty(device="cpu")
@@ -166,23 +176,25 @@ def _measure_step(
         model = fabric.setup_module(transformer, move_to_device=False)
         model.train()
         batch = Batch(
-            latents=torch.empty(1, frames, 64),
-            context=torch.empty(1, frames, 128),
-            conditions=torch.empty(1, conditions, transformer.condition_embedder.in_features),
-            timesteps=torch.empty(1),
-            noise=torch.empty(1, frames, 64),
+            latents=torch.empty(samples, frames, 64),
+            context=torch.empty(samples, frames, 128),
+            conditions=torch.empty(samples, conditions, transformer.condition_embedder.in_features),
+            timesteps=torch.empty(samples),
+            noise=torch.empty(samples, frames, 64),
+            mask=torch.empty(samples, conditions, dtype=torch.bool) if samples > 1 else None,
         )
         # The batch itself, some megabytes, is not counted.
-        meter = Meter([*transformer.parameters(), *transformer.buffers(), *vars(batch).values()], interrupted)
+        given = [part for part in vars(batch).values() if part is not None]
+        meter = Meter([*transformer.parameters(), *transformer.buffers(), *given], interrupted)
         with meter:
             for parameter in transformer.parameters():
                 if parameter.requires_grad:
                     parameter.register_post_accumulate_grad_hook(meter.leave_out)
             with meter.watch(transformer.layers, numbers, head):
                 loss = flow_loss(model, batch)
-            meter.kept = Counter(meter.held)
+            meter.kept, forward = Counter(meter.held), Counter(meter.flops)
             fabric.backward(loss)
-    return meter
+    return meter, forward
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from sidestep.training.history import FILE as HISTORY
 from sidestep.training.numbers import STATE_FILES
 
 FILES = (SPEC, STATUS, RECEIPT, HISTORY, CURVE, REPORT, MADE)
-FOLDERS = (COMMITS, HEARTBEATS, CHECKPOINTS, ADAPTER, LOGS, RUNS, "tensors", "estimate")
+FOLDERS = (COMMITS, HEARTBEATS, CHECKPOINTS, ADAPTER, LOGS, RUNS, "tensors", "estimate", "lr-find")
 """What an output holds, by name."""
 
 FILES_IN = {

@@ -17,13 +17,19 @@ from sidestep.acestep.headers import check_models
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
 from sidestep.acestep.names import decoder_modules
 from sidestep.config.job import JobSpec
-from sidestep.config.targets import check_targets
+from sidestep.config.targets import check_targets, rate_factors
 from sidestep.data.dataset import by_store
 from sidestep.data.index import TENSORS_SUFFIX
+from sidestep.data.sides import sides_in
+from sidestep.lifecycle.adapter_files import find_adapter, header_of
 from sidestep.lifecycle.job import Job
+from sidestep.lifecycle.ranks import check_estimate
 from sidestep.lifecycle.resume import where_named
 from sidestep.preflight.checks import Check, Skipped, raise_problems, run_checks
+from sidestep.preflight.first_adapter import check_fit
 from sidestep.preflight.free import check_output_free, check_tensors_free
+from sidestep.preflight.held_out import check_held_out
+from sidestep.preflight.of_songs import check_prompts, check_shares
 from sidestep.preflight.tensors import check_made_with, find_tensors
 from sidestep.runtime.creating import Means
 from sidestep.runtime.errors import (
@@ -84,6 +90,14 @@ def input_checks(job: Job, *, ahead: bool = False) -> list[Check]:
     if spec.task in ("train", "pipeline"):
         checks.append(Check("train.adapter", partial(_check_targets, job)))
         checks.append(Check("train.resume_from", partial(where_named, job)))
+        checks.append(Check("train.adapter.rank_from", partial(check_estimate, job)))
+        checks.append(Check("train.init_from", partial(_check_first_adapter, job)))
+        checks.append(Check("train.repeats", partial(check_shares, job, "repeats")))
+        checks.append(Check("train.weights", partial(check_shares, job, "weights")))
+    if spec.task == "train":
+        checks.append(Check("prompts", partial(check_prompts, job)))
+    if spec.task != "preprocess":
+        checks.append(Check("train.validation", partial(check_held_out, job)))
     return checks
 
 
@@ -167,7 +181,30 @@ def _check_targets(job: Job) -> str:
     except SideStepError as error:  # which is said at checkpoint_dir
         raise Skipped("not looked at, as there is no model") from error
     adapter = job.spec.train.adapter
-    return f"{adapter.type} on {counted(len(check_targets(adapter, decoder_modules(layers))), 'modules')}"
+    paths = check_targets(adapter, decoder_modules(layers))
+    rate_factors(paths, job.spec.train.lr_groups)
+    return f"{adapter.type} on {counted(len(paths), 'modules')}"
+
+
+def _check_first_adapter(job: Job) -> str | None:
+    """The adapter that the run begins from; None where it begins with a new one."""
+    train = job.spec.train
+    if not train.init_from:
+        return None
+    if job.commits.newest_commit(job.commits.tail()):
+        return "plays no part any more: this run has a checkpoint"
+    found = find_adapter(train.init_from, job.spec.storage)
+    _check_readable(found.store, found.files)
+    sides_in(header_of(found), found.place)
+    try:
+        every = decoder_modules(
+            _layers(job.checkpoints, find_variant(job.checkpoints, job.spec.model_variant))
+        )
+        check_targets(train.adapter, every)
+    except SideStepError:  # which is said at checkpoint_dir, or at train.adapter
+        every = []
+    check_fit(train, found, every)
+    return f"{found.place}, {_size(found.files)}"
 
 
 def _layers(store: Store, model: Part) -> int:
@@ -248,7 +285,11 @@ def _check_disk(store: LocalStore, is_shared: bool) -> str:
 
 def credential_checks(spec: JobSpec) -> Iterator[Check]:
     """A check for S3 credentials, where one of the places is there."""
-    places = (spec.checkpoint_dir, spec.audio_dir, spec.dataset_json, spec.dataset_dir, spec.output_dir)
+    places = (
+        *(spec.checkpoint_dir, spec.audio_dir, spec.dataset_json, spec.dataset_dir, spec.output_dir),
+        spec.train.init_from,
+        spec.train.adapter.rank_from,
+    )
     if any(place and place.lower().startswith("s3://") for place in places):
         yield Check("credentials", partial(_check_credentials, spec))
 

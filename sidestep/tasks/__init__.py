@@ -2,7 +2,8 @@
 
 import logging
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from sidestep.config.job import JobSpec
@@ -10,7 +11,7 @@ from sidestep.config.needs import check_needs
 from sidestep.config.resolved import digest
 from sidestep.runtime.display import Wanted, shower
 from sidestep.runtime.environment import tidy_environment
-from sidestep.runtime.errors import AgainError
+from sidestep.runtime.errors import AgainError, SideStepError
 from sidestep.runtime.folders import provide_folders
 from sidestep.runtime.lean import import_diffusers
 from sidestep.runtime.logs import guest_logging
@@ -22,6 +23,9 @@ from sidestep.runtime.versions import log_versions
 if TYPE_CHECKING:
     from sidestep.lifecycle.finish import TrainResult
     from sidestep.lifecycle.job import Job
+    from sidestep.lifecycle.reporter import Reporter
+    from sidestep.lifecycle.watchdog import End
+    from sidestep.lifecycle.watching import Watching
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +36,7 @@ def run(
     *,
     progress: Wanted = "auto",
     may_go_back: bool = False,
+    end_stalled: "End | None" = None,
 ) -> "TrainResult | None":
     """Do what `spec.task` says. Training returns what it made, the other tasks return nothing.
 
@@ -43,15 +48,16 @@ def run(
             True: there too, as a line now and then on standard error; False: nothing; a function: called with
             a `Progress` twice a second at most, from any thread.
         may_go_back: whether resume_from may name an older checkpoint of this output, as when it was typed.
+        end_stalled: ends the process where nothing has advanced for `runtime.stall_minutes`; None: nobody
+            watches, as the process is a host's.
 
     Raises:
         SideStepError: something is wrong, and the message is for the user; AgainError after SIGTERM.
         KeyboardInterrupt: after Ctrl-C, once all is saved.
     """
     from sidestep.lifecycle.job import Job
+    from sidestep.lifecycle.watching import Watching
 
-    check_needs(spec)
-    tidy_environment(os.environ)
     with (
         guest_logging() as is_guest,
         shown_by(shower(progress)),
@@ -62,7 +68,10 @@ def run(
             log.debug("The resolved spec's digest is %s", digest(spec))
         noted.set_grace(spec.runtime.grace_seconds)
         try:
-            return _run(Job(spec, noted, may_go_back))
+            with Watching(spec, noted) as watching:
+                check_needs(spec)
+                tidy_environment(os.environ)
+                return _run(Job(spec, noted, may_go_back), watching, end_stalled)
         except AgainError as error:
             if preemption is None and noted.is_interrupt:
                 raise KeyboardInterrupt(str(error)) from error
@@ -74,18 +83,35 @@ def run(
             raise
 
 
-def _run(job: "Job") -> "TrainResult | None":
+@contextmanager
+def _bound_told(reporter: "Reporter") -> Iterator[None]:
+    """A job that was ended as its hours or its money are used up says so, with 70."""
+    try:
+        yield
+    except (AgainError, KeyboardInterrupt) as error:
+        if reporter.bound:
+            raise SideStepError(reporter.bound) from error
+        raise
+
+
+def _run(job: "Job", watching: "Watching", end_stalled: "End | None") -> "TrainResult | None":
     """Each task is imported where its turn comes: a spec and its places are checked, and a run is known to be
     finished, before torch is loaded."""
     from sidestep.lifecycle.finish import finished_before
     from sidestep.lifecycle.reporter import Reporter
+    from sidestep.lifecycle.watchdog import Watchdog
     from sidestep.preflight.places import check_places
     from sidestep.tasks.limits import limits_explained
 
     spec = job.spec
+    bounds = spec.runtime.stall_minutes, spec.runtime.first_step_minutes
     provide_folders(spec.runtime.workspace)
     check_places(job)
-    with Reporter(job) as reporter:
+    with (
+        Reporter(job, watching=watching) as reporter,
+        Watchdog(reporter, *bounds, end_stalled) if end_stalled else nullcontext(),
+        _bound_told(reporter),
+    ):
         if spec.task == "pipeline":
             job.output.keep_first_spec(spec)  # an attempt that ends before it trains can be continued by it
         if spec.task in ("preprocess", "pipeline"):

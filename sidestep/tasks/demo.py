@@ -206,6 +206,8 @@ The demo took {seconds} s.
   Sensitivity    {output}/estimate/report.png
   Adapter        {adapter}
   TensorBoard    {bin}tensorboard --logdir {output}/runs
+  Listen         {bin}sidestep sample {output} --seconds 4
+                 (makes a page to listen to, with and without the adapter)
 
 The model is random, so this adapter is of no use. With your own songs and the released weights:
   {bin}sidestep run --checkpoint-dir ACE-Step-1.5/checkpoints --model-variant base \\

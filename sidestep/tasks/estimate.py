@@ -9,9 +9,9 @@ from typing import Any
 
 from sidestep.acestep.layout import ALIASES, find_variant
 from sidestep.commitlog.leftovers import clear_abandoned
+from sidestep.config.adapter import ATTENTION_MODULES
 from sidestep.config.job import JobSpec
 from sidestep.config.schema import RuntimeSpec
-from sidestep.config.training import ATTENTION_MODULES
 from sidestep.data.index import (
     Index,
     content_digest,
@@ -21,8 +21,11 @@ from sidestep.data.index import (
     written_digests,
 )
 from sidestep.data.keys import digests_of, weights_digest
+from sidestep.data.sides import Sides
+from sidestep.lifecycle.adapter_files import digest_of, find_adapter
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
+from sidestep.lifecycle.resume import sides_of_run
 from sidestep.report.contents import ESTIMATE as REPORT
 from sidestep.report.contents import Layer, Module, Ranking, estimate_of, read_ranking
 from sidestep.runtime.canonical import json_bytes, png_bytes
@@ -47,12 +50,14 @@ def estimate(job: Job, reporter: Reporter) -> dict[str, float]:
     """
     spec, store = job.spec, job.output_store
     clear_abandoned(store)
-    recipe = _recipe(job)
+    frozen = sides_of_run(job.commits)
+    recipe = _recipe(job) | _held_out(job, frozen)
     own = estimate_of(recipe["dataset_content"])
     ranking = _earlier(store, recipe, own)
     if ranking is None:
         reporter.begin("estimate")
-        norms = _measure(job)
+        norms, sides = _measure(job, frozen)
+        recipe |= {"sides": sides.digest} if sides else {}
         modules = [Module(module=module, norm=norm) for module, norm in norms.items()]
         layers = [Layer(layer=layer, norm=norm) for layer, norm in by_layer(norms).items()]
         ranking = Ranking(recipe=recipe, modules=modules, layers=layers)
@@ -84,6 +89,31 @@ def _recipe(job: Job) -> dict[str, Any]:
     }
 
 
+def _held_out(job: Job, frozen: Sides | None) -> dict[str, Any]:
+    """What decides which songs are left out; nothing where none can be. `frozen` is what the run has."""
+    train, decided = job.spec.train, dict[str, Any]()
+    if train.validation.is_on or train.init_from:
+        validation = train.validation.model_dump(mode="json", include={"share", "songs"})
+        decided["validation"] = {**validation, "init_from": _first_adapter(job)}
+    if frozen:
+        decided["sides"] = frozen.digest
+    return decided
+
+
+def _first_adapter(job: Job) -> str:
+    """The digest of the adapter that the training begins from, which may say what was held out of its own."""
+    place = job.spec.train.init_from
+    return digest_of(find_adapter(place, job.spec.storage).pull(job.workspace)) if place else ""
+
+
+def _is_same(found: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:
+    """Whether a report was made by this recipe. Once a run has checkpoints, they say who is held out; before,
+    the settings do, as the songs are not read for it."""
+    other = "validation" if "sides" in recipe else "sides"
+    known = {key: recipe[key] for key in recipe if key in found or key not in SINCE_DIGESTS}
+    return {**found, other: None} == {**known, other: None}
+
+
 def _weights(job: Job) -> str:
     """A digest of the model, which is not read for it where the tensors' index knows its files."""
     store, known = job.checkpoints, read_index(job.tensors) or Index()
@@ -101,8 +131,7 @@ def _earlier(store: Store, recipe: dict[str, Any], own: str) -> Ranking | None:
             ranking = read_ranking(store, path)
             if ranking.sha256 not in ("", ranking.digest()):
                 raise BadDataError("it is not as it was written")
-            known = {key: recipe[key] for key in recipe if key in ranking.recipe or key not in SINCE_DIGESTS}
-            if ranking.recipe == known and ranking.modules:
+            if _is_same(ranking.recipe, recipe) and ranking.modules:
                 log.info("Already estimated: %s/%s", store.place, path)
                 return ranking
         except BadDataError as error:
@@ -135,29 +164,32 @@ def _content(store: Store, name: str) -> bytes | None:
         return None
 
 
-def _measure(job: Job) -> dict[str, float]:
-    """Gradient norms over `estimate.batches` songs, as in corrected training without dropout."""
+def _measure(job: Job, frozen: Sides | None) -> tuple[dict[str, float], Sides | None]:
+    """Gradient norms over `estimate.batches` songs, as in corrected training without dropout; and which songs
+    are left out of it, as the training is not to know of them. `frozen` is what the run has."""
     # Here, as what was estimated before is known without them.
     import_diffusers()
+    from sidestep.tasks.first_adapter import find_first_adapter
     from sidestep.tasks.setup import prepare_setup, sampling_config
     from sidestep.training import rng
     from sidestep.training.machine import choose_machine
     from sidestep.training.sensitivity import attention_weights, draw_batches, mean_gradient_norms
 
     spec = job.spec
-    setup = prepare_setup(job, choose_machine(_without_fp16(spec.runtime)))
+    taken_over = frozen or find_first_adapter(job, None).sides(spec.train.validation)
+    setup = prepare_setup(job, choose_machine(_without_fp16(spec.runtime)), sides=taken_over)
     sampling = sampling_config(spec, setup.model.config, setup.machine.dtype)
     seed = rng.key(sampling.seed, "estimate")
-    sampling = replace(sampling, mode="corrected", cfg_dropout=0.0, seed=seed)
+    sampling = replace(sampling.as_captioned(seed), mode="corrected")
     transformer = setup.model.transformer
     transformer.enable_gradient_checkpointing()
     module = setup.machine.fabric().setup_module(transformer)
     batches = draw_batches(
-        setup.samples, setup.null_condition, sampling, spec.estimate.batches, setup.machine.device
+        setup.trained, setup.null_condition, sampling, spec.estimate.batches, setup.machine.device
     )
     norms = mean_gradient_norms(module, attention_weights(transformer), batches)
     # Equal norms keep the model's own order.
-    return dict(sorted(norms.items(), key=lambda item: -item[1]))
+    return dict(sorted(norms.items(), key=lambda item: -item[1])), setup.sides
 
 
 def _without_fp16(runtime: RuntimeSpec) -> RuntimeSpec:

@@ -10,6 +10,7 @@ from sidestep.runtime.words import as_typed
 from sidestep.training.savings import MODEL_WEIGHTS, Saving, savings
 
 MOST_FIRST = (
+    "train.batch_size",
     *("train.gradient_checkpointing", "runtime.precision", "model_variant", "train.chunk_duration"),
     *("train.adapter.rank", "train.optimizer_type"),
 )
@@ -32,7 +33,7 @@ def limits_explained(spec: JobSpec, task: str) -> Iterator[None]:
             sign in text for sign in ALLOCATION_FAILED
         ):
             raise
-        savings = preprocess_savings() if task == "preprocess" else training_savings(spec, task)
+        savings = _OTHERS[task]() if task in _OTHERS else training_savings(spec, task)
         raise OutOfMemoryError(
             f"{task}: the GPU has too little memory for these settings\n"
             + f"  {text.splitlines()[0]}\n"
@@ -76,3 +77,17 @@ def preprocess_savings() -> list[str]:
         "a GPU with more memory: preprocess once, the tensors then serve every training",
         "runtime.device: cpu (the same tensors, slowly)",
     ]
+
+
+def sample_savings() -> list[str]:
+    """The decoder's weights take most; what it computes grows with the length."""
+    return [
+        "runtime.precision: bf16 (half the weights' memory)",
+        "--seconds: shorter takes",
+        "this GPU without what else runs on it (`nvidia-smi` shows it), or one with more memory",
+        "runtime.device: cpu (the same takes, slowly)",
+    ]
+
+
+_OTHERS = {"preprocess": preprocess_savings, "sample": sample_savings}
+"""Of the tasks that train nothing."""

@@ -13,7 +13,7 @@ from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_vari
 from sidestep.commitlog.leftovers import clear_abandoned
 from sidestep.config.schema import PreprocessSpec, StorageSpec
 from sidestep.data.dataset import Song, by_store
-from sidestep.data.index import Index, read_index, record_tensors, write_index, write_weights
+from sidestep.data.index import ONE, Index, read_index, record_tensors, write_index, write_weights
 from sidestep.data.keys import (
     Work,
     digests_of,
@@ -25,9 +25,11 @@ from sidestep.data.keys import (
 )
 from sidestep.data.made import find_made
 from sidestep.data.probe import probed_by, sound_songs
+from sidestep.data.prompts import alternates_of
 from sidestep.data.survey import Heard, heard_before, in_words, survey_of, write_survey
 from sidestep.data.unfinished import GoneError, Unfinished
 from sidestep.data.weights import made_with
+from sidestep.lifecycle.held_out import check_to_be_trained
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.runtime.lean import import_diffusers
@@ -56,13 +58,18 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     songs = sound_songs(songs, job.spec.preprocess, known, job.workspace, heard)
     works, index = _plan(job, (vae, text_encoder, model), songs, known)
     _report(tensors, songs, heard, index, job.spec.preprocess)
+    if job.spec.task == "pipeline":
+        check_to_be_trained(job, songs, index)
     unique = {work.tensors: work for work in works}
     sound, damaged = find_made(tensors, unique, known.tensors, unfinished, job.workspace)
     # What has a digest there is waited for, where it does not show: so nothing has that is still to be made.
     others = {key: digest for key, digest in known.tensors.items() if key not in unique}
     index = replace(index, tensors=others | sound, weights=known.weights)
-    write_index(tensors, index)
     missing = [work for key, work in unique.items() if key not in sound]
+    for work in missing:
+        if digest := known.tensors.get(work.tensors):
+            unfinished.note_digest(work.tensors, digest)  # what it was, which the index forgets
+    write_index(tensors, index)
     if not missing:
         unfinished.clear()
         log.info("%s already preprocessed, in %s", _all(len(songs)), tensors.place)
@@ -138,11 +145,15 @@ def _plan(
         found = digests(store, files, "songs", probed=probed_by(settings))
         audio |= {f"{store.place}/{path}": digest for path, digest in found.items()}
     weights = digests(job.checkpoints, [file for part in parts for file in part.files], "the model")
-    recipe = recipe_of(settings, *(weights_digest(part, weights) for part in parts))
+    vae, text_encoder, model = (weights_digest(part, weights) for part in parts)
+    recipe = recipe_of(settings, vae, text_encoder, model, job.spec.alternates)
     ways = [
         [
-            Work(song, latents_key(audio[song.place], way), tensors_key(song, audio[song.place], way))
-            for song in songs
+            Work(
+                *(song, sound, latents_key(sound, way), tensors_key(song, sound, way)),
+                alternates_of(song, way.alternates),
+            )
+            for song, sound in ((song, audio[song.place]) for song in songs)
         ]
         for way in recipes_alike(recipe)
     ]
@@ -151,4 +162,5 @@ def _plan(
     samples = {work.song.place: work.tensors for work in works}
     if copies := len(works) - len(set(samples.values())):
         log.warning("%s: the same sound and texts as others, which count once", counted(copies, "songs"))
-    return works, replace(index, samples=samples)
+    shares = {song.place: song.share for song in songs if song.share != ONE}
+    return works, replace(index, samples=samples, alternates=list(job.spec.alternates), shares=shares)

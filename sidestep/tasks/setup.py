@@ -1,6 +1,7 @@
 """What estimate and train share: the decoder on this machine, the songs, and the timestep law."""
 
 import logging
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +12,21 @@ from sidestep.acestep.layout import Part, find_variant, is_silence
 from sidestep.acestep.loading import AceStepModel, load_model, load_null_condition, read_silence
 from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.config.job import JobSpec
-from sidestep.data.index import log_left_out, read_index
+from sidestep.config.judging import ValidationSpec
+from sidestep.config.training import Alternate
+from sidestep.data.index import Share, log_left_out, read_index
 from sidestep.data.keys import pull_model
+from sidestep.data.shares import shares_of
+from sidestep.data.sides import Sides, split
+from sidestep.data.tensors import Sample
 from sidestep.data.weights import check_content
 from sidestep.lifecycle.job import Job
 from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.words import out_of, some
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import Store
 from sidestep.storage.transfer import pull, using_copies
-from sidestep.training.dataset import Samples
+from sidestep.training.dataset import Chosen, Samples
 from sidestep.training.flow import SamplingConfig
 from sidestep.training.machine import Machine
 from sidestep.training.numbers import Numbers
@@ -35,21 +42,46 @@ class TrainingSetup:
     samples: Samples
     model: AceStepModel  # the decoder alone, frozen, on the machine's device
     null_condition: Tensor  # [1, 1, D]
+    shares: list[Share]  # how much of an epoch each song is
+    sides: Sides | None  # which songs are held out; None: none is
     weights: str  # digest of the files of the model's folder; and @ the commit, of a repository
 
+    @property
+    def trained(self) -> Sequence[Sample]:
+        """The samples that are not held out."""
+        if self.sides is None:
+            return self.samples
+        held_out = self.sides.are_held_out(self.samples.songs)
+        return Chosen(self.samples, [number for number, is_out in enumerate(held_out) if not is_out])
 
-def prepare_setup(job: Job, machine: Machine, before: Numbers | None = None) -> TrainingSetup:
+
+def prepare_setup(
+    job: Job,
+    machine: Machine,
+    before: Numbers | None = None,
+    alternates: Collection[Alternate] = (),
+    sides: Sides | None = None,
+) -> TrainingSetup:
     """Pull the tensors and the variant's weights and load the decoder onto `machine`.
 
-    `before` is the run to go on with, which keeps to the tensors that it was begun with.
+    `before` is the run to go on with, which keeps to the tensors that it was begun with; `alternates` are the
+    prompts that samples are drawn from, beside each song's own. `sides` are those that a new run takes over,
+    as its adapter was trained with them: what it was not trained on stays out, also where validation is off.
 
     Raises MissingInputError for what is not there, BadDataError for what is damaged or does not fit together,
-    BadSpecError for other tensors than those that the run was begun with.
+    BadSpecError for other tensors than those that the run was begun with, or without these prompts.
     """
     store, workspace, variant = job.checkpoints, job.workspace, job.spec.model_variant
     part = find_variant(store, variant)
     log_left_out(job.tensors)
-    samples = Samples.pull(job.tensors, workspace, before, silence=_silence(store, part, workspace))
+    silence = _silence(store, part, workspace)
+    validation, frozen = job.spec.train.validation, before.sides if before else sides
+    known = validation.is_on or frozen is not None
+    samples = Samples.pull(job.tensors, workspace, before, silence, alternates, known=known)
+    sides = split(samples.songs, validation, frozen) if known else None
+    if sides:
+        _log_held_out(samples, sides, validation)
+    shares = shares_of(job.tensors, samples.names, job.spec.train)
     device, dtype = machine.device, machine.dtype
     pulled = pull_model(store, variant, workspace)
     for warning in check_content(job.spec, store, workspace, part, read_index(job.tensors)):
@@ -65,7 +97,21 @@ def prepare_setup(job: Job, machine: Machine, before: Numbers | None = None) -> 
     log.info("Loaded only the decoder of %s: no encoder is in memory during training", model.variant)
     _check_fit(samples, model)
     weights = f"{pulled.digest}@{store.commit}" if store.commit else pulled.digest
-    return TrainingSetup(machine, samples, model, null_condition, weights)
+    return TrainingSetup(machine, samples, model, null_condition, shares, sides, weights)
+
+
+def _log_held_out(samples: Samples, sides: Sides, validation: ValidationSpec) -> None:
+    is_out = sides.are_held_out(samples.songs)
+    names = [song.name for song, out in zip(samples.songs, is_out, strict=True) if out]
+    said = out_of(len(names), len(samples), "songs")
+    if validation.is_on:
+        log.info("Held out, and not trained on: %s (%s)", said, some(names))
+    elif names:
+        log.info(
+            "Not trained on, as they were held out before: %s (%s). Nothing is measured on them: "
+            "validation is off",
+            *(said, some(names)),
+        )
 
 
 def _silence(store: Store, part: Part, workspace: Workspace) -> Tensor:
@@ -75,7 +121,7 @@ def _silence(store: Store, part: Part, workspace: Workspace) -> Tensor:
 
 
 def sampling_config(spec: JobSpec, config: dict[str, Any], dtype: torch.dtype) -> SamplingConfig:
-    """How `spec` draws micro-batches; timestep parameters that it leaves out are the checkpoint's.
+    """How `spec` draws samples; timestep parameters that it leaves out are the checkpoint's.
 
     `dtype` is what the machine computes in.
     """
@@ -86,8 +132,11 @@ def sampling_config(spec: JobSpec, config: dict[str, Any], dtype: torch.dtype) -
         mu=config["timestep_mu"] if mu is None else mu,
         sigma=config["timestep_sigma"] if sigma is None else sigma,
         cfg_dropout=spec.train.cfg_dropout,
+        caption_dropout=spec.train.caption_dropout,
+        genre_share=spec.train.genre_share,
         seed=spec.train.seed,
         chunk_frames=round(seconds * LATENTS_PER_SECOND) if seconds else None,
+        chunks_cover=spec.train.chunks == "cover",
         timestep_dtype=dtype,
     )
 

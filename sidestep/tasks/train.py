@@ -2,47 +2,56 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from sidestep.acestep.recompute import recompute_layers
-from sidestep.adapters import inject
+from sidestep.adapters.adapter import Adapter
 from sidestep.commitlog.writer import Writer, take_over
 from sidestep.config.job import JobSpec
-from sidestep.config.optimizers import doubtful_rate
+from sidestep.config.training import TrainSpec
 from sidestep.config.yaml12 import dump_yaml
+from sidestep.data.card import Facts
 from sidestep.data.preview import read_preview
+from sidestep.lifecycle.best import Best, best_commit
 from sidestep.lifecycle.events import EventsToSend
 from sidestep.lifecycle.finish import TrainResult, finish
-from sidestep.lifecycle.identity import check_same_run, differences, length_before, said, settings_of
+from sidestep.lifecycle.identity import (
+    check_same_run,
+    is_extended,
+    settings_of,
+)
 from sidestep.lifecycle.job import Job
+from sidestep.lifecycle.judgements import Judgements
 from sidestep.lifecycle.output import RUNS
 from sidestep.lifecycle.policy import CheckpointPolicy
-from sidestep.lifecycle.publish import publish_command
+from sidestep.lifecycle.ranks import (
+    find_ranking,
+    frozen_ranks,
+)
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.lifecycle.resume import ResumePoint, check_crash_loop, find_resume_point
 from sidestep.lifecycle.saver import RETRY, Saver
-from sidestep.runtime.errors import AgainError, BadSpecError
-from sidestep.runtime.preemption import Preemption
+from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.words import counted
-from sidestep.tasks.setup import TrainingSetup, prepare_setup, sampling_config
+from sidestep.tasks.first_adapter import find_first_adapter
+from sidestep.tasks.setup import TrainingSetup, prepare_setup
+from sidestep.tasks.train_log import log_resume, log_training, report_step, stopped
+from sidestep.tasks.trainer import build_trainer, with_ranks
+from sidestep.training.batches import at_once
+from sidestep.training.card import facts_of
 from sidestep.training.checkpoint import restore
-from sidestep.training.dropout import Masks
-from sidestep.training.history import history_bytes
-from sidestep.training.loop import StepResult, Trainer
+from sidestep.training.history import HeldOut, history_bytes, with_shares
+from sidestep.training.loop import Trainer
 from sidestep.training.machine import choose_machine
 from sidestep.training.metrics import Metrics
-from sidestep.training.numbers import Numbers, Progress
-from sidestep.training.optimizer import build_optimizer, check_optimizer
-from sidestep.training.schedule import Schedule
+from sidestep.training.numbers import LAW, Numbers, Progress
+from sidestep.training.optimizer import check_optimizer
+from sidestep.training.schedule import Group, Schedule
 from sidestep.training.snapshot import Snapshot
 from sidestep.training.throughput import Throughput
+from sidestep.training.verdict import judge
 
 log = logging.getLogger(__name__)
-
-DROPOUT_IN_OLDER_SPECS = 0.1
 
 
 def train(job: Job, reporter: Reporter) -> TrainResult:
@@ -52,10 +61,11 @@ def train(job: Job, reporter: Reporter) -> TrainResult:
 
     Raises MissingInputError or BadDataError for tensors or weights that are not there or not sound,
     BadSpecError where the output was begun with other settings, MachineError for a missing GPU or package,
-    AgainError where notice came or another run has taken over, StorageError where the last checkpoint could
-    not be sent.
+    AgainError where notice came, TakenError where another run has taken over, StorageError where the last
+    checkpoint could not be sent.
     """
     spec = job.spec
+    reporter.count()
     check_crash_loop(job)
     check_optimizer(spec.train)
     with job.workspace.temporary() as temporary:
@@ -64,12 +74,21 @@ def train(job: Job, reporter: Reporter) -> TrainResult:
         check_same_run(spec, start.numbers, settings, start.place)  # before gigabytes are pulled
         reporter.begin("pull")
         machine = choose_machine(spec.runtime, start.numbers.machine if start.numbers else None)
-        setup = prepare_setup(job, machine, start.numbers)
+        ranking = find_ranking(job) if spec.train.adapter.rank_from and not start.numbers else None
+        first = find_first_adapter(job, start.numbers)
+        setup = prepare_setup(
+            *(job, machine, start.numbers, spec.train.alternates, first.sides(spec.train.validation))
+        )
         known_now = {"dataset_content": setup.samples.content, "weights": setup.weights}
-        fingerprint = {**settings, **known_now}
+        spec, ranks = with_ranks(job, setup, frozen_ranks(start.numbers), ranking)
+        fingerprint = {**settings, **known_now, **first.fingerprint}
+        if ranks:
+            fingerprint["train.adapter"] = settings["train.adapter"] | ranks.model_dump()
         check_same_run(spec, start.numbers, fingerprint, start.place)
-        trainer = build_trainer(spec, setup, job.preemption)
-        with take_over(job.commits, reporter.lease, reporter.watch, machine.kind()) as writer:
+        trainer = build_trainer(spec, setup, job.preemption, first)
+        law = start.numbers.progress.law if start.numbers else LAW
+        kind = machine.kind(at_once(spec.train.batch_size, law))
+        with take_over(job.commits, reporter.lease, reporter.watch, kind) as writer:
             reporter.update(generation=writer.generation)  # what others say, who are not, is overwritten
             if writer.newest != start.newest:  # the writer before had still added to the log
                 start = find_resume_point(job, Path(temporary))
@@ -77,6 +96,15 @@ def train(job: Job, reporter: Reporter) -> TrainResult:
             with job.preemption.deferred():
                 result = _train(job, reporter, setup, fingerprint, trainer, writer, start)
     log.info("Loss on fixed draws: %.4f at the start, %.4f at the end", result.first_loss, result.last_loss)
+    if result.best_step is not None:
+        log.info(
+            "Held-out loss: %.4f at the start, %.4f at the end. The best is step %d, with %.4f%s",
+            *(result.held_out[0], result.held_out[max(result.held_out)]),
+            *(result.best_step, result.best_held_out),
+            f" as the mean of up to {window} validations"
+            if (window := spec.train.validation.window) > 1
+            else "",
+        )
     log.info("Adapter: %s", result.adapter)
     return result
 
@@ -95,69 +123,110 @@ def _train(
     total_steps = schedule.total_steps
     reporter.speak()
     reporter.begin("train", gpus=int(setup.machine.device.type == "cuda"))
-    progress = restore(start.folder, trainer.adapter, trainer.optimizer) if start.folder else Progress()
-    machine = setup.machine.kind()
+    progress = Progress()
+    if start.folder:
+        progress = restore(start.folder, trainer.adapter, trainer.optimizer, trainer.ema)
+    machine = setup.machine.kind(at_once(spec.train.batch_size, progress.law))
     if start.numbers:
         reporter.resumed_at(_check_length(start.numbers, schedule))
-        _log_resume(start.numbers, fingerprint, machine, schedule)
+        log_resume(start.numbers, fingerprint, machine, schedule)
+        _begin_patience_anew(progress, start.numbers, fingerprint, spec.train)
         machine = start.numbers.machine
-    _log_training(spec, setup, progress.law)
+    log_training(spec, setup, progress.law)
     job.output.keep_spec(spec)
     snapshot = Snapshot(
-        trainer.adapter, trainer.optimizer, spec.train, fingerprint, machine, setup.samples.records
+        *(trainer.adapter, trainer.optimizer, spec.train, fingerprint, machine),
+        *(setup.samples.records, setup.sides, trainer.ema),
+        # An older version's run says of itself what it has said before: nothing.
+        start.numbers.card if start.numbers else _facts(spec, setup, trainer.adapter),
     )
     policy = CheckpointPolicy(spec.train.checkpoint, schedule)
     committed = writer.newest.step if writer.newest else 0
     events = EventsToSend(job.output, newest=committed, now=progress.step, check_now=writer.check_now)
-    saver = Saver(job, reporter, writer, snapshot, policy, events, RETRY, start.origin)
+    best = _best_of(job, writer, start, progress)
+    saver = Saver(job, reporter, writer, snapshot, policy, events, best, RETRY, start.origin)
 
+    judgements = Judgements(reporter, spec.train, total_steps, progress)
+    trainer.watch = judgements.watch
     log_every, log_heavy_every = spec.train.log_every, spec.train.log_heavy_every
-    with Metrics(job.output.path(RUNS), trainer, progress, log_every, log_heavy_every) as metrics:
+    with Metrics(
+        *(job.output.path(RUNS), trainer, progress, log_every, log_heavy_every, spec.train.lr_groups)
+    ) as metrics:
         if writer.newest is None:
             text = dump_yaml(spec.model_dump(mode="json")).decode()
             metrics.describe(text, fingerprint, read_preview(job.tensors))
-        if start.unsent:
-            saver.send(start.unsent)
+
+        def name_of_due(group: Group) -> str | None:
+            """None, too, where a validation is due: what is saved then is not the checkpoint of that name."""
+            if not trainer.is_settled(progress):
+                return None
+            return policy.due(progress, group, must=trainer.is_over(progress) or best.wins(progress))
+
+        settled = progress.step > 0 and trainer.settle(progress)  # what notice had cut off
+        judgements.tell()
+        metrics.log_settled()
+        if settled and trainer.is_over(progress):  # no step follows whose file would have these points
+            events.add(metrics.rotate(progress.step + 2))
+        if settled and (name := name_of_due(schedule.group(progress.step - 1))):
+            saver.save(name, progress)  # in place of what waits
+        elif start.unsent:
+            saver.send(start.unsent, progress)
         throughput = Throughput()
         for result in trainer.steps(progress):
             metrics.log_step(result)
+            judgements.tell()
             saver.check()
             report_step(reporter, result, schedule, throughput)
-            if name := policy.due(progress, result.group):
+            if name := name_of_due(result.group):
                 events.add(metrics.rotate(progress.step + 1))
                 saver.save(name, progress)
         step = progress.step
-        if step < total_steps:
+        if not trainer.is_over(progress):
             events.add(metrics.rotate(step + 1))
             saver.save_in_time(f"checkpoint-step-{step}", progress)
-            raise _stopped(job, step, total_steps, writer, saver)
+            raise stopped(job, step, total_steps, writer, saver)
         saver.finish()
     rates = [schedule.learning_rate(made) for made in range(step)]
-    history = history_bytes(progress, rates, setup.samples.facts)
-    return finish(job, reporter, writer, fingerprint, progress, history)
+    songs = with_shares(setup.samples.facts, setup.shares)
+    means = judge(progress, spec.train).smoothed
+    held_out = HeldOut.of(setup.samples.songs, setup.sides, means) if setup.sides else None
+    history = history_bytes(progress, rates, songs, spec.train.lr_groups, held_out)
+    return finish(job, reporter, writer, fingerprint, progress, history, best, total_steps)
 
 
-def build_trainer(spec: JobSpec, setup: TrainingSetup, preemption: Preemption | None = None) -> Trainer:
-    """Put the adapter into the decoder and set both up to be trained. Everything is keyed by the seed."""
-    train, transformer = spec.train, setup.model.transformer
-    adapter = inject(transformer, train.adapter, train.seed)
-    if train.gradient_checkpointing:
-        recompute_layers(transformer, train.gradient_checkpointing_ratio)
-    fabric = setup.machine.fabric()
-    log.info("Optimizer %s, learning rate %g, scheduler %s", train.optimizer_type, train.lr, train.scheduler)
-    return Trainer(
-        fabric=fabric,
-        model=fabric.setup_module(transformer),
-        adapter=adapter,
-        masks=Masks(adapter, train.seed),
-        optimizer=build_optimizer(adapter, train),
-        samples=setup.samples,
-        null_condition=setup.null_condition,
-        sampling=sampling_config(spec, setup.model.config, setup.machine.dtype),
-        schedule=Schedule.of(train, len(setup.samples)),
-        max_grad_norm=train.max_grad_norm,
-        preemption=preemption or Preemption(),
-    )
+def _facts(spec: JobSpec, setup: TrainingSetup, adapter: Adapter) -> Facts:
+    """What the adapter's card says before the first step."""
+    songs = setup.samples.facts
+    held_out = setup.sides.are_held_out(setup.samples.songs) if setup.sides else [False] * len(songs)
+    return facts_of(spec, adapter, songs, held_out, is_turbo=bool(setup.model.config["is_turbo"]))
+
+
+def _begin_patience_anew(
+    progress: Progress, numbers: Numbers, fingerprint: Mapping[str, Any], train: TrainSpec
+) -> None:
+    """A run that patience has ended and that is extended would end at once again."""
+    if is_extended(numbers.recipe, fingerprint) and judge(progress, train).end == "patience":
+        progress.patient_from = progress.step
+        log.info("Patience begins anew after step %d", progress.step)
+
+
+def _best_of(job: Job, writer: Writer, start: ResumePoint, progress: Progress) -> Best:
+    """Which checkpoint is the best so far. Says so where there is none any more of the best step."""
+    best = Best(job.spec.train)
+    steps = best.ranked(progress)
+    if not steps:
+        return best
+    found = best_commit(job.commits, writer.newest, steps)
+    if found:
+        best.folders[found.step] = found.folder
+    is_here = found is not None and found.step == steps[0]
+    if not is_here and not (start.unsent and start.unsent.step == steps[0]):
+        log.warning(
+            "The held-out loss was best after step %d, and no checkpoint of that step is in this output: the "
+            "best of those that are stays",
+            steps[0],
+        )
+    return best
 
 
 def _check_length(numbers: Numbers, schedule: Schedule) -> int:
@@ -169,78 +238,3 @@ def _check_length(numbers: Numbers, schedule: Schedule) -> int:
             "  ask for more epochs or max_steps, or start again in another output_dir"
         )
     return step
-
-
-def _log_resume(
-    numbers: Numbers, fingerprint: Mapping[str, Any], machine: Mapping[str, Any], schedule: Schedule
-) -> None:
-    """Say where the run goes on, and what is not as it was: its length, the kind of machine."""
-    step = numbers.progress.step
-    log.info("Going on after step %d of %d", step, schedule.total_steps)
-    if length := length_before(numbers.recipe, fingerprint):
-        then = replace(schedule, **length)  # type: ignore[arg-type]  # epochs are never None
-        log.warning(
-            "The run is extended from %d to %s. Its schedule is stretched, so the learning rate "
-            "after step %d is %.3g (it would have been %.3g)",
-            *(then.total_steps, counted(schedule.total_steps, "steps"), step),
-            *(schedule.learning_rate(step), then.learning_rate(min(step, then.total_steps - 1))),
-        )
-    if differing := differences(numbers.machine, machine):
-        log.warning(
-            "This machine is of another kind than the one that began the run (%s): it continues from "
-            "exactly the same state, but the last bits of later numbers may differ",
-            ", ".join(f"{key}: {said(then)} then, {said(now)} now" for key, (then, now) in differing.items()),
-        )
-
-
-def _log_training(spec: JobSpec, setup: TrainingSetup, law: int) -> None:
-    kind = {"lora": "LoRA", "lokr": "LoKR"}[spec.train.adapter.type]
-    log.info(
-        "Training a %s on %s in %s mode: %s, %s",
-        *(kind, setup.model.variant, spec.train.mode),
-        *(counted(len(setup.samples), "songs"), counted(spec.train.epochs, "epochs")),
-    )
-    if warning := doubtful_rate(spec.train.optimizer_type, spec.train.lr):
-        log.warning("%s", warning)
-    adapter = spec.train.adapter
-    if law > 1 and (adapter.type, adapter.dropout) == ("lokr", DROPOUT_IN_OLDER_SPECS):
-        log.warning(
-            "This LoKR is trained with dropout %g. Older versions wrote that into every job.yaml but trained "
-            "a LoKR without dropout, as train.adapter.dropout 0 does now",
-            adapter.dropout,
-        )
-    if setup.model.is_turbo and spec.train.mode == "corrected":
-        log.warning(
-            "%s was distilled to eight timesteps, but corrected mode also trains between "
-            "them; vanilla mode samples only those eight.",
-            setup.model.variant,
-        )
-
-
-def report_step(reporter: Reporter, result: StepResult, schedule: Schedule, throughput: Throughput) -> None:
-    throughput.add(1)
-    rate = throughput.average()
-    reporter.update(
-        step=result.step,
-        steps=schedule.total_steps,
-        epoch=result.group.epoch + 1,
-        epochs=schedule.epochs,
-        loss=result.loss if isfinite(result.loss) else None,
-        steps_per_second=round(rate, 4),
-        seconds_left=round((schedule.total_steps - result.step) / rate),
-    )
-
-
-def _stopped(job: Job, step: int, steps: int, writer: Writer, saver: Saver) -> AgainError:
-    committed = writer.newest.step if writer.newest else 0
-    if committed == step:
-        saved = "all of it is saved in the output"
-    elif saver.saved_step == step:
-        saved = f"the output has step {committed}; step {step} waits in the workspace of this machine"
-    else:
-        saved = f"the output has step {committed}, what came after it is made again"
-    lines = [f"stopped after step {step} of {steps}: {saved}", "the same command continues from there"]
-    if committed and job.preemption.is_interrupt:  # somebody is there, and may have heard enough
-        publish = publish_command(job.spec, job.output_store.place)
-        lines.append(f"to use it as it is: `{publish}` makes the adapter of step {committed}")
-    return AgainError("\n  ".join(lines))

@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 
 from sidestep.commitlog.log import Record
+from sidestep.config.adapter import OWN_ESTIMATE
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
@@ -58,6 +59,7 @@ def verify_resume(spec: JobSpec, steps: int) -> None:
 
 def _trial(spec: JobSpec, steps: int, output: Path) -> JobSpec:
     """The job in small: so many steps, with a checkpoint in the middle, and no waiting for a dead writer."""
+    rank_from = spec.train.adapter.rank_from
     return spec.changed(
         {
             "task": "train",
@@ -70,6 +72,7 @@ def _trial(spec: JobSpec, steps: int, output: Path) -> JobSpec:
             "train.checkpoint.every_steps": steps // 2,
             "train.resume_from": None,
             "train.extend": False,
+            **({"train.adapter.rank_from": spec.output_place} if rank_from == OWN_ESTIMATE else {}),
             "runtime.lease_seconds": 1.0,
         }
     )

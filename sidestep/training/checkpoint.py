@@ -1,8 +1,9 @@
 """What training needs to go on exactly where it was, as safetensors and JSON: no pickle.
 
-`training_state.safetensors` holds the adapter's raw parameters, the optimizer's tensors and the
-history; `training_state.json` the counters and the optimizer's numbers. Every tensor is restored, or
-the resume fails: a resume that loads nothing would train on from zero weights without a word.
+`training_state.safetensors` holds the adapter's raw parameters, their average where one is kept, the
+optimizer's tensors and the history; `training_state.json` the counters and the optimizer's numbers. Every
+tensor is restored, or the resume fails: one that loads nothing would train on from zero weights without a
+word.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,10 +15,14 @@ import torch
 from torch import Tensor
 
 from sidestep.adapters.adapter import Adapter, read_safetensors
+from sidestep.data.card import Facts
 from sidestep.data.index import FileRecord
-from sidestep.runtime.canonical import Parts, safetensors_parts
+from sidestep.data.sides import Sides
+from sidestep.runtime.canonical import Parts, safetensors_parts, with_metadata
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.words import counted
+from sidestep.training.card import facts_at
+from sidestep.training.ema import Ema
 from sidestep.training.numbers import NUMBERS_FILE, TENSORS_FILE, Numbers, Progress, numbers_bytes, numbers_in
 
 
@@ -28,11 +33,17 @@ def checkpoint_files(
     fingerprint: dict[str, Any],
     machine: dict[str, Any],
     dataset_files: Mapping[str, FileRecord] | None = None,
+    sides: Sides | None = None,
+    ema: Ema | None = None,
+    card: Facts | None = None,
 ) -> dict[str, Parts]:
     """The files of a checkpoint: the adapter as it would be published, and the training state.
 
     `fingerprint` is the run's; `machine` what its first attempt chose and ran on, which later ones keep to;
-    `dataset_files` the tensors that it is trained on, with which later attempts compare what they read.
+    `dataset_files` the tensors that it is trained on, with which later attempts compare what they read;
+    `sides` which songs are held out, which the adapter's files tell as well: see `data.sides`; `ema` the
+    average of the adapter's parameters, which is what is published where it is in use; `card` what the
+    adapter says of itself in its header, with how far it is.
     """
     tensors = {f"adapter.{name}": p.detach() for name, p in adapter.parameters().items()}
     numbers: dict[str, dict[str, Any]] = {}
@@ -44,22 +55,39 @@ def checkpoint_files(
                 tensors[f"optimizer.{name}.{key}"] = value.clone() if key.startswith("qmap") else value
             else:
                 numbers.setdefault(name, {})[key] = value
+    if ema:
+        assert not ema.is_in_place, "a checkpoint would hold the average as what is trained"
+        tensors |= {f"ema.{name}": value for name, value in ema.values.items()}
     tensors["history.losses"] = torch.tensor(progress.losses, dtype=torch.float64)
     kept = {
         "kind": type(optimizer).__name__,
         "groups": [_changed(group, optimizer.defaults) for group in optimizer.param_groups],
         "numbers": numbers,
     }
-    written = Numbers(fingerprint, machine, progress, sorted(tensors), kept, dict(dataset_files or {}))
+    written = Numbers(
+        *(fingerprint, machine, progress, sorted(tensors), kept, dict(dataset_files or {}), sides, card)
+    )
+    files = adapter.files(ema.values if ema and ema.use else None)
+    texts = {
+        **(sides.as_metadata() if sides else {}),
+        **(facts_at(card, progress).as_metadata() if card else {}),
+    }
+    if texts:
+        files = {
+            name: with_metadata(parts, texts) if name.endswith(".safetensors") else parts
+            for name, parts in files.items()
+        }
     return {
-        **adapter.files(),
+        **files,
         TENSORS_FILE: safetensors_parts(tensors),
         NUMBERS_FILE: (numbers_bytes(written),),
     }
 
 
-def restore(folder: Path, adapter: Adapter, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put a checkpoint's state into `adapter` and `optimizer`, all of it, and return its progress.
+def restore(
+    folder: Path, adapter: Adapter, optimizer: torch.optim.Optimizer, ema: Ema | None = None
+) -> Progress:
+    """Put a checkpoint's state into `adapter`, `optimizer` and `ema`, all of it, and return its progress.
 
     Raises MissingInputError or BadDataError for an incomplete or damaged checkpoint. Whether it was made
     with this run's settings is asked before, see `sidestep.lifecycle.identity`.
@@ -68,22 +96,28 @@ def restore(folder: Path, adapter: Adapter, optimizer: torch.optim.Optimizer) ->
     tensors, _ = read_safetensors(folder / TENSORS_FILE)
     _same_keys(tensors.keys(), numbers.tensors, folder)
     parameters = adapter.parameters()
-    saved = _take(tensors, "adapter.")
-    _same_keys(saved.keys(), parameters.keys(), folder)
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            if saved[name].shape != parameter.shape or saved[name].dtype != parameter.dtype:
-                raise BadDataError(
-                    f"{folder}: {name} is {saved[name].dtype} {list(saved[name].shape)}, "
-                    f"this run's is {parameter.dtype} {list(parameter.shape)}"
-                )
-            parameter.copy_(saved[name])
+    _fill(parameters, _take(tensors, "adapter."), folder)
+    if ema:
+        _fill(ema.values, _take(tensors, "ema."), folder)
     _restore_optimizer(numbers.optimizer, _take(tensors, "optimizer."), parameters, optimizer, folder)
     _same_keys(tensors.keys(), ["history.losses"], folder)
     losses = tensors["history.losses"]
     if losses.dtype != torch.float64 or losses.ndim != 1:
         raise BadDataError(f"{folder}: its losses are {losses.dtype} {list(losses.shape)}")
     return replace(numbers.progress, losses=losses.tolist())
+
+
+@torch.no_grad()
+def _fill(values: Mapping[str, Tensor], saved: Mapping[str, Tensor], folder: Path) -> None:
+    """Copy what was saved into `values`, which have the same names, shapes and types."""
+    _same_keys(saved.keys(), values.keys(), folder)
+    for name, value in values.items():
+        if saved[name].shape != value.shape or saved[name].dtype != value.dtype:
+            raise BadDataError(
+                f"{folder}: {name} is {saved[name].dtype} {list(saved[name].shape)}, "
+                f"this run's is {value.dtype} {list(value.shape)}"
+            )
+        value.copy_(saved[name])
 
 
 def _changed(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +136,10 @@ def _restore_optimizer(
         raise BadDataError(
             f"{folder} was made with {content['kind']}, this run uses {type(optimizer).__name__}"
         )
-    index = {name: number for number, name in enumerate(parameters)}
+    # torch counts parameters through its groups, whose order is not that of the names.
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    order = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    index = {names[id(parameter)]: number for number, parameter in enumerate(order)}
     state: dict[int, dict[str, Any]] = {}
     for key, tensor in saved.items():
         name, _, entry = key.rpartition(".")
@@ -118,17 +155,27 @@ def _restore_optimizer(
             f"{folder}: optimizer state of {counted(len(state), 'parameters')}, expected {len(parameters)}"
         )
     groups = optimizer.state_dict()["param_groups"]
-    own = [{key: _kind(value) for key, value in group.items()} for group in groups]
-    saved_kinds = [{key: _kind(value) for key, value in group.items()} for group in content["groups"]]
-    if len(own) != len(saved_kinds) or any(
-        key in ("params", "lr") or (key in kinds and kinds[key] not in (kind, type(None)))
-        for kinds, stored in zip(own, saved_kinds, strict=False)
-        for key, kind in stored.items()
+    # A group is known by its factor on the learning rate, wherever it stands; without groups there is one.
+    own, stored = (
+        {str(group.get("factor")): group for group in each} for each in (groups, content["groups"])
+    )
+    if (
+        own.keys() != stored.keys()
+        or len(content["groups"]) != len(groups)
+        or any(not _is_of(stored[factor], own[factor]) for factor in own)
     ):
         raise BadDataError(f"{folder}: its optimizer settings are not those of this optimizer")
-    for group, stored in zip(groups, content["groups"], strict=True):
-        group.update(stored)
+    for factor, group in own.items():
+        group.update(stored[factor])
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _is_of(stored: dict[str, Any], group: dict[str, Any]) -> bool:
+    """Whether what was stored of a group may be this one's, by the kinds of its settings."""
+    return all(
+        key not in ("params", "lr") and (key not in group or _kind(group[key]) in (_kind(value), type(None)))
+        for key, value in stored.items()
+    )
 
 
 def _kind(value: Any) -> Any:

@@ -14,7 +14,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from sidestep.runtime.errors import AgainError
+from sidestep.runtime.errors import TakenError
 
 FLUSH_SECONDS = 10.0
 _NAME = re.compile(r"events\.out\.tfevents\.(?P<first_step>\d+)\.sidestep")
@@ -26,7 +26,7 @@ class EventFiles:
     def __init__(self, folder: Path, first_step: int) -> None:
         """Begin the file of `first_step`; files of an earlier attempt from that step on are deleted.
 
-        Raises AgainError where another run writes to `folder`.
+        Raises TakenError where another run writes to `folder`.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
@@ -68,7 +68,7 @@ class EventFiles:
             self._file, self._is_empty = self._path.open("xb"), True
         except FileExistsError as error:
             # It was not there when this attempt began, and every file since then is its own.
-            raise AgainError(
+            raise TakenError(
                 f"another run has taken over and writes to {self._folder}: this one stops"
             ) from error
         self._records = RecordWriter(self._file)

@@ -1,6 +1,6 @@
-"""The training loop: groups of micro-batches become optimizer steps, until the schedule ends.
+"""The training loop: groups of samples become optimizer steps, until the schedule ends.
 
-Everything random is keyed by the run's seed and the micro-batch's number, and everything planned is a
+Everything random is keyed by the run's seed and the sample's number, and everything planned is a
 function of the step. So the loop can stop after any step and go on elsewhere from `Progress` alone.
 
 A step whose loss or gradient is not finite is skipped: it changes neither weights nor optimizer, and
@@ -12,8 +12,9 @@ for that: its gradients are dropped, and another attempt makes it anew.
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from math import isfinite, nan
 
 import torch
@@ -23,13 +24,19 @@ from torch import Tensor, nn
 from sidestep.adapters import Adapter
 from sidestep.data.tensors import Sample
 from sidestep.runtime.errors import BadSpecError
+from sidestep.runtime.liveness import sign_of_life
 from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.progress import track
+from sidestep.runtime.words import out_of
 from sidestep.training import rng
+from sidestep.training.batches import at_once, cut, join
 from sidestep.training.dropout import Masks
-from sidestep.training.flow import SamplingConfig, draw_batch, flow_loss
+from sidestep.training.ema import Ema
+from sidestep.training.flow import Batch, SamplingConfig, draw_batch, flow_loss, flow_losses
 from sidestep.training.numbers import Progress
-from sidestep.training.schedule import Group, Schedule
+from sidestep.training.schedule import Entry, Group, Schedule
+from sidestep.training.validation import Validator
+from sidestep.training.weighting import min_snr
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +51,9 @@ class StepResult:
 
     step: int  # its number, from 1
     group: Group  # what it was trained on
-    lr: float
-    loss: float  # mean of the group
-    losses: list[float]  # of each micro-batch
+    lr: float  # the schedule's
+    loss: float  # mean of the group, by the weights of songs and noise levels
+    losses: list[float]  # of each sample
     grad_norm: float  # before clipping
 
     @property
@@ -65,16 +72,28 @@ class Trainer:
     masks: Masks  # of the adapter's dropout
     optimizer: torch.optim.Optimizer
     samples: Sequence[Sample]
+    frames: Sequence[int]  # of each of them
+    weights: Sequence[float]  # of each of them in a step's loss
+    batch_size: int  # samples that are computed at once, at most
     null_condition: Tensor  # [1, 1, D]
     sampling: SamplingConfig
     schedule: Schedule
     max_grad_norm: float
     preemption: Preemption = field(default_factory=Preemption)
+    validator: Validator | None = None
+    validate_every: int = 0  # epochs
+    ends: Callable[[Progress], bool] = lambda progress: (
+        False
+    )  # whether the run is to end before its last step
+    watch: Callable[[int, int], None] = lambda done, total: None  # told how far a validation is
+    ema: Ema | None = None  # the average of the adapter's weights, where one is kept
+    min_snr_gamma: float | None = None  # samples weigh by their noise level: see `training.weighting`
 
     def steps(self, progress: Progress) -> Iterator[StepResult]:
         """Make the steps that follow `progress`, kept up to date, until the schedule ends or notice comes.
 
-        Before the first step and after the last one, the loss on fixed draws is taken.
+        Before the first step and after the last one, the loss on fixed draws is taken. A validation is made
+        before its step is yielded; where notice comes first, it is due, see `settle`.
 
         Raises BadSpecError where `SKIPPED_LIMIT` steps in a row were skipped, or all of a shorter run.
         """
@@ -84,19 +103,63 @@ class Trainer:
             self.fabric.strategy.precision.load_state_dict(progress.loss_scale)
         if progress.step == 0:
             progress.evaluations[0] = self.evaluate()
+            self.validate(progress)
         with track("Training", total=total, unit="steps", done=progress.step) as bar:
-            while progress.step < total and not self.preemption.requested:
+            while progress.step < total and not (self.preemption.requested or self.ends(progress)):
                 result = self.step(progress.step)
                 if result is None:
                     log.info("Step %d is given up: it would not end in time", progress.step + 1)
                     break
                 self._count(result, progress)
                 _check_convergence(progress, min(SKIPPED_LIMIT, total))
-                if progress.step == total:
-                    progress.evaluations[total] = self.evaluate()
+                self.settle(progress)
                 yield result
                 epoch = f"epoch {result.group.epoch + 1}/{self.schedule.epochs}"
                 bar.advance(1, note=f"{epoch}, loss {result.loss:.4f}")
+
+    def settle(self, progress: Progress) -> bool:
+        """Make what is due after `progress`; whether anything was: a validation, see there, and where the run
+        is over the loss on fixed draws."""
+        made = self.validate(progress)
+        if self.is_over(progress) and progress.step not in progress.evaluations:
+            progress.evaluations[progress.step] = self.evaluate()
+            made = True
+        return made
+
+    def is_over(self, progress: Progress) -> bool:
+        """Whether no step follows: all are made, or the verdict ends the run. No validation is due then."""
+        is_last = progress.step == self.schedule.total_steps
+        return self.is_settled(progress) and (is_last or self.ends(progress))
+
+    def is_settled(self, progress: Progress) -> bool:
+        """Whether no validation is due."""
+        if self.validator is None or progress.step in progress.validations:
+            return True
+        return not self.schedule.is_validated(progress.step, self.validate_every)
+
+    def validate(self, progress: Progress) -> bool:
+        """Make the validation that is due after `progress`, if any is; whether one was made.
+
+        Due is one after each `validate_every` epochs, before the first step and after the last. It is given
+        up where notice comes: held-out songs may take longer than any grace. Nothing of it is kept, and
+        another attempt, which finds it due, makes it first.
+        """
+        if self.validator is None or self.is_settled(progress):
+            return False
+        step, losses = progress.step, []
+        self.model.eval()
+        count = len(self.validator)
+        with torch.no_grad(), self.as_published(), track("Validating", count, "draws") as bar:
+            for batch in self.validator.batches(self.null_condition, self.fabric.device):
+                if self.preemption.requested:
+                    log.info("The validation after step %d is given up: the next attempt makes it", step)
+                    return False
+                losses.append(float(flow_loss(self.model, batch)))
+                bar.advance(1)
+                self.watch(len(losses), count)
+        progress.validations[step] = self.validator.validation(losses)
+        progress.timesteps = tuple(self.validator.timesteps)
+        return True
 
     def step(self, step: int) -> StepResult | None:
         """One optimizer step, after `step` others.
@@ -107,37 +170,66 @@ class Trainer:
         group, lr = self.schedule.group(step), self.schedule.learning_rate(step)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        losses: list[Tensor] = []
+        entries = group.entries
+        made: dict[int, Tensor] = {}  # position in the group → loss
+        weights = torch.tensor(relative([self.weights[entry.song] for entry in entries]))
+        if self.min_snr_gamma is not None:
+            timesteps = torch.cat([self.sampling.timestep(entry.index) for entry in entries])
+            weights = weights * min_snr(timesteps, self.min_snr_gamma)
         started = time.monotonic()
-        for index, sample in enumerate(group.samples, start=group.first_index):
-            if self.preemption.requested and losses:
-                seconds = (time.monotonic() - started) / len(losses)
-                rest = seconds * (len(group.samples) - len(losses))
+        for positions in self._micro_batches(entries):
+            if self.preemption.requested and made:
+                seconds = (time.monotonic() - started) / len(made)
+                rest = seconds * (len(entries) - len(made))
                 if self.preemption.seconds_left() < rest + SECONDS_TO_SAVE:
                     return None
-            self.masks.begin([index], self.fabric.device)
-            loss = self.loss(self.samples[sample], index, self.sampling)
+            together = [entries[position] for position in positions]
+            self.masks.begin([entry.index for entry in together], self.fabric.device)
+            losses = self.losses(together)
             # Divided by the group's own size: an epoch's short last group weighs each song the same.
-            self.fabric.backward(loss / len(group.samples))
-            losses.append(loss.detach())
+            self.fabric.backward((losses * weights[positions].to(losses.device)).sum() / len(entries))
+            made.update(zip(positions, losses.detach(), strict=True))
         norm = self.fabric.clip_gradients(
             self.model, self.optimizer, max_norm=self.max_grad_norm, error_if_nonfinite=False
         )
         assert norm is not None
-        each = torch.stack(losses)
-        result = StepResult(step + 1, group, lr, float(each.mean()), each.tolist(), float(norm))
+        each = torch.stack([made[position] for position in range(len(entries))])
+        mean = (each * weights.to(each.device)).mean()
+        # At once, and for the first time in the step: each number that is asked for waits for the GPU.
+        *numbers, loss, grad_norm = torch.cat([each, torch.stack([mean, norm])]).tolist()
+        result = StepResult(step + 1, group, lr, loss, numbers, grad_norm)
         if result.is_finite:
             for parameters in self.optimizer.param_groups:
-                parameters["lr"] = lr
+                parameters["lr"] = lr * parameters.get("factor", 1)
             self.optimizer.step()
+            if self.ema:
+                self.ema.update(step + 1)
         # fp16 alone has a scaler. Clipping has unscaled the gradients and noted whether they are finite:
         # where they are not, the scale is halved, so that the next step's may be.
         if scaler := getattr(self.fabric.strategy.precision, "scaler", None):
             scaler.update()
         return result
 
+    def losses(self, entries: Sequence[Entry]) -> Tensor:
+        """The flow loss of each of these samples, [B], which are of one length."""
+        sign_of_life()
+        batch = join([self._drawn(entry) for entry in entries])
+        return flow_losses(self.model, batch.to(self.fabric.device))
+
+    def _drawn(self, entry: Entry) -> Batch:
+        sample, sampling = self.samples[entry.song], self.sampling
+        return draw_batch(
+            *(sample, self.null_condition, sampling, entry.index, "cpu"), song=entry.song, visit=entry.visit
+        )
+
+    def _micro_batches(self, entries: Sequence[Entry]) -> list[list[int]]:
+        """The positions among `entries` of those that are computed at once."""
+        frames = [self.sampling.length(self.frames[entry.song]) for entry in entries]
+        return cut(frames, at_once(self.batch_size, self.masks.law))
+
     def loss(self, sample: Sample, index: int, sampling: SamplingConfig) -> Tensor:
-        """The flow loss of one micro-batch."""
+        """The flow loss of one sample."""
+        sign_of_life()
         batch = draw_batch(sample, self.null_condition, sampling, index, self.fabric.device)
         return flow_loss(self.model, batch)
 
@@ -146,16 +238,24 @@ class Trainer:
         """The mean loss over draws that are the same at every step, with dropout off and all conditions.
 
         The loss of single steps is ruled by the noise level that they drew; this one shows learning.
-        Draws whose loss is not finite are left out; NaN where no other is left.
+        NaN where a draw's is not finite: a mean of the others would be better, and the adapter worse.
         """
         self.model.eval()
-        sampling = replace(self.sampling, seed=rng.key(self.sampling.seed, "evaluation"), cfg_dropout=0)
-        losses = [
-            self.loss(self.samples[index % len(self.samples)], index, sampling)
-            for index in range(EVALUATION_DRAWS)
-        ]
-        finite = [loss for loss in torch.stack(losses).tolist() if isfinite(loss)]
-        return sum(finite) / len(finite) if finite else nan
+        sampling = self.sampling.as_captioned(seed=rng.key(self.sampling.seed, "evaluation"))
+        with self.as_published():
+            losses = [
+                self.loss(self.samples[index % len(self.samples)], index, sampling)
+                for index in range(EVALUATION_DRAWS)
+            ]
+        found: list[float] = torch.stack(losses).tolist()
+        if bad := sum(not isfinite(loss) for loss in found):
+            log.warning("The loss on fixed draws is not finite in %s", out_of(bad, len(found), "draws"))
+            return nan
+        return sum(found) / len(found)
+
+    def as_published(self) -> AbstractContextManager[None]:
+        """Inside the block, the adapter is what is published: the average where that is in use."""
+        return self.ema.in_place() if self.ema and self.ema.use else nullcontext()
 
     def _count(self, result: StepResult, progress: Progress) -> None:
         progress.step = result.step
@@ -171,6 +271,14 @@ class Trainer:
         log.warning(
             "Step %d is skipped: its %s is not finite (songs: %s)", result.step, what, ", ".join(songs)
         )
+
+
+def relative(weights: Sequence[float]) -> list[float]:
+    """What the samples of a step weigh, so that their mean is 1. Equal ones are 1, to the bit."""
+    if len(set(weights)) == 1:
+        return [1.0] * len(weights)
+    mean = sum(weights) / len(weights)
+    return [weight / mean for weight in weights]
 
 
 def _check_convergence(progress: Progress, limit: int) -> None:

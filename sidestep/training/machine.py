@@ -44,13 +44,17 @@ class Machine:
         """What `auto` became, for later attempts: numbers depend on it, in their last bits."""
         return {"precision": self.precision, "attention": self.attention, "threads": self.threads}
 
-    def kind(self) -> dict[str, Any]:
-        """The hardware, the versions and the settings on which equal runs give equal bits."""
+    def kind(self, batch_size: int = 1) -> dict[str, Any]:
+        """The hardware, the versions and the settings on which equal runs give equal bits.
+
+        `batch_size` is how many samples are computed at once. One is not written: older versions had no more.
+        """
         versions = {name: version(name) for name in _PACKAGES}
         if torch.version.cuda:
             versions["cuda"] = torch.version.cuda
         return {
             **self.chosen(),
+            **({"batch_size": batch_size} if batch_size > 1 else {}),
             "deterministic": self.deterministic,
             "numerics": {self.precision: NUMERICS[self.precision]},
             "processor": _processor(self.device),
@@ -183,7 +187,12 @@ def _name(device: torch.device) -> str:
 
 
 def _be_deterministic() -> None:
-    """Same inputs, same bits. cuBLAS reads its variable when CUDA starts, which is after this."""
+    """Same inputs, same bits. cuBLAS reads its variable when CUDA starts, which is after this.
+
+    torch would also fill each new tensor, 200 a layer and step, lest anything be read that was never written:
+    nothing is, as the bytes of a run are the same with it and without.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False

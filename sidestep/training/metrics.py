@@ -18,6 +18,7 @@ from sidestep.data.preview import Sound
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.training.events import EventFiles
 from sidestep.training.history import RunningLoss
+from sidestep.training.levels import by_level
 from sidestep.training.loop import StepResult, Trainer
 from sidestep.training.mel import mel_picture
 from sidestep.training.numbers import Progress
@@ -25,25 +26,33 @@ from sidestep.training.schedule import Group
 from sidestep.training.throughput import Throughput
 
 TIMESTEP_BINS = np.linspace(0, 1, 41)  # of the histogram
-TIMESTEP_LEVELS = 10  # that have a loss curve each
 
 
 class Metrics:
     """TensorBoard events of one attempt, below `folder`. Use it as a context manager."""
 
     def __init__(
-        self, folder: Path, trainer: Trainer, progress: Progress, log_every: int, log_heavy_every: int
+        self,
+        folder: Path,
+        trainer: Trainer,
+        progress: Progress,
+        log_every: int,
+        log_heavy_every: int,
+        lr_groups: Mapping[str, float] | None = None,
     ) -> None:
         """`trainer` goes on from `progress`; events of an earlier attempt at the steps to come are deleted.
 
         Args:
             log_every: steps between curves that cost nothing: losses, the learning rate.
             log_heavy_every: steps between those that cost time: gradient norms, histograms, memory.
+            lr_groups: factors on the learning rate, each of which has a curve.
         """
+        self._lr_groups = lr_groups or {}
         self._folder, self._trainer, self._progress = folder, trainer, progress
         self._log_every, self._log_heavy_every = log_every, log_heavy_every
         self._running_loss, self._throughput = RunningLoss(progress.losses), Throughput()
         self._evaluations = set(progress.evaluations)  # that have their point
+        self._validations = set(progress.validations)  # likewise
         with local_errors(folder):
             self._events = EventFiles(folder, progress.step + 1)
 
@@ -65,10 +74,7 @@ class Metrics:
     def log_step(self, result: StepResult) -> None:
         """The curves of a step that was just made: its gradients are still there."""
         step, group = result.step, result.group
-        for evaluated, loss in self._progress.evaluations.items():
-            if evaluated not in self._evaluations:
-                self._scalar("loss/eval", loss, evaluated)
-                self._evaluations.add(evaluated)
+        self.log_settled()
         self._running_loss.add(result.loss)
         self._throughput.add(len(group.samples))
         if step % self._log_every == 0:
@@ -77,6 +83,8 @@ class Metrics:
             for level, loss in losses_by_timestep(self._timesteps(group, group), result.losses).items():
                 self._scalar(f"loss_by_timestep/{level}", loss, step)
             self._scalar("lr", result.lr, step)
+            for name, factor in self._lr_groups.items():
+                self._scalar(f"lr/{name}", result.lr * factor, step)
             self._scalar("skipped_steps", self._progress.skipped, step)
         if step % self._log_heavy_every == 0 or step == 1:  # short runs have one, too
             self._scalar("grad_norm/total", result.grad_norm, step)
@@ -89,6 +97,20 @@ class Metrics:
             timesteps = np.array(self._timesteps(first, group), np.float32)
             with local_errors(self._folder):
                 self._events.add(histogram("timesteps", timesteps, TIMESTEP_BINS), step)
+
+    def log_settled(self) -> None:
+        """The points of evaluations and validations that have been made since the last time."""
+        progress = self._progress
+        for step in sorted(progress.evaluations.keys() - self._evaluations):
+            self._scalar("loss/eval", progress.evaluations[step], step)
+            self._evaluations.add(step)
+        for step in sorted(progress.validations.keys() - self._validations):
+            found = progress.validations[step]
+            self._scalar("validation/held_out", found.held_out.mean, step)
+            self._scalar("validation/trained", found.trained.mean, step)
+            for level, loss in by_level(progress.timesteps, found.held_out.by_draw).items():
+                self._scalar(f"validation_by_timestep/{level}", loss, step)
+            self._validations.add(step)
 
     def rotate(self, next_step: int) -> str | None:
         """Complete the event file of the steps so far, and begin that of `next_step`; its name.
@@ -103,7 +125,7 @@ class Metrics:
             self._events.add(scalar(tag, value), step)
 
     def _timesteps(self, first: Group, last: Group) -> list[float]:
-        """t of each micro-batch from those of group `first` to those of `last`.
+        """t of each sample from those of group `first` to those of `last`.
 
         An earlier attempt may have made the first of them: a draw is known by its number alone.
         """
@@ -126,19 +148,14 @@ def description(spec: str, settings: Mapping[str, Any], sounds: Sequence[Sound])
 
 
 def losses_by_timestep(timesteps: Sequence[float], losses: Sequence[float]) -> dict[str, float]:
-    """`0.3-0.4` and its like → the mean loss of the micro-batches with such a t, of those that are finite.
+    """`0.3-0.4` and its like → the mean loss of the samples with such a t, of those that are finite.
 
-    The noise level rules the loss of a micro-batch, so a curve at one level falls where `loss/train`
+    The noise level rules the loss of a sample, so a curve at one level falls where `loss/train`
     only jumps. A step tells of the levels that it drew.
     """
-    levels: dict[int, list[float]] = {}
-    for t, loss in zip(timesteps, losses, strict=True):
-        if math.isfinite(loss):
-            levels.setdefault(min(int(t * TIMESTEP_LEVELS), TIMESTEP_LEVELS - 1), []).append(loss)
-    return {
-        f"{level / TIMESTEP_LEVELS:.1f}-{(level + 1) / TIMESTEP_LEVELS:.1f}": sum(found) / len(found)
-        for level, found in sorted(levels.items())
-    }
+    pairs = zip(timesteps, losses, strict=True)
+    finite = [(t, loss) for t, loss in pairs if math.isfinite(loss)]
+    return by_level([t for t, _ in finite], [loss for _, loss in finite])
 
 
 def audio_summary(tag: str, sound: Sound) -> Summary:

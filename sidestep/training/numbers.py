@@ -5,13 +5,16 @@ Reading it loads no torch, so that a finished run is known for one in a moment. 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sidestep.data.card import Facts
 from sidestep.data.index import FileRecord
+from sidestep.data.sides import Sides
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.runtime.parsing import Count, Exact, Number, as_kind, parse_json, read_small
@@ -34,6 +37,27 @@ It stands in the kind of the machine for the version of Side-Step, most of which
 """
 
 
+@dataclass(frozen=True)
+class Losses:
+    """Of some songs on the fixed draws of a validation; NaN where a draw was not finite."""
+
+    by_song: tuple[float, ...]  # the mean over its draws, in the songs' order
+    by_draw: tuple[float, ...]  # the mean over the songs, from the least noise to the most
+
+    @property
+    def mean(self) -> float:
+        """Over all songs and draws."""
+        return sum(self.by_song) / len(self.by_song)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a validation has found at one step."""
+
+    held_out: Losses
+    trained: Losses  # of as many songs that are trained on, as far as there are
+
+
 @dataclass
 class Progress:
     """How far a run is. All that changes while it trains, but for weights and optimizer."""
@@ -41,6 +65,11 @@ class Progress:
     step: int = 0
     losses: list[float] = field(default_factory=list)  # mean loss of each optimizer step so far
     evaluations: dict[int, float] = field(default_factory=dict)  # step → loss on fixed draws
+    validations: dict[int, Validation] = field(default_factory=dict)  # by step
+    timesteps: tuple[float, ...] = ()  # of a validation's draws, rising
+    patient_from: int = (
+        0  # the step after which `stop.patience` counts: a run that it ended was extended there
+    )
     skipped: int = 0  # steps so far that changed nothing, as their loss or gradient was not finite
     skipped_in_row: int = 0  # those of them since the last one that did
     law: int = LAW  # see there
@@ -57,6 +86,8 @@ class Numbers:
     tensors: list[str]  # names of all that the other file holds
     optimizer: dict[str, Any]  # its class, and its state as far as that is no tensor
     dataset_files: dict[str, FileRecord] = field(default_factory=dict)  # trained on; older versions kept none
+    sides: Sides | None = None  # which songs are held out; None: none is
+    card: Facts | None = None  # what its adapter says of itself; runs of older versions say nothing
 
     @property
     def dataset(self) -> str:
@@ -86,8 +117,27 @@ def numbers_bytes(numbers: Numbers) -> bytes:
             name: {"size": record.size, "version": record.version, "sha256": record.sha256}
             for name, record in numbers.dataset_files.items()
         },
+        # What only runs with held-out songs have: all others' files stay as they were.
+        **({"sides": numbers.sides.as_json()} if numbers.sides else {}),
+        **({"card": numbers.card.model_dump(mode="json", exclude_defaults=True)} if numbers.card else {}),
+        **({"validations": _as_json(progress.validations)} if progress.validations else {}),
+        **({"validation_timesteps": list(progress.timesteps)} if progress.validations else {}),
+        **({"patient_from": progress.patient_from} if progress.patient_from else {}),
     }
     return json_bytes(content)
+
+
+def _as_json(validations: Mapping[int, Validation]) -> dict[str, dict[str, dict[str, list[float | None]]]]:
+    def known(losses: tuple[float, ...]) -> list[float | None]:
+        return [loss if math.isfinite(loss) else None for loss in losses]
+
+    def both(losses: Losses) -> dict[str, list[float | None]]:
+        return {"by_song": known(losses.by_song), "by_draw": known(losses.by_draw)}
+
+    return {
+        str(step): {"held_out": both(validation.held_out), "trained": both(validation.trained)}
+        for step, validation in validations.items()
+    }
 
 
 def read_numbers(data: bytes, where: str) -> Numbers:
@@ -108,12 +158,18 @@ def read_numbers(data: bytes, where: str) -> Numbers:
         read.step,
         law=read.law,
         evaluations={step: math.nan if loss is None else loss for step, loss in read.evaluations.items()},
+        validations={step: validation.made() for step, validation in read.validations.items()},
+        timesteps=tuple(read.validation_timesteps),
+        patient_from=read.patient_from,
         skipped=read.skipped,
         skipped_in_row=read.skipped_in_row,
         loss_scale=read.loss_scale,
     )
     machine, optimizer = read.machine.model_dump(exclude_unset=True), read.optimizer.model_dump()
-    return Numbers(read.recipe, machine, progress, read.tensors, optimizer, read.dataset_files)
+    sides = Sides.of_json(read.sides, name) if read.sides is not None else None
+    return Numbers(
+        read.recipe, machine, progress, read.tensors, optimizer, read.dataset_files, sides, read.card
+    )
 
 
 def numbers_in(folder: Path) -> Numbers:
@@ -139,6 +195,25 @@ class _Optimizer(BaseModel):
     numbers: dict[str, dict[str, Exact]] = {}
 
 
+class _Losses(BaseModel):
+    by_song: Annotated[list[Number | None], Field(min_length=1)]
+    by_draw: Annotated[list[Number | None], Field(min_length=1)]
+
+    def made(self) -> Losses:
+        def known(losses: list[float | None]) -> tuple[float, ...]:
+            return tuple(math.nan if loss is None else loss for loss in losses)
+
+        return Losses(known(self.by_song), known(self.by_draw))
+
+
+class _Validation(BaseModel):
+    held_out: _Losses
+    trained: _Losses
+
+    def made(self) -> Validation:
+        return Validation(self.held_out.made(), self.trained.made())
+
+
 class _Content(BaseModel):
     """What `training_state.json` holds, by its types. What it says must also fit the run: see `restore`."""
 
@@ -154,3 +229,8 @@ class _Content(BaseModel):
     tensors: list[str]
     optimizer: _Optimizer
     dataset_files: dict[str, FileRecord] = {}
+    sides: list[Any] | None = None
+    card: Facts | None = None
+    validations: dict[Annotated[int, Field(ge=0)], _Validation] = {}
+    validation_timesteps: list[Number] = []
+    patient_from: Count = 0

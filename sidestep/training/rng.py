@@ -6,6 +6,7 @@ therefore draws what the uninterrupted one would have drawn, with no sampler sta
 
 import hashlib
 import random
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -45,10 +46,10 @@ def is_dropped(keys: Tensor, count: int, level: int) -> Tensor:
     same bits.
     """
     outputs = torch.arange(1, count // 4 + 2, device=keys.device)
-    bits = keys[:, None] + outputs * _signed(_STEP)
-    bits = (bits ^ _shifted(bits, 30)).mul_(_signed(_FIRST))
-    bits = (bits ^ _shifted(bits, 27)).mul_(_signed(_SECOND))
-    bits = bits ^ _shifted(bits, 31)
+    bits = keys[:, None] + outputs.mul_(_signed(_STEP))
+    bits.bitwise_xor_(_shifted(bits, 30)).mul_(_signed(_FIRST))
+    bits.bitwise_xor_(_shifted(bits, 27)).mul_(_signed(_SECOND))
+    bits.bitwise_xor_(_shifted(bits, 31))
     return bits.view(torch.int16)[:, :count] < level - LEVELS // 2
 
 
@@ -62,6 +63,7 @@ def _signed(number: int) -> int:
     return number - 2**64 if number >= 2**63 else number
 
 
-def order(seed: int, epoch: int, count: int) -> list[int]:
+@lru_cache(maxsize=4)  # each step asks for its epoch's
+def order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
     """The order of `count` samples in an epoch."""
-    return torch.randperm(count, generator=generator(seed, "order", epoch)).tolist()
+    return tuple(torch.randperm(count, generator=generator(seed, "order", epoch)).tolist())

@@ -1,6 +1,8 @@
 """A run laid out: the songs and the learning rate of each step, as functions of its number."""
 
 import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sidestep.config.optimizers import Scheduler
@@ -13,48 +15,68 @@ RESTART_CYCLES = 4
 
 
 @dataclass(frozen=True)
+class Entry:
+    """A sample of a step."""
+
+    song: int  # its position in the dataset
+    index: int  # its number in the run, by which all its draws are keyed
+    visit: int  # how often the run has seen the song before
+
+
+@dataclass(frozen=True)
 class Group:
-    """The micro-batches whose gradients make one optimizer step."""
+    """The samples whose gradients make one optimizer step."""
 
     epoch: int
     samples: tuple[int, ...]  # positions in the dataset
-    first_index: int  # the run-wide number of the first micro-batch
+    visits: tuple[int, ...]  # how often the run has seen each of them before
+    first_index: int  # the run-wide number of the first of them
     ends_epoch: bool
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The samples, in their order."""
+        seen = zip(self.samples, self.visits, strict=True)
+        return [Entry(song, self.first_index + n, visit) for n, (song, visit) in enumerate(seen)]
 
 
 @dataclass(frozen=True)
 class Schedule:
     """The whole run laid out: nothing here changes while it runs, so a step's number says all."""
 
-    samples: int
-    accumulation: int
+    samples: int  # of an epoch
+    samples_per_step: int
     epochs: int
     max_steps: int | None
     lr: float
     scheduler: Scheduler
     warmup: int
     seed: int
+    songs: tuple[int, ...] = ()  # of each sample of an epoch, where songs come more than once
 
     @classmethod
-    def of(cls, train: TrainSpec, samples: int) -> "Schedule":
-        """The schedule of `train` over `samples` songs."""
-        assert samples > 0, "an empty dataset is refused before"
+    def of(cls, train: TrainSpec, samples: int | Sequence[int]) -> "Schedule":
+        """The schedule of `train` over so many songs, or over songs that come so often in an epoch each."""
+        each = [1] * samples if isinstance(samples, int) else samples
+        songs = tuple(song for song, times in enumerate(each) for _ in range(times))
+        assert songs, "an empty dataset is refused before"
         assert train.lr is not None and train.scheduler is not None, "resolved by the schema"
         return cls(
-            samples=samples,
-            accumulation=train.accumulation,
+            samples=len(songs),
+            samples_per_step=train.samples_per_step,
             epochs=train.epochs,
             max_steps=train.max_steps,
             lr=train.lr,
             scheduler=train.scheduler,
             warmup=train.warmup_steps,
             seed=train.seed,
+            songs=songs if len(songs) > len(each) else (),
         )
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch; the last may have fewer songs than the others."""
-        return -(-self.samples // self.accumulation)
+        return -(-self.samples // self.samples_per_step)
 
     @property
     def total_steps(self) -> int:
@@ -63,16 +85,30 @@ class Schedule:
         return min(planned, self.max_steps) if self.max_steps else planned
 
     def group(self, step: int) -> Group:
-        """The micro-batches of step number `step` (from 0). An epoch's last group may be short."""
+        """The samples of step number `step` (from 0). An epoch's last group may be short."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        start = position * self.accumulation
-        order = rng.order(self.seed, epoch, self.samples)
+        start = position * self.samples_per_step
+        drawn = rng.order(self.seed, epoch, self.samples)[start : start + self.samples_per_step]
         return Group(
             epoch=epoch,
-            samples=tuple(order[start : start + self.accumulation]),
+            samples=tuple(self.songs[sample] for sample in drawn) if self.songs else drawn,
+            visits=tuple(self._visit(epoch, sample) for sample in drawn),
             first_index=epoch * self.samples + start,
             ends_epoch=position == self.steps_per_epoch - 1,
         )
+
+    def is_validated(self, step: int, every_epochs: int) -> bool:
+        """Whether a validation follows `step` steps: before the first, after the last, and after epochs."""
+        epoch, rest = divmod(step, self.steps_per_epoch)
+        return step in (0, self.total_steps) or (rest == 0 and epoch % every_epochs == 0)
+
+    def _visit(self, epoch: int, sample: int) -> int:
+        """How often the song of an epoch's sample has been seen, as far as that follows from its number."""
+        if not self.songs:
+            return epoch
+        song = self.songs[sample]
+        first = bisect_left(self.songs, song)
+        return epoch * (bisect_right(self.songs, song) - first) + sample - first
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up to the peak, then what the scheduler says; it ends at 1 % of the peak or stays.

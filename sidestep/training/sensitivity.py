@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sidestep.acestep.names import original_name
-from sidestep.config.training import ATTENTION_MODULES
+from sidestep.config.adapter import ATTENTION_MODULES
 from sidestep.data.tensors import Sample
 from sidestep.runtime.progress import track
 from sidestep.training import rng

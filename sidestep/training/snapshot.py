@@ -1,8 +1,8 @@
 """A copy of a run's state in host memory, so that it can be saved while the training goes on.
 
-The copy is a second adapter and a second optimizer, on the CPU, of which everything is allocated before
-the first step: taking a snapshot is then a copy into memory that is there, which takes milliseconds where
-fresh memory takes seconds. What saves the live ones saves the copy, too.
+The copy is a second adapter, a second optimizer and a second average, on the CPU, of which everything is
+allocated before the first step: taking a snapshot is then a copy into memory that is there, which takes
+milliseconds where fresh memory takes seconds. What saves the live ones saves the copy, too.
 """
 
 import copy
@@ -16,9 +16,12 @@ from torch import Tensor, nn
 
 from sidestep.adapters.adapter import Adapter
 from sidestep.config.training import TrainSpec
+from sidestep.data.card import Facts
 from sidestep.data.index import FileRecord
+from sidestep.data.sides import Sides
 from sidestep.runtime.canonical import Parts
 from sidestep.training.checkpoint import checkpoint_files
+from sidestep.training.ema import Ema
 from sidestep.training.numbers import Progress
 from sidestep.training.optimizer import build_optimizer
 
@@ -36,6 +39,9 @@ class Snapshot:
         fingerprint: Mapping[str, Any],
         machine: Mapping[str, Any],
         dataset_files: Mapping[str, FileRecord] | None = None,
+        sides: Sides | None = None,
+        ema: Ema | None = None,
+        card: Facts | None = None,
     ) -> None:
         """
         Args:
@@ -43,13 +49,18 @@ class Snapshot:
             fingerprint: of the run, for the checkpoint's files.
             machine: the kind of machine that the run was begun on, for the same.
             dataset_files: the tensors that are trained on, likewise.
+            sides: which songs are held out, likewise.
+            ema: the average of `adapter`'s parameters, where one is kept.
+            card: what the adapter says of itself, for the checkpoint's files.
         """
         self._live, self._live_optimizer = adapter, optimizer
         self._fingerprint, self._machine = dict(fingerprint), dict(machine)
-        self._dataset_files = dict(dataset_files or {})
+        self._dataset_files, self._sides, self._card = dict(dataset_files or {}), sides, card
         self._pinned = next(iter(adapter.parameters().values())).is_cuda
         self._copy = _on_host(adapter, self._pinned)
         self._optimizer = build_optimizer(self._copy, train)
+        self._live_ema = ema
+        self._ema = replace(ema, adapter=self._copy, values=self._like(ema.values)) if ema else None
         self._buffers = self._rehearse()
         self._progress = Progress()
 
@@ -57,7 +68,10 @@ class Snapshot:
     def take(self, progress: Progress) -> None:
         """Copy the state as it is now; a snapshot taken before is gone."""
         self._progress = replace(
-            progress, losses=list(progress.losses), evaluations=dict(progress.evaluations)
+            progress,
+            losses=list(progress.losses),
+            evaluations=dict(progress.evaluations),
+            validations=dict(progress.validations),
         )
         shadows = self._copy.parameters()
         for name, parameter in self._live.parameters().items():
@@ -68,6 +82,10 @@ class Snapshot:
             }
         for shadow, live in zip(self._optimizer.param_groups, self._live_optimizer.param_groups, strict=True):
             shadow.update({key: value for key, value in live.items() if key != "params"})
+        if self._ema and self._live_ema:
+            assert not self._live_ema.is_in_place, "a snapshot would take the average for what is trained"
+            for name, value in self._live_ema.values.items():
+                self._ema.values[name].copy_(value, non_blocking=True)
         if self._pinned:
             torch.cuda.synchronize()
 
@@ -76,7 +94,7 @@ class Snapshot:
         """The checkpoint's files. Their parts are this copy's memory: good until the next `take`."""
         return checkpoint_files(
             *(self._copy, self._optimizer, self._progress, self._fingerprint, self._machine),
-            self._dataset_files,
+            *(self._dataset_files, self._sides, self._ema, self._card),
         )
 
     def _copied(self, name: str, value: Any) -> Any:
@@ -99,6 +117,11 @@ class Snapshot:
             for name, parameter in self._copy.parameters().items()
             for key, value in self._optimizer.state[parameter].items()
             if isinstance(value, Tensor)
+        }
+
+    def _like(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: self._allocated(torch.empty_like(value, device="cpu")) for name, value in values.items()
         }
 
     def _allocated(self, tensor: Tensor) -> Tensor:

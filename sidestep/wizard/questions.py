@@ -90,7 +90,7 @@ def _advanced_steps(task: str) -> list[Step]:
 
 
 def _is_asked_later(field: SpecField, state: WizardState) -> bool:
-    return state.is_advanced and field.adapter_type in (None, state.adapter_type)
+    return state.is_advanced and field.is_for(state.adapter_type)
 
 
 def _ask_field(state: WizardState, name: str, default: str = "", note: str = "", title: str = "") -> None:
@@ -170,7 +170,7 @@ def _ask_type(state: WizardState) -> None:
     """What was answered about the other type of adapter does not count any more."""
     _ask_field(state, "train.adapter.type")
     for path in list(state.answers):
-        if spec_fields()[path].adapter_type not in (None, state.adapter_type):
+        if not spec_fields()[path].is_for(state.adapter_type):
             del state.answers[path]
 
 

@@ -5,6 +5,7 @@ from functools import reduce
 
 from sidestep.config.fields import FieldPath, SpecField, spec_fields
 from sidestep.config.job import JobSpec, problem_with, resolve
+from sidestep.config.section import split_names, split_pairs
 from sidestep.config.sources import Given, from_text
 from sidestep.runtime.words import as_typed
 
@@ -72,5 +73,13 @@ class WizardState:
             if "boolean" in field.types:
                 words.append(flag if text == "true" else flag.replace("--", "--no-", 1))
             else:
-                words += [flag, *(text.split() if field.types & {"array", "object"} else [text])]
+                words += [flag, *(_words(text) if field.types & {"array", "object"} else [text])]
         return words
+
+
+def _words(text: str) -> list[str]:
+    """A list or mapping, typed as one text, as the words of a flag."""
+    pairs = split_pairs(text)
+    return (
+        [f"{key}={number}" for key, number in pairs.items()] if isinstance(pairs, dict) else split_names(text)
+    )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sidestep.acestep import load_model
-from sidestep.acestep.attention import banded_attention, flash_attention
+from sidestep.acestep.attention import attending_to, banded_attention, flash_attention
 
 SCALE = 0.3
 
@@ -65,16 +65,21 @@ def flash_calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return calls
 
 
-def test_flash_is_the_same_function(tiny_checkpoints: Path, flash_calls: list[dict[str, Any]]) -> None:
-    """The whole decoder by flash-attn's window, and by banded blocks."""
+def decoder_inputs() -> dict[str, torch.Tensor]:
+    """Of two samples, longer than a window."""
     generator = torch.Generator().manual_seed(0)
-    inputs = {
+    return {
         "hidden_states": torch.randn(2, 75, 64, generator=generator),
         "context_latents": torch.randn(2, 75, 128, generator=generator),
         "encoder_hidden_states": torch.randn(2, 9, 64, generator=generator),
         "timestep": torch.tensor([0.3, 0.8]),
         "timestep_r": torch.tensor([0.3, 0.8]),
     }
+
+
+def test_flash_is_the_same_function(tiny_checkpoints: Path, flash_calls: list[dict[str, Any]]) -> None:
+    """The whole decoder by flash-attn's window, and by banded blocks."""
+    inputs = decoder_inputs()
     outputs = {}
     for name in ("sdpa", "flash"):
         model = load_model(tiny_checkpoints, "base", parts=("transformer",), attention=name)
@@ -84,6 +89,29 @@ def test_flash_is_the_same_function(tiny_checkpoints: Path, flash_calls: list[di
     # Of four layers, two slide; each layer also attends to the conditions, always in full.
     assert [call["window_size"] for call in flash_calls] == [(8, 8), (-1, -1), (-1, -1), (-1, -1)] * 2
     assert {call["heads"] for call in flash_calls} == {(4, 2)}
+
+
+def test_padded_conditions_are_left_out_by_either_kernel(
+    tiny_checkpoints: Path, flash_calls: list[dict[str, Any]]
+) -> None:
+    """Two samples at once are what each is by itself; flash-attn takes no mask, so torch's attention does."""
+    inputs = decoder_inputs()
+    mask = torch.arange(9) < torch.tensor([[9], [4]])
+    for name in ("sdpa", "flash"):
+        model = load_model(tiny_checkpoints, "base", parts=("transformer",), attention=name)
+        with torch.no_grad():
+            unmasked = model.transformer(**inputs).sample
+            flash_calls.clear()
+            with attending_to(mask):
+                both = model.transformer(**inputs).sample
+            windows = [call["window_size"] for call in flash_calls]
+            alone = {key: value[1:] for key, value in inputs.items()}
+            alone["encoder_hidden_states"] = alone["encoder_hidden_states"][:, :4]
+            single = model.transformer(**alone).sample
+        assert windows == ([(8, 8), (-1, -1)] * 2 if name == "flash" else [])  # self-attention alone
+        torch.testing.assert_close(both[1:], single, rtol=0, atol=1e-5)
+        torch.testing.assert_close(both[:1], unmasked[:1], rtol=0, atol=1e-5)
+        assert float((both[1:] - unmasked[1:]).abs().max()) > 1e-3
 
 
 def test_flash_repeats_itself_where_that_is_asked_for(flash_calls: list[dict[str, Any]]) -> None:

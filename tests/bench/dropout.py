@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sidestep import adapters
-from sidestep.config.training import AdapterSpec
+from sidestep.config.adapter import AdapterSpec
 from sidestep.training.dropout import Masks
 from tests.bench.run import decoder, step
 

@@ -18,8 +18,10 @@ from rich.table import Table
 from sidestep import adapters
 from sidestep.commitlog.lease import Lease
 from sidestep.commitlog.writer import take_over
+from sidestep.config.adapter import AdapterSpec
 from sidestep.config.job import JobSpec
-from sidestep.config.training import AdapterSpec, TrainSpec
+from sidestep.config.training import TrainSpec
+from sidestep.lifecycle.best import Best
 from sidestep.lifecycle.events import EventsToSend
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.policy import CheckpointPolicy
@@ -101,6 +103,7 @@ def _saver(folder: Path) -> tuple[Saver, int]:
         snapshot,
         CheckpointPolicy(train.checkpoint, Schedule.of(train, samples=1)),
         EventsToSend(job.output, newest=0, now=0),
+        Best(train),
     )
     return saver, size
 

@@ -10,7 +10,7 @@ import pytest
 from sidestep.commitlog.lease import Lease, Watch, heartbeat_path
 from sidestep.commitlog.log import CommitLog
 from sidestep.commitlog.writer import Writer, take_over
-from sidestep.runtime.errors import AgainError
+from sidestep.runtime.errors import TakenError
 from sidestep.storage.store import Store
 from tests.clock import Clock
 from tests.commitlog.commits import FENCED, begin, commit, lose_commit, newest
@@ -23,7 +23,7 @@ def test_a_paused_heartbeat_finds_out_that_it_was_given_up(
     writer.check()
     clock.now += lease.seconds  # as after SIGSTOP
     writer.heartbeat.beat()
-    with pytest.raises(AgainError, match=FENCED):
+    with pytest.raises(TakenError, match=FENCED):
         writer.check()
     second.heartbeat.beat()  # as long after the last, and nobody else came
     second.check()
@@ -36,7 +36,7 @@ def test_a_pause_of_more_than_half_a_lease_is_enough_to_ask(
     take_over(CommitLog(store), replace(lease, seconds=0), None, {})
     clock.now += 0.6 * lease.seconds
     writer.heartbeat.beat()
-    with pytest.raises(AgainError, match=FENCED):
+    with pytest.raises(TakenError, match=FENCED):
         writer.check()
 
 
@@ -49,7 +49,7 @@ def test_a_living_writer_is_not_disturbed(
         if sum(clock.slept) >= lease.beat_seconds:
             writer.heartbeat.beat()
 
-    with pytest.raises(AgainError, match="it showed life a moment ago"):
+    with pytest.raises(TakenError, match="it showed life a moment ago"):
         begin(store, replace(lease, sleep=sleep))
     commit(writer, tmp_path, 1)
     assert newest(store, tmp_path / "newest") == 1
@@ -93,7 +93,7 @@ def test_a_paused_heartbeat_looks_beyond_the_records_of_its_own(
     begin(store, lease)
     clock.now += lease.seconds
     writer.heartbeat.beat()
-    with pytest.raises(AgainError, match=FENCED):
+    with pytest.raises(TakenError, match=FENCED):
         writer.check()
 
 

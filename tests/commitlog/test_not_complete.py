@@ -16,7 +16,7 @@ from sidestep.commitlog.log import CommitLog, Record, is_begun
 from sidestep.commitlog.writer import Writer
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.creating import PATIENCE
-from sidestep.runtime.errors import AgainError, MachineError
+from sidestep.runtime.errors import MachineError, TakenError
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
 from tests.clock import Clock
@@ -35,7 +35,7 @@ from sidestep.commitlog.lease import Lease
 from sidestep.commitlog.log import CommitLog
 from sidestep.commitlog.writer import take_over
 from sidestep.config.schema import StorageSpec
-from sidestep.runtime.errors import AgainError
+from sidestep.runtime.errors import TakenError
 from sidestep.storage.open import open_store
 from tests.disks import LACKS, answer
 
@@ -48,7 +48,7 @@ while taken < 8:
     try:
         print(take_over(commits, Lease(0), None, {}).position)
         taken += 1
-    except AgainError:  # the other one has become the writer while this one looked
+    except TakenError:  # the other one has become the writer while this one looked
         pass
 """
 
@@ -92,14 +92,14 @@ def test_a_writer_that_was_taken_over_stops_though_that_record_is_cut_short_sinc
 ) -> None:
     begin(store, lease)
     store.write_bytes("commits/000002.json", torn(store.read_bytes("commits/000002.json")))
-    with pytest.raises(AgainError, match=FENCED):
+    with pytest.raises(TakenError, match=FENCED):
         commit(writer, tmp_path, 1)
 
 
 def test_what_never_was_a_record_ends_the_writer(writer: Writer, store: Store, tmp_path: Path) -> None:
     assert not is_begun(b"a note") and not is_begun(WHOLE) and is_begun(WHOLE[:-1])
     store.write_bytes("commits/000002.json", b"a note")
-    with pytest.raises(AgainError, match=FENCED):
+    with pytest.raises(TakenError, match=FENCED):
         commit(writer, tmp_path, 1)
 
 
@@ -111,7 +111,7 @@ def test_the_living_writer_is_seen_behind_it(
         writer.heartbeat.beat()
 
     store.write_bytes("commits/000002.json", b"")
-    with pytest.raises(AgainError, match="showed life"):
+    with pytest.raises(TakenError, match="showed life"):
         begin(store, replace(lease, sleep=sleep))
     commit(writer, tmp_path, 1)
 

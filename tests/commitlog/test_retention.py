@@ -8,7 +8,7 @@ import pytest
 from sidestep.commitlog.lease import Lease
 from sidestep.commitlog.log import CommitLog
 from sidestep.commitlog.writer import Writer
-from sidestep.runtime.errors import AgainError, StorageError
+from sidestep.runtime.errors import StorageError, TakenError
 from sidestep.storage.store import Store
 from tests.commitlog.commits import FENCED, begin, checkpoints, commit, lose_commit, newest
 
@@ -150,7 +150,7 @@ def test_a_writer_whose_answer_was_lost_before_the_take_over_sends_and_deletes_n
     second = begin(store, lease)
     commit(second, tmp_path / "second", 2, keep=1)
     before = store.list_files("checkpoints")
-    with pytest.raises(AgainError, match=FENCED):
+    with pytest.raises(TakenError, match=FENCED):
         commit(writer, tmp_path / "again", 1)
     assert store.list_files("checkpoints") == before
     assert newest(store, tmp_path / "newest") == 2

@@ -31,7 +31,7 @@ from sidestep.commitlog.lease import Lease, Watch, heartbeat_path
 from sidestep.commitlog.log import CommitLog, Record, record_path
 from sidestep.commitlog.writer import Writer, take_over
 from sidestep.runtime.canonical import json_bytes
-from sidestep.runtime.errors import AgainError, SideStepError, StorageError
+from sidestep.runtime.errors import AgainError, SideStepError, StorageError, TakenError
 from tests.commitlog.world import FATES, Crash, Process, World
 
 EXAMPLES = int(os.environ.get("SIDESTEP_TEST_EXAMPLES", 200))  # here: no test sees a variable of ours
@@ -78,6 +78,7 @@ class Attempt(Process):
         """
         super().__init__(world, number)
         self.folder, self.tries, self.publishes = folder, tries, publishes
+        self.is_judged = number % 2 == 1  # its end publishes the oldest checkpoint, as the best
         self.lease = Lease(LEASE, lambda: world.now, self.sleep)
         self.writer: Writer | None = None
         self.told: list[Record] = []
@@ -99,8 +100,10 @@ class Attempt(Process):
             for step in range(first, first + STEPS):
                 self.save(writer, step)
             if self.told:
-                self.told.append(writer.finish())
-                commits.fetch(self.told[-1], self.folder / f"adapter-{self.number}")
+                done = writer.finish(writer.newest.kept[-1] if self.is_judged and writer.newest else "")
+                self.told.append(done)
+                if not done.published:  # an older one may have been damaged since
+                    commits.fetch(done, self.folder / f"adapter-{self.number}")
         finally:
             self.release(writer)
 
@@ -186,7 +189,7 @@ class Attempt(Process):
         if self.writer.heartbeat.lost.is_set():
             assert is_fenced, "a writer stops for nothing"
             assert self.world.files.get(self.heartbeat) == before, "a writer that stops shows life"
-            with pytest.raises(AgainError):
+            with pytest.raises(TakenError):
                 self.writer.check()
             self.is_beating = False
         else:
@@ -365,7 +368,8 @@ class Writers(RuleBasedStateMachine):
 
     @invariant()
     def what_is_published_stays(self) -> None:
-        """Until the run comes to an end, its checkpoint is kept; nobody knows it where records are lost."""
+        """Until the run comes to another end, its checkpoint is kept; nobody knows it where records are
+        lost."""
         if not self.world.lost and (folder := self.published()):
             assert folder in self.kept()
 
@@ -376,7 +380,7 @@ class Writers(RuleBasedStateMachine):
             if error is None or isinstance(error, Crash):
                 continue
             assert isinstance(error, SideStepError), repr(error)
-            if isinstance(error, AgainError):
+            if isinstance(error, AgainError | TakenError):
                 assert attempt.writer is None or attempt.is_fenced() or self.world.lost
             else:
                 assert attempt.has_met_faults or self.has_damaged or attempt.is_fenced()
@@ -447,7 +451,11 @@ class Writers(RuleBasedStateMachine):
         """The folder that the adapter was made from by the records before that number, since the last end."""
         told = (record for record in reversed(self.world.records[: until and until - 1]))
         newest = next((record for record in told if record["kind"] in ("publish", "done")), None)
-        return newest["folder"] if newest and newest["kind"] == "publish" else ""
+        if newest is None:
+            return ""
+        is_by_hand = newest["kind"] == "publish"
+        folder: str = newest["folder"] if is_by_hand else newest["published"]
+        return folder
 
     def kept(self) -> list[str]:
         """The folders of the checkpoints that the newest commit keeps, the newest first."""

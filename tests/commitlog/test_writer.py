@@ -9,7 +9,7 @@ from sidestep.commitlog.lease import Lease
 from sidestep.commitlog.log import CommitLog
 from sidestep.commitlog.writer import Writer
 from sidestep.config.schema import StorageSpec
-from sidestep.runtime.errors import AgainError, BadDataError, MissingInputError, StorageError
+from sidestep.runtime.errors import BadDataError, MissingInputError, StorageError, TakenError
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
 from tests.commitlog.commits import FENCED, begin, checkpoints, commit, lose_commit, newest
@@ -41,7 +41,7 @@ def test_a_damaged_record_in_its_way_ends_a_writer(
     """It may be the take-over of another one. The next attempt goes on after it."""
     commit(writer, tmp_path, 1)
     store.write_bytes("commits/000003.json", b"x")
-    with pytest.raises(AgainError, match=FENCED):
+    with pytest.raises(TakenError, match=FENCED):
         commit(writer, tmp_path, 2)
     assert checkpoints(store) == {"checkpoint-epoch-1"}
     following = begin(store, lease)
@@ -68,7 +68,7 @@ def test_an_empty_folder_in_the_place_of_the_next_record(
     store = open_store(str(tmp_path / "output"), StorageSpec())
     first = begin(store, lease)
     (tmp_path / "output" / "commits" / "000002.json").mkdir()
-    with pytest.raises(AgainError, match=FENCED):
+    with pytest.raises(TakenError, match=FENCED):
         commit(first, tmp_path, 1)
     following = begin(store, lease)
     assert following.position[0] == 3
@@ -82,6 +82,21 @@ def test_done_is_the_last_word(writer: Writer, store: Store, tmp_path: Path) -> 
     tail = CommitLog(store).tail()
     assert tail
     assert (tail.kind, tail.folder, tail.step) == ("done", "checkpoints/checkpoint-epoch-1", 1)
+
+
+def test_a_run_ends_with_a_checkpoint_that_is_kept(writer: Writer, store: Store, tmp_path: Path) -> None:
+    """By default the last; or another one, which stays from then on, until the run comes to another end."""
+    for step in (1, 2):
+        commit(writer, tmp_path / str(step), step)
+    first = "checkpoints/checkpoint-epoch-1"
+    with pytest.raises(AssertionError, match="may be deleted"):
+        writer.finish("checkpoints/checkpoint-epoch-7")
+    done = writer.finish(first)
+    assert (done.folder, done.published) == ("checkpoints/checkpoint-epoch-2", first)
+    assert CommitLog(store).published(done) == first
+    commit(writer, tmp_path / "3", 3)
+    assert writer.newest and first in writer.newest.kept
+    assert writer.finish(writer.newest.folder).published == ""
 
 
 def test_the_next_writer_goes_on_in_folders_of_its_own(
@@ -110,9 +125,9 @@ def test_a_writer_that_was_given_up_is_fenced(
     commit(writer, tmp_path / "first", 1)
     writer.check_now()
     second = begin(store, lease)
-    with pytest.raises(AgainError, match=FENCED):
+    with pytest.raises(TakenError, match=FENCED):
         writer.check_now()
-    with pytest.raises(AgainError, match=FENCED):
+    with pytest.raises(TakenError, match=FENCED):
         commit(writer, tmp_path / "late", 2)
     assert {file.path.split("/")[1] for file in store.list_files("checkpoints")} == {"checkpoint-epoch-1"}
     upload = store.upload
@@ -124,7 +139,7 @@ def test_a_writer_that_was_given_up_is_fenced(
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "upload", paused)
-        with pytest.raises(AgainError, match=FENCED):
+        with pytest.raises(TakenError, match=FENCED):
             commit(second, tmp_path / "later", 2)
     assert newest(store, tmp_path / "newest") == 1
     commit(third[0], tmp_path / "third", 2)

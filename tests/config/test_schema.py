@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from sidestep.config.fields import nearest_field, spec_fields, spec_sections
 from sidestep.config.job import JobSpec
 from sidestep.config.yaml12 import dump_yaml, read_yaml
+from sidestep.runtime.errors import BadSpecError
+from tests.facts import facts
 
 PLACES = {"audio_dir": "songs", "output_dir": "out"}
 
@@ -64,6 +66,54 @@ def test_lists_as_people_write_them(words: object) -> None:
 def test_mappings_as_people_write_them(pairs: object) -> None:
     spec = JobSpec(**PLACES, train={"adapter": {"rank_pattern": pairs}})
     assert spec.train.adapter.rank_pattern == {"q_proj": 8, "v_proj": 16}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["Night Drive", "c [x]", "Stop, Go", "e"], ("Night Drive", "c [x]", "Stop, Go", "e")),
+        ('["Night Drive", "e"]', ("Night Drive", "e")),
+        ("[ab]* e,f", ("[ab]*", "e", "f")),  # no JSON
+        ("[1]", ("[1]",)),  # a list of numbers, and no names
+    ],
+)
+def test_names_of_songs_may_have_spaces(given: object, expected: tuple[str, ...]) -> None:
+    held_out = JobSpec.load(None, **PLACES, train={"validation": {"songs": given}})
+    assert held_out.train.validation.songs == expected
+    modules = JobSpec(**PLACES, train={"adapter": {"target_modules": given}}).train.adapter.target_modules
+    assert all(" " not in module for module in modules) or isinstance(given, str)
+
+
+@pytest.mark.parametrize("field", ["repeats", "weights"])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["Night Drive=2", "a=b=3", "Stop, Go=4"], {"Night Drive": 2, "a=b": 3, "Stop, Go": 4}),
+        ('{"Night Drive": 2, "e": 3}', {"Night Drive": 2, "e": 3}),
+        ("a=2,b=3 c=4", {"a": 2, "b": 3, "c": 4}),
+        ('["Night Drive=2"]', {"Night Drive": 2}),
+    ],
+)
+def test_pairs_of_songs_too(field: str, given: object, expected: dict[str, int]) -> None:
+    assert getattr(JobSpec.load(None, **PLACES, train={field: given}).train, field) == expected
+
+
+@pytest.mark.parametrize("off", ["every_epochs", "draws", "window"])
+def test_what_is_for_held_out_songs_needs_some(off: str) -> None:
+    with pytest.raises(BadSpecError, match=facts(f"train.validation.{off}", "share", "songs")):
+        JobSpec.load(None, **PLACES, train={"validation": {off: 7}})
+    for fine in ({off: 7, "share": 0.1}, {off: 7, "songs": ["a"]}):
+        assert getattr(JobSpec(**PLACES, train={"validation": fine}).train.validation, off) == 7
+    default = JobSpec(**PLACES)
+    assert JobSpec(**default.model_dump()) == default, "a run's own job.yaml says them all"
+
+
+def test_what_counts_as_better_is_for_patience() -> None:
+    held_out = {"validation": {"share": 0.1}}
+    with pytest.raises(BadSpecError, match=facts("train.stop.min_delta", "train.stop.patience")):
+        JobSpec.load(None, **PLACES, train={**held_out, "stop": {"min_delta": 0.3}})
+    stop = JobSpec(**PLACES, train={**held_out, "stop": {"min_delta": 0.3, "patience": 2}}).train.stop
+    assert stop.min_delta == 0.3
 
 
 @pytest.mark.parametrize(
@@ -161,13 +211,13 @@ def test_a_field_says_of_itself_what_it_is() -> None:
     """Beside its schema, which `sidestep schema` prints and others read."""
     fields = spec_fields().values()
     assert [field.name for field in fields if field.is_place] == [
-        *("checkpoint_dir", "audio_dir", "dataset_json", "dataset_dir", "output_dir", "train.resume_from"),
+        *("checkpoint_dir", "audio_dir", "dataset_json", "dataset_dir", "output_dir"),
+        *("train.adapter.rank_from", "train.resume_from", "train.init_from"),
     ]
-    assert {field.path[-1] for field in fields if field.adapter_type == "lora"} == {
-        *("rank_pattern", "alpha_pattern"),
-    }
-    assert {field.path[-1] for field in fields if field.adapter_type == "lokr"} == {
-        *("factor", "decompose_both", "use_tucker", "use_scalar", "weight_decompose"),
+    assert {field.path[-1]: field.adapter_types for field in fields if field.adapter_types} == {
+        **dict.fromkeys(("rank_pattern", "alpha_pattern"), ("lora",)),
+        "weight_decompose": ("lora", "lokr"),
+        **dict.fromkeys(("factor", "decompose_both", "use_tucker", "use_scalar"), ("lokr",)),
     }
 
 
@@ -178,6 +228,14 @@ def test_a_lokr_has_no_dropout_but_where_it_is_asked_for() -> None:
     assert dropout() == dropout(type="lora") == 0.1
     assert dropout(type="lokr") == 0
     assert dropout(type="lokr", dropout=0.1) == 0.1
+
+
+def test_chunks_that_cover_a_song_have_a_length() -> None:
+    """Nothing is set in vain: whole songs are not cut."""
+    assert JobSpec(**PLACES, train={"chunks": "cover", "chunk_duration": 30}).train.chunks == "cover"
+    assert JobSpec(**PLACES, train={"chunk_duration": 30}).train.chunks == "random"
+    with pytest.raises(ValidationError, match="chunk_duration"):
+        JobSpec(**PLACES, train={"chunks": "cover"})
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from sidestep.config import sources
+from sidestep.config.adapter import AdapterSpec
+from sidestep.config.fields import spec_fields
 from sidestep.config.job import JobSpec, problem_with, resolve
 from sidestep.config.problems import Problem
 from sidestep.config.sources import FileLine, Given
-from sidestep.config.training import AdapterSpec
 from sidestep.runtime.errors import BadSpecError, MissingInputError, UsageError
 
 BASE = "audio_dir: songs\noutput_dir: out\n"
@@ -138,7 +139,7 @@ def test_an_empty_place_is_one_problem() -> None:
         ("train: {attention: self}", "train.adapter.attention"),  # not runtime's
         ("trian: {lr: 1}", "train"),
         ("learning_rate: 1", "train.lr"),
-        ("batchsize: 1", "estimate.batches"),
+        ("batchsize: 1", "train.batch_size"),
         ("train: {xs: 1}", None),  # its likeness to train.lr is that of `train` alone
     ],
 )
@@ -293,3 +294,31 @@ def test_what_is_wrong_with_one_field_alone() -> None:
     assert "at least 1" in str(problem_with(given, (*adapter, "rank_pattern")))  # inside it
     for path in ((*adapter, "type"), (*adapter, "rank"), ("train", "l"), ("output_dir",)):
         assert problem_with(given, path) is None
+
+
+def test_a_section_that_does_not_fit_is_told_at_what_was_given_of_it() -> None:
+    places = {"output_dir": "out", "audio_dir": "in"}
+    patience = Given(("train", "stop", "patience"), "3", "--patience")
+    [problem] = problems(flags=[patience], arguments=places)
+    assert has_facts(problem, "train.stop.patience = '3' (--patience)", "train.validation.share")
+    [problem] = problems(arguments={**places, "train": {"stop": {"min_delta": 0, "patience": 4}}})
+    assert has_facts(problem, "train.stop.patience = 4 (argument)", "train.validation.share")
+
+
+@pytest.mark.parametrize(
+    ("path", "words", "example"),
+    [
+        (("train", "repeats"), ["a", "b=2"], "ballads/*=3"),
+        (("train", "weights"), ["Night Drive"], "demo-*=0.5"),
+        (("train", "lr_groups"), ["mlp"], "cross_attn=0.5"),
+        (("train", "adapter", "rank_pattern"), ["v_proj"], "v_proj=16"),
+    ],
+)
+def test_what_is_no_pair_is_told_by_one_of_its_kind(
+    path: tuple[str, ...], words: list[str], example: str
+) -> None:
+    [problem] = problems(
+        flags=[Given(path, words, "--flag")], arguments={"audio_dir": "a", "output_dir": "o"}
+    )
+    assert has_facts(problem, f"{'.'.join(path)} = {words} (--flag)", example)
+    assert spec_fields()[path].allowed == f"pairs such as {example}"

@@ -10,6 +10,7 @@ import pytest
 from sidestep.acestep.layout import Part
 from sidestep.config.job import JobSpec
 from sidestep.config.schema import StorageSpec
+from sidestep.config.training import Alternate
 from sidestep.data.dataset import Song
 from sidestep.data.keys import Recipe, latents_key, tensors_key, weights_digest
 from sidestep.storage.open import open_store
@@ -35,14 +36,18 @@ OTHER: dict[str, Any] = {
     "model": "another",
     "version": RECIPE.version + 1,
     "float_scale": 32768,
+    "alternates": ("genre",),
 }
 OF_LATENTS = {"max_duration", "levels", "vae", "version", "float_scale"}
+
+
+OF_GENRE: dict[str, Any] = {"is_instrumental": False, "may_use_genre": True}
 
 
 @pytest.fixture
 def song(tmp_path: Path) -> Song:
     store = open_store(str(tmp_path), StorageSpec())
-    return Song(store, FileInfo("a.mp3", 1, "1"), "a caption", lyrics="la la", is_instrumental=False)
+    return Song(store, FileInfo("a.mp3", 1, "1"), "a caption", lyrics="la la", genre="folk", **OF_GENRE)
 
 
 def test_all_of_the_recipe_is_tried() -> None:
@@ -95,6 +100,23 @@ def test_a_songs_words_are_those_of_inference(
     (tmp_path / "d.json").write_text(json.dumps([{"audio_path": "a.mp3", "lyrics": "la", **known}]))
     (plain,) = songs_of(JobSpec(task="preprocess", dataset_dir="t", dataset_json=str(tmp_path / "d.json")))
     assert tensors_key(read, "d", RECIPE) == tensors_key(plain, "d", RECIPE)
+
+
+def test_other_prompts_are_in_the_key_as_far_as_a_song_has_them(song: Song) -> None:
+    def key(song: Song, *alternates: Alternate) -> str:
+        return tensors_key(song, "d", replace(RECIPE, alternates=alternates))
+
+    tagged = replace(song, custom_tag="xyz")
+    assert (
+        len({key(tagged), key(tagged, "trigger"), key(tagged, "genre"), key(tagged, "genre", "trigger")}) == 4
+    )
+    assert key(song, "trigger") == key(song)  # it has no trigger word
+    assert key(replace(song, may_use_genre=False), "genre") == key(song)
+    assert key(replace(song, genre="x"), "genre") != key(song, "genre")
+    for position in ("prepend", "append"):
+        other = replace(tagged, tag_position=position, custom_tag="abc")
+        assert key(other, "trigger") != key(replace(other, custom_tag="xyz"), "trigger")
+    assert latents_key("d", replace(RECIPE, alternates=("trigger",))) == latents_key("d", RECIPE)
 
 
 def test_a_song_is_known_by_its_content_wherever_it_is(song: Song) -> None:

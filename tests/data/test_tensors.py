@@ -1,3 +1,4 @@
+import io
 import pickle
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from sidestep.config.schema import StorageSpec
+from sidestep.config.training import Alternate
 from sidestep.data.index import (
     WAIT,
     Index,
@@ -133,6 +135,57 @@ def test_files_of_other_trainers_are_trimmed_of_their_pads(
     assert read.encoder_hidden_states.dtype == read.target_latents.dtype == torch.float32
     assert torch.equal(read.encoder_hidden_states, sample.encoder_hidden_states.to(dtype).float())
     assert read.metadata == sample.metadata
+
+
+ALTERNATES: tuple[Alternate, ...] = ("trigger", "genre")
+
+
+def test_other_prompts_lie_beside_the_five_keys_as_upstream_has_them(sample: Sample) -> None:
+    more = replace(sample, alternates={"genre": torch.ones(2, 32), "trigger": torch.zeros(3, 32)})
+    data = torch.load(io.BytesIO(sample_bytes(more)), weights_only=True)
+    plain = torch.load(io.BytesIO(sample_bytes(sample)), weights_only=True)
+    assert data.keys() - plain.keys() == {
+        *("encoder_hidden_states_genre", "encoder_attention_mask_genre"),
+        *("encoder_hidden_states_trigger", "encoder_attention_mask_trigger"),
+    }
+    read = read_sample(sample_bytes(more), alternates=ALTERNATES)
+    assert_equal(read, more)
+    assert {name: tensor.tolist() for name, tensor in read.alternates.items()} == {
+        name: tensor.tolist() for name, tensor in more.alternates.items()
+    }
+    assert set(read_sample(sample_bytes(more), alternates=ALTERNATES[1:]).alternates) == {"genre"}
+    assert not read_sample(sample_bytes(sample), alternates=ALTERNATES).alternates
+
+
+def test_pads_of_other_prompts_are_trimmed(tmp_path: Path) -> None:
+    conditions = torch.full((9, 8), torch.nan, dtype=torch.bfloat16)
+    conditions[:2] = 3
+    path = saved(
+        tmp_path,
+        encoder_hidden_states_genre=conditions,
+        encoder_attention_mask_genre=torch.tensor([1, 1, *[0] * 7]),
+    )
+    assert torch.equal(read_sample(path, alternates=ALTERNATES).alternates["genre"], torch.full((2, 8), 3.0))
+
+
+@pytest.mark.parametrize(
+    ("conditions", "mask", "message"),
+    [
+        (torch.ones(2, 8), None, "no tensor encoder_attention_mask_genre"),
+        (torch.ones(2, 8), torch.ones(3), r"encoder_attention_mask_genre should be a mask \[2\]"),
+        (torch.ones(2, 8), torch.zeros(2), "encoder_attention_mask_genre leaves nothing"),
+        (torch.full((2, 8), torch.nan), torch.ones(2), "encoder_hidden_states_genre has values that are not"),
+        (torch.ones(2, 9), torch.ones(2), "encoder_hidden_states_genre .* 9 wide"),
+        ([1.0], torch.ones(2), "encoder_hidden_states_genre is not a plain tensor"),
+    ],
+)
+def test_a_damaged_prompt_is_refused_by_who_would_train_on_it(
+    tmp_path: Path, conditions: Any, mask: Any, message: str
+) -> None:
+    path = saved(tmp_path, encoder_hidden_states_genre=conditions, encoder_attention_mask_genre=mask)
+    assert len(read_sample(path).target_latents) == 3
+    with pytest.raises(BadDataError, match=rf"song\.pt .*{message}"):
+        read_sample(path, alternates=ALTERNATES)
 
 
 def test_padded_frames_are_trimmed_too(tmp_path: Path) -> None:

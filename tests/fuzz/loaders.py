@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -16,13 +17,13 @@ import torch
 from sidestep import adapters
 from sidestep.acestep.config import whole_config
 from sidestep.acestep.layout import shard_names
-from sidestep.acestep.loading import read_silence
-from sidestep.adapters.export import shapes_alone
+from sidestep.acestep.loading import read_silence, shapes_alone
 from sidestep.commands.status import show_status
 from sidestep.commitlog.lease import Lease, Watch
 from sidestep.commitlog.log import CommitLog, Record
 from sidestep.config.job import JobSpec, resolve
 from sidestep.config.schema import StorageSpec
+from sidestep.config.training import TrainSpec
 from sidestep.data.audio import seconds_by_header
 from sidestep.data.entries import read_dataset
 from sidestep.data.foreign import counted
@@ -64,7 +65,7 @@ def read_environment(data: bytes, folder: Path) -> None:
 
 
 def read_pt(data: bytes, folder: Path) -> None:
-    sample = read_sample(data)
+    sample = read_sample(data, alternates=("trigger", "genre"))
     assert sample.target_latents.nbytes <= 4 * len(data)
 
 
@@ -148,7 +149,8 @@ def look_at_outbox(store: LocalStore) -> None:
 
 def read_mapped(data: bytes, folder: Path) -> None:
     (folder / "a.pt").write_bytes(data)
-    songs_of_tensors(LocalStore(folder, StorageSpec()))
+    store = LocalStore(folder, StorageSpec())
+    songs_of_tensors(store, list(store.list_files()), TrainSpec())
 
 
 def read_pulled(data: bytes, folder: Path) -> None:
@@ -231,6 +233,7 @@ RANKING = {"recipe": {"seed": 1}, "modules": [{"module": "layers.0.self_attn.q_p
 INDEX = {
     "files": {"/songs/a.wav": {"size": 3, "version": "1", "sha256": "ab", "probed": 1.0}},
     "samples": {"/songs/a.wav": "key"}, "tensors": {"key": "ab"},
+    "alternates": ["genre"], "shares": {"/songs/a.wav": {"repeats": 3, "weight": 0.5}},
 }  # fmt: skip
 SAMPLE = {"audio_path": "a.wav", "caption": "b", "lyrics": "[Verse]\nc", "bpm": 90}
 DATASET = {
@@ -239,6 +242,7 @@ DATASET = {
 }
 SPEC = b"name: a\ntask: train\ncheckpoint_dir: m\ndataset_dir: t\noutput_dir: o\ntrain: {lr: 1e-4}\n"
 SONG = Sample(torch.ones(3, 64), torch.ones(2, 8), torch.ones(3, 128), {"caption": "x", "bpm": 7})
+SONG_OF_PROMPTS = replace(SONG, alternates={"genre": torch.ones(1, 8), "trigger": torch.ones(2, 8)})
 
 LOADERS = {
     "spec": Loader(lambda: [SPEC], read_spec),
@@ -248,7 +252,7 @@ LOADERS = {
         lambda: [b"caption: a\nbpm: 90\nlyrics:\n[Verse]\nb"],
         lambda data, folder: read_sidecar(data, "a.txt"),
     ),
-    "tensors": Loader(lambda: [sample_bytes(SONG)], read_pt),
+    "tensors": Loader(lambda: [sample_bytes(SONG), sample_bytes(SONG_OF_PROMPTS)], read_pt),
     "silence": Loader(files(MODEL / "silence_latent.pt"), silence),
     "lora": adapter("lora-attention", "adapter_model.safetensors"),
     "lora-config": adapter("lora-attention", "adapter_config.json"),

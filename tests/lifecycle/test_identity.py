@@ -37,6 +37,7 @@ FINGERPRINT = "the run's fingerprint"
 MACHINE = "the machine's kind"
 TENSORS = "through the tensors"
 NOTHING = "changes nothing"
+STEP = "the samples of a step, with train.accumulation"
 NO_OTHER = object()  # the schema allows one value alone
 
 
@@ -49,6 +50,7 @@ class Row(NamedTuple):
 
 
 LOKR = {"train.adapter.type": "lokr"}
+HELD_OUT = {"train.validation.share": 0.25}
 FIELDS = {
     "name": Row(NOTHING, "another"),
     "task": Row(NOTHING, "pipeline"),
@@ -66,6 +68,7 @@ FIELDS = {
     "preprocess.target_lufs": Row(TENSORS, -20, {"preprocess.normalize": "lufs"}),
     "preprocess.lyrics_format": Row(TENSORS, "raw"),
     "preprocess.timbre": Row(TENSORS, "zero"),
+    "preprocess.alternates": Row(TENSORS, ["trigger"]),
     "preprocess.bare_text": Row(TENSORS, "lyrics"),
     "preprocess.float_scale": Row(TENSORS, 32768),
     "preprocess.on_bad_file": Row(TENSORS, "skip"),
@@ -74,6 +77,9 @@ FIELDS = {
     "estimate.granularity": Row(NOTHING, "layer"),
     "inference.shift": Row(NOTHING, 3),
     "inference.num_inference_steps": Row(NOTHING, 8),
+    "inference.guidance": Row(NOTHING, 5),
+    "inference.strength": Row(NOTHING, 0.8),
+    "card.license": Row(NOTHING, "cc-by-4.0"),
     "train.mode": Row(FINGERPRINT, "vanilla"),
     "train.adapter.type": Row(FINGERPRINT, "lokr"),
     "train.adapter.rank": Row(FINGERPRINT, 8),
@@ -83,25 +89,37 @@ FIELDS = {
     "train.adapter.attention": Row(FINGERPRINT, "self"),
     "train.adapter.rank_pattern": Row(FINGERPRINT, {"v_proj": 2}),
     "train.adapter.alpha_pattern": Row(FINGERPRINT, {"v_proj": 2}),
+    "train.adapter.rank_from": Row(FINGERPRINT, "an estimate"),
     "train.adapter.bias": Row(FINGERPRINT, NO_OTHER),
     "train.adapter.factor": Row(FINGERPRINT, 8, LOKR),
     "train.adapter.decompose_both": Row(FINGERPRINT, True, LOKR),
     "train.adapter.use_tucker": Row(FINGERPRINT, True, LOKR),
     "train.adapter.use_scalar": Row(FINGERPRINT, True, LOKR),
-    "train.adapter.weight_decompose": Row(FINGERPRINT, True, LOKR),
+    "train.adapter.weight_decompose": Row(FINGERPRINT, True),
     "train.epochs": Row(FINGERPRINT, 7),
     "train.max_steps": Row(FINGERPRINT, 7),
     "train.optimizer_type": Row(FINGERPRINT, "prodigy"),
     "train.lr": Row(FINGERPRINT, 0.5),
+    "train.lr_groups": Row(FINGERPRINT, {"cross_attn": 0.5}),
     "train.scheduler": Row(FINGERPRINT, "linear"),
     "train.warmup_steps": Row(FINGERPRINT, 7),
     "train.weight_decay": Row(FINGERPRINT, 0.5),
+    "train.batch_size": Row(STEP, 2),  # and the machine's kind
     "train.accumulation": Row(FINGERPRINT, 7),
     "train.max_grad_norm": Row(FINGERPRINT, 7),
     "train.cfg_dropout": Row(FINGERPRINT, 0.5),
+    "train.ema.decay": Row(FINGERPRINT, 0.9),
+    "train.ema.use": Row(FINGERPRINT, False, {"train.ema.decay": 0.9}),
+    "train.caption_dropout": Row(FINGERPRINT, 0.5),
+    "train.genre_share": Row(FINGERPRINT, 0.5),
+    "train.repeats": Row(FINGERPRINT, {"0": 3}),
+    "train.weights": Row(FINGERPRINT, {"1": 0.5}),
+    "train.loss_weighting": Row(FINGERPRINT, "min_snr"),
+    "train.min_snr_gamma": Row(FINGERPRINT, 3.0, {"train.loss_weighting": "min_snr"}),
     "train.timestep_mu": Row(FINGERPRINT, 0.5),
     "train.timestep_sigma": Row(FINGERPRINT, 0.5),
     "train.chunk_duration": Row(FINGERPRINT, 7),
+    "train.chunks": Row(FINGERPRINT, "cover", {"train.chunk_duration": 7}),
     "train.seed": Row(FINGERPRINT, 7),
     "train.gradient_checkpointing": Row(NOTHING, False),
     "train.gradient_checkpointing_ratio": Row(NOTHING, 0.5),
@@ -110,6 +128,8 @@ FIELDS = {
     "train.resume_from": Row(
         NOTHING, "checkpoint-epoch-1"
     ),  # the state that it names has a digest in the log
+    "train.init_from": Row(NOTHING, "an adapter"),  # its digest counts: see below
+    "train.init_resize": Row(NOTHING, True, {"train.init_from": "an adapter"}),
     "train.new_attempt": Row(NOTHING, True),
     "train.extend": Row(NOTHING, True),
     "train.accept_other_weights": Row(NOTHING, True),
@@ -118,16 +138,34 @@ FIELDS = {
     "train.checkpoint.every_minutes": Row(NOTHING, 7),
     "train.checkpoint.keep": Row(NOTHING, 7),
     "train.checkpoint.keep_every_epochs": Row(NOTHING, 7),
+    "train.validation.share": Row(FINGERPRINT, 0.25),
+    "train.validation.songs": Row(FINGERPRINT, ["song-1"]),
+    "train.validation.every_epochs": Row(FINGERPRINT, 7, HELD_OUT),
+    "train.validation.draws": Row(FINGERPRINT, 7, HELD_OUT),
+    "train.validation.window": Row(FINGERPRINT, 7, HELD_OUT),
+    "train.best": Row(NOTHING, True, HELD_OUT),
+    "train.publish": Row(NOTHING, "best", HELD_OUT),
+    "train.stop.patience": Row(FINGERPRINT, 7, HELD_OUT),
+    "train.stop.min_delta": Row(FINGERPRINT, 0.5, {**HELD_OUT, "train.stop.patience": 3}),
+    "train.target_loss": Row(FINGERPRINT, 0.5, HELD_OUT),
     "runtime.device": Row(MACHINE, "cpu"),
     "runtime.precision": Row(MACHINE, "fp32"),
     "runtime.attention": Row(MACHINE, "flash"),
     "runtime.deterministic": Row(MACHINE, True),
     "runtime.offload_encoder": Row(NOTHING, NO_OTHER),
     "runtime.workspace": Row(NOTHING, "elsewhere"),
+    "runtime.spot_notice": Row(NOTHING, "none"),
+    "runtime.max_hours": Row(NOTHING, 20),
+    "runtime.max_cost": Row(NOTHING, 20, {"runtime.price_per_hour": 1}),
+    "runtime.max_attempts": Row(NOTHING, 20),
+    "runtime.stall_minutes": Row(NOTHING, 20),
+    "runtime.first_step_minutes": Row(NOTHING, 20),
     "runtime.grace_seconds": Row(NOTHING, 7),
     "runtime.lease_seconds": Row(NOTHING, 7),
     "runtime.price_per_hour": Row(NOTHING, 7),
     "runtime.on_exit": Row(NOTHING, "stop"),
+    "runtime.log_format": Row(NOTHING, "json"),
+    "runtime.webhook": Row(NOTHING, ("https://hooks.example.com/x",)),
     "storage.endpoint_url": Row(NOTHING, "http://localhost:1"),
     "storage.region": Row(NOTHING, "eu-west-1"),
     "storage.path_style": Row(NOTHING, True),
@@ -221,6 +259,25 @@ def test_fields_of_the_machine(spec: JobSpec, gpu: dict[str, Any], name: str) ->
     )
 
 
+def test_how_a_step_is_cut_is_the_machine_s_and_how_many_samples_it_has_the_run_s(
+    spec: JobSpec, gpu: dict[str, Any]
+) -> None:
+    """A step of four in another cut goes on, on another kind of machine; one of eight is another run."""
+    saved = numbers(settings(spec))
+    assert saved.recipe["train.accumulation"] == 4 and "train.batch_size" not in saved.recipe
+    other = spec.changed({"train.batch_size": 4, "train.accumulation": 1})
+    assert settings(other) == settings(spec)
+    check_same_run(other, saved, fingerprint_of(settings(other), "abc"), "the run")
+    machine = choose_machine(spec.runtime)
+    assert "batch_size" not in machine.kind() and machine.kind(1) == machine.kind()  # as older versions wrote
+    assert differences(machine.kind(), machine.kind(4)) == {"batch_size": (1, 4)}
+    larger = spec.changed({"train.batch_size": 2})
+    with pytest.raises(
+        BadSpecError, match=facts("train.batch_size", "train.accumulation", "4 then", "8 now")
+    ):
+        check_same_run(larger, saved, fingerprint_of(settings(larger), "abc"), "the run")
+
+
 @pytest.mark.parametrize("precision", NUMERICS)
 def test_a_number_that_moves_is_another_kind_where_it_is_used(
     spec: JobSpec, gpu: dict[str, Any], precision: str, monkeypatch: pytest.MonkeyPatch
@@ -303,6 +360,22 @@ def test_what_is_in_the_tensors_is_compared_once_it_is_known(spec: JobSpec) -> N
         check_same_run(spec, numbers(settings(spec)), fingerprint, "the run")
     with pytest.raises(BadSpecError, match=facts("dataset_content", "'one'", "'two'")):
         check_same_run(spec, saved, now | {"dataset_content": "two"}, "the run")
+
+
+def test_the_adapter_that_a_run_began_from_is_compared_once_it_is_here(spec: JobSpec) -> None:
+    """A run that began with a new one, as all of older versions, says nothing of it."""
+    plain = fingerprint_of(settings(spec), "abc")
+    begun = numbers(settings(spec) | {"init_from": "one"})
+    check_same_run(spec, begun, settings(spec), "the run")
+    check_same_run(spec, begun, plain | {"init_from": "one"}, "the run")
+    check_same_run(spec, numbers(settings(spec)), plain, "the run")
+    for saved, digest in ((begun, "two"), (numbers(settings(spec)), "one")):
+        with pytest.raises(BadSpecError, match=facts("init_from", f"'{digest}' now", "without")):
+            check_same_run(spec, saved, plain | {"init_from": digest}, "the run")
+    other = spec.changed({"train.lr": 0.5})
+    with pytest.raises(BadSpecError, match=facts("init_from", "train.lr")) as error:
+        check_same_run(other, begun, fingerprint_of(settings(other), "abc") | {"init_from": "two"}, "the run")
+    assert "without train.init_from" not in str(error.value)
 
 
 def test_a_checkpoint_says_by_which_law_it_was_drawn(spec: JobSpec) -> None:

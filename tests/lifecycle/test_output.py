@@ -9,7 +9,7 @@ from sidestep.config.job import JobSpec
 from sidestep.config.schema import StorageSpec
 from sidestep.lifecycle.events import EventsToSend
 from sidestep.lifecycle.output import Output
-from sidestep.runtime.errors import AgainError, BadDataError, StorageError
+from sidestep.runtime.errors import BadDataError, StorageError, TakenError
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.open import open_store
 
@@ -95,11 +95,11 @@ def test_a_writer_that_was_taken_over_leaves_the_next_ones_events_alone(output: 
 
     def check_now() -> None:
         if next(answers, None) is None:
-            raise AgainError("another run has taken over")
+            raise TakenError("another run has taken over")
 
     for step in (1, 2, 3, 4):
         output.store.write_bytes(f"runs/{event_file(step)}", b"")
-    with pytest.raises(AgainError):
+    with pytest.raises(TakenError):
         EventsToSend(output, newest=0, now=0, check_now=check_now)
     assert sent(output) == [f"runs/{event_file(step)}" for step in range(checks, 5)]
 
@@ -111,15 +111,15 @@ def test_a_writer_that_was_taken_over_begins_and_sends_no_events(output: Output)
 
     def check_now() -> None:
         if is_taken_over:
-            raise AgainError("another run has taken over")
+            raise TakenError("another run has taken over")
 
-    with pytest.raises(AgainError):
+    with pytest.raises(TakenError):
         EventsToSend(output, newest=0, now=0, check_now=check_now)
     is_taken_over = False
     events = EventsToSend(output, newest=0, now=0, check_now=check_now)
     events.add(event_file(1))
     is_taken_over = True
-    with pytest.raises(AgainError):
+    with pytest.raises(TakenError):
         events.send()
     assert sent(output) == []
 

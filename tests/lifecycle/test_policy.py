@@ -102,3 +102,15 @@ def test_of_an_epoch_that_was_made_twice_the_newer_stays(schedule: Schedule) -> 
     policy = CheckpointPolicy(CheckpointSpec(keep=1), schedule)
     assert policy.keep(folders) == [folders[0], folders[1], folders[4]]
     assert CheckpointPolicy(CheckpointSpec(keep=4), schedule).keep(folders) == folders
+
+
+def test_what_must_be_saved_is(schedule: Schedule) -> None:
+    """The best, or an early end: whatever the intervals say, and within a row of skipped steps too."""
+    policy = CheckpointPolicy(CheckpointSpec(every_epochs=100, every_minutes=None), schedule)
+    for skipped in (0, 1):
+        step = Progress(4, skipped_in_row=skipped)
+        assert policy.due(step, schedule.group(3), must=True) == "checkpoint-step-4"
+        assert policy.due(Progress(6, skipped_in_row=skipped), schedule.group(5), must=True) == (
+            "checkpoint-epoch-2"
+        )
+    assert policy.due(Progress(6), schedule.group(5)) is None

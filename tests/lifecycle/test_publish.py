@@ -11,7 +11,7 @@ from sidestep.commitlog.writer import Writer, take_over
 from sidestep.config.job import JobSpec
 from sidestep.config.schema import StorageSpec
 from sidestep.lifecycle.publish import lease_of, publish, publish_checkpoint, publish_command
-from sidestep.runtime.errors import AgainError, BadDataError, MissingInputError
+from sidestep.runtime.errors import BadDataError, MissingInputError, TakenError
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.open import open_store
 from sidestep.training.numbers import STATE_FILES
@@ -104,7 +104,7 @@ def test_the_adapter_of_a_run_that_has_gone_on_is_left_to_it(
         monkeypatch.setattr(commits.store, "upload", upload_and_pause)
     else:
         go_on()
-    with pytest.raises(AgainError, match="adapter"):
+    with pytest.raises(TakenError, match="adapter"):
         publish(commits, done, workspace)
     assert len(uploaded) == files_before
 
@@ -222,11 +222,11 @@ def test_a_living_writer_is_left_alone(tmp_path: Path, commits: CommitLog, works
         if clock.now > 5:
             writer.heartbeat.beat()
 
-    with pytest.raises(AgainError, match=facts("another run", tmp_path / "out")):
+    with pytest.raises(TakenError, match=facts("another run", tmp_path / "out")):
         publish_checkpoint(commits, workspace, Lease(60, clock, sleep))
     assert kinds(commits) == ["take-over", "commit"]
     ask(commits, workspace)
-    with pytest.raises(AgainError):
+    with pytest.raises(TakenError):
         commit(tmp_path, writer, 2)
 
 

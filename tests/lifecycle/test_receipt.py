@@ -9,7 +9,7 @@ from sidestep.commitlog.log import FileEntry, Record
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.receipt import receipt_bytes, spec_digest
 from sidestep.lifecycle.status import Spent
-from sidestep.training.numbers import NUMBERS_FILE, Progress
+from sidestep.training.numbers import NUMBERS_FILE, Losses, Progress, Validation
 
 FINGERPRINT = {
     "model_variant": "base",
@@ -29,7 +29,7 @@ def receipt(machines: list[dict[str, Any]] | None = None, **runtime: Any) -> dic
     spec = JobSpec.load(None, task="train", output_dir="out", runtime=runtime)
     files: dict[str, FileEntry] = {"adapter_config.json": ADAPTER, NUMBERS_FILE: {"size": 1, "sha256": "jkl"}}
     done = Record("done", 3, "a nonce", step=9, files=files, machines=machines or [{"processor": "abacus"}])
-    content: dict[str, Any] = json.loads(receipt_bytes(spec, done, FINGERPRINT, PROGRESS, SPENT))
+    content: dict[str, Any] = json.loads(receipt_bytes(spec, done, done, FINGERPRINT, PROGRESS, SPENT))
     return content
 
 
@@ -75,6 +75,35 @@ def test_what_is_to_be_generated_with_is_kept_and_is_no_part_of_what_was_made() 
         for inference in ({}, {"shift": 3, "num_inference_steps": 8})
     ]
     done = Record("done", 3, "a nonce", step=9, files={}, machines=[{"processor": "abacus"}])
-    plain, kept = (json.loads(receipt_bytes(spec, done, FINGERPRINT, PROGRESS, SPENT)) for spec in specs)
+    plain, kept = (
+        json.loads(receipt_bytes(spec, done, done, FINGERPRINT, PROGRESS, SPENT)) for spec in specs
+    )
     assert kept["inference"] == {"shift": 3, "num_inference_steps": 8} and plain["inference"] == {}
     assert {**kept, "inference": {}} == plain
+
+
+def test_what_the_held_out_songs_say() -> None:
+    def losses(loss: float) -> Losses:
+        return Losses((loss - 0.1, loss, loss, loss, loss + 0.1), (loss,))
+
+    curve = {0: 1.0, 3: 0.7, 6: 0.8, 9: 0.9}
+    found = {step: Validation(losses(loss), losses(loss / 2)) for step, loss in curve.items()}
+    progress = Progress(9, evaluations={0: 1.5, 9: 0.5}, validations=found, timesteps=(0.5,))
+    validation = {"share": 0.2, "window": 1}
+    spec = JobSpec.load(None, task="train", output_dir="out", train={"validation": validation})
+    done = Record("done", 3, "a nonce", step=9, files={"adapter_config.json": ADAPTER}, machines=[{}])
+    content = json.loads(
+        receipt_bytes(spec, done, done, FINGERPRINT, progress, SPENT, {3: "checkpoints/checkpoint-step-3"})
+    )["validation"]
+    assert (content["songs_held_out"], content["songs_trained"], content["window"]) == (5, 5, 1)
+    assert content["first"]["smoothed"] is None
+    assert content["best"] == {
+        "step": 3,
+        "held_out": pytest.approx(0.7),
+        "trained": pytest.approx(0.35),
+        "smoothed": pytest.approx(0.7),
+        "checkpoint": "checkpoints/checkpoint-step-3",
+    }
+    assert (content["last"]["step"], content["last"]["checkpoint"]) == (9, None)
+    assert content["gain"] == {"mean": pytest.approx(-0.3), "standard_error": pytest.approx(0, abs=1e-9)}
+    assert content["after_best"]["mean"] == pytest.approx(0.2)

@@ -14,7 +14,7 @@ from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.lifecycle.status import Status
-from sidestep.runtime.errors import AgainError, BadDataError, StorageError
+from sidestep.runtime.errors import AgainError, BadDataError, StorageError, TakenError
 from sidestep.storage.store import Store
 from tests.clock import Clock
 
@@ -151,18 +151,18 @@ def test_the_writer_is_not_talked_over_by_one_that_came_too_late(
     """Two attempts begun together on an empty output: the later one is refused, the other one trains."""
     with attempt() as writer:
         writer.begin("pull")
-        with suppress(AgainError), attempt() as refused:
+        with suppress(TakenError), attempt() as refused:
             refused.begin("pull")
             writer.tell()
             assert told(tmp_path).attempt == 2
             writer.update(generation=1)
             writer.tell()
             assert told(tmp_path).attempt == 1
-            raise AgainError("another run is writing here")
+            raise TakenError("another run is writing here")
         assert (told(tmp_path).attempt, told(tmp_path).state) == (1, "running")
     with attempt() as next_one:
         next_one.begin("pull")
-        assert (told(tmp_path).attempt, told(tmp_path).generation) == (2, 1)
+        assert (told(tmp_path).attempt, told(tmp_path).generation) == (3, 1)  # the refused one was one
 
 
 def test_nothing_is_told_while_another_writer_lives(attempt: MakeReporter, job: Job, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_status_that_cannot_be_sent_stops_nothing(
     with attempt(heartbeat_seconds=0.01) as reporter:
         reporter.begin("estimate")
         _until(lambda: len(tried) > 3)
-    assert set(tried) == {"status.json"}
+    assert set(tried) == {"status.json", "attempts/000001.json"}
     (warning,) = [record for record in caplog.records if "status.json" in record.message]
     assert "the store is gone" in warning.message
 

@@ -10,7 +10,6 @@ from sidestep.commitlog.writer import Writer, take_over
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.resume import (
-    CRASH_LOOP,
     ResumePoint,
     check_crash_loop,
     find_resume_point,
@@ -246,15 +245,16 @@ def test_a_checkpoint_that_was_deleted_is_known_by_its_own_place_alone(tmp_path:
 
 def test_after_many_attempts_without_a_checkpoint_there_is_no_hope(tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    for _ in range(CRASH_LOOP - 1):
+    most = job.spec.runtime.max_attempts
+    for _ in range(most - 1):
         begin(job)
     check_crash_loop(job)
     begin(job)
-    with pytest.raises(SideStepError, match=f"{CRASH_LOOP} attempts"):
+    with pytest.raises(SideStepError, match=f"{most} attempts"):
         check_crash_loop(job)
     check_crash_loop(make_job(tmp_path, new_attempt=True))
     commit(job, begin(job), 2)
-    for _ in range(CRASH_LOOP - 1):
+    for _ in range(most - 1):
         begin(job)
     check_crash_loop(job)
 

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from sidestep.commitlog.lease import Lease
-from sidestep.commitlog.writer import Writer, take_over
+from sidestep.commitlog.log import Record
+from sidestep.commitlog.writer import take_over
 from sidestep.config.job import JobSpec
 from sidestep.config.training import CheckpointSpec, TrainSpec
+from sidestep.lifecycle.best import Best
 from sidestep.lifecycle.events import EventsToSend
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.pending import PendingCheckpoints
@@ -24,7 +26,7 @@ from sidestep.lifecycle.policy import CheckpointPolicy
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.lifecycle.saver import Saver
 from sidestep.runtime.canonical import Parts
-from sidestep.runtime.errors import AccessError, AgainError, SideStepError, StorageError
+from sidestep.runtime.errors import AccessError, AgainError, SideStepError, StorageError, TakenError
 from sidestep.runtime.preemption import Preemption
 from sidestep.storage.retry import Retry
 from sidestep.training.numbers import Progress
@@ -54,7 +56,9 @@ AT_ONCE = Retry(tries=1, seconds=0)  # to give up
     "program",
     [
         "from sidestep.cli import entry; entry()",
-        "import sidestep; sidestep.run(sidestep.JobSpec.load('job.json'))",
+        pytest.param(
+            "import sidestep; sidestep.run(sidestep.JobSpec.load('job.json'))", marks=pytest.mark.slow
+        ),
     ],
     ids=["the command", "from Python"],
 )
@@ -98,22 +102,36 @@ class State:
 class Run:
     """A run that is saved after its steps, as train does it."""
 
-    def __init__(self, folder: Path, grace_seconds: float = 30, retry: Retry = AT_ONCE) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        grace_seconds: float = 30,
+        retry: Retry = AT_ONCE,
+        keep: int = 2,
+        **train: Any,
+    ) -> None:
         runtime = {"workspace": str(folder / "ws"), "grace_seconds": grace_seconds}
         spec = JobSpec.load(None, task="train", output_dir=folder / "out", runtime=runtime)
         self.job = Job(spec, Preemption(grace_seconds, end_process=lambda code: None))
         self.reporter = Reporter(self.job, heartbeat_seconds=3600)
         self.writer = take_over(self.job.commits, Lease(60), None, {})
         schedule = Schedule.of(TrainSpec(epochs=100), samples=3)
-        policy = CheckpointPolicy(CheckpointSpec(keep=2), schedule)
+        policy = CheckpointPolicy(CheckpointSpec(keep=keep), schedule)
         events = EventsToSend(self.job.output, newest=0, now=0)
-        self.saver = Saver(self.job, self.reporter, self.writer, State(), policy, events, retry)  # type: ignore[arg-type]
+        self.best = Best(TrainSpec.model_validate(train))
+        saver = Saver(self.job, self.reporter, self.writer, State(), policy, events, self.best, retry)  # type: ignore[arg-type]
+        self.saver = saver
 
     def save(self, step: int) -> None:
         self.saver.save(f"checkpoint-step-{step}", Progress(step))
 
     def stop(self, step: int, **progress: Any) -> None:
         self.saver.save_in_time(f"checkpoint-step-{step}", Progress(step, **progress))
+
+    @property
+    def newest(self) -> Record:
+        assert self.writer.newest
+        return self.writer.newest
 
     @property
     def committed(self) -> list[int]:
@@ -124,21 +142,6 @@ class Run:
         """The step that waits on this machine."""
         unsent = self.job.pending.unsent(self.job.commits, self.writer.newest)
         return unsent.step if unsent else None
-
-
-@pytest.fixture
-def commits(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], None]], None]:
-    """Has something done before each commit, by its step."""
-    original = Writer.commit
-
-    def before(do: Callable[[int], None]) -> None:
-        def commit(self: Writer, folder: Path, name: str, step: int, *rest: Any) -> Any:
-            do(step)
-            return original(self, folder, name, step, *rest)
-
-        monkeypatch.setattr(Writer, "commit", commit)
-
-    return before
 
 
 def raising(step: int, failure: SideStepError) -> Callable[[int], None]:
@@ -295,7 +298,7 @@ def test_a_writer_that_is_fenced_stops(tmp_path: Path) -> None:
     run = Run(tmp_path)
     take_over(run.job.commits, Lease(0), None, {})
     run.save(1)
-    with pytest.raises(AgainError, match=r"taken .* over"):
+    with pytest.raises(TakenError, match=r"taken .* over"):
         run.saver.finish()
     assert not (tmp_path / "out" / "checkpoints").exists()
 

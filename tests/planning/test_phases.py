@@ -14,10 +14,11 @@ from sidestep.acestep.vae import SAMPLES_PER_LATENT, encode_audio, tiles
 from sidestep.config.job import JobSpec
 from sidestep.planning.cards import CARDS
 from sidestep.planning.passes import passes_of
-from sidestep.planning.plan import Plan, make_plan, phases_of
+from sidestep.planning.phases import phases_of
+from sidestep.planning.plan import Plan, make_plan
 from sidestep.planning.prices import read_prices
 from sidestep.planning.report import as_data, as_text
-from sidestep.planning.songs import assumed_songs
+from sidestep.planning.songs import TOKEN_BYTES, TOKENS, assumed_songs
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from tests.facts import facts
 from tests.planning.test_plan import TINY
@@ -102,6 +103,19 @@ def test_texts_and_conditions_are_those_of_the_real_models(tiny_checkpoints: Pat
     encoder = load_model(tiny_checkpoints, "base", parts=("condition_encoder",)).condition_encoder
     weights = sum(weight.nbytes for weight in encoder.state_dict().values())
     assert conditions.parts("fp32")["weights"] == pytest.approx(weights, rel=0.01)
+
+
+def test_other_prompts_take_their_time_and_disk_and_no_memory() -> None:
+    plain = plan_of("preprocess")
+    more = plan_of("preprocess", preprocess={"alternates": ["genre"]}, train={"caption_dropout": 0.1})
+    assert "prompts" not in plain.job
+    assert more.job["prompts"].value == 2 * 7 * TOKENS * TOKEN_BYTES
+    assert all(word in more.job["prompts"].says for word in ("genre", "trigger", "0.06 GB"))
+    for before, now in zip(plain.phases, more.phases, strict=True):
+        assert now.memory == before.memory
+        assert now.flops == before.flops * (1 if "songs" in now.name else 3)
+    trained = plan_of("train", train={"caption_dropout": 0.1})
+    assert trained.phases == plan_of("train").phases and "prompts" not in trained.job
 
 
 def test_what_saves_memory_is_what_the_task_has() -> None:

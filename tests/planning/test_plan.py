@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,24 @@ from sidestep import adapters
 from sidestep.acestep import load_model
 from sidestep.acestep.releases import Configs, config_of, released_config
 from sidestep.acestep.tiny import VAE, tiny_config
+from sidestep.config.adapter import AdapterSpec
 from sidestep.config.job import JobSpec
 from sidestep.config.optimizers import OPTIMIZERS
-from sidestep.config.training import AdapterSpec, TrainSpec
+from sidestep.config.training import TrainSpec
 from sidestep.lifecycle.job import Job
 from sidestep.planning.cards import CARDS, Card
 from sidestep.planning.fit import changed, changes_to_fit
+from sidestep.planning.job import micro_batch
 from sidestep.planning.memory import Memory, attention_workspace, memory_of
+from sidestep.planning.phases import largest_micro_batch, samples_at_once
 from sidestep.planning.plan import Plan, make_plan
 from sidestep.planning.preemption import RESTART_SECONDS, plan_for_preemptions
 from sidestep.planning.report import as_data, as_text
-from sidestep.planning.songs import assumed_songs, find_songs
+from sidestep.planning.songs import Songs, assumed_songs, find_songs
 from sidestep.runtime.errors import BadSpecError
 from sidestep.training.optimizer import build_optimizer
 from tests.documents import ROOT
-from tests.facts import facts
+from tests.facts import facts, tells
 from tests.s3 import S3Server
 from tests.songs import MakeSpec, song, write_songs
 
@@ -66,6 +70,9 @@ def test_checkpoints_that_stay_are_counted() -> None:
     assert counted(epochs=100, max_steps=101) == 3 + 5  # of two an epoch
     assert counted(epochs=100, checkpoint={"keep": 1, "keep_every_epochs": None}) == 1
     assert counted(epochs=100, checkpoint={"keep_every_epochs": 30}) == 3 + 3
+    judged = {"epochs": 100, "validation": {"songs": ["a"]}}
+    assert counted(**judged) == 3 + 10
+    assert counted(**judged, best=True) == counted(**judged, publish="best") == 3 + 10 + 1
 
 
 def test_the_figures_of_a_run() -> None:
@@ -83,6 +90,54 @@ def test_the_figures_of_a_run() -> None:
     assert plan.largest.memory["context"].basis == "assumed"
 
 
+def test_an_average_takes_the_adapter_s_memory_once_more_and_so_does_each_checkpoint() -> None:
+    plain, kept = plan_of(spec_of(epochs=10)), plan_of(spec_of(epochs=10, ema={"decay": 0.99}))
+    adapter = plain.largest.memory["adapter"].value
+    assert "average" not in plain.largest.memory
+    assert kept.largest.memory["average"].value == adapter
+    assert kept.largest.memory["total"].value == plain.largest.memory["total"].value + adapter
+    assert kept.job["checkpoints"].value == plain.job["checkpoints"].value + (3 + 1) * adapter
+
+
+def songs_of(*seconds: float) -> Songs:
+    return Songs(seconds, "measured", 9, "measured", "made", (1,) * len(seconds))
+
+
+def test_what_batches_gain() -> None:
+    """Nothing for songs of different lengths; much for chunks, and where songs happen to be of one length."""
+    unequal, half = songs_of(8, 9, 10, 11), songs_of(8, 8, 10, 10)
+
+    def at_once(songs: Songs, **train: Any) -> tuple[float, str]:
+        figure = micro_batch(spec_of(**train), songs)
+        return figure.value, figure.says
+
+    assert at_once(unequal) == at_once(unequal, batch_size=4, accumulation=1)
+    assert at_once(unequal)[0] == 1 and tells(at_once(unequal)[1], "nothing")
+    assert at_once(unequal, chunk_duration=4)[0] == 1
+    assert tells(at_once(unequal, chunk_duration=4)[1], "batch_size 4", "4 at once")
+    assert at_once(unequal, chunk_duration=4, batch_size=4, accumulation=1)[0] == 4
+    assert at_once(half, batch_size=4, accumulation=1)[0] == 2
+    assert at_once(half, accumulation=1)[1] == at_once(unequal, accumulation=1)[1] != at_once(unequal)[1]
+
+
+def test_memory_is_that_of_the_largest_micro_batch() -> None:
+    """Of samples of one length, as many as there are at most. FLOPs are those of the songs in any case."""
+    two = spec_of(batch_size=2, accumulation=2)
+    chunks = two.changed({"train.chunk_duration": 4})
+    assert largest_micro_batch(spec_of(), songs_of(8, 10, 10)) == (250, 1)
+    assert {largest_micro_batch(two, songs) for songs in (songs_of(8, 9, 10), songs_of(3, 3, 10))} == {
+        (250, 1)
+    }
+    assert largest_micro_batch(two, songs_of(8, 10, 10, 10)) == (250, 2)
+    assert largest_micro_batch(two, songs_of(8, 8, 10)) == (200, 2)
+    assert largest_micro_batch(chunks, songs_of(8, 9, 10)) == (100, 2)
+    one, both = (make_plan(spec, TINY, songs_of(8, 10, 10)) for spec in (spec_of(), two))
+    for part in ("activations", "attention"):
+        found, single = (plan.largest.memory[part].value for plan in (both, one))
+        assert found == pytest.approx(2 * single, rel=0.1)
+    assert one.phases[-1].flops == both.phases[-1].flops
+
+
 def test_a_run_of_half_the_songs_takes_half_the_time() -> None:
     whole = plan_of(spec_of(epochs=10))
     half = make_plan(spec_of(epochs=5), TINY, assumed_songs(7, 8.0))
@@ -90,6 +145,18 @@ def test_a_run_of_half_the_songs_takes_half_the_time() -> None:
         assert long.seconds == pytest.approx(2 * short.seconds)
     few_steps = plan_of(spec_of(epochs=10, accumulation=1, max_steps=7))
     assert few_steps.cards[0].seconds == pytest.approx(whole.cards[0].seconds / 10)
+
+
+def test_repeats_are_samples_of_an_epoch() -> None:
+    """A long song that comes twice takes its time twice."""
+    songs = replace(assumed_songs(2, 8.0), seconds=(8.0, 16.0), repeats=(1, 2))
+    plain = make_plan(spec_of(epochs=10), TINY, replace(songs, repeats=(1, 1)))
+    plan = make_plan(spec_of(epochs=10), TINY, songs)
+    assert "an epoch" not in plain.job and "an epoch" in plan.job
+    assert plan.job["an epoch"].value == 3
+    assert 1.5 < plan.phases[0].flops / plain.phases[0].flops < 1.8  # 40 s for 24
+    assert largest_micro_batch(spec_of(batch_size=4), songs) == (400, 2)  # of the song that comes twice
+    assert samples_at_once(spec_of(batch_size=4), songs, 4) == 1.5
 
 
 def test_a_card_computes_at_its_share_of_the_peak() -> None:

@@ -16,7 +16,7 @@ from sidestep.acestep import load_model
 from sidestep.acestep.recompute import recompute_layers
 from sidestep.acestep.releases import released_config
 from sidestep.acestep.tiny import tiny_config
-from sidestep.config.training import AdapterSpec
+from sidestep.config.adapter import AdapterSpec
 from sidestep.planning import trace
 from sidestep.planning.meter import Meter
 from sidestep.planning.trace import Trace, trace_step
@@ -66,7 +66,11 @@ class RealStep:
             *(torch.randn(1, FRAMES, 64), torch.randn(1, FRAMES, 128), torch.randn(1, CONDITIONS, width)),
             *(torch.rand(1), torch.randn(1, FRAMES, 64)),
         )
-        given = (*transformer.parameters(), *transformer.buffers(), *vars(batch).values())
+        given = (
+            *transformer.parameters(),
+            *transformer.buffers(),
+            *(part for part in vars(batch).values() if part is not None),
+        )
         ignored = {tensor.untyped_storage()._cdata for tensor in given}
         kept: dict[int, Tensor] = {}
 

@@ -296,6 +296,11 @@ def test_modules_that_the_model_lacks(refused: Refused, adapter: dict[str, Any],
     assert said.startswith("error: train.adapter: ") and message in said
 
 
+def test_groups_of_rates_that_name_no_module(refused: Refused) -> None:
+    said = refused(78, lr_groups={"cross_attn": 2, "mlp": 0.5})
+    assert said.startswith("error: train.adapter: ") and "lr_groups: mlp " in said
+
+
 def test_a_model_that_cannot_be_loaded(refused: Refused, tiny_checkpoints: Path, tmp_path: Path) -> None:
     checkpoints = tmp_path / "checkpoints"
     model = shutil.copytree(tiny_checkpoints / "acestep-v15-base", checkpoints / "acestep-v15-base")

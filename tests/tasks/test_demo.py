@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sidestep.cli import main
 from sidestep.data.audio import read_audio
 from sidestep.tasks import demo as demo_module
 from sidestep.tasks import run
@@ -22,6 +23,7 @@ def test_the_songs_are_sound_and_the_same_everywhere(tmp_path: Path) -> None:
         assert not waveform[0].equal(waveform[1])
 
 
+@pytest.mark.slow
 def test_the_demo_trains_and_says_what_it_made(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -31,6 +33,9 @@ def test_the_demo_trains_and_says_what_it_made(
     summary = caplog.messages[-1]
     assert "sidestep run --checkpoint-dir" in summary
     assert "demo/output/adapter" in summary
+    command = next(line for line in summary.splitlines() if "sidestep sample" in line)
+    assert main(command.partition("sidestep ")[2].split()) == 0
+    assert Path("demo/output/listen/index.html").exists()
     made = {
         file.relative_to("demo/output").as_posix()
         for file in Path("demo/output").rglob("*")

@@ -10,9 +10,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from sidestep.commitlog.leftovers import DAY
+from sidestep.config.adapter import ATTENTION_MODULES
 from sidestep.config.job import JobSpec
-from sidestep.config.training import ATTENTION_MODULES
 from sidestep.data.index import Index, write_index
+from sidestep.data.sides import Sides
 from sidestep.lifecycle.job import Job
 from sidestep.report.contents import Ranking
 from sidestep.runtime.atomic import TEMPORARY
@@ -71,9 +72,9 @@ def test_a_report_of_other_weights_or_songs_is_not_shown_again(
     write_index(tensors, Index(samples={key: key for key in keys}, tensors=dict.fromkeys(keys, "before")))
     measured: list[str] = []
 
-    def measure(job: Job) -> dict[str, float]:
+    def measure(job: Job, frozen: Sides | None) -> tuple[dict[str, float], Sides | None]:
         measured.append(job.spec.name)
-        return {"layers.0": 1.0}
+        return {"layers.0": 1.0}, frozen
 
     monkeypatch.setattr(module, "_measure", measure)
     monkeypatch.setattr(module, "_picture", lambda *given: Figure())

@@ -1,7 +1,10 @@
 """A training that is cut and goes on: by a real signal, and on a machine of another kind."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +22,7 @@ from sidestep.runtime.preemption import Preemption
 from sidestep.storage.open import open_store
 from sidestep.tasks import run
 from sidestep.tasks import train as task
+from sidestep.tasks.train_log import report_step
 from sidestep.training import machine
 from tests.songs import MakeSpec
 
@@ -44,7 +48,6 @@ def state(spec: JobSpec) -> dict[str, Any]:
 
 def cut_after(step: int, spec: JobSpec, preemption: Preemption, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM comes between two steps."""
-    report_step = task.report_step
 
     def report(reporter: Reporter, result: Any, *rest: Any) -> None:
         report_step(reporter, result, *rest)
@@ -64,6 +67,29 @@ def test_a_signal_lets_a_training_save(
     spec = make_spec(epochs=4)
     cut_after(3, spec, preemption, monkeypatch)
     assert (tail(spec).kind, tail(spec).step) == ("commit", 3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_process_group_that_is_signalled_twice_has_saved(
+    make_spec: MakeSpec, tmp_path: Path, number: signal.Signals
+) -> None:
+    """As Slurm, Apptainer, torchrun and wrappers do: to the group, and once more 10 ms later."""
+    spec = make_spec(epochs=10_000, checkpoint={"every_steps": 5, "every_minutes": None})
+    Path("job.json").write_text(spec.model_dump_json())
+    command = [sys.executable, "-m", "sidestep", "train", "--config", "job.json"]
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("out/commits/000002.json")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(process.pid, number)
+        time.sleep(0.01)
+        os.killpg(process.pid, number)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 75, said
+    status = json.loads((tmp_path / "out" / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("preempted", 75)
+    assert (tail(spec).kind, tail(spec).step) == ("commit", status["step"])
+    assert f"stopped after step {status['step']} of" in status["message"]
 
 
 def test_on_another_machine_it_goes_on_as_it_was_begun(

@@ -22,6 +22,7 @@ from sidestep.storage.open import open_store
 from sidestep.tasks.preprocess import preprocess
 from tests.facts import tells
 from tests.runs import run_task
+from tests.songs import sha256
 from tests.tasks.preprocessing import SECONDS, Counted, MakeJob, tensors, write_dataset, write_song
 
 
@@ -57,6 +58,7 @@ def test_tensors_are_what_the_models_make_of_songs_and_texts(
 
     assert sample.metadata == {
         "audio_path": "songs/a.wav",
+        "audio_sha256": sha256((songs / "a.wav").read_bytes()),
         "filename": "a.wav",
         "caption": "me, A song",
         "lyrics": "La la",

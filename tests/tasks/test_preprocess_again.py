@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from sidestep.commitlog.leftovers import DAY
+from sidestep.config.job import JobSpec
 from sidestep.config.schema import StorageSpec
 from sidestep.data import audio, encode
-from sidestep.data.index import list_samples, read_index
+from sidestep.data.index import FileRecord, list_samples, read_index
 from sidestep.data.survey import read_survey
-from sidestep.data.tensors import read_sample
+from sidestep.data.tensors import AUDIO, read_sample
 from sidestep.runtime.atomic import TEMPORARY
 from sidestep.runtime.errors import MissingInputError
 from sidestep.storage.open import open_store
@@ -155,6 +156,44 @@ def test_tensors_of_a_duration_that_older_versions_were_told_are_kept(
     for settings in ({}, {"preprocess": {"max_duration": 240}}):
         run_task(preprocess, spec(**settings))
         assert counted() == {} and tensors(spec()) == before
+
+
+@pytest.mark.parametrize("is_cut_off", [False, True])
+def test_what_an_older_version_made_is_made_anew_with_the_same_bytes(
+    spec: MakeJob, monkeypatch: pytest.MonkeyPatch, is_cut_off: bool
+) -> None:
+    """A run that was begun with them would refuse others. A new song's say what it was made of."""
+    metadata = encode._metadata
+
+    def older(*given: Any) -> dict[str, Any]:
+        return {name: value for name, value in metadata(*given).items() if name != AUDIO}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "_metadata", older)
+        run_task(preprocess, spec())
+    before = tensors(spec())
+    place = Path(spec().tensors_place)
+    gone, damaged = (place / name for name in before)
+    gone.unlink()
+    flip_a_bit(damaged)
+    if is_cut_off:
+        with monkeypatch.context() as patch:
+            patch.setattr(encode, "encode_conditions", None)
+            with pytest.raises(TypeError):
+                run_task(preprocess, spec())
+    run_task(preprocess, spec())
+    assert tensors(spec()) == before
+    shutil.rmtree(place)
+    run_task(preprocess, spec())
+    said = {name: read_sample(content).metadata[AUDIO] for name, content in tensors(spec()).items()}
+    assert said.keys() == before.keys()
+    assert set(said.values()) == {record.sha256 for place, record in _files(spec()).items() if "wav" in place}
+
+
+def _files(spec: JobSpec) -> dict[str, FileRecord]:
+    index = read_index(open_store(spec.tensors_place, StorageSpec()))
+    assert index
+    return index.files
 
 
 @pytest.mark.parametrize("has_workspace", [True, False])

@@ -10,7 +10,7 @@ from sidestep.config.training import TrainSpec
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.lifecycle.status import Status
-from sidestep.tasks.train import report_step
+from sidestep.tasks.train_log import report_step
 from sidestep.training.loop import StepResult
 from sidestep.training.schedule import Schedule
 from sidestep.training.throughput import Throughput

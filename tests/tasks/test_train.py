@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from sidestep.acestep import load_model
 from sidestep.cli import main
 from sidestep.commitlog.log import CommitLog
 from sidestep.config.job import JobSpec
-from sidestep.data.tensors import Sample, read_sample
+from sidestep.data.tensors import read_sample
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.open import open_store
 from sidestep.training.flow import SamplingConfig, draw_batch, flow_loss
 from sidestep.training.loop import Trainer
+from sidestep.training.schedule import Entry
 from tests.facts import facts
 from tests.runs import (
     files,
@@ -56,6 +58,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         ("adamw", "constant_with_warmup", {"attention": "cross", "alpha_pattern": {"q_proj": 2}}),
         ("adamw8bit", "linear", {"rank": 65}),  # 65 × 64 values: it uses 8 bits from 4096 on
         ("adafactor", "cosine_restarts", {"target_modules": ["q_proj", "up_proj"]}),
+        ("adamw", "cosine", {"weight_decompose": True, "target_modules": ["q_proj", "up_proj"]}),
         ("prodigy", "constant", WHOLE_LOKR),
     ],
 )
@@ -181,13 +184,13 @@ def test_a_run_that_diverges_leaves_its_last_good_checkpoint_the_newest(
     make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By the command: exit code 78, one message, no traceback; every epoch from the fourth on is lost."""
-    original = Trainer.loss
+    original = Trainer.losses
 
-    def loss(self: Trainer, sample: Sample, index: int, sampling: SamplingConfig) -> torch.Tensor:
-        found = original(self, sample, index, sampling)
-        return found * math.nan if sampling.seed == 42 and index >= 7 else found
+    def losses(self: Trainer, entries: Sequence[Entry]) -> torch.Tensor:
+        found = original(self, entries)
+        return found * math.nan if any(entry.index >= 7 for entry in entries) else found
 
-    monkeypatch.setattr(Trainer, "loss", loss)
+    monkeypatch.setattr(Trainer, "losses", losses)
     spec = make_spec(accumulation=1, epochs=9, checkpoint={"every_epochs": 1})
     Path("job.json").write_text(spec.model_dump_json())
     assert main(["train", "--config", "job.json"]) == 78
@@ -255,7 +258,7 @@ def test_everything_from_and_to_s3(make_spec: MakeSpec, s3_server: S3Server, tmp
     for name, content in files(tmp_path / "out" / "adapter").items():
         assert output.read_bytes(f"adapter/{name}") == content
     stored = {file.path.split("/")[0] for file in output.list_files()}
-    folders = {"adapter", "checkpoints", "commits", "heartbeats", "logs", "runs"}
+    folders = {"adapter", "attempts", "checkpoints", "commits", "heartbeats", "logs", "runs"}
     assert stored == folders | {"job.yaml", "loss.png", "status.json"} | {
         *("history.json", "made.json", "receipt.json", "report.html")
     }
@@ -266,9 +269,10 @@ def test_everything_from_and_to_s3(make_spec: MakeSpec, s3_server: S3Server, tmp
     assert not list(pulled.rglob("model.safetensors"))  # a finished job pulls no weights
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes_in_five_processes(make_spec: MakeSpec, tmp_path: Path) -> None:
     """Whatever Python's hash seed and the folder: all that is not about the attempt itself."""
-    about_the_attempt = {"runs", "logs", "commits", "heartbeats", "status.json", "receipt.json"}
+    about_the_attempt = {"runs", "logs", "attempts", "commits", "heartbeats", "status.json", "receipt.json"}
     about_the_attempt |= {"report.html", "made.json", "cache", "sidestep.log"}
     train_spec = {"epochs": 1, "adapter": {"rank_pattern": {"v_proj": 2, "layers.1.self_attn.q_proj": 3}}}
     specs = {
@@ -297,7 +301,7 @@ def test_the_same_run_gives_the_same_bytes_in_five_processes(make_spec: MakeSpec
         for output in outputs
     ]
     kinds = {name.rpartition(".")[2] for name in contents[0]}
-    assert kinds == {"safetensors", "json", "png", "yaml"}
+    assert kinds == {"safetensors", "json", "md", "png", "yaml"}
     for other in contents[1:]:
         assert other == contents[0]
 

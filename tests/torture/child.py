@@ -20,7 +20,7 @@ from typing import Any
 from sidestep.cli import main
 from sidestep.storage.open import open_store
 from sidestep.storage.retry import Limits, Retry
-from tests.torture.points import POINTS, PREPROCESS, signal_at, wrap
+from tests.torture.points import JUDGED, POINTS, PREPROCESS, signal_at, wrap
 
 WARM = (
     *("sidestep.tasks.train", "sidestep.tasks.preprocess", "sidestep.tasks.limits", "sidestep.storage.s3"),
@@ -54,7 +54,7 @@ def attempt(order: Order) -> int:
     os.dup2(said, 2)
     os.chdir(Path(order.said).parent)
     if order.point:
-        signal_at((POINTS | PREPROCESS)[order.point], order.number, order.signal)
+        signal_at((POINTS | PREPROCESS | JUDGED)[order.point], order.number, order.signal)
     if order.is_impatient:
         (open_store.__kwdefaults__ or {})["limits"] = IMPATIENT
     note_steps(Path(order.steps))

@@ -104,7 +104,7 @@ def damage(field: Field, cell: str, rng: random.Random, tally: Tally) -> None:
         found = read_outcome(store_of(spec), damaged=kind)
         wanted = reference.outcome
         losses, curves = found.losses or wanted.losses, found.curves or wanted.curves
-        same(replace(found, losses=losses, curves=curves), wanted)
+        same(replace(found, losses=losses, curves=curves, judged=found.judged or wanted.judged), wanted)
     except Exception as error:
         raise AssertionError(f"{what}: {type(error).__name__}: {error}: {attempt.said}") from error
     tally.came_to["refused, then the same bytes" if refused else "the same bytes"] += 1

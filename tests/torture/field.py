@@ -46,6 +46,16 @@ CELLS: dict[str, dict[str, Any]] = {
     "lokr-adamw": {"adapter": LOKR},
     "lora-adamw8bit": {"adapter": LORA | {"rank": 65}, "optimizer_type": "adamw8bit"},  # 8 bits from 4096 on
     "lora-adafactor": {"adapter": LORA, "optimizer_type": "adafactor"},
+    "lora-judged": {  # its held-out loss turns after step 4, so that patience ends it after step 8
+        "adapter": LORA,
+        "accumulation": 1,
+        "max_steps": 12,
+        "lr": 3e-2,
+        "scheduler": "constant",
+        "validation": {"songs": ["0"], "every_epochs": 1, "draws": 2, "window": 1},
+        "stop": {"patience": 2},
+        "best": True,
+    },
 }
 STEPS = 6
 SECONDS_AT_MOST = 300  # of one attempt
@@ -78,7 +88,7 @@ class Field:
             "dataset_dir": str(self.folder / "tensors"),
             "output_dir": output,
             "train": train | settings,
-            "runtime": {"lease_seconds": 1},
+            "runtime": {"lease_seconds": 1, "max_attempts": 1000},
             "storage": {"endpoint_url": self.server.endpoint},
             **top,
         }
@@ -296,6 +306,7 @@ def same(found: Outcome, expected: Outcome) -> None:
     """Fail where two outcomes differ, with the first thing that does."""
     assert found.adapter == expected.adapter, "another adapter"
     assert found.losses == expected.losses, "other losses"
+    assert found.judged == expected.judged, "another verdict"
     for tag in found.curves.keys() | expected.curves.keys():
         points, wanted = found.curves.get(tag), expected.curves.get(tag)
         assert points == wanted, f"another curve {tag}: {points}, not {wanted}"

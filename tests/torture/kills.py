@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.torture.field import CELLS, Attempt, Field, same, store_of
 from tests.torture.outcome import check_log, damage_newest, read_outcome
-from tests.torture.points import POINTS, PREPROCESS, Point
+from tests.torture.points import JUDGED, POINTS, PREPROCESS, Point
 from tests.torture.tally import Tally
 
 PIPELINE = "pipeline"
@@ -27,6 +27,8 @@ def kill(field: Field, cell: str, rng: random.Random, tally: Tally) -> None:
     spec_of = job_of(field, cell)
     reference = field.reference(spec_of)
     points: dict[str, Point] = PREPROCESS if cell == PIPELINE else POINTS
+    if "stop" in CELLS.get(cell, {}):
+        points = points | JUDGED
     spec, before, budget, is_damaged = spec_of(field.new_output()), [0], rng.randint(3, 8), False
     records: list[dict[str, Any]] = []
     while True:

@@ -22,6 +22,7 @@ class Outcome:
 
     adapter: dict[str, bytes]
     losses: bytes  # the history in the last checkpoint's state
+    judged: dict[str, Any]  # its validations, and the step of the checkpoint that is published
     curves: dict[str, list[tuple[int, float]]]  # tag → (step, value), as TensorBoard's files tell them
 
 
@@ -43,7 +44,8 @@ def read_outcome(store: Store, *, damaged: str = "") -> Outcome:
     assert (status["state"], status["exit_code"]) == ("done", 0), status
     state = f"{records[-1]['folder']}/training_state.safetensors"
     losses = b"" if damaged == "checkpoints" else _losses(store.read_bytes(state))
-    return Outcome(adapter, losses, {} if damaged in ("runs", "commits") else _curves(store))
+    judged = {} if damaged in ("checkpoints", "commits") else _judged(store, records)
+    return Outcome(adapter, losses, judged, {} if damaged in ("runs", "commits") else _curves(store))
 
 
 def check_log(store: Store, *, spare_newest: bool = False) -> list[dict[str, Any]]:
@@ -97,6 +99,15 @@ def _losses(state: bytes) -> bytes:
     start = 8 + struct.unpack("<Q", state[:8])[0]
     begin, end = json.loads(state[8:start])["history.losses"]["data_offsets"]
     return state[start + begin : start + end]
+
+
+def _judged(store: Store, records: list[dict[str, Any]]) -> dict[str, Any]:
+    done = records[-1]
+    state = json.loads(store.read_bytes(f"{done['folder']}/training_state.json"))
+    folder = done["published"] or done["folder"]
+    assert folder in done["kept"]
+    steps = {record["step"] for record in records if record["files"] and record["folder"] == folder}
+    return {"validations": state.get("validations"), "published": steps}
 
 
 def _curves(store: Store) -> dict[str, list[tuple[int, float]]]:

@@ -22,12 +22,12 @@ def pair(field: Field, cell: str, rng: random.Random, tally: Tally) -> None:
 
 
 def one_output(field: Field, rng: random.Random, tally: Tally, kind: str) -> None:
-    """At one output that is not there yet. One of them trains, the other ends with 75, or finds it done."""
+    """At one output that is not there yet. One of them trains, the other ends with 73, or finds it done."""
     spec = field.spec(field.new_output(kind), FEW)
-    codes = [_end(attempt, 0, 75) for attempt in _begin(field, rng, spec, spec)]
+    codes = [_end(attempt, 0, 73) for attempt in _begin(field, rng, spec, spec)]
     while 0 not in codes:
         assert len(codes) < TRIES, f"nobody finished: {codes}"
-        codes.append(_end(field.start(spec), 0, 75))
+        codes.append(_end(field.start(spec), 0, 73))
     check_log(store_of(spec))
     _is_as_alone(field, spec)
     tally.came_to["the same bytes"] += 1

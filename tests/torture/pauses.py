@@ -17,7 +17,7 @@ TRIES = 4
 def pause(field: Field, cell: str, rng: random.Random, tally: Tally) -> None:
     """One run with a pause at a random moment; `cell` says where its output is.
 
-    The paused writer wakes while the other one works, or after its end. It must end with 75, and may end
+    The paused writer wakes while the other one works, or after its end. It must end with 73, and may end
     with 0 where the run is done by then; of what the other one made nothing may be missing after that.
     """
 
@@ -51,6 +51,6 @@ def pause(field: Field, cell: str, rng: random.Random, tally: Tally) -> None:
 
 def _end(attempt: Attempt, spec: dict[str, Any]) -> int:
     code = attempt.end()
-    assert code in (0, 75), f"exit code {code}: {attempt.said}"
-    assert code == 75 or read_records(store_of(spec))[-1]["kind"] == "done", attempt.said
+    assert code in (0, 73), f"exit code {code}: {attempt.said}"
+    assert code == 73 or read_records(store_of(spec))[-1]["kind"] == "done", attempt.said
     return code

@@ -41,6 +41,13 @@ _UPLOAD, _WRITE, _DELETE, _LIST = (
     for name in ("upload", "write_bytes", "delete", "list_files")
 )
 
+JUDGED = {
+    "validating": Point("sidestep.training.validation:Validator.validation", most=5),
+    "validated": Point("sidestep.training.validation:Validator.validation", after=True, most=5),
+    "ending": Point("sidestep.commitlog.writer:Writer.finish"),
+}
+"""Of a run that judges itself, besides `POINTS`."""
+
 POINTS = {
     "reading the spec": Point("sidestep.config.job:from_environment"),
     "before preflight": Point("sidestep.preflight.places:check_places"),

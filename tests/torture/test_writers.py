@@ -1,4 +1,4 @@
-"""Two attempts at one output: one of them writes, the other one ends with 75, and nothing is mixed."""
+"""Two attempts at one output: one of them writes, the other one ends with 73, and nothing is mixed."""
 
 import os
 import re
@@ -44,7 +44,7 @@ def test_one_of_two_attempts_trains(
     assert together or trained is first
     assert trained.steps == list(range(1, STEPS + 1)) and other.steps == []
     # On a busy machine, one of two that begin together may be through before the other has got so far.
-    said = {75: "another run is writing to", 0: "Already finished"}[codes[first is trained]]
+    said = {73: "another run is writing to", 0: "Already finished"}[codes[first is trained]]
     assert codes[first is not trained] == 0 and said in other.said
     assert len({record["nonce"] for record in check_log(store_of(spec))}) == 1
     assert read_outcome(store_of(spec)) == expected
@@ -59,7 +59,7 @@ def test_a_writer_that_was_paused_past_its_lease_is_fenced(
     other = field.start(spec)
     other.wait_until(lambda: len(other.steps) >= 4)
     os.kill(paused.pid, signal.SIGCONT)
-    assert paused.end() == 75, paused.said
+    assert paused.end() == 73, paused.said
     assert re.search("another run has taken .*over.*: this one stops", paused.said)
     assert other.end() == 0, other.said
     records = check_log(store_of(spec))
@@ -82,7 +82,7 @@ def test_a_writer_that_wakes_before_its_clean_up_deletes_nothing(
     else:
         other.wait_until(lambda: len(other.steps) >= 4)
     os.kill(paused.pid, signal.SIGCONT)
-    assert paused.end() == 75, paused.said
+    assert paused.end() == 73, paused.said
     assert other_ends or other.end() == 0, other.said
     assert len(check_log(store_of(spec))[-1]["kept"]) == 2
     assert read_outcome(store_of(spec)) == expected

@@ -12,7 +12,7 @@ from sidestep.acestep.loading import load_model
 from sidestep.acestep.names import diffusers_name
 from sidestep.adapters import Adapter
 from sidestep.adapters.lokr import flat
-from sidestep.config.training import AdapterSpec
+from sidestep.config.adapter import AdapterSpec
 from sidestep.training import rng
 from sidestep.training.dropout import Masks
 from tests.songs import MakeSpec, song, write_songs
@@ -108,8 +108,8 @@ def test_modules_have_masks_of_their_own(transformer: nn.Module) -> None:
 
 @pytest.mark.parametrize(
     ("type_", "options"),
-    [("lora", {}), ("lokr", {}), ("lokr", {"weight_decompose": True})],
-    ids=["lora", "lokr", "lokr-wd"],
+    [("lora", {}), ("lora", {"weight_decompose": True}), ("lokr", {}), ("lokr", {"weight_decompose": True})],
+    ids=["lora", "dora", "lokr", "lokr-wd"],
 )
 def test_the_masks_of_a_step_go_by_its_samples_alone(
     type_: str, options: dict[str, Any], make_spec: MakeSpec

@@ -6,7 +6,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard.summary import scalar
 
-from sidestep.runtime.errors import AgainError
+from sidestep.runtime.errors import TakenError
 from sidestep.training.events import EventFiles, stale
 
 
@@ -57,7 +57,7 @@ def test_a_writer_that_was_given_up_does_not_touch_the_files_of_the_next(tmp_pat
     write(following, 2)
     following.rotate(3)
     write(following, 3)
-    with pytest.raises(AgainError, match=str(tmp_path)):
+    with pytest.raises(TakenError, match=str(tmp_path)):
         paused.rotate(3)
     paused.close()
     idle = EventFiles(tmp_path / "other", 5)

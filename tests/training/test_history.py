@@ -3,8 +3,9 @@
 import json
 import math
 
-from sidestep.training.history import SongFacts, history_bytes
-from sidestep.training.numbers import Progress
+from sidestep.data.sides import Sided, Sides, Song
+from sidestep.training.history import HeldOut, SongFacts, history_bytes
+from sidestep.training.numbers import Losses, Progress, Validation
 
 
 def test_a_short_run() -> None:
@@ -25,3 +26,27 @@ def test_a_short_run() -> None:
 def test_before_the_first_step() -> None:
     content = json.loads(history_bytes(Progress(), [], []))
     assert content == {"losses": [], "running_mean": [], "learning_rates": [], "evaluations": {}, "songs": []}
+
+
+def test_held_out_songs_are_named_in_the_order_of_their_losses() -> None:
+    songs = [Song(f"{name}.wav", name) for name in "abcde"]
+    sides = Sides(tuple(Sided(song.latents, "", song.name[0] in "bde") for song in songs))
+    held_out = HeldOut.of(songs, sides, {3: 1.5})
+    assert held_out.sides == [False, True, False, True, True]
+    assert list(held_out.names) == ["e.wav", "b.wav", "d.wav"]  # by content, as by_hash says
+    losses = Losses((1.0, 2.0, 3.0), (1.0, math.nan, 3.0))
+    found = Validation(losses, Losses((4.0,), (4.0,)))
+    progress = Progress(3, validations={3: found}, timesteps=(0.31, 0.39, 0.52))
+    facts = [SongFacts(song.name, 1.0, "") for song in songs]
+    content = json.loads(history_bytes(progress, [], facts, held_out=held_out))
+    assert content["validations"] == {
+        "3": {
+            "held_out": 2.0,
+            "trained": 4.0,
+            "smoothed": 1.5,
+            "by_level": {"0.3-0.4": None, "0.5-0.6": 3.0},
+            "by_song": [1.0, 2.0, 3.0],
+        }
+    }
+    assert content["held_out"] == ["e.wav", "b.wav", "d.wav"]
+    assert [song["name"] for song in content["songs"] if song.get("held_out")] == ["b.wav", "d.wav", "e.wav"]

@@ -4,11 +4,15 @@ import hashlib
 import random
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
+from sidestep.config.training import TrainSpec
 from sidestep.training import rng
+from sidestep.training.schedule import Schedule
 
 
 def test_keys_tell_seed_purpose_and_index_apart() -> None:
@@ -19,7 +23,7 @@ def test_keys_tell_seed_purpose_and_index_apart() -> None:
 def test_keys_are_what_they_have_always_been() -> None:
     """With others, a run that was begun before would go on with other draws."""
     assert (rng.key(42, "noise"), rng.key(0, "order", 3)) == (1948580212742351494, 2723741169552378311)
-    assert rng.order(0, 3, 6) == [2, 5, 0, 3, 1, 4]
+    assert rng.order(0, 3, 6) == (2, 5, 0, 3, 1, 4)
 
 
 def test_a_draw_is_the_same_in_every_process() -> None:
@@ -46,6 +50,24 @@ def test_reseeding_reaches_all_global_generators() -> None:
         assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(number)))
 
 
+def test_an_epoch_s_order_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at each of its steps; also where curves look back at the epoch before."""
+    drawn: list[int] = []
+    draw = torch.randperm
+
+    def counted(count: int, **options: Any) -> Any:
+        drawn.append(count)
+        return draw(count, **options)
+
+    monkeypatch.setattr(torch, "randperm", counted)
+    rng.order.cache_clear()
+    plan = Schedule.of(TrainSpec(epochs=3, accumulation=2), samples=11)
+    for step in range(plan.total_steps):
+        plan.group(step)
+        plan.group(max(step - 4, 0))
+    assert drawn == [11] * 3
+
+
 def test_each_epoch_has_its_own_order() -> None:
     orders = [rng.order(0, epoch, 20) for epoch in range(3)]
     assert all(sorted(order) == list(range(20)) for order in orders)
@@ -53,4 +75,4 @@ def test_each_epoch_has_its_own_order() -> None:
     assert orders[0] == rng.order(0, 0, 20)
     for epoch, order in enumerate(orders):
         generator = torch.Generator().manual_seed(rng.key(0, "order", epoch))
-        assert order == torch.randperm(20, generator=generator).tolist()
+        assert list(order) == torch.randperm(20, generator=generator).tolist()

@@ -42,6 +42,14 @@ def test_all_of_them_the_cheapest_first() -> None:
     ]
 
 
+def test_a_step_of_the_same_samples_is_cut_smaller() -> None:
+    spec = spec_of(batch_size=6, accumulation=2)
+    cuts = [saving for saving in left(spec) if "train.batch_size" in saving]
+    assert left(spec)[: len(cuts)] == cuts
+    assert [tuple(saving.values()) for saving in cuts] == [(3, 4), (2, 6), (1, 12)]
+    assert not any("train.batch_size" in saving for saving in left(spec_of(accumulation=8)))
+
+
 def test_what_is_saved_already_is_not_offered() -> None:
     small = {"rank": 8, "alpha": 16}
     assert left(spec_of(optimizer_type="adamw8bit", adapter=small, chunk_duration=30)) == []

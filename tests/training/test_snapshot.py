@@ -18,6 +18,7 @@ from tests.training.trainers import trainer_of
 LOKR = {"type": "lokr", "rank": 2, "factor": 8, "use_scalar": True, "weight_decompose": True}
 CELLS = [
     ("adamw", {"dropout": 0.1}),
+    ("prodigy", {"weight_decompose": True, "rank_pattern": {"v_proj": 2}}),
     ("adamw8bit", {"rank": 65}),
     ("adafactor", {"rank_pattern": {"v_proj": 2}}),
     ("prodigy", LOKR),

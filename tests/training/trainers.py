@@ -3,7 +3,7 @@
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.job import Job
 from sidestep.tasks.setup import prepare_setup
-from sidestep.tasks.train import build_trainer
+from sidestep.tasks.trainer import build_trainer
 from sidestep.training.loop import StepResult, Trainer
 from sidestep.training.machine import Machine, choose_machine
 from sidestep.training.numbers import Progress

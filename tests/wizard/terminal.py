@@ -57,8 +57,9 @@ class Terminal:
         self.wait(lambda: text in self.text, text)
 
     def end(self) -> int:
-        """Wait for the process to end; its exit code."""
-        self.wait(lambda: not self.process.isalive(), "the end")
+        """Read what the process says until it is gone; its exit code."""
+        self.wait(lambda: self.process.flag_eof, "the end")
+        self.process.wait()
         return int(self.process.exitstatus)
 
     def wait(self, is_so: Callable[[], bool], what: str) -> None:

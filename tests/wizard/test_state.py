@@ -1,13 +1,19 @@
 """What the answers come to, and the way back through a flow; both without a terminal."""
 
+from functools import reduce
+
 import pytest
 
 from sidestep.config.fields import spec_fields
+from sidestep.config.job import resolve
+from sidestep.config.sources import Given
+from sidestep.runtime.words import as_typed
 from sidestep.wizard.ask import Back
 from sidestep.wizard.flow import Step, walk
 from sidestep.wizard.state import WizardState
 
 RANK = ("train", "adapter", "rank")
+SONGS, REPEATS = ("train", "validation", "songs"), ("train", "repeats")
 TARGETS = ("train", "adapter", "target_modules")
 EXTEND = ("train", "extend")
 
@@ -18,6 +24,28 @@ def test_the_flags_that_say_the_same() -> None:
         *("--preset", "quick-test", "--rank", "8"),
         *("--target-modules", "q_proj", "v_proj", "--no-extend"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "text", "words"),
+    [
+        (SONGS, ["e", "Night Drive"], '["e", "Night Drive"]', ["e", "Night Drive"]),
+        (SONGS, ["Stop,Go"], '["Stop,Go"]', ["Stop,Go"]),
+        (SONGS, ["e", "[ab]*"], "e [ab]*", ["e", "[ab]*"]),
+        (REPEATS, {"Night Drive": 2}, '{"Night Drive": 2}', ["Night Drive=2"]),
+        (REPEATS, {"a": 2, "b=c": 3}, "a=2 b=c=3", ["a=2", "b=c=3"]),
+    ],
+)
+def test_names_with_spaces_are_the_same_typed_and_as_flags(
+    path: tuple[str, ...], value: object, text: str, words: list[str]
+) -> None:
+    """An earlier job's value is offered as one text, and handed on as flags."""
+    assert as_typed(value) == text
+    state = WizardState({path: text})
+    assert state.flags() == [spec_fields()[path].flags[0], *words]
+    meant = reduce(getattr, path, state.spec())
+    assert (list(meant) if path == SONGS else meant) == value
+    assert reduce(getattr, path, resolve([Given(path, words, "--flag")], needs_places=False)[0]) == meant
 
 
 def test_what_a_field_would_be_is_told_without_its_own_answer() -> None:

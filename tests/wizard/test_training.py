@@ -64,8 +64,8 @@ def test_the_review_is_short_and_shows_all_when_asked(terminal: Terminal) -> Non
         terminal.answer(question)
     terminal.wait(lambda: NEXT in terminal.line, "the review")
     lines = terminal.text.split("\n")
-    rows = lines[lines.index("  Training") :]
-    assert len(rows) < 24
+    rows = lines[lines.index("  Training") : next(n for n, line in enumerate(lines) if NEXT in line)]
+    assert 0 < len(rows) < 24
     assert any(re.fullmatch(r"    Tensors +my_tensors", row) for row in rows)
     assert any("(preset 24gb)" in row for row in rows)
     assert "weight_decay" not in terminal.text

@@ -20,12 +20,22 @@ from sidestep.runtime.creating import create_file
 from sidestep.runtime.errors import AccessError, UsageError
 from sidestep.runtime.words import did_you_mean
 
-BUILT_IN = ("recommended", "quick-test", "high-quality", "8gb", "12gb", "16gb", "24gb")
+BUILT_IN = (
+    "recommended",
+    "fast-start",
+    "timbre",
+    "quick-test",
+    "high-quality",
+    "8gb",
+    "12gb",
+    "16gb",
+    "24gb",
+)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _OF_A_JOB = {  # beside `storage`
     *("name", "task", "checkpoint_dir", "audio_dir", "dataset_json", "dataset_dir", "output_dir"),
-    *("train.resume_from", "train.new_attempt", "train.extend"),
+    *("train.resume_from", "train.new_attempt", "train.extend", "train.init_from", "train.init_resize"),
     *("runtime.workspace", "runtime.on_exit", "runtime.price_per_hour"),
 }
 
