@@ -48,26 +48,38 @@ def test_the_image_is_the_flag_s_then_the_variable_s_then_this_version_s(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "facts"),
+    ("arguments", "code", "facts"),
     [
-        (["kubernets"], ["'kubernets'", "kubernetes?"]),
-        (["moon"], ["'moon'", *PLATFORMS]),
-        ([], ["PLACE"]),
-        (["vast", "--audio-dir", "my_songs"], ["vast", "audio_dir = my_songs"]),
-        (["vast", "--checkpoint-dir", "checkpoints"], ["vast", "checkpoint_dir = checkpoints"]),
-        (["vast", "--resume-from", "./old"], ["vast", "train.resume_from = ./old"]),
-        (["runpod", "--device", "cpu"], ["runpod", "runtime.device", "cpu"]),
-        (["docker", "--on-exit", "stop"], ["docker", "runtime.on_exit = stop", "runpod", "vast"]),
-        (["docker", "--audio-dir", "/data/a:b"], ["audio_dir = /data/a:b", "':'"]),
-        (["vast", "--audio-dir", "s3://studio/it's"], ["SIDESTEP_AUDIO_DIR", "s3://studio/it's", "quote"]),
+        (["kubernets"], ExitCode.USAGE, ["'kubernets'", "kubernetes?"]),
+        (["moon"], ExitCode.USAGE, ["'moon'", *PLATFORMS]),
+        ([], ExitCode.USAGE, ["PLACE"]),
+        (["vast", "--audio-dir", "my_songs"], ExitCode.BAD_SPEC, ["vast", "audio_dir = my_songs"]),
+        (
+            ["vast", "--checkpoint-dir", "checkpoints"],
+            ExitCode.BAD_SPEC,
+            ["vast", "checkpoint_dir = checkpoints"],
+        ),
+        (["vast", "--resume-from", "./old"], ExitCode.BAD_SPEC, ["vast", "train.resume_from = ./old"]),
+        (["runpod", "--device", "cpu"], ExitCode.USAGE, ["runpod", "runtime.device", "cpu"]),
+        (
+            ["docker", "--on-exit", "stop"],
+            ExitCode.USAGE,
+            ["docker", "runtime.on_exit = stop", "runpod", "vast"],
+        ),
+        (["docker", "--audio-dir", "/data/a:b"], ExitCode.USAGE, ["audio_dir = /data/a:b", "':'"]),
+        (
+            ["vast", "--audio-dir", "s3://studio/it's"],
+            ExitCode.USAGE,
+            ["SIDESTEP_AUDIO_DIR", "s3://studio/it's", "quote"],
+        ),
     ],
 )
 def test_what_does_not_go_is_refused(
-    arguments: list[str], facts: list[str], capsys: pytest.CaptureFixture[str]
+    arguments: list[str], code: ExitCode, facts: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     platform, *flags = arguments or [""]
     words = [platform, str(SPECS / "s3" / "pipeline.yaml"), *flags] if platform else []
-    assert main(["render", *words]) == ExitCode.USAGE
+    assert main(["render", *words]) == code
     shown = capsys.readouterr()
     assert [fact for fact in facts if fact not in shown.err] == []
     assert shown.out == ""
