@@ -1,5 +1,6 @@
 """What all tests share: the golden set, a tiny checkpoint, and walls against the machine they run on."""
 
+import gc
 import ipaddress
 import logging
 import os
@@ -28,6 +29,12 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, what tests start wo
 pytest_plugins = ["tests.songs", "tests.s3", "tests.stores", "tests.fake_tasks", "tests.hub"]
 
 TESTS = Path(__file__).parent
+
+
+def pytest_collection_finish() -> None:
+    """Collections of garbage look at what tests make: looking at all of torch was half of a preprocess."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
