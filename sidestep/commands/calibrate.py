@@ -1,16 +1,13 @@
 """`sidestep calibrate`: at which strength an adapter's held-out loss is lowest."""
 
-import argparse
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sidestep.commands.command import Call
-from sidestep.commands.flags import add_flags
-from sidestep.commands.parser import Parser
-from sidestep.config.fields import FieldPath, spec_fields
+from sidestep.commands.flags import MODEL, add_flags_of_model
+from sidestep.commands.parser import Parser, numbers
 from sidestep.config.job import JobSpec, resolve
 from sidestep.config.sources import Given
 from sidestep.config.yaml12 import dump_yaml, parse_yaml
@@ -24,13 +21,11 @@ from sidestep.storage.open import open_store
 
 log = logging.getLogger(__name__)
 
-MODEL: tuple[FieldPath, ...] = (("checkpoint_dir",), ("model_variant",), ("base_model",), ("dataset_dir",))
-"""What the output's own job.yaml says, where nothing else does; and of `train`, what losses depend on."""
 LAW = (
     *("mode", "seed", "timestep_mu", "timestep_sigma", "cfg_dropout", "caption_dropout", "genre_share"),
     *("chunk_duration", "chunks", "validation"),
 )
-RUNTIME = {"workspace", "device", "precision", "attention", "deterministic"}
+"""What of `train` losses depend on: the output's job.yaml says it, too."""
 MOST_STRENGTH = 10.0
 
 
@@ -39,7 +34,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("place", metavar="OUTPUT", help="a job's output_dir, whose adapter is published")
     parser.add_argument(
         "--strength",
-        type=_strengths,
+        type=numbers(0, MOST_STRENGTH),
         metavar="S,…",
         help="the strengths to try; 0 is the base model (default: 0 to 1.5 in steps of 0.25)",
     )
@@ -48,16 +43,7 @@ def add_arguments(parser: Parser) -> None:
         action="store_true",
         help="let the adapter's card suggest the best (default: leave the card)",
     )
-    add_flags(
-        parser,
-        leave_out=[
-            path
-            for path in spec_fields()
-            if path not in MODEL
-            and path[0] != "storage"
-            and not (path[0] == "runtime" and len(path) > 1 and path[1] in RUNTIME)
-        ],
-    )
+    add_flags_of_model(parser)
 
 
 def run(call: Call) -> None:
@@ -96,13 +82,3 @@ def _with_own(spec: JobSpec, flags: list[Given], file: Path) -> JobSpec:
     law = {name: train[name] for name in LAW if name in train} if isinstance(train, dict) else {}
     file.write_bytes(dump_yaml({"task": "train", **own, "train": law}))
     return resolve(flags=flags, config=file, needs_places=False)[0]
-
-
-def _strengths(text: str) -> list[float]:
-    try:
-        found = [float(word) for word in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or not all(math.isfinite(each) and 0 <= each <= MOST_STRENGTH for each in found):
-        raise argparse.ArgumentTypeError(f"numbers from 0 to {MOST_STRENGTH:g}, as in 0,0.5,1")
-    return found

@@ -10,6 +10,10 @@ from sidestep.config.problems import Problem
 from sidestep.config.sources import Given, from_text
 from sidestep.runtime.words import nearest_word
 
+MODEL: tuple[FieldPath, ...] = (("checkpoint_dir",), ("model_variant",), ("base_model",), ("dataset_dir",))
+"""What a command on an output takes from that output's own job.yaml, where nothing else says it."""
+RUNS_IT = {"workspace", "device", "precision", "attention", "deterministic"}
+
 
 def add_flags(
     parser: argparse.ArgumentParser, leave_out: Collection[FieldPath] = (), about: Collection[str] = TASKS
@@ -35,6 +39,20 @@ def add_flags(
             )
             assert isinstance(action, Give)
             action.is_advanced = field.name not in group.basic or not {*group.tasks} & {*about}
+
+
+def add_flags_of_model(parser: argparse.ArgumentParser) -> None:
+    """Give the parser those of a command that runs a model and trains nothing."""
+    add_flags(
+        parser,
+        leave_out=[
+            path
+            for path in spec_fields()
+            if path not in MODEL
+            and path[0] != "storage"
+            and not (path[0] == "runtime" and len(path) > 1 and path[1] in RUNS_IT)
+        ],
+    )
 
 
 def misspelt_flags(rest: Sequence[str], known: Sequence[str]) -> list[Problem]:

@@ -130,3 +130,20 @@ def number(least: float, most: float) -> Callable[[str], float]:
         return value
 
     return read
+
+
+def numbers(least: float, most: float) -> Callable[[str], list[float]]:
+    """For `type=`: one such number or more, with commas between them."""
+
+    def read(text: str) -> list[float]:
+        try:
+            found = [float(word) for word in text.split(",")]
+        except ValueError:
+            found = []
+        if not found or not all(least <= each <= most for each in found):
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: numbers from {least:g} to {most:g} are allowed, as in 0,0.5,1"
+            )
+        return found
+
+    return read

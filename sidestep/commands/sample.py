@@ -7,10 +7,9 @@ from pathlib import Path
 
 from sidestep.commands.adapters import sides_of
 from sidestep.commands.command import Call
-from sidestep.commands.flags import add_flags
-from sidestep.commands.parser import Parser, number, whole
+from sidestep.commands.flags import MODEL, add_flags_of_model
+from sidestep.commands.parser import Parser, number, numbers, whole
 from sidestep.commitlog.log import CommitLog
-from sidestep.config.fields import FieldPath, spec_fields
 from sidestep.config.job import JobSpec, resolve
 from sidestep.config.schema import StorageSpec
 from sidestep.config.sources import Given
@@ -33,9 +32,6 @@ from sidestep.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-MODEL: tuple[FieldPath, ...] = (("checkpoint_dir",), ("model_variant",), ("base_model",), ("dataset_dir",))
-"""What an output's own job.yaml says, where nothing else does."""
-RUNTIME = {"workspace", "device", "precision", "attention", "deterministic"}
 SEED, SECONDS, STRENGTHS = 42, 30.0, (0.0, 1.0)
 LONGEST = 600.0  # seconds, of the model's silence
 MOST_STEPS, MOST_GUIDANCE, MOST_SHIFT, MOST_STRENGTH = 1000, 30.0, 20.0, 10.0
@@ -73,7 +69,7 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--strength",
-        type=_strengths,
+        type=numbers(-MOST_STRENGTH, MOST_STRENGTH),
         default=list(STRENGTHS),
         metavar="S,…",
         help="how much of the adapter; 0 is the base model (default: 0,1)",
@@ -117,16 +113,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--format", choices=("flac", "wav"), default="flac", help="of the files (default: flac)"
     )
-    add_flags(
-        parser,
-        leave_out=[
-            path
-            for path in spec_fields()
-            if path not in MODEL
-            and path[0] != "storage"
-            and not (path[0] == "runtime" and len(path) > 1 and path[1] in RUNTIME)
-        ],
-    )
+    add_flags_of_model(parser)
 
 
 def run(call: Call) -> None:
@@ -256,15 +243,3 @@ def _lyrics(text: str) -> str:
         return Path(text[1:]).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeError) as error:
         raise MissingInputError(f"--lyrics {text}: this file cannot be read as text: {error}") from error
-
-
-def _strengths(text: str) -> list[float]:
-    try:
-        strengths = [float(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        strengths = []
-    if not strengths or not all(abs(strength) <= MOST_STRENGTH for strength in strengths):
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: numbers from -{MOST_STRENGTH:g} to {MOST_STRENGTH:g} are allowed, as in 0,0.5,1"
-        )
-    return strengths

@@ -1,5 +1,6 @@
 """Tensors know which encoders made them; those that other encoders made are refused, or taken knowingly."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -39,13 +40,22 @@ def other(tiny_checkpoints: Path, tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
-@pytest.fixture
-def made(tiny_checkpoints: Path) -> Path:
-    """Tensors that base made."""
-    Path("songs").mkdir()
-    write_song(Path("songs/a.wav"), seed=1)
+@pytest.fixture(scope="module")
+def made_once(tiny_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a song, and the tensors that base made of it."""
+    folder = tmp_path_factory.mktemp("made-once")
+    (folder / "songs").mkdir()
+    write_song(folder / "songs" / "a.wav", seed=1)
     places = ["--checkpoint-dir", str(tiny_checkpoints), "--audio-dir", "songs", "--tensor-output", "made"]
-    assert main(["preprocess", *places, "--device", "cpu", "--workspace", "work"]) == ExitCode.DONE
+    with contextlib.chdir(folder):
+        assert main(["preprocess", *places, "--device", "cpu", "--workspace", "work"]) == ExitCode.DONE
+    return folder
+
+
+@pytest.fixture
+def made(made_once: Path) -> Path:
+    """Those tensors, for a test to change."""
+    shutil.copytree(made_once, ".", dirs_exist_ok=True)
     return Path("made")
 
 
