@@ -160,7 +160,8 @@ def _test(task: Task, scratch: Path) -> tuple[Judge, str | None]:
             return judge, f"the mutant cannot be imported\n{traceback.format_exc()}"
         assert Path(str(module.__file__)).is_relative_to(tree), f"{module} is not the mutant"
     folders = [f"--rootdir={tree}", f"--basetemp={scratch / 'pytest'}"]
-    code = pytest.main([*PYTEST, *folders, *task.tests], plugins=[judge])
+    also_slow = ["-m", ""] if any("::" in test for test in task.tests) else []  # what a row names runs
+    code = pytest.main([*PYTEST, *also_slow, *folders, *task.tests], plugins=[judge])
     if not judge.failures and (code != pytest.ExitCode.OK or not judge.seconds):
         return judge, f"pytest ended with {code!r}, {len(judge.seconds)} tests passed and none failed"
     return judge, None

@@ -51,6 +51,7 @@ def test_fixture(three):
 def test_it_is_there():
     assert total
 
+@pytest.mark.slow
 def test_a_process():
     code = "from toy.sums import total; assert total([1]) == 1"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -64,11 +65,18 @@ def test_red():
 """
 
 
+PYPROJECT = """
+[tool.pytest.ini_options]
+addopts = "--import-mode=importlib -m 'not slow'"
+markers = ["slow"]
+"""
+
+
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
     root = tmp_path / "toy-project"
     for name, text in {
-        "pyproject.toml": "[tool.pytest.ini_options]\naddopts = '--import-mode=importlib'\n",
+        "pyproject.toml": PYPROJECT,
         "toy/__init__.py": "",
         "toy/sums.py": PRODUCT,
         "tests/test_sums.py": TESTS,
@@ -123,7 +131,7 @@ def test_what_counts_as_a_death(toy: Path) -> None:
             ("not numbers", "False", "test_no_numbers"),  # pytest.raises sees another error of the product
             ('raise ValueError("no numbers")', "return 0", "test_no_numbers"),  # … and none at all
             ("/ len", "/ 0 / len", "test_mean"),  # an error of the product
-            ("+ 0", "+ 1", "test_a_process"),  # seen in a process that the test starts
+            ("+ 0", "+ 1", "test_a_process"),  # seen in a process that a slow test starts
             ("+ 0", "+ 1", "test_it_is_there"),  # nobody looks
             ("import time", "import tyme", "test_total"),  # no module: cannot be imported
             ("def total", "def totl", "test_total"),  # the test cannot be collected
