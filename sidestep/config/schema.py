@@ -194,6 +194,15 @@ class RuntimeSpec(WatchingFields):
         le=1440,
         unit="minutes",
     )
+    hung_minutes: float | None = setting(
+        30,
+        "On a rented machine that on_exit gives back, the same for a job that cannot end itself, as it hangs "
+        "in native code: a guard above it ends it (code 76). The larger of this and stall_minutes (until the "
+        "first step first_step_minutes) applies; null, also of that one: never.",
+        gt=0,
+        le=1440,
+        unit="minutes",
+    )
     price_per_hour: float | None = setting(
         None, "The machine's price per hour, in any currency, for the receipt.", ge=0
     )
