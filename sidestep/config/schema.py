@@ -196,9 +196,9 @@ class RuntimeSpec(WatchingFields):
     )
     hung_minutes: float | None = setting(
         30,
-        "On a rented machine that on_exit gives back, the same for a job that cannot end itself, as it hangs "
-        "in native code: a guard above it ends it (code 76). The larger of this and stall_minutes (until the "
-        "first step first_step_minutes) applies; null, also of that one: never.",
+        "The same for a job that cannot end itself, as it hangs in native code: on a rented machine that "
+        "on_exit gives back, a guard above it ends it (code 76). Where stall_minutes, or until the first "
+        "step first_step_minutes, is larger, that applies; null, also there: never.",
         gt=0,
         le=1440,
         unit="minutes",

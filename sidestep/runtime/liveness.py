@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 FILE = "alive"  # in the workspace
 EVERY_SECONDS = 5.0
 
+
 def _nobody_knows() -> bool:
     """Whether a first step is awaited, where nobody has said: then what hangs is given the longer time."""
     return True

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ PREPARED = """
 import ctypes, os, resource, signal, sys, time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 from sidestep.platforms import guard, release
 from sidestep.runtime import interrupts, liveness
 from sidestep.runtime.errors import AgainError, BadDataError
@@ -47,9 +48,11 @@ def program(work: str, before: str = "") -> str:
         "def work(spec, preemption, **more):\n"
         "    Path('new').write_text(f'{os.getpid()} {os.getppid()}')\n"
         "    Path('new').rename('runs')\n"
-        + "".join(f"    {line}\n" for line in work.splitlines())
-        + "sys.modules['sidestep.tasks'] = SimpleNamespace(run=work)\n"
-        + ENTERED
+        f"{indent(work, '    ')}\n"
+        "tasks = ModuleType('sidestep.tasks')\n"
+        "tasks.run, tasks.__path__ = work, [str(Path(guard.__file__).parents[1] / 'tasks')]\n"
+        "sys.modules['sidestep.tasks'] = tasks\n"
+        f"{ENTERED}"
     )
 
 
@@ -225,10 +228,7 @@ def test_without_its_guard_the_job_goes_on_and_gives_the_machine_back(
 
 
 def test_where_no_process_is_to_be_had_the_job_goes_on(start: Start, stand_in: StandIn) -> None:
-    none = (
-        "def fork(): raise BlockingIOError(11, 'Resource temporarily unavailable')\n"
-        "os.fork = fork"
-    )
+    none = "def fork(): raise BlockingIOError(11, 'Resource temporarily unavailable')\nos.fork = fork"
     process = start(program(SAVES.replace("raise", "if not preemption.requested: raise"), none))
     assert running() == (process.pid, os.getpid())
     assert "No guard" in said() and "Resource temporarily unavailable" in said()
@@ -237,7 +237,9 @@ def test_where_no_process_is_to_be_had_the_job_goes_on(start: Start, stand_in: S
 
 
 HUNG = ("--hung-minutes", "0.01", "--stall-minutes", "0.005", "--first-step-minutes", "0.005")
-NATIVE = "ctypes.PyDLL(None).sleep(60)"  # with Python's lock
+NATIVE = """\
+libc, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)  # called with Python's lock held
+for _ in range(2): libc.pthread_mutex_lock(mutex)"""  # which no signal ends
 
 
 def test_a_hang_in_native_code_is_ended(start: Start, stand_in: StandIn) -> None:
@@ -250,7 +252,9 @@ def test_a_hang_in_native_code_is_ended(start: Start, stand_in: StandIn) -> None
 
 
 def test_who_waits_and_hangs_then_is_ended_too(start: Start, stand_in: StandIn) -> None:
-    process = start(program(f"with liveness.waiting(): {NATIVE}"), *HUNG, "--grace-seconds", "1")
+    process = start(
+        program(f"with liveness.waiting():\n{indent(NATIVE, '    ')}"), *HUNG, "--grace-seconds", "1"
+    )
     assert process.wait(30) == 76 and len(stand_in.asked) == 1
 
 
@@ -341,8 +345,8 @@ def test_without_any_open_stream(start: Start, stand_in: StandIn) -> None:
 def test_where_nobody_reads_any_more(start: Start, stand_in: StandIn) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    ends = "print('lost', flush=False)\nos.kill(os.getpid(), signal.SIGKILL)"
-    process = start(program(ends), stdin=subprocess.PIPE, stdout=writing, stderr=writing)
+    ends = program("os.kill(os.getpid(), signal.SIGKILL)")
+    process = start(ends, stdin=subprocess.DEVNULL, stdout=writing, stderr=writing)
     os.close(writing)
     assert process.wait(30) == 137 and len(stand_in.asked) == 1
 

@@ -26,6 +26,7 @@ from sidestep.runtime.errors import (
 )
 from tests.platforms.providers import RUNPOD, TOKEN, VAST, StandIn, provider
 
+
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     with provider() as known:
