@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NoReturn
 
 from sidestep.config.schema import RuntimeSpec
@@ -40,9 +40,7 @@ def stand_guard(machine: RentedMachine, runtime: RuntimeSpec) -> None:
     """
     if not machine.goes_back:
         return
-    guard = os.getpid()
-    heard = {number for number in PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN}
-    heard.add(signal.SIGCHLD)
+    guard, heard = os.getpid(), {*PASSED_ON, signal.SIGCHLD}
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # were it ignored, a child's code could not be asked for
     unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     try:
@@ -88,7 +86,7 @@ class _Guard:
         job: int,
         page: mmap.mmap,
         runtime: RuntimeSpec,
-        heard: set[signal.Signals],
+        heard: Collection[signal.Signals],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._job, self._page, self._runtime, self._heard, self._clock = job, page, runtime, heard, clock
