@@ -28,12 +28,15 @@ def add_arguments(parser: Parser) -> None:
 
 def run(call: Call) -> None:
     """Run the range test, and say what it suggests. Without a suggestion it has done its work, too."""
+    from sidestep.platforms.guard import stand_guard
     from sidestep.platforms.release import RentedMachine
     from sidestep.runtime.preemption import Preemption
 
     with Preemption(is_command=call.is_process) as preemption, RentedMachine() as machine:
         options, spec, _ = read_job(call, SAYS)
         machine.keep_or_release(spec.runtime.on_exit)
+        if call.is_process:
+            stand_guard(machine, spec.runtime)
         preemption.set_grace(spec.runtime.grace_seconds)
 
         from sidestep.lifecycle.job import Job

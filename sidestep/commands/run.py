@@ -57,7 +57,8 @@ def add_arguments(parser: Parser) -> None:
 def run(call: Call) -> None:
     """Run the task, or with --dry-run print the spec that it would be run with.
 
-    On a rented machine everything is within `RentedMachine`: also a wrong flag or spec gives it back.
+    On a rented machine everything is within `RentedMachine`: also a wrong flag or spec gives it back. Once
+    the spec is read, the job goes on below a guard.
     """
     says = SAYS[call.parser.command]
     if "--preprocess" in call.words:
@@ -66,6 +67,7 @@ def run(call: Call) -> None:
         _dry_run(call, says)
         return
 
+    from sidestep.platforms.guard import stand_guard
     from sidestep.platforms.notice import SpotNotice
     from sidestep.platforms.release import RentedMachine
     from sidestep.runtime.preemption import Preemption
@@ -75,6 +77,8 @@ def run(call: Call) -> None:
             options, spec, origins = read_job(call, says)
             setup_logging(options.verbose, as_json=spec.runtime.log_format == "json")
             machine.keep_or_release(spec.runtime.on_exit)
+        if call.is_process:
+            stand_guard(machine, spec.runtime)
         preemption.set_grace(spec.runtime.grace_seconds)
 
         from sidestep.tasks import run as run_task
@@ -116,7 +120,8 @@ def _told(words: Sequence[str], preemption: "Preemption") -> Iterator[None]:
 
 
 def _end_stalled(machine: "RentedMachine", error: StalledError) -> None:
-    """The main thread hangs, so nothing but this ends the process and gives its machine back."""
+    """The main thread hangs, so nothing but this ends the process and, without a guard, gives its machine
+    back."""
     machine.release()
     logging.shutdown()
     os._exit(error.exit_code)

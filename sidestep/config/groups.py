@@ -114,7 +114,7 @@ GROUPS = (
         _under(
             "runtime", "workspace grace_seconds spot_notice lease_seconds stall_minutes first_step_minutes"
         )
-        + _under("runtime", "price_per_hour max_hours max_cost max_attempts on_exit"),
+        + _under("runtime", "hung_minutes price_per_hour max_hours max_cost max_attempts on_exit"),
     ),
     Group("watching from elsewhere", (), _under("runtime", "log_format webhook")),
     Group(

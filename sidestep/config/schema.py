@@ -194,6 +194,15 @@ class RuntimeSpec(WatchingFields):
         le=1440,
         unit="minutes",
     )
+    hung_minutes: float | None = setting(
+        30,
+        "The same for a job that cannot end itself, as it hangs in native code: on a rented machine that "
+        "on_exit gives back, a guard above it ends it (code 76). Where stall_minutes, or until the first "
+        "step first_step_minutes, is larger, that applies; null, also there: never.",
+        gt=0,
+        le=1440,
+        unit="minutes",
+    )
     price_per_hour: float | None = setting(
         None, "The machine's price per hour, in any currency, for the receipt.", ge=0
     )

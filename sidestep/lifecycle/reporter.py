@@ -80,7 +80,7 @@ class Reporter:
         self._thread = threading.Thread(target=self._tell_regularly, name="status", daemon=True)
 
     def __enter__(self) -> Self:
-        liveness.begin(self._job.workspace.root)
+        liveness.begin(self._job.workspace.root, lambda: self.awaits_first_step)
         return self
 
     def __exit__(

@@ -31,6 +31,7 @@ def bounds_of(spec: JobSpec, seconds_by_card: Mapping[str, float]) -> list[Bound
     runtime = spec.runtime
     all_of_it = ("preprocess", "estimate", "train") if spec.task == "pipeline" else (spec.task,)
     hours = f"{runtime.max_hours:g} h of all attempts" if runtime.max_hours else "off"
+    guarded = None if runtime.on_exit == "none" else runtime.hung_minutes
     bounds = [
         Bound(
             *("max_hours", runtime.max_hours, "hours", ExitCode.BUG, all_of_it),
@@ -47,6 +48,10 @@ def bounds_of(spec: JobSpec, seconds_by_card: Mapping[str, float]) -> list[Bound
         Bound(
             *("stall_minutes", runtime.stall_minutes, "minutes", ExitCode.STALLED, all_of_it),
             _minutes(runtime.stall_minutes, "in which nothing advances"),
+        ),
+        Bound(
+            *("hung_minutes", guarded, "minutes", ExitCode.STALLED, all_of_it),
+            _minutes(guarded, "in which nothing advances and the job does not end itself"),
         ),
     ]
     if "train" in all_of_it:

@@ -77,7 +77,8 @@ class RentedMachine:
     """The machine this process runs on. Leaving the `with` block gives it back, if that is wanted.
 
     It is wanted by `keep_or_release`, from the spec; before there is a spec (it may be wrong), by the
-    variable. A job that is to be run again, code 75, keeps its machine.
+    variable. A job that is to be run again, code 75, keeps its machine. Where a guard stands above this
+    process (see `platforms.guard`), the guard does it.
     """
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
@@ -86,6 +87,7 @@ class RentedMachine:
         self._on_exit = environ.get(variable(ON_EXIT), "none")
         self._id = environ.get(self._provider.id_variable, "") if self._provider else ""
         self._token = environ.get(self._provider.token_variable, "") if self._provider else ""
+        self._guard: int | None = None  # the process that sees to it
 
     def keep_or_release(self, on_exit: str) -> None:
         """Say what becomes of the machine. Raises MachineError where nothing can: better now than unseen."""
@@ -97,6 +99,15 @@ class RentedMachine:
                 "Here it must be none; SkyPilot, dstack and Kubernetes give their machines back themselves."
             )
 
+    @property
+    def goes_back(self) -> bool:
+        """Whether it is rented, and to be given back."""
+        return self._provider is not None and self._on_exit in self._provider.calls
+
+    def leave_to(self, guard: int) -> None:
+        """The process `guard`, the parent of this one, gives it back while it lives: once is enough."""
+        self._guard = guard
+
     def __enter__(self) -> "RentedMachine":
         return self
 
@@ -107,6 +118,8 @@ class RentedMachine:
 
     def release(self) -> None:
         """Give the machine back now, where that is wanted. For a process that ends within the block."""
+        if os.getppid() == self._guard:
+            return
         provider = self._provider
         call = provider.calls.get(self._on_exit) if provider else None
         if provider is None or call is None:

@@ -101,7 +101,7 @@ PLATFORM = Platform(
     "pod, or terminate it and run the script again; or rent RunPod through dstack, which does that",
     after={
         Rerun.PERMANENT: "the job has given the machine back",
-        Rerun.COUNTED: "the same; where it was killed, RunPod starts the container again, without limit",
+        Rerun.COUNTED: "the same, also where it was killed or hung",
         Rerun.AGAIN: "starts the container again, without limit",
     },
     brings={Way.VARIABLES: "RunPod secrets with the same names"},

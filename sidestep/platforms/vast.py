@@ -96,7 +96,7 @@ PLATFORM = Platform(
     "the bid, or destroy the instance and run the script again",
     after={
         Rerun.PERMANENT: "the job has given the machine back",
-        Rerun.COUNTED: "the same; where it was killed, **nothing**: the machine stays, and is paid for",
+        Rerun.COUNTED: "the same, also where it was killed or hung",
         Rerun.AGAIN: "starts the container again, once the bid wins",
     },
     brings={Way.VARIABLES: "the account's environment variables, which every instance gets"},

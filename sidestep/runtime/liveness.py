@@ -8,7 +8,7 @@ lease or for a store says so: that is no stall.
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,17 +17,25 @@ log = logging.getLogger(__name__)
 FILE = "alive"  # in the workspace
 EVERY_SECONDS = 5.0
 
+
+def _nobody_knows() -> bool:
+    """Whether a first step is awaited, where nobody has said: then what hangs is given the longer time."""
+    return True
+
+
 _file: Path | None = None
+awaits_first_step: Callable[[], bool] = _nobody_knows
+"""Whether a training is still to make its first step, for which kernels are compiled and tuned."""
 _last = 0.0
 _signs = 0
 _waiting = 0
 _lock = threading.Lock()
 
 
-def begin(workspace: Path) -> None:
-    """Give signs of life in this workspace from now on."""
-    global _file
-    _file = workspace / FILE
+def begin(workspace: Path, awaits: Callable[[], bool] = _nobody_knows) -> None:
+    """Give signs of life in this workspace from now on. `awaits` says what `awaits_first_step` is to say."""
+    global _file, awaits_first_step
+    _file, awaits_first_step = workspace / FILE, awaits
     sign_of_life(at_once=True)
 
 

@@ -78,6 +78,7 @@ _OTHERS = {
     "runtime.lease_seconds": "Seconds until takeover",
     "runtime.stall_minutes": "Minutes without progress",
     "runtime.first_step_minutes": "Minutes until the first step",
+    "runtime.hung_minutes": "Minutes until the guard ends it",
     "runtime.on_exit": "When the job ends",
     "storage.endpoint_url": "S3 server",
     "storage.region": "S3 region",

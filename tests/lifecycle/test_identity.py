@@ -160,6 +160,7 @@ FIELDS = {
     "runtime.max_attempts": Row(NOTHING, 20),
     "runtime.stall_minutes": Row(NOTHING, 20),
     "runtime.first_step_minutes": Row(NOTHING, 20),
+    "runtime.hung_minutes": Row(NOTHING, 20),
     "runtime.grace_seconds": Row(NOTHING, 7),
     "runtime.lease_seconds": Row(NOTHING, 7),
     "runtime.price_per_hour": Row(NOTHING, 7),

@@ -117,6 +117,14 @@ def test_after_the_first_step_it_may_not(reporter: Reporter, clock: Clock) -> No
     assert look(watch(reporter, clock), clock, 60) is not None
 
 
+def test_the_guard_is_told_of_the_first_step(reporter: Reporter) -> None:
+    told = [liveness.awaits_first_step()]
+    reporter.begin("train")
+    told.append(liveness.awaits_first_step())
+    reporter.update(step=1)
+    assert [*told, liveness.awaits_first_step()] == [False, True, False]
+
+
 def test_a_bound_may_be_left_out(reporter: Reporter, clock: Clock) -> None:
     reporter.begin("pull")
     assert look(watch(reporter, clock, stall=None), clock, 7200) is None

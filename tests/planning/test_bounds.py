@@ -14,7 +14,7 @@ from sidestep.planning.report import as_data, as_text
 from sidestep.planning.songs import assumed_songs
 from tests.planning.test_plan import TINY
 
-OF_ALL = {"max_hours", "max_cost", "max_attempts", "stall_minutes", "grace_seconds"}
+OF_ALL = {"max_hours", "max_cost", "max_attempts", "stall_minutes", "hung_minutes", "grace_seconds"}
 OF_TRAINING = {"first_step_minutes", "lease_seconds"}
 
 
@@ -31,7 +31,7 @@ def test_every_task_has_its_bounds_and_what_is_off_says_so(task: str) -> None:
     found = bounds(spec_of(task, stall_minutes=None))
     assert set(found) == OF_ALL | (OF_TRAINING if task in ("train", "pipeline") else set())
     assert {name for name, bound in found.items() if bound.value is None} == {
-        *("max_hours", "max_cost", "stall_minutes")
+        *("max_hours", "max_cost", "stall_minutes", "hung_minutes")
     }
     assert all(bound.says.startswith("off") == (bound.value is None) for bound in found.values())
     phases = ("preprocess", "estimate", "train") if task == "pipeline" else (task,)
@@ -46,14 +46,16 @@ def test_the_values_are_the_spec_s_and_each_has_its_code() -> None:
         "max_cost": 20,
         "max_attempts": 7,
         "stall_minutes": 2.5,
+        "hung_minutes": 45,
+        "on_exit": "stop",
     }
     set_to |= {"first_step_minutes": 90, "lease_seconds": 30, "grace_seconds": 25}
     found = bounds(spec_of(**set_to))
-    del set_to["price_per_hour"]
+    del set_to["price_per_hour"], set_to["on_exit"]
     assert {name: bound.value for name, bound in found.items()} == set_to
     codes = {name: bound.code for name, bound in found.items()}
     assert codes == dict.fromkeys(("max_hours", "max_cost", "max_attempts"), 70) | {
-        **dict.fromkeys(("stall_minutes", "first_step_minutes"), 76),
+        **dict.fromkeys(("stall_minutes", "hung_minutes", "first_step_minutes"), 76),
         "lease_seconds": 73,
         "grace_seconds": 75,
     }

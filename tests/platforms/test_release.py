@@ -1,12 +1,12 @@
-"""runtime.on_exit against stand-ins of the platforms: what is called, when, and what a failure does."""
+"""runtime.on_exit against stand-ins of the platforms: what is called, when, and what a failure does.
 
-import json
+Here the process that ends gives the machine back; that a guard does it is in test_guard.py.
+"""
+
 import logging
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from http.client import BadStatusLine
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -24,49 +24,15 @@ from sidestep.runtime.errors import (
     StalledError,
     rerun_after,
 )
-
-TOKEN = "token-not-to-be-seen"
-RUNPOD = {"RUNPOD_POD_ID": "pod/1", "RUNPOD_API_KEY": TOKEN}
-VAST = {"CONTAINER_ID": "4711", "CONTAINER_API_KEY": TOKEN}
-
-
-@dataclass
-class StandIn:
-    """A platform's API on this machine: what it was asked, and what it answers."""
-
-    url: str = ""
-    answers: list[int] = field(default_factory=list)  # then 200
-    reason: str | None = None  # that it gives for them
-    asked: list[tuple[str, str, str | None, Any]] = field(default_factory=list)
-    paused: list[float] = field(default_factory=list)  # seconds, between the tries
+from tests.platforms.providers import RUNPOD, TOKEN, VAST, StandIn, provider
 
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    known = StandIn()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            known.asked.append((self.command, self.path, self.headers["Authorization"], json.loads(body)))
-            self.send_response(known.answers.pop(0) if known.answers else 200, known.reason)
-            self.end_headers()
-
-        do_PUT = do_DELETE = do_POST
-
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    known.url = f"http://127.0.0.1:{server.server_port}/api"
-    monkeypatch.setattr(release, "PROVIDERS", tuple(replace(one, api=known.url) for one in PROVIDERS))
-    monkeypatch.setattr(release, "RETRY", replace(RETRY, sleep=known.paused.append))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield known
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with provider() as known:
+        monkeypatch.setattr(release, "PROVIDERS", tuple(replace(one, api=known.url) for one in PROVIDERS))
+        monkeypatch.setattr(release, "RETRY", replace(RETRY, sleep=known.paused.append))
+        yield known
 
 
 def run(
@@ -85,7 +51,7 @@ def run(
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     places = ["--audio-dir", "songs", "--output-dir", "out"]
-    return main(["run", *places, "--on-exit", on_exit])
+    return main(["run", *places, "--on-exit", on_exit], is_process=False)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +99,8 @@ def test_a_job_that_hangs_gives_it_back_too(stand_in: StandIn, monkeypatch: pyte
     monkeypatch.setattr(tasks, "run", hangs)
     for name, value in RUNPOD.items():
         monkeypatch.setenv(name, value)
-    main(["run", "--audio-dir", "songs", "--output-dir", "out", "--on-exit", "terminate"])
+    words = ["run", "--audio-dir", "songs", "--output-dir", "out", "--on-exit", "terminate"]
+    main(words, is_process=False)
     assert ended == [ExitCode.STALLED, 1]
 
 
@@ -155,7 +122,7 @@ def test_a_wrong_spec_gives_it_back_by_the_variable(
     monkeypatch.setenv("SIDESTEP_TRAIN__EPOCHS", "none")
     for name, value in RUNPOD.items():
         monkeypatch.setenv(name, value)
-    assert main(["run"]) == ExitCode.BAD_SPEC
+    assert main(["run"], is_process=False) == ExitCode.BAD_SPEC
     assert len(stand_in.asked) == 1
 
 
