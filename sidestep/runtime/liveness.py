@@ -20,6 +20,7 @@ EVERY_SECONDS = 5.0
 _file: Path | None = None
 _last = 0.0
 _signs = 0
+_last_at = 0.0
 _waiting = 0
 _lock = threading.Lock()
 
@@ -33,9 +34,9 @@ def begin(workspace: Path) -> None:
 
 def sign_of_life(at_once: bool = False) -> None:
     """Something has been done. Cheap enough for every block of bytes; from any thread."""
-    global _file, _last, _signs
+    global _file, _last, _last_at, _signs
     _signs += 1  # where two threads add at once, one may be lost: the count changes all the same
-    now = time.monotonic()
+    now, _last_at = time.monotonic(), time.time()
     if _file is None or (now - _last < EVERY_SECONDS and not at_once):
         return
     _last = now
@@ -49,6 +50,11 @@ def sign_of_life(at_once: bool = False) -> None:
 def signs() -> int:
     """The counter: it changes with each sign of life."""
     return _signs
+
+
+def last_sign() -> float | None:
+    """When the last one was given, in seconds of Unix time; None where there was none yet."""
+    return _last_at or None
 
 
 @contextmanager
