@@ -125,8 +125,8 @@ class GpuWatch:
     def _tell(self, error: Exception) -> None:
         if not self._has_failed:
             log.warning(
-                "The NVIDIA driver does not say how the GPUs are; it is asked again every %g seconds, and the "
-                "job goes on: %s",
+                "The NVIDIA driver does not say how the GPUs are; it is asked again every %g seconds, and "
+                "the job goes on: %s",
                 *(self._every, error),
             )
         self._has_failed = True
