@@ -239,6 +239,15 @@ def test_the_file_has_the_end_in_it(
     assert [one.name for one in file.parent.iterdir()] == ["night.prom"]  # no part of one is left
 
 
+def test_an_end_before_there_is_a_status_is_in_the_file(make_job: MakeJob, tmp_path: Path) -> None:
+    """As where songs or credentials are missing."""
+    job = make_job(metrics_file=tmp_path / "night.prom")
+    with pytest.raises(BadDataError), Watching(job.spec, job.preemption):
+        raise BadDataError("no songs")
+    found = parsed((tmp_path / "night.prom").read_text())
+    assert (found.get(("sidestep_exit_code", "")), found.get(("sidestep_state", "failed"))) == (65, 1)
+
+
 def test_the_file_is_written_again_and_again_and_never_in_part(tmp_path: Path) -> None:
     file, step = tmp_path / "job.prom", 0
 
