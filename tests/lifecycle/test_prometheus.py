@@ -258,7 +258,7 @@ def test_the_file_is_written_again_and_again_and_never_in_part(tmp_path: Path) -
 
     prometheus = Prometheus(read, file=str(file), every=0.001)
     prometheus.start()
-    seen, until = set[float](), time.monotonic() + 5
+    seen, until = set[float | None](), time.monotonic() + 5
     while len(seen) < 5 and time.monotonic() < until:
         if file.exists():
             found = parsed(file.read_text())

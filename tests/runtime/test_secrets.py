@@ -10,6 +10,7 @@ import pytest
 
 import sidestep
 from sidestep.cli import main
+from sidestep.runtime import secrets
 from sidestep.runtime.console import write
 from sidestep.runtime.errors import ExitCode, StorageError
 from sidestep.runtime.logs import add_log_file, setup_logging
