@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
-from sidestep.config.section import Mark, Section, setting, split_blanks
+from sidestep.config.section import Folder, Mark, Section, setting, split_blanks
 from sidestep.runtime.secrets import MASK, remember_url
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\x00-\x1f\x7f]+", re.IGNORECASE)
@@ -43,6 +43,16 @@ SecretUrls = Annotated[
 """URLs with tokens in them. As JSON, in which a spec is shown and stored, they are masked."""
 
 
+def _is_read_by_a_collector(path: str) -> str:
+    if not path.endswith(".prom"):
+        raise ValueError("must end in .prom: node_exporter reads no other files")
+    return path
+
+
+MetricsFile = Annotated[Folder, AfterValidator(_is_read_by_a_collector)]
+"""A file on this machine that is read by node_exporter."""
+
+
 class WatchingFields(Section):
     """Of `runtime`: how those who are not there hear of a job."""
 
@@ -57,4 +67,16 @@ class WatchingFields(Section):
         "done: https:// ones by a POST of JSON, others through apprise. They are secrets, best given as "
         "SIDESTEP_RUNTIME__WEBHOOK.",
         repr=False,
+    )
+    metrics_port: int | None = setting(
+        None,
+        "Port of an endpoint for Prometheus, /metrics, on all interfaces while the job runs; by default, "
+        "there is none.",
+        ge=1,
+        le=65535,
+    )
+    metrics_file: MetricsFile | None = setting(
+        None,
+        "The same as a file for the textfile collector of node_exporter, on this machine: written every 15 "
+        "seconds and at the end. Its name ends in .prom.",
     )

@@ -40,6 +40,7 @@ from sidestep.data.preview import has_preview, write_preview
 from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
 from sidestep.data.tensors import AUDIO, Sample, sample_bytes, silent_context
 from sidestep.data.unfinished import Unfinished
+from sidestep.runtime import tally
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace
@@ -179,6 +180,7 @@ class SongEncoder:
                 for made in (conditions, *others):
                     _check_finite(made, "the conditions", work.song)
                 self._publish(work.tensors, self._as_before(work.tensors, sample))
+                tally.add(tally.SONGS)
                 bar.advance(1)
 
     def _as_before(self, key: str, sample: Sample) -> bytes:

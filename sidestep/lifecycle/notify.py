@@ -4,8 +4,11 @@ Their URLs are secrets, as tokens are in them: nothing here says more of one tha
 """
 
 import json
+import logging
+import threading
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -86,14 +89,38 @@ def _webhook(url: str) -> Callable[[News], None]:
 def _apprise(url: str) -> Callable[[News], None]:
     def send(news: News) -> None:
         try:
-            from apprise import Apprise
+            from apprise import Apprise, AppriseAsset
         except ModuleNotFoundError as error:
             raise RefusedError("the package apprise is missing: pip install 'side-step[notify]'") from error
-        service = Apprise()
-        if not service.add(url):
-            raise RefusedError("apprise knows no such URL; see https://appriseit.com/services/")
-        title, _, body = str(news["text"]).partition("\n")
-        if not service.notify(title=title, body=body):
-            raise OSError("apprise could not send it")
+        with _kept_from_logs() as said:
+            # Its own threads would be waited for as the process ends, however long a server hangs.
+            service = Apprise(asset=AppriseAsset(async_mode=False, service_timeout=0))
+            if not service.add(url):
+                raise RefusedError("apprise knows no such URL; see https://appriseit.com/services/")
+            title, _, body = str(news["text"]).partition("\n")
+            if not service.notify(title=title, body=body):
+                raise OSError(said[-1] if said else "apprise could not send it")
 
     return send
+
+
+@contextmanager
+def _kept_from_logs() -> Iterator[list[str]]:
+    """What apprise and its client say in this thread goes into no log, as it has the URL; yields warnings."""
+    here, said = threading.get_ident(), list[str]()
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.thread != here:
+            return True  # a program that runs a job may use them, too
+        if record.levelno >= logging.WARNING:
+            said.append(hide(record.getMessage()))
+        return False
+
+    loggers = [logging.getLogger(name) for name in ("apprise", "urllib3.connectionpool")]
+    for logger in loggers:
+        logger.addFilter(keep)
+    try:
+        yield said
+    finally:
+        for logger in loggers:
+            logger.removeFilter(keep)

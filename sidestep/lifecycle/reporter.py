@@ -192,7 +192,7 @@ class Reporter:
 
     def status(self) -> Status:
         """What the attempt is doing, and what all have cost until now."""
-        return self._status.model_copy(update={"spent": self.spent()})
+        return self._status.model_copy(update=self._of_now())
 
     def spent(self) -> Spent:
         """What all attempts have cost until now."""
@@ -200,6 +200,9 @@ class Reporter:
         totals = {phase: round(before.seconds.get(phase, 0) + own, 1) for phase, own in seconds.items()}
         gpu_seconds = round(before.gpu_seconds + self._gpus * sum(seconds.values()), 1)
         return before.model_copy(update={"seconds": before.seconds | totals, "gpu_seconds": gpu_seconds})
+
+    def _of_now(self) -> dict[str, Any]:
+        return {"spent": self.spent(), "gpus": self.watching.gpus.latest()}
 
     def _seconds_by_phase(self) -> dict[str, float]:
         """This attempt's, with those of the phase that it is in."""
@@ -210,7 +213,7 @@ class Reporter:
     def tell(self) -> None:
         """Write status.json now, unless a later attempt has the word. A store that is gone stops nothing."""
         with self._lock:
-            self._status = self._status.model_copy(update={"heartbeat": now(), "spent": self.spent()})
+            self._status = self._status.model_copy(update={"heartbeat": now(), **self._of_now()})
             status = self._status
         self._keep_attempt()
         try:

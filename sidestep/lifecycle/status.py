@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from sidestep.runtime.gpus import Gpu
 from sidestep.runtime.parsing import Amount, Count, Number, parse_as
 
 FILE = "status.json"
@@ -78,11 +79,13 @@ class Status(BaseModel):
     epoch: Count | None = None
     epochs: Count | None = None
     loss: Number | None = None
+    learning_rate: Number | None = None
     steps_per_second: Amount | None = None
     seconds_left: Amount | None = None
     validation: Validated | None = None
     validating: Validating | None = None
     last_commit: Commit | None = None
+    gpus: tuple[Gpu, ...] = ()  # those that the job sees, where there is a driver
     message: str = ""
     exit_code: Count | None = None
     started: AwareDatetime = Field(default_factory=lambda: now())

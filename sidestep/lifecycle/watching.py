@@ -8,16 +8,20 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.notify import Event, News, news_of, outbox_to
 from sidestep.lifecycle.status import Status
 from sidestep.runtime import jsonlines
 from sidestep.runtime.errors import AgainError, BadSpecError, ExitCode, SideStepError, UsageError
+from sidestep.runtime.gpus import GpuWatch
 from sidestep.runtime.outbox import Outbox
 from sidestep.runtime.preemption import RESERVE, Preemption
 from sidestep.runtime.secrets import hide
+
+if TYPE_CHECKING:
+    from sidestep.lifecycle.prometheus import Prometheus
 
 End = Literal["preempted", "failed", "done"]  # of the states, those that end an attempt
 
@@ -28,6 +32,9 @@ class Watching:
     """Around all that a job does, as it may end before there is a `Reporter`, whose status it reads.
 
     Outside its `with` block nobody is told anything.
+
+    Attributes:
+        gpus: how the job's GPUs are, for the status.
     """
 
     def __init__(self, spec: JobSpec, preemption: Preemption) -> None:
@@ -37,12 +44,23 @@ class Watching:
         self._is_followed = False
         self._outboxes: list[Outbox[News]] = []
         self._told: Event | None = None  # last
+        self._end: dict[str, Any] = {}  # what the status says of it, once it is known
+        self.gpus = GpuWatch(spec.runtime.device)
+        self._prometheus: Prometheus | None = None
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         jsonlines.about(self._of_lines)
         self._outboxes = [outbox_to(url) for url in self._spec.runtime.webhook]
         self._preemption.listen(self._noticed)
+        self.gpus.start()
+        runtime = self._spec.runtime
+        if runtime.metrics_port is not None or runtime.metrics_file is not None:
+            from sidestep.lifecycle.prometheus import Prometheus
+
+            given = runtime.price_per_hour, runtime.metrics_port, runtime.metrics_file
+            self._prometheus = Prometheus(self._status, *given)
+            self._prometheus.start()
         return self
 
     def __exit__(
@@ -63,6 +81,7 @@ class Watching:
     def ended(self, error: BaseException | None) -> None:
         """The attempt ends by `error`; that it had nothing to do is told to nobody."""
         state, code = ending(error)
+        self._end = {"state": state, "exit_code": code}
         if state == "done":
             if self._told:
                 self._tell("done", state=state, exit_code=code)
@@ -77,6 +96,12 @@ class Watching:
         for outbox in self._outboxes:
             outbox.close(until - time.monotonic())
         self._outboxes = []
+        self.gpus.stop()
+        if self._prometheus:
+            self._prometheus.stop(until - time.monotonic())
+
+    def _status(self) -> Status:
+        return self._read().model_copy(update=self._end)
 
     def _noticed(self) -> None:
         """At once, as nobody knows whether there is time for it after the state is saved."""

@@ -28,6 +28,7 @@ awaits_first_step: Callable[[], bool] = _nobody_knows
 """Whether a training is still to make its first step, for which kernels are compiled and tuned."""
 _last = 0.0
 _signs = 0
+_last_at = 0.0
 _waiting = 0
 _lock = threading.Lock()
 
@@ -41,9 +42,9 @@ def begin(workspace: Path, awaits: Callable[[], bool] = _nobody_knows) -> None:
 
 def sign_of_life(at_once: bool = False) -> None:
     """Something has been done. Cheap enough for every block of bytes; from any thread."""
-    global _file, _last, _signs
+    global _file, _last, _last_at, _signs
     _signs += 1  # where two threads add at once, one may be lost: the count changes all the same
-    now = time.monotonic()
+    now, _last_at = time.monotonic(), time.time()
     if _file is None or (now - _last < EVERY_SECONDS and not at_once):
         return
     _last = now
@@ -57,6 +58,11 @@ def sign_of_life(at_once: bool = False) -> None:
 def signs() -> int:
     """The counter: it changes with each sign of life."""
     return _signs
+
+
+def last_sign() -> float | None:
+    """When the last one was given, in seconds of Unix time; None where there was none yet."""
+    return _last_at or None
 
 
 @contextmanager

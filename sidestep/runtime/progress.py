@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.filesize import decimal
 
+from sidestep.runtime import tally
 from sidestep.runtime.liveness import sign_of_life
 from sidestep.runtime.logs import is_json
 from sidestep.runtime.shown import shown
@@ -94,6 +95,8 @@ class Bar:
     def advance(self, n: float = 1, note: str | None = None) -> None:
         """`n` more units are done. `note` is free text beside the numbers, kept until the next one."""
         sign_of_life()
+        if self.unit == "B":
+            tally.add(tally.BYTES, int(n))
         with self._lock:
             now = self._clock()
             self.done += n

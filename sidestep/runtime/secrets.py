@@ -50,7 +50,7 @@ def remember_url(url: str) -> None:
     """The same for a URL that is a secret as a whole, such as a webhook's: also what is behind its host, and
     each part of that which is long enough for a token. A client's error may show these alone."""
     _, _, rest = url.partition("://")
-    tokens = [part for part in re.split(r"[/?&=#@:]+", rest.partition("/")[2]) if len(part) >= TOKEN]
+    tokens = [part for part in re.split(r"[/?&=#@:,]+", rest.partition("/")[2]) if len(part) >= TOKEN]
     remember(url, *tokens, *([rest.partition("/")[2]] if tokens else []))
 
 

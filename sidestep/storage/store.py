@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from sidestep.config.schema import StorageSpec
+from sidestep.runtime import tally
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.liveness import sign_of_life
 from sidestep.runtime.parsing import JSON_AT_MOST
@@ -22,8 +23,10 @@ ProgressCallback = Callable[[int], object]
 
 
 def no_progress(size: int) -> None:
-    """The callback of those who do not want to know: bytes that move are a sign of life all the same."""
+    """The callback of those who do not want to know: bytes that move count all the same, and are a sign of
+    life."""
     sign_of_life()
+    tally.add(tally.BYTES, size)
 
 
 @dataclass(frozen=True)

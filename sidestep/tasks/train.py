@@ -150,7 +150,8 @@ def _train(
     trainer.watch = judgements.watch
     log_every, log_heavy_every = spec.train.log_every, spec.train.log_heavy_every
     with Metrics(
-        *(job.output.path(RUNS), trainer, progress, log_every, log_heavy_every, spec.train.lr_groups)
+        *(job.output.path(RUNS), trainer, progress, log_every, log_heavy_every, spec.train.lr_groups),
+        gpus=reporter.watching.gpus.latest,
     ) as metrics:
         if writer.newest is None:
             text = dump_yaml(spec.model_dump(mode="json")).decode()

@@ -93,6 +93,7 @@ def report_step(reporter: Reporter, result: StepResult, schedule: Schedule, thro
         epoch=result.group.epoch + 1,
         epochs=schedule.epochs,
         loss=result.loss if isfinite(result.loss) else None,
+        learning_rate=result.lr,
         steps_per_second=round(rate, 4),
         seconds_left=round((schedule.total_steps - result.step) / rate),
     )

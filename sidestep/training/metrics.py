@@ -4,7 +4,7 @@ import json
 import math
 import re
 import resource
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from torch.utils.tensorboard.summary import histogram, hparams, image, scalar, t
 
 from sidestep.data.preview import Sound
 from sidestep.runtime.diskerrors import local_errors
+from sidestep.runtime.gpus import Gpu
 from sidestep.training.events import EventFiles
 from sidestep.training.history import RunningLoss
 from sidestep.training.levels import by_level
@@ -39,6 +40,7 @@ class Metrics:
         log_every: int,
         log_heavy_every: int,
         lr_groups: Mapping[str, float] | None = None,
+        gpus: Callable[[], Sequence[Gpu]] = tuple,
     ) -> None:
         """`trainer` goes on from `progress`; events of an earlier attempt at the steps to come are deleted.
 
@@ -46,8 +48,9 @@ class Metrics:
             log_every: steps between curves that cost nothing: losses, the learning rate.
             log_heavy_every: steps between those that cost time: gradient norms, histograms, memory.
             lr_groups: factors on the learning rate, each of which has a curve.
+            gpus: how the GPUs are now, as far as a driver says it.
         """
-        self._lr_groups = lr_groups or {}
+        self._lr_groups, self._gpus = lr_groups or {}, gpus
         self._folder, self._trainer, self._progress = folder, trainer, progress
         self._log_every, self._log_heavy_every = log_every, log_heavy_every
         self._running_loss, self._throughput = RunningLoss(progress.losses), Throughput()
@@ -93,6 +96,8 @@ class Metrics:
         if step % self._log_heavy_every == 0:
             self._scalar("samples_per_second", self._throughput.recent(), step)
             self._scalar("memory/peak_gb", peak_memory(self._trainer.fabric.device), step)
+            for tag, value in gpu_curves(self._gpus()).items():
+                self._scalar(tag, value, step)
             first = self._trainer.schedule.group(max(step - self._log_heavy_every, 0))
             timesteps = np.array(self._timesteps(first, group), np.float32)
             with local_errors(self._folder):
@@ -176,6 +181,22 @@ def peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
+
+
+def gpu_curves(gpus: Iterable[Gpu]) -> dict[str, float]:
+    """`gpu/0/utilization` (percent), `…/memory_gb` (10^9 bytes, of all processes), `…/temperature` (°C) and
+    `…/power` (W), as far as the driver says them."""
+    curves = {
+        f"gpu/{gpu.index}/{name}": value
+        for gpu in gpus
+        for name, value in (
+            ("utilization", gpu.utilization),
+            ("memory_gb", None if gpu.memory_used is None else gpu.memory_used / 1e9),
+            ("temperature", gpu.temperature),
+            ("power", gpu.power),
+        )
+    }
+    return {tag: value for tag, value in curves.items() if value is not None}
 
 
 def layer_gradient_norms(parameters: Mapping[str, Parameter]) -> dict[str, float]:

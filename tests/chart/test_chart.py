@@ -86,7 +86,8 @@ def test_every_manifest_is_valid(documents: list[Manifest], version: str) -> Non
     import kubernetes_validate  # one of requirements/tools.txt, which only these tests need
 
     for document in documents:
-        kubernetes_validate.validate(document, version, strict=True)
+        if document["kind"] != "PodMonitor":  # the Prometheus Operator's: see test_a_monitor_of_the_pod
+            kubernetes_validate.validate(document, version, strict=True)
 
 
 def test_the_failure_policy_says_what_the_exit_codes_mean(documents: list[Manifest]) -> None:
@@ -367,6 +368,72 @@ def test_what_the_pod_is_given_it_has() -> None:
     assert "initContainers" not in one("Pod", documents)["spec"]  # `helm test` checks, and prepares nothing
 
 
+MONITORED: Manifest = {**JOB, "metrics": {"port": 9400, "podMonitor": {"enabled": True}}}
+
+
+def test_without_a_port_there_is_no_endpoint() -> None:
+    documents = rendered({**JOB, "networkPolicy": {"enabled": True}})
+    text = json.dumps(documents)
+    assert "METRICS_PORT" not in text and "containerPort" not in text and "PodMonitor" not in text
+    assert "ingress" not in one("NetworkPolicy", documents)["spec"]  # and Ingress is among the types: nothing
+
+
+@pytest.mark.parametrize(
+    ("values", "port", "env"),
+    [
+        ({**JOB, "metrics": {"port": 9400}}, 9400, ["9400"]),
+        ({"job": {**JOB["job"], "runtime": {"metrics_port": 9500}}}, 9500, []),  # the job reads its spec
+        (
+            {"job": {"output_dir": "s3://a/b", "runtime": {"metrics_port": 1}}, "metrics": {"port": 9400}},
+            9400,
+            ["9400"],
+        ),
+        ({"existingConfigMap": "mine", "metrics": {"port": 9400}}, 9400, ["9400"]),
+    ],
+    ids=["value", "spec", "both", "config map"],
+)
+def test_the_port_of_the_metrics(values: Manifest, port: int, env: list[str]) -> None:
+    """Of the job alone: `helm test` serves none."""
+    documents = rendered({**values, "extraEnv": [{"name": "OTHER", "value": "1"}]})
+    [container] = one("Job", documents)["spec"]["template"]["spec"]["containers"]
+    assert container["ports"] == [{"name": "metrics", "containerPort": port}]
+    variable = "SIDESTEP_RUNTIME__METRICS_PORT"
+    assert [one["value"] for one in container["env"] if one["name"] == variable] == env
+    assert JobSpec.model_validate({"runtime": {"metrics_port": port}}).runtime.metrics_port == port
+    assert "metrics" not in json.dumps(one("Pod", documents)["spec"]["containers"]).lower()
+
+
+def test_a_monitor_of_the_pod() -> None:
+    """As the operator's API says: monitoring.coreos.com/v1, PodMonitorSpec."""
+    values = {
+        **MONITORED,
+        "metrics": {"port": 9400, "podMonitor": {"enabled": True, "labels": {"release": "p"}}},
+    }
+    documents = rendered(values)
+    monitor = one("PodMonitor", documents)
+    assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
+    assert monitor["metadata"]["labels"]["release"] == "p"
+    assert monitor["metadata"]["labels"]["app.kubernetes.io/name"] == "side-step"
+    pod = one("Job", documents)["spec"]["template"]
+    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint == {"port": pod["spec"]["containers"][0]["ports"][0]["name"]}  # /metrics is the default
+    selected = monitor["spec"]["selector"]["matchLabels"].items()
+    assert selected <= pod["metadata"]["labels"].items()
+    assert not selected <= one("Pod", documents)["metadata"].get("labels", {}).items()
+    values["metrics"]["podMonitor"]["interval"] = "15s"
+    assert one("PodMonitor", rendered(values))["spec"]["podMetricsEndpoints"][0]["interval"] == "15s"
+
+
+def test_who_may_read_the_metrics() -> None:
+    peers = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    closed = one("NetworkPolicy", rendered({**MONITORED, "networkPolicy": {"enabled": True}}))
+    assert "ingress" not in closed["spec"] and "Ingress" in closed["spec"]["policyTypes"]
+    open_ = one(
+        "NetworkPolicy", rendered({**MONITORED, "networkPolicy": {"enabled": True, "metricsFrom": peers}})
+    )
+    assert open_["spec"]["ingress"] == [{"from": peers, "ports": [{"port": 9400, "protocol": "TCP"}]}]
+
+
 @pytest.mark.parametrize("metadata", [False, True])
 def test_the_machine_s_metadata_is_out_of_reach_unless_asked_for(metadata: bool) -> None:
     policy = one("NetworkPolicy", rendered({**JOB, "networkPolicy": {"enabled": True, "metadata": metadata}}))
@@ -465,6 +532,11 @@ def test_default_values_are_refused_with_what_to_set() -> None:
         ({**JOB, "envFrom": ["keys"]}, "/envFrom/0"),
         ({**JOB, "initContainers": [{"name": "x"}]}, "/initContainers/0"),
         ({**JOB, "networkPolicy": {"metadata": "yes"}}, "/networkPolicy/metadata"),
+        ({**JOB, "networkPolicy": {"metricsFrom": [{}]}}, "/networkPolicy/metricsFrom/0"),
+        ({**JOB, "networkPolicy": {"metricsFrom": [{"podSelector": {}}]}}, "set metrics.port"),
+        ({**JOB, "metrics": {"podMonitor": {"enabled": True}}}, "set metrics.port"),
+        ({**JOB, "metrics": {"port": 80}}, "/metrics/port"),
+        ({**JOB, "metrics": {"podMonitor": {"interval": "often"}}}, "/metrics/podMonitor/interval"),
         ({**JOB, "workspace": {"ephemeralVolume": {"size": "1Gi"}}}, "/workspace/ephemeralVolume"),
         (
             {**JOB, "workspace": {"existingClaim": "w", "ephemeralVolume": {"enabled": True}}},
@@ -504,7 +576,7 @@ def test_every_command_of_the_page_works() -> None:
     """docs/kubernetes.md, without a cluster: what is installed is rendered, and not sent."""
     Path("helm").symlink_to(ROOT / "helm")
     found = [block for block in blocks(ROOT / "docs" / "kubernetes.md") if block.kind == "bash"]
-    assert len(found) == 2
+    assert len(found) == 3
     for block in found:
         text = block.text.replace("helm install", "helm install --dry-run=client")
         run(Block("bash", re.sub(r"^helm ", f"{HELM} ", text, flags=re.M)))

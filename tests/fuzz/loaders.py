@@ -216,7 +216,9 @@ STATUS = {
     "name": "a", "task": "train", "state": "running", "phase": "train", "step": 3, "steps": 9, "loss": 0.5,
     "seconds_left": 3.0, "steps_per_second": 2.0, "started": "2026-01-01T00:00:00Z",
     "heartbeat": "2026-01-01T00:00:00Z", "spent": {"attempts": 1, "seconds": {"train": 3.0}},
-    "last_commit": {"folder": "c", "step": 3, "at": "2026-01-01T00:00:00Z"},
+    "last_commit": {"folder": "c", "step": 3, "at": "2026-01-01T00:00:00Z"}, "learning_rate": 1e-4,
+    "gpus": [{"index": 0, "name": "L4", "utilization": 93.0, "memory_used": 1, "memory_total": 2,
+              "temperature": 61.0, "power": None}],
 }  # fmt: skip
 RECEIPT = {
     "name": "a", "spec_sha256": "ab", "inputs": {"model_variant": "base", "weights": "c", "dataset": "d"},

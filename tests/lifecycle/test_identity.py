@@ -166,6 +166,8 @@ FIELDS = {
     "runtime.price_per_hour": Row(NOTHING, 7),
     "runtime.on_exit": Row(NOTHING, "stop"),
     "runtime.log_format": Row(NOTHING, "json"),
+    "runtime.metrics_port": Row(NOTHING, 9400),
+    "runtime.metrics_file": Row(NOTHING, "/run/job.prom"),
     "runtime.webhook": Row(NOTHING, ("https://hooks.example.com/x",)),
     "storage.endpoint_url": Row(NOTHING, "http://localhost:1"),
     "storage.region": Row(NOTHING, "eu-west-1"),

@@ -9,8 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -32,6 +31,8 @@ from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.secrets import hide
 from tests.clock import Clock
 from tests.receiver import TOKEN, Receiver, receiver
+
+pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # apprise's
 
 MakeJob = Callable[..., Job]
 DEAD = f"http://127.0.0.1:9/services/{TOKEN}"
@@ -292,45 +293,97 @@ def test_a_rendered_file_names_its_variable(platform: str, capsys: pytest.Captur
     assert "SIDESTEP_RUNTIME__WEBHOOK" in made + said.out
 
 
-class Apprise:
-    """A stand-in for the package's class."""
-
-    got: ClassVar[list[tuple[str, str, str]]] = []
-    answers = True
-
-    def add(self, url: str) -> bool:
-        self.url = url
-        return not url.startswith("nobody")
-
-    def notify(self, title: str, body: str) -> bool:
-        Apprise.got.append((self.url, title, body))
-        return Apprise.answers
+def by_apprise(url: str) -> str:
+    """The same server, as apprise's JSON service reaches it."""
+    return url.replace("http://", "json://")
 
 
-def test_other_urls_go_through_apprise(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = ModuleType("apprise")
-    package.Apprise = Apprise  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "apprise", package)
-    monkeypatch.setattr(Apprise, "got", [])
-    job = make_job(webhook=f"tgram://{TOKEN}/42")
+def test_other_urls_go_through_apprise(hook: Receiver, make_job: MakeJob) -> None:
+    job = make_job(webhook=by_apprise(hook.url))
     attempt(job)
-    assert [title for _, title, _ in Apprise.got] == ["night: attempt 1 has begun", "night: done"]
-    assert {url for url, _, _ in Apprise.got} == {f"tgram://{TOKEN}/42"}
-    assert job.output_store.place in Apprise.got[-1][2]
+    assert [one["title"] for one in hook.got] == ["night: attempt 1 has begun", "night: done"]
+    assert job.output_store.place in hook.got[-1]["message"]
 
 
 @pytest.mark.parametrize(
-    ("url", "fact"), [(f"nobody://{TOKEN}", "appriseit"), (f"tgram://{TOKEN}/4", "side-step[notify]")]
+    ("kind", "fact"),
+    [("dead", "Connection"), ("hanging", "answered"), ("two hanging", "answered"), ("500", "500")],
 )
-def test_what_apprise_cannot_send_is_told_once(
-    url: str, fact: str, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_apprise_costs_a_line_and_a_moment_where_its_server_does_not_work(
+    kind: str,
+    fact: str,
+    hook: Receiver,
+    make_job: MakeJob,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    package = ModuleType("apprise")
-    package.Apprise = Apprise  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "apprise", package if url.startswith("nobody") else None)
+    """What it does must be in threads that the end of the process does not wait for; its own would be."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr(module, "SECONDS_TO_SEND", 0.5)
+    threads = set(threading.enumerate())
+    hook.is_hanging, hook.status = "hanging" in kind, 500 if kind == "500" else 200
+    url = by_apprise(DEAD if kind == "dead" else hook.url)
+    started = time.monotonic()
+    attempt(make_job(webhook=f"{url},{url}" if kind == "two hanging" else url))
+    assert time.monotonic() - started < 3
+    assert all(thread.daemon for thread in set(threading.enumerate()) - threads)
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(told) == 1 and fact in told[0] and TOKEN not in caplog.text
+
+
+def test_apprise_tries_again_once_its_server_is_back(
+    hook: Receiver, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidestep.runtime.outbox.FIRST_PAUSE", 0.01)
+    hook.status = 500
+    job = make_job(webhook=by_apprise(hook.url))
+    with Watching(job.spec, job.preemption) as watching:
+        watching.begun()
+        until = time.monotonic() + 10
+        while len(hook.got) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        hook.status = 200
+    assert len(hook.got) >= 3 and hook.got[-1]["title"] == "night: done"
+
+
+@pytest.mark.parametrize("url", [f"nobody://{TOKEN}", f"tgram://{TOKEN}/4"])
+def test_a_url_that_apprise_does_not_know_is_told_once_and_not_shown(
+    url: str, make_job: MakeJob, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
     attempt(make_job(webhook=url))
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert (
+        len(told) == 1
+        and "appriseit" in told[0]
+        and TOKEN[:4] not in caplog.text
+        and url[:10] not in caplog.text
+    )
+
+
+def test_what_others_say_by_apprise_s_logger_is_theirs(
+    hook: Receiver, make_job: MakeJob, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program that runs a job may use apprise itself."""
+    hook.is_hanging = True
+    job = make_job(webhook=by_apprise(hook.url))
+    with Watching(job.spec, job.preemption) as watching:
+        watching.begun()
+        until = time.monotonic() + 10
+        while not hook.got and time.monotonic() < until:
+            time.sleep(0.01)
+        logging.getLogger("apprise").warning("of the program's own")
+        hook.over.set()
+    assert "of the program's own" in caplog.text
+
+
+def test_without_apprise_it_is_told_what_to_install(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    attempt(make_job(webhook=f"tgram://{TOKEN}/4"))
     (told,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
-    assert fact in told and TOKEN not in told
+    assert "side-step[notify]" in told and TOKEN not in told
 
 
 def test_a_message_is_no_place_for_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import sidestep
 from sidestep.cli import main
+from sidestep.runtime import secrets
 from sidestep.runtime.console import write
 from sidestep.runtime.errors import ExitCode, StorageError
 from sidestep.runtime.logs import add_log_file, setup_logging
@@ -177,3 +178,12 @@ def test_a_password_in_an_address_that_is_none(
     assert "hunter22" not in hide(f"Invalid endpoint: {value}")
     monkeypatch.setenv(name, "http://host-without-a-user:9000/x@y")
     assert hide("http://host-without-a-user:9000/x@y") == "http://host-without-a-user:9000/x@y"
+
+
+def test_each_token_of_several_urls_in_one_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As apprise takes them, with commas between them."""
+    monkeypatch.setattr(secrets, "_seen", set())
+    first, second = "first0123456789abcdef", "second0123456789abcdef"
+    secrets.remember_url(f"json://h/{first},json://h/{second}")
+    shown = secrets.hide(f"{first} {second}")
+    assert first not in shown and second not in shown

@@ -32,4 +32,5 @@ def test_how_far_it_is_and_how_long_it_takes(tmp_path: Path, loss: float, told: 
         reporter.tell()
         status = Status.read((tmp_path / "status.json").read_bytes(), "status.json")
     assert (status.step, status.steps, status.epoch, status.epochs) == (31, 40, 8, 10)
+    assert status.learning_rate == 1e-4
     assert (status.steps_per_second, status.seconds_left, status.loss) == (0.2, 45, told)

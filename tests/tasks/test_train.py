@@ -24,6 +24,7 @@ from sidestep.training.flow import SamplingConfig, draw_batch, flow_loss
 from sidestep.training.loop import Trainer
 from sidestep.training.schedule import Entry
 from tests.facts import facts
+from tests.nvml import Device, nvml
 from tests.runs import (
     files,
     outcome,
@@ -110,7 +111,8 @@ def test_the_adapter_is_the_trained_function(
 def test_tensorboard_and_the_curve(make_spec: MakeSpec, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(make_spec(epochs=3, log_heavy_every=2))
+    with nvml(Device("GPU-1", power=None)):
+        train(make_spec(epochs=3, log_heavy_every=2))
     events = EventAccumulator(str(tmp_path / "out" / "runs"), size_guidance={"histograms": 0})
     events.Reload()
     tags = set(events.Tags()["scalars"])
@@ -124,6 +126,7 @@ def test_tensorboard_and_the_curve(make_spec: MakeSpec, tmp_path: Path) -> None:
         "skipped_steps",
         "samples_per_second",
         "memory/peak_gb",
+        *(f"gpu/0/{name}" for name in ("utilization", "memory_gb", "temperature")),
     }
     assert watched | {"grad_norm/total"} | layers | levels == tags
     assert levels
@@ -138,6 +141,7 @@ def test_tensorboard_and_the_curve(make_spec: MakeSpec, tmp_path: Path) -> None:
     assert [event.step for event in events.Scalars("loss/eval")] == [0, 6]
     assert [event.value for event in events.Scalars("skipped_steps")] == [0] * 6
     assert all(event.value > 0 for event in events.Scalars("samples_per_second"))
+    assert [event.value for event in events.Scalars("gpu/0/temperature")] == [61] * 3
     assert 0.01 < events.Scalars("memory/peak_gb")[-1].value < 100
     histograms = events.Histograms("timesteps")
     assert [event.step for event in histograms] == [2, 4, 6]

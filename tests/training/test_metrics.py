@@ -8,6 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import Parameter
 
+from sidestep.runtime.gpus import Gpu
 from sidestep.training.flow import draw_batch
 from sidestep.training.history import RunningLoss, running_mean
 from sidestep.training.metrics import Metrics, layer_gradient_norms, losses_by_timestep
@@ -35,7 +36,10 @@ def test_the_curves_of_a_run(make_spec: MakeSpec) -> None:
     trainer, progress = trainer_of(make_spec(dataset_dir=folder, accumulation=4, epochs=3)), Progress()
     norms: dict[tuple[int, int], float] = {}
     totals: dict[int, float] = {}
-    with Metrics(Path("runs"), trainer, progress, log_every=2, log_heavy_every=3) as metrics:
+    gpus = [Gpu(index=0, utilization=93, memory_used=2 * 10**9, temperature=61, power=70.5), Gpu(index=1)]
+    with Metrics(
+        Path("runs"), trainer, progress, log_every=2, log_heavy_every=3, gpus=lambda: gpus
+    ) as metrics:
         metrics.describe("name: seven", {"train.lr": 0.01, "dataset": ["a"]}, [])
         for result in trainer.steps(progress):
             gradients = {n: p.grad for n, p in trainer.adapter.parameters().items() if p.grad is not None}
@@ -70,6 +74,9 @@ def test_the_curves_of_a_run(make_spec: MakeSpec) -> None:
     assert curve("samples_per_second").keys() == curve("memory/peak_gb").keys() == {3, 6}
     assert all(0 < rate < 1e4 for rate in curve("samples_per_second").values())
     assert all(0.1 < gigabytes < 100 for gigabytes in curve("memory/peak_gb").values())  # of this process
+    told = {"gpu/0/utilization": 93, "gpu/0/memory_gb": 2, "gpu/0/temperature": 61, "gpu/0/power": 70.5}
+    assert {tag for tag in events.Tags()["scalars"] if tag.startswith("gpu/")} == told.keys()
+    assert all(curve(tag) == {3: value, 6: value} for tag, value in told.items())
     (spec,) = events.Tensors("spec/text_summary")
     assert (spec.step, spec.tensor_proto.string_val[0]) == (0, b"```yaml\nname: seven```")
 

@@ -70,3 +70,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- fail "\n\ntensorboard is enabled, and the chart does not know the spec's output_dir: set tensorboard.logdir." }}
 {{- end }}
 {{- end }}
+
+{{/* Where the job serves its metrics; nothing where it does not. */}}
+{{- define "side-step.metricsPort" -}}
+{{- $port := default (dig "runtime" "metrics_port" nil (default dict .Values.job)) .Values.metrics.port }}
+{{- if $port }}
+{{- int $port }}
+{{- else if or .Values.metrics.podMonitor.enabled .Values.networkPolicy.metricsFrom }}
+{{- fail "\n\nmetrics.podMonitor and networkPolicy.metricsFrom are about the job's metrics, and it serves none: set metrics.port, to 9400 for example." }}
+{{- end }}
+{{- end }}

@@ -1,7 +1,7 @@
 {{/*
 What the pods of the Job and of `helm test` have in common. Takes a dict: root, the chart's context; args, the
-command; resources, those of the container; workspace, its volume; and, of the Job alone, initContainers and
-livenessProbe.
+command; resources, those of the container; workspace, its volume; and, of the Job alone, initContainers,
+livenessProbe and metricsPort.
 */}}
 {{- define "side-step.podSpec" -}}
 {{- $values := .root.Values -}}
@@ -29,9 +29,18 @@ containers:
       {{- toYaml .args | nindent 6 }}
     # The last lines of the log say why it ended; kubectl describe shows them.
     terminationMessagePolicy: FallbackToLogsOnError
-    {{- with include "side-step.mayBeMissing" $values.extraEnv | fromYamlArray }}
+    {{- $env := include "side-step.mayBeMissing" $values.extraEnv | fromYamlArray }}
+    {{- if and .metricsPort $values.metrics.port }}
+    {{- $env = append $env (dict "name" "SIDESTEP_RUNTIME__METRICS_PORT" "value" .metricsPort) }}
+    {{- end }}
+    {{- with $env }}
     env:
       {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .metricsPort }}
+    ports:
+      - name: metrics
+        containerPort: {{ . }}
     {{- end }}
     {{- with include "side-step.envFrom" .root | fromYamlArray }}
     envFrom:
@@ -196,6 +205,7 @@ spec:
   {{- $pod := dict "root" . "args" (list "run") }}
   {{- $_ := set $pod "livenessProbe" (include "side-step.livenessProbe" . | fromYaml) }}
   {{- $_ := set $pod "resources" (include "side-step.resources" . | fromYaml) }}
+  {{- $_ := set $pod "metricsPort" (include "side-step.metricsPort" .) }}
   {{- $_ := set $pod "workspace" (include "side-step.workspace" . | fromYaml) }}
   {{- include "side-step.podSpec" (set $pod "initContainers" .Values.initContainers) | nindent 2 }}
   {{- with .Values.nodeSelector }}
