@@ -11,6 +11,7 @@ from sidestep.commands.flags import add_flags
 from sidestep.commands.parser import Parser, number, whole
 from sidestep.commitlog.log import CommitLog
 from sidestep.config.fields import FieldPath, spec_fields
+from sidestep.config.hearing import LONGEST, SECONDS
 from sidestep.config.job import JobSpec, resolve
 from sidestep.config.schema import StorageSpec
 from sidestep.config.sources import Given
@@ -27,7 +28,7 @@ from sidestep.runtime.logs import setup_logging
 from sidestep.runtime.words import some
 from sidestep.runtime.workspace import Workspace, open_workspace
 from sidestep.sampling.takes import FOLDER, Prompt
-from sidestep.sampling.wish import Source, Wish
+from sidestep.sampling.wish import SEED, Source, Wish
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
 
@@ -36,8 +37,7 @@ log = logging.getLogger(__name__)
 MODEL: tuple[FieldPath, ...] = (("checkpoint_dir",), ("model_variant",), ("base_model",), ("dataset_dir",))
 """What an output's own job.yaml says, where nothing else does."""
 RUNTIME = {"workspace", "device", "precision", "attention", "deterministic"}
-SEED, SECONDS, STRENGTHS = 42, 30.0, (0.0, 1.0)
-LONGEST = 600.0  # seconds, of the model's silence
+STRENGTHS = (0.0, 1.0)
 MOST_STEPS, MOST_GUIDANCE, MOST_SHIFT, MOST_STRENGTH = 1000, 30.0, 20.0, 10.0
 
 

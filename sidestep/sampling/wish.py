@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["flac", "wav"]
 
+SEED = 42
+"""Of the noise, unless another one is asked for."""
+
 
 @dataclass(frozen=True)
 class Settings:
