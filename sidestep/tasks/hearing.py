@@ -21,8 +21,7 @@ from sidestep.acestep.layout import find_vae, pull_part
 from sidestep.acestep.loading import load_vae
 from sidestep.acestep.releases import config_of
 from sidestep.adapters.adapter import Adapter
-from sidestep.config.job import JobSpec
-from sidestep.config.sampling import Sampling, sampling_of
+from sidestep.config.sampling import sampling_of
 from sidestep.data.dataset import INSTRUMENTAL
 from sidestep.data.encode import free_memory
 from sidestep.data.keys import PulledModel
@@ -37,7 +36,7 @@ from sidestep.sampling.audio import decode_tiled
 from sidestep.sampling.kept import encode_prompts
 from sidestep.sampling.pipeline import Sampler
 from sidestep.sampling.takes import WHILE_TRAINING, Prompt
-from sidestep.sampling.wish import SEED, Settings
+from sidestep.sampling.wish import Settings, settings_of
 from sidestep.storage.transfer import using_copies
 from sidestep.tasks.sample_prompts import default_prompts
 from sidestep.tasks.setup import TrainingSetup
@@ -250,22 +249,6 @@ class Hearing:
     def _go_on(self) -> None:
         if self._job.preemption.requested:
             raise _Noticed
-
-
-def settings_of(spec: JobSpec, recommended: Sampling) -> Settings:
-    """What `inference` says, and where it says nothing what the model's release recommends.
-
-    A model that takes no guidance gets none.
-    """
-    own = spec.inference
-    guidance = own.guidance if own.guidance is not None and recommended.takes_guidance else None
-    return Settings(
-        SEED,
-        own.num_inference_steps or recommended.steps,
-        recommended.guidance if guidance is None else guidance,
-        recommended.shift if own.shift is None else own.shift,
-        spec.train.sample.seconds,
-    )
 
 
 def digest_of(adapter: Adapter) -> str:
