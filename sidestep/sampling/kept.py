@@ -52,9 +52,7 @@ def encode_prompts(
         read = []
         for prompt in prompts:
             sign_of_life()
-            said = caption_prompt(
-                prompt.caption, prompt.bpm, prompt.timesignature, prompt.keyscale, seconds
-            )
+            said = caption_prompt(prompt.caption, prompt.bpm, prompt.timesignature, prompt.keyscale, seconds)
             lyrics = templated_lyrics(prompt.lyrics, prompt.language)
             read.append((encode_text(reader, said), embed_lyrics(reader, lyrics)))
         del reader

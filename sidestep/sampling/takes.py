@@ -48,7 +48,7 @@ FILE = "samples.json"
 FOLDER = "listen"
 """Below an output."""
 WHILE_TRAINING = "samples"
-"""The same for those that a run makes while it trains: there, `adapter` is the sha256 of the weights alone."""
+"""The same for what a run makes while it trains. There, `adapter` is the sha256 of its weights alone."""
 FORMAT = 1
 
 Origin = Literal["training", "held-out", "trigger", "given"]

@@ -125,15 +125,18 @@ class Hearing:
         try:
             failure = self._failure_of(lambda: self._hear(step))
         except _Noticed:
-            log.info("The sounds after step %d are given up: the next attempt makes those that lack", step)
+            way_on = "the next attempt makes those that are missing"
+            if self._stage and self._stage.trainer.is_over(progress):  # it may be finished before it ends
+                way_on = f"if none follows, `sidestep sample {self._job.output_store.place}` makes them"
+            log.info("The sounds after step %d are given up: %s", step, way_on)
             failure = ""
         if self._machine.device.type == "cuda" or failure:
             free_memory()  # what lies about is the next step's
-        self._failures = self._failures + 1 if failure else 0
         if failure:
+            self._failures += 1
             log.warning("No sounds after step %d, and the training goes on: %s", step, failure)
-        if self._failures == FAILURES:
-            self._switch_off(f"Sounds have failed {FAILURES} times in a row")
+            if self._failures == FAILURES:
+                self._switch_off(f"Sounds have failed {FAILURES} times in a row")
         return time.monotonic() - begun
 
     def _failure_of(self, work: Callable[[], None]) -> str:
@@ -150,7 +153,7 @@ class Hearing:
     def _switch_off(self, why: str) -> None:
         self._is_on, self._studio, self._stage = False, None, None
         log.error(
-            "%s\n  train.sample is off for the rest of this attempt, and the training goes on without sounds\n"
+            "%s\n  train.sample is off for the rest of this attempt: the training goes on without sounds\n"
             "  `sidestep sample %s` makes them of any checkpoint later",
             *(why, self._job.output_store.place),
         )
@@ -208,6 +211,7 @@ class Hearing:
                             waveform = self._play(take["prompt"])
                         stage.check()
                         sounds.keep(take, waveform)
+                        self._failures = 0
                         bar.advance(1)
                     stage.metrics.log_sound(sounds.sound(take, waveform), told_at)
         if missing:

@@ -40,7 +40,11 @@ def mel_png(samples: Tensor, rate: int) -> bytes:
     if pixels.shape[1] > PARTS:
         bands, frames, colours = pixels.shape
         flat = pixels.permute(0, 2, 1).reshape(1, bands * colours, frames)
-        pixels = torch.nn.functional.adaptive_avg_pool1d(flat, PARTS).reshape(bands, colours, PARTS).permute(0, 2, 1)
+        pixels = (
+            torch.nn.functional.adaptive_avg_pool1d(flat, PARTS)
+            .reshape(bands, colours, PARTS)
+            .permute(0, 2, 1)
+        )
     file = io.BytesIO()
     nameless = {"Software": None}  # else matplotlib's version is in it
     image.imsave(file, pixels.round().byte().numpy(), format="png", metadata=nameless)  # type: ignore[arg-type]
