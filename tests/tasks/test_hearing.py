@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,29 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from sidestep.acestep import load_vae
 from sidestep.acestep.vae import SAMPLES_PER_LATENT
 from sidestep.cli import main
 from sidestep.config.job import JobSpec
 from sidestep.data.tensors import sample_bytes
 from sidestep.lifecycle.heard import Sounds
+from sidestep.lifecycle.job import Job
 from sidestep.runtime import liveness
-from sidestep.runtime.errors import ExitCode, StorageError
+from sidestep.runtime.errors import ExitCode, MissingInputError, StorageError, TakenError
+from sidestep.runtime.workspace import open_workspace
 from sidestep.sampling import kept
+from sidestep.sampling.audio import decode_tiled
 from sidestep.sampling.pipeline import Sampler
+from sidestep.sampling.takes import Prompt
+from sidestep.sampling.wish import Settings as How
+from sidestep.storage.open import open_store
 from sidestep.tasks import hearing
+from sidestep.tasks.setup import prepare_setup
+from sidestep.tasks.trainer import build_trainer
+from sidestep.training.machine import choose_machine
+from sidestep.training.metrics import Metrics
+from sidestep.training.numbers import Progress
+from sidestep.training.throughput import Throughput
 from tests.facts import facts, tells
 from tests.runs import outcome, train, train_with_notice_after
 from tests.songs import MakeSpec, song
@@ -83,12 +96,18 @@ def shown(spec: JobSpec, kind: str = "audio") -> dict[str, list[int]]:
 
 
 def test_after_epochs_and_at_the_end(
-    heard: Callable[..., JobSpec], silent_vae: None, caplog: pytest.LogCaptureFixture
+    heard: Callable[..., JobSpec],
+    silent_vae: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
     checkpoint = {"every_epochs": 10, "every_minutes": None}
     spec = heard("heard", quick(2, prompts=[HARP, BLUES, HARP]), epochs=3, checkpoint=checkpoint)
+    left_out: list[int] = []
+    monkeypatch.setattr(Throughput, "leave_out", lambda self, seconds: left_out.append(id(self)))
     train(spec)
+    assert len(set(left_out)) == 2, "neither the status nor TensorBoard counts its seconds"
     made = takes(spec)
     ways = [(take["prompt"], take["checkpoint"], take["strength"]) for take in made]
     checkpoints = [(None, 0.0), ("checkpoint-epoch-2", 1.0), ("checkpoint-epoch-3", 1.0)]
@@ -108,7 +127,186 @@ def test_after_epochs_and_at_the_end(
     assert shown(spec, "images") == {f"mel/{name}": [0, 4, 6] for name in ("01-glass-harp-slow", "02-blues")}
     page = Path(spec.output_place, "report.html").read_text()
     assert all(f'src="samples/{file}"' in page for file in sounds)
-    assert tells(caplog.text, "2 prompts", "2 epochs", "2 steps", "1 s each", "after step 4")
+    assert tells(
+        caplog.text,
+        "2 prompts",
+        "2 epochs",
+        "2 steps",
+        "1 s each",
+        "Made 2 sounds after step 0",
+        "after step 4",
+    )
+
+
+class Stage:
+    """An attempt that is about to train, with its `hearing`; what it tells TensorBoard is in `runs`."""
+
+    def __init__(self, spec: JobSpec, runs: str = "runs") -> None:
+        self.job, machine = Job(spec), choose_machine(spec.runtime)
+        self.hearing = hearing.Hearing(self.job, machine)
+        setup = prepare_setup(self.job, machine, before_loading=self.hearing.prepare)
+        self.trainer = build_trainer(spec, setup, self.job.preemption)
+        self.metrics = Metrics(Path(runs), self.trainer, Progress(), 1, 10)
+        self.taken = False
+        self.hearing.begin(self.trainer, setup, self.metrics, self._check)
+
+    def _check(self) -> None:
+        if self.taken:
+            raise TakenError("another run has taken over")
+
+    def learn(self) -> None:
+        """As if steps had been made."""
+        with torch.no_grad():
+            for parameter in self.trainer.adapter.parameters().values():
+                parameter.fill_(0.05)
+
+    def hear(self, step: int) -> float:
+        return self.hearing.hear(Progress(step))
+
+
+@pytest.fixture
+def stage(heard: Callable[..., JobSpec], silent_vae: None) -> Iterator[Callable[..., Stage]]:
+    """An attempt at a run of four epochs of two steps, by its output and what `heard` takes."""
+    stages: list[Stage] = []
+
+    def make(output: str = "out", runs: str = "runs", **changes: Any) -> Stage:
+        sample = quick(**changes.pop("sample", {}))
+        stages.append(Stage(heard(output, sample, **{"epochs": 4, **changes}), runs))
+        return stages[-1]
+
+    yield make
+    for each in stages:
+        each.metrics.__exit__()
+
+
+def made(stage: Stage) -> dict[str | None, bytes]:
+    """Checkpoint → its sound of the first prompt."""
+    spec = stage.job.spec
+    return {
+        take["checkpoint"]: (folder(spec) / take["file"]).read_bytes()
+        for take in takes(spec)
+        if take["prompt"] == 0
+    }
+
+
+def test_the_base_model_is_heard_without_the_adapter_which_trains_on_as_before(
+    stage: Callable[..., Stage],
+) -> None:
+    """However late it is heard: a new LoRA has no effect yet."""
+    fresh, learnt = stage("fresh"), stage("learnt", "others")
+    fresh.hear(0)
+    learnt.learn()
+    before, modes = learnt.trainer.evaluate(), [m.training for m in learnt.trainer.model.modules()]
+    assert learnt.hear(2) > 0
+    assert learnt.trainer.evaluate() == before
+    assert [module.training for module in learnt.trainer.model.modules()] == modes
+    assert made(fresh)[None] == made(learnt)[None] != made(learnt)["checkpoint-epoch-1"]
+
+
+def test_it_is_the_average_that_is_heard(stage: Callable[..., Stage]) -> None:
+    """As it is what is published. Here it is the new adapter still, which has no effect."""
+    averaged = stage(ema={"decay": 0.999})
+    averaged.learn()
+    averaged.hear(2)
+    assert made(averaged)["checkpoint-epoch-1"] == made(averaged)[None]
+
+
+def test_when_it_is_due(stage: Callable[..., Stage]) -> None:
+    ready = stage(sample={"every_epochs": 3})
+    due = [step for step in range(9) if ready.hearing.is_due(Progress(step))]
+    assert due == [0, 6, 8]
+    assert not ready.hearing.is_due(Progress(6, skipped_in_row=1))
+
+
+def test_notice_is_heard_between_sampling_steps(
+    stage: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What lacks is made by the next attempt, which tells TensorBoard of all."""
+    caplog.set_level(logging.INFO)
+    first, original, steps = stage(sample={"prompts": [HARP, BLUES]}), Sampler.latents, list[int]()
+
+    def latents(self: Sampler, conditions: Tensor, settings: Any, on_step: Any = lambda: None) -> Tensor:
+        steps.append(0)
+
+        def count() -> None:
+            steps[-1] += 1
+            if len(steps) == 4:
+                first.job.preemption.request()
+            on_step()
+
+        return original(self, conditions, settings, count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sampler, "latents", latents)
+        first.hear(0)
+        first.hear(2)
+    assert steps == [2, 2, 2, 1]
+    assert tells(caplog.text, "after step 2", "next attempt")
+    spec = first.job.spec
+    before = {file.name: file.stat().st_mtime_ns for file in folder(spec).iterdir()}
+    monkeypatch.setattr(hearing, "encode_prompts", None)  # no prompt is read again
+    second = stage(sample={"prompts": [HARP, BLUES]}, runs="others")
+    second.hear(2)
+    after = {file.name: file.stat().st_mtime_ns for file in folder(spec).iterdir()}
+    assert len(takes(spec)) == 4
+    assert {name for name in before if after[name] != before[name]} == {"samples.json"}
+    second.metrics.__exit__()
+    events = EventAccumulator("others").Reload()
+    assert [[event.step for event in events.Audio(tag)] for tag in events.Tags()["audio"]] == [[2], [2]]
+
+
+@pytest.mark.parametrize("broken", ["memory", "store", "nan"])
+def test_after_three_failures_in_a_row_it_is_off(
+    broken: str,
+    stage: Callable[..., Stage],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    attempt, calls = stage(), list[int]()
+    attempt.learn()
+    how: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
+        "memory": (hearing, "decode_tiled", out_of_memory, "2.60 GiB"),
+        "store": (Sounds, "keep", no_store, "out of reach"),
+        "nan": (hearing, "decode_tiled", not_a_number, "NaN"),
+    }
+    owner, name, fail, said = how[broken]
+
+    def count_and_break(*given: Any) -> Any:
+        calls.append(1)
+        return fail(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, count_and_break)
+        attempt.hear(0)
+        attempt.hear(2)
+    attempt.hear(2)  # the base model, and this: failures from now on are others
+    assert len(calls) == 2 and len(takes(attempt.job.spec)) == 2
+    monkeypatch.setattr(owner, name, count_and_break)
+    for step in (4, 6, 8):
+        assert attempt.hearing.is_due(Progress(step))
+        attempt.hear(step)
+    assert len(calls) == 5 and said in caplog.text
+    assert not attempt.hearing.is_due(Progress(8))
+    (error,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert tells(error, "3 times in a row", "off for the rest of this attempt", "sidestep sample")
+
+
+def test_where_another_writer_has_taken_over_no_sound_is_written(stage: Callable[..., Stage]) -> None:
+    late = stage()
+    late.taken = True
+    with pytest.raises(TakenError):
+        late.hear(0)
+    assert not folder(late.job.spec).exists()
+
+
+def test_the_last_sounds_reach_a_store(heard: Callable[..., JobSpec], silent_vae: None) -> None:
+    """Elsewhere than on this disk, where TensorBoard's files are sent one by one."""
+    spec = heard("x", quick(), epochs=1, output_dir="memory://heard/run")
+    train(spec)
+    store = open_store(spec.output_place, spec.storage)
+    there = [file.path for file in store.child("runs").list_files()]
+    assert [name for name in there if int(name.split(".")[3]) == 3], "what follows the second step, the last"
+    assert store.stat("samples/samples.json")
 
 
 @pytest.mark.slow
@@ -266,9 +464,9 @@ def test_failures_that_are_not_in_a_row_leave_it_on(
     heard: Callable[..., JobSpec], silent_vae: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All but every third fail. What the base model lacks is made as soon as it can be."""
-    spec, original, calls = heard("heard", quick(), epochs=6), hearing.decode_tiled, []
+    spec, original, calls = heard("heard", quick(), epochs=6), vars(hearing)["decode_tiled"], list[int]()
 
-    def sometimes(*given: Any) -> Tensor:
+    def sometimes(*given: Any) -> Any:
         calls.append(1)
         return original(*given) if len(calls) % 3 == 0 else out_of_memory()
 
@@ -296,7 +494,6 @@ def test_without_what_it_needs_the_training_goes_on(
 def test_a_set_without_encoders_is_refused_before_anything_is_done(
     heard: Callable[..., JobSpec], tiny_checkpoints: Path, tmp_path: Path
 ) -> None:
-    from sidestep.runtime.errors import MissingInputError
 
     place = tmp_path / "model alone"
     place.mkdir()
@@ -308,10 +505,6 @@ def test_a_set_without_encoders_is_refused_before_anything_is_done(
 def test_a_sound_that_is_damaged_is_made_again(
     heard: Callable[..., JobSpec], tmp_path: Path, silent_vae: None
 ) -> None:
-    from sidestep.runtime.workspace import open_workspace
-    from sidestep.sampling.takes import Prompt
-    from sidestep.sampling.wish import Settings as How
-    from sidestep.storage.open import open_store
 
     store = open_store(str(tmp_path / "samples"), heard("x").storage)
     how = How(seed=1, steps=1, guidance=1.0, shift=1.0, seconds=1.0)
@@ -336,9 +529,6 @@ def test_a_sound_that_is_damaged_is_made_again(
 
 
 def test_prompts_are_kept_with_all_that_decides_them(tmp_path: Path, heard: Callable[..., JobSpec]) -> None:
-    from sidestep.runtime.workspace import open_workspace
-    from sidestep.sampling.takes import Prompt
-    from sidestep.storage.open import open_store
 
     store, workspace = open_store(str(tmp_path / "kept"), heard("x").storage), open_workspace(None)
     prompts, made = [Prompt(caption=HARP), Prompt(caption=BLUES)], [torch.randn(3, 4), torch.randn(5, 4)]
@@ -354,8 +544,6 @@ def test_prompts_are_kept_with_all_that_decides_them(tmp_path: Path, heard: Call
 
 
 def test_each_tile_is_a_sign_of_life(tiny_checkpoints: Path) -> None:
-    from sidestep.acestep import load_vae
-    from sidestep.sampling.audio import decode_tiled
 
     vae, before, tiles = load_vae(tiny_checkpoints, "cpu", torch.float32), liveness.signs(), []
     del vae.encoder
