@@ -86,8 +86,8 @@ def split_texts(value: Any) -> Any:
     """The same for whole texts: what is no list, in JSON or otherwise, is one of them."""
     if not isinstance(value, str):
         return value
-    content = _as_json(value)
-    return content if _are_texts(content) else (value,)
+    parts = _as_json(value)
+    return parts if _are_texts(parts) else (value,)
 
 
 def split_pairs(value: Any, split: Callable[[Any], Any] = split_words) -> Any:

@@ -109,7 +109,7 @@ def test_sounds_take_time_and_their_memory_comes_in_the_place_of_a_step_s() -> N
     assert (latents.precision, audio.precision, train.name) == ("bf16", "fp32", "train")
     for phase in (latents, audio):
         for kept in ("weights", "adapter", "gradients", "optimizer", "context"):
-            assert phase.memory[kept] == train.memory[kept]
+            assert phase.memory.get(kept) == train.memory[kept]
     assert 0 < latents.memory["activations"].value < train.memory["activations"].value
     assert plan.job["compute"].value == sum(phase.flops for phase in plan.phases)
     too_small = replace(plan, fit=Fit(1e9, None, 2e9, audio.name))
