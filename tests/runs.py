@@ -91,13 +91,13 @@ def adapter(spec: JobSpec) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in Path(spec.output_place, "adapter").iterdir()}
 
 
-def train_with_notice_after(spec: JobSpec, step: int) -> str:
-    """Notice comes while step number `step` is made. What is said then."""
+def train_with_notice_after(spec: JobSpec, step: int, *, request: bool = True) -> str:
+    """Notice comes while step number `step` is made, or is requested by somebody else. What is said then."""
 
     class Noticed(Reporter):
         def update(self, **changes: Any) -> None:
             super().update(**changes)
-            if changes.get("step") == step:
+            if request and changes.get("step") == step:
                 job.preemption.request()
 
     job = Job(spec, Preemption(spec.runtime.grace_seconds, end_process=lambda code: None))

@@ -19,6 +19,7 @@ from sidestep.acestep.layout import (
     open_checkpoints,
 )
 from sidestep.config.job import JobSpec
+from sidestep.config.needs import reads_encoders
 from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.parsing import parse_as
 
@@ -64,7 +65,7 @@ _TEXT_ENCODER: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Configs:
-    """The config.json of the models that a job works with; those of the encoders where it makes tensors."""
+    """The config.json of the models that a job works with; the encoders' where it makes tensors or sounds."""
 
     model: dict[str, Any]
     vae: dict[str, Any] | None = None
@@ -79,7 +80,7 @@ def released_config(alias: str) -> dict[str, Any]:
 def configs_of(spec: JobSpec, *, offline: bool) -> Configs:
     """The configurations of all models that the task of `spec` reads. Raises as `config_of` does."""
     model = config_of(spec, offline=offline)
-    if spec.task not in ("preprocess", "pipeline"):
+    if not reads_encoders(spec):
         return Configs(model)
     if offline:
         return Configs(model, _VAE, _TEXT_ENCODER)

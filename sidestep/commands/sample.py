@@ -10,6 +10,7 @@ from sidestep.commands.command import Call
 from sidestep.commands.flags import MODEL, add_flags_of_model
 from sidestep.commands.parser import Parser, number, numbers, whole
 from sidestep.commitlog.log import CommitLog
+from sidestep.config.hearing import LONGEST, SECONDS
 from sidestep.config.job import JobSpec, resolve
 from sidestep.config.schema import StorageSpec
 from sidestep.config.sources import Given
@@ -26,14 +27,13 @@ from sidestep.runtime.logs import setup_logging
 from sidestep.runtime.words import some
 from sidestep.runtime.workspace import Workspace, open_workspace
 from sidestep.sampling.takes import FOLDER, Prompt
-from sidestep.sampling.wish import Source, Wish
+from sidestep.sampling.wish import SEED, Source, Wish
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-SEED, SECONDS, STRENGTHS = 42, 30.0, (0.0, 1.0)
-LONGEST = 600.0  # seconds, of the model's silence
+STRENGTHS = (0.0, 1.0)
 MOST_STEPS, MOST_GUIDANCE, MOST_SHIFT, MOST_STRENGTH = 1000, 30.0, 20.0, 10.0
 
 

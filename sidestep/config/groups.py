@@ -102,6 +102,12 @@ GROUPS = (
         tasks=("train",),
     ),
     Group(
+        "sounds while training",
+        ("train.sample.every_epochs",),
+        _under("train.sample", "prompts seconds"),
+        tasks=("train",),
+    ),
+    Group(
         "for inference, and on the card",
         (),
         (*_under("inference", "shift num_inference_steps guidance strength"), "card.license"),

@@ -22,6 +22,11 @@ NEEDS: dict[str, tuple[Need, ...]] = {
 }
 
 
+def reads_encoders(spec: JobFields) -> bool:
+    """Whether the task reads VAE, text encoder and condition encoder: to make tensors, or sounds."""
+    return spec.task in ("preprocess", "pipeline") or (spec.task == "train" and spec.train.sample.is_on)
+
+
 def missing_places(values: Mapping[str, Any]) -> list[Problem]:
     """A problem for each place that the task in `values` needs and that they do not give.
 

@@ -82,6 +82,14 @@ def split_blanks(value: Any) -> Any:
     return split_names(value)
 
 
+def split_texts(value: Any) -> Any:
+    """The same for whole texts: what is no list, in JSON or otherwise, is one of them."""
+    if not isinstance(value, str):
+        return value
+    parts = _as_json(value)
+    return parts if _are_texts(parts) else (value,)
+
+
 def split_pairs(value: Any, split: Callable[[Any], Any] = split_words) -> Any:
     """Accept "q_proj=8 v_proj=16" and JSON too, as flags and variables give a mapping."""
     if isinstance(value, str) and isinstance(content := _as_json(value), dict):

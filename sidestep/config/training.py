@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from sidestep.config.adapter import AdapterSpec
 from sidestep.config.ema import EmaSpec
+from sidestep.config.hearing import SampleSpec
 from sidestep.config.judging import StopSpec, ValidationSpec
 from sidestep.config.optimizers import OPTIMIZERS, OptimizerName, Scheduler
 from sidestep.config.section import Place, Section, setting, split_named_pairs, split_pairs
@@ -254,6 +255,7 @@ class TrainSpec(Section):
     )
     stop: StopSpec = StopSpec()
     target_loss: float | None = setting(None, "End the run once the held-out loss is at most this.", gt=0)
+    sample: SampleSpec = SampleSpec()
 
     @field_validator("best", "publish", "stop", "target_loss")
     @classmethod

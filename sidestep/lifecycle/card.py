@@ -42,7 +42,7 @@ class _Told(BaseModel):
     """What a receipt tells for a card. Those of older versions lack some of it."""
 
     name: str = ""
-    inference: dict[str, float] = {}
+    inference: dict[str, int | float] = {}  # steps stay a whole number
     license: str | None = None
 
 

@@ -25,7 +25,7 @@ CHANGES_NOTHING = {
     "accept_other_weights",
     *("init_from", "init_resize"),  # the adapter's digest counts, and one that does not fit begins no run
     *("gradient_checkpointing", "gradient_checkpointing_ratio"),
-    *("best", "publish"),
+    *("best", "publish", "sample"),
 }
 """Fields of `train` that do not touch the adapter's numbers; all others make the fingerprint."""
 

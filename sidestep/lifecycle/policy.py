@@ -9,6 +9,11 @@ from sidestep.training.numbers import Progress
 from sidestep.training.schedule import Group, Schedule
 
 
+def name_after(group: Group, step: int) -> str:
+    """What a checkpoint is called that there has to be after this step."""
+    return f"checkpoint-epoch-{group.epoch + 1}" if group.ends_epoch else f"checkpoint-step-{step}"
+
+
 class CheckpointPolicy:
     """What `train.checkpoint` says, for one attempt at a run."""
 
@@ -33,7 +38,7 @@ class CheckpointPolicy:
             return None
         by_epoch = [spec.every_epochs, self._milestone or spec.every_epochs]
         if group.ends_epoch and (must or any(epoch % every == 0 for every in by_epoch)):
-            return f"checkpoint-epoch-{epoch}"
+            return name_after(group, step)
         minutes = (self._clock() - self._saved) / 60
         by_step = spec.every_steps is not None and step % spec.every_steps == 0
         by_time = spec.every_minutes is not None and minutes >= spec.every_minutes

@@ -5,6 +5,7 @@ from sidestep.config.job import JobSpec
 from sidestep.lifecycle.best import Best
 from sidestep.lifecycle.policy import CheckpointPolicy
 from sidestep.planning.figures import Basis, Figure, gigabytes
+from sidestep.planning.hearing import SOUNDS, sound_figures, sounds_of
 from sidestep.planning.memory import Memory
 from sidestep.planning.phase import Phase
 from sidestep.planning.phases import (
@@ -49,6 +50,10 @@ def figures_of(spec: JobSpec, configs: Configs, songs: Songs, phases: list[Phase
     if trains(spec):
         figures |= _training(spec, configs, songs.trained)
         figures |= _validation(spec, configs, songs)
+        if sounds := sounds_of(spec, configs, songs, schedule_of(spec, songs.trained)):
+            work = {phase.name: phase.flops for phase in phases}
+            heard = sum(flops for name, flops in work.items() if name.startswith(SOUNDS))
+            figures |= sound_figures(configs, sounds, heard / (heard + work["train"]))
         per_song = f"{flops_per_song(spec, configs, songs.trained) / _TERA:,.1f} TFLOP a song in training, "
     figures["compute"] = Figure(total, f"{per_song}{total / _TERA:,.0f} TFLOP in all", "computed")
     return figures

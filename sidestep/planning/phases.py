@@ -4,6 +4,7 @@ from collections import Counter
 
 from sidestep.acestep.releases import Configs
 from sidestep.config.job import JobSpec
+from sidestep.planning.hearing import sound_phases, sounds_of
 from sidestep.planning.memory import Memory, estimate_memory_of, memory_of
 from sidestep.planning.passes import passes_of
 from sidestep.planning.phase import Phase
@@ -30,6 +31,8 @@ def phases_of(spec: JobSpec, configs: Configs, songs: Songs) -> list[Phase]:
             )
         )
     if trains(spec):
+        if sounds := sounds_of(spec, configs, songs, schedule_of(spec, trained)):
+            phases += sound_phases(spec, configs, songs, sounds)
         phases.append(
             Phase(
                 "train",

@@ -7,6 +7,7 @@ from typing import Any
 
 from sidestep.planning.bounds import NOT_SEEN, Bound
 from sidestep.planning.figures import Figure, gigabytes
+from sidestep.planning.hearing import SOUNDS
 from sidestep.planning.plan import Fit, Plan
 from sidestep.preflight.checks import WIDTH
 from sidestep.runtime.words import duration
@@ -146,12 +147,15 @@ def _priced(plan: Plan) -> list[str]:
 
 _SMALLER = "a smaller model, where this is an XL one, or a card with more memory"
 _ONCE = "preprocess on another card, or with runtime.device: cpu; the tensors serve every training"
+_QUIET = "leave train.sample out, or make its sounds shorter; without memory for them, a run goes on alone"
 
 
 def _fit(fit: Fit) -> str:
     limit = gigabytes(fit.limit)
     if fit.changes is None:
         way_on = _ONCE if fit.phase.startswith("pass ") else _SMALLER
+        if fit.phase.startswith(SOUNDS):
+            way_on = _QUIET
         return (
             f"It does not fit {limit}, whatever is changed here:\n"
             f"  {fit.phase} takes {gigabytes(fit.memory)} at least\n  {way_on}\n"

@@ -17,6 +17,7 @@ from sidestep.acestep.headers import check_models
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
 from sidestep.acestep.names import decoder_modules
 from sidestep.config.job import JobSpec
+from sidestep.config.needs import reads_encoders
 from sidestep.config.targets import check_targets, rate_factors
 from sidestep.data.dataset import by_store
 from sidestep.data.index import TENSORS_SUFFIX
@@ -162,12 +163,12 @@ def _check_dataset_json(job: Job) -> str:
 
 
 def _check_models(job: Job) -> str:
-    store, task = job.checkpoints, job.spec.task
+    store, task, reads_all = job.checkpoints, job.spec.task, reads_encoders(job.spec)
     model = find_variant(store, job.spec.model_variant)
-    others = [find_vae(store), find_text_encoder(store)] if task in ("preprocess", "pipeline") else []
+    others = [find_vae(store), find_text_encoder(store)] if reads_all else []
     files = [file for part in (model, *others) for file in part.files]
     _check_readable(store, files)
-    check_models(store, model, others, task)
+    check_models(store, model, others, "pipeline" if reads_all and task == "train" else task)
     return f"{', '.join(part.folder for part in (model, *others))}, {_size(files)}, in {store.place}"
 
 

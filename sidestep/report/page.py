@@ -1,7 +1,7 @@
 """report.html, made of the output of a finished run alone, so that it can be made again at any time."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from sidestep.report.contents import (
 from sidestep.report.html import template
 from sidestep.report.strength import Calibration, read_calibration
 from sidestep.runtime.errors import AccessError, BadDataError, MissingInputError, StorageError
+from sidestep.sampling.takes import WHILE_TRAINING, Prompt, Take, picture_of, read_samples
 from sidestep.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,50 @@ def page(store: Store, spec: JobSpec, tensors: Store | None = None) -> str:
         bars=_BARS,
         settings=_settings(spec),
         calibration=_calibration(store),
+        heard=_heard(store),
+    )
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A sound beside the page, and its picture; "" where there is none."""
+
+    name: str
+    file: str
+    picture: str
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the run has made of a prompt while it trained, in its order."""
+
+    prompt: Prompt
+    sounds: list[Sound]
+
+
+def _heard(store: Store) -> list[Heard]:
+    """The sounds that are there. A page without them is better than none."""
+    folder = store.child(WHILE_TRAINING)
+    try:
+        samples = read_samples(folder)
+        there = {file.path for file in folder.list_files()} if samples else set()
+    except (AccessError, BadDataError, StorageError) as error:
+        log.warning("sounds are not shown: %s", error)
+        return []
+    takes = [take for take in samples.takes if take.file in there] if samples else []
+    found = [
+        Heard(prompt, [_sound(take, there) for take in takes if take.prompt == number])
+        for number, prompt in enumerate(samples.prompts if samples else [])
+    ]
+    return [heard for heard in found if heard.sounds]
+
+
+def _sound(take: Take, there: Collection[str]) -> Sound:
+    picture = picture_of(take.file)
+    return Sound(
+        name=(take.checkpoint or "base model").removeprefix("checkpoint-").replace("-", " "),
+        file=f"{WHILE_TRAINING}/{take.file}",
+        picture=f"{WHILE_TRAINING}/{picture}" if picture in there else "",
     )
 
 

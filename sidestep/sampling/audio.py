@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import av
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from sidestep.acestep.vae import SAMPLE_RATE
 from sidestep.data.preview import wav_bytes
+from sidestep.runtime.liveness import sign_of_life
 from sidestep.sampling.pipeline import evaluating
 from sidestep.sampling.wish import Kind
 
@@ -22,19 +24,28 @@ _BLOCK = 4096  # samples that the FLAC encoder gets at once
 
 
 @torch.no_grad()
-def decode_tiled(vae: AutoencoderOobleck, latents: Tensor) -> Tensor:
+def decode_tiled(
+    vae: AutoencoderOobleck, latents: Tensor, on_tile: Callable[[], object] = lambda: None
+) -> Tensor:
     """The waveform [2, 1920 · T] (fp32, on the CPU) of latents [T, 64], at a peak of -1 dBFS.
 
     Above 512 latents it is decoded in tiles of so many, which overlap by 64 on each inner side: memory does
     not grow with the length, and a sample depends on far fewer latents around it. Then the level is set as
-    diffusers' pipeline does.
+    diffusers' pipeline does. `on_tile` is called before each.
     """
+
+    def before_tile(*_: Any) -> None:
+        sign_of_life()
+        on_tile()
+
+    hook = vae.decoder.register_forward_pre_hook(before_tile)
     before, vae.use_tiling = vae.use_tiling, True
     try:
         with evaluating(vae):
             decoded = vae.decode(latents.T[None].to(vae.device, vae.dtype)).sample[0].float().cpu()
     finally:
         vae.use_tiling = before
+        hook.remove()
     decoded = decoded / decoded.abs().max().clamp(min=1.0)
     at_peak: Tensor = decoded * (10 ** (PEAK_DB / 20) / decoded.abs().max().clamp(min=_SILENT))
     return at_peak

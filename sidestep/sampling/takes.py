@@ -47,6 +47,8 @@ from sidestep.storage.store import Store
 FILE = "samples.json"
 FOLDER = "listen"
 """Below an output."""
+WHILE_TRAINING = "samples"
+"""The same for what a run makes while it trains. There, `adapter` is the sha256 of its weights alone."""
 FORMAT = 1
 
 Origin = Literal["training", "held-out", "trigger", "given"]
@@ -185,8 +187,18 @@ def file_name(prompt: Prompt, take: dict[str, Any], weights: str, kind: str) -> 
     depends_on = {**prompt.asked(), **take, "weights": weights, "kind": kind}
     del depends_on["prompt"], depends_on["checkpoint"]
     digest = sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:8]
-    parts = [f"{take['prompt'] + 1:02}", _slug(prompt.caption)[:_SLUG_AT_MOST].strip("-"), label, digest]
-    return f"{'-'.join(part for part in parts if part)}.{kind}"
+    return f"{title_of(take['prompt'], prompt)}-{label}-{digest}.{kind}"
+
+
+def title_of(number: int, prompt: Prompt) -> str:
+    """`01-warm-summer`: what the takes of a prompt have in common."""
+    slug = _slug(prompt.caption)[:_SLUG_AT_MOST].strip("-")
+    return f"{number + 1:02}-{slug}" if slug else f"{number + 1:02}"
+
+
+def picture_of(file: str) -> str:
+    """What the mel spectrogram of a take's file is called, where there is one beside it."""
+    return f"{file.rpartition('.')[0]}.png"
 
 
 def _slug(text: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sidestep.config.job import JobSpec
 from sidestep.config.sampling import Sampling
 from sidestep.runtime.errors import UsageError
 from sidestep.sampling.takes import Prompt
@@ -13,6 +14,9 @@ from sidestep.sampling.takes import Prompt
 log = logging.getLogger(__name__)
 
 Kind = Literal["flac", "wav"]
+
+SEED = 42
+"""Of the noise, unless another one is asked for."""
 
 
 @dataclass(frozen=True)
@@ -76,3 +80,19 @@ class Wish:
             yield None, 0.0
         for source in self.sources:
             yield from ((source, strength) for strength in strengths if strength != 0)
+
+
+def settings_of(spec: JobSpec, recommended: Sampling) -> Settings:
+    """How a run's own sounds are made: as `inference` says, and else as the model's release recommends.
+
+    A model that takes no guidance gets none.
+    """
+    own = spec.inference
+    guidance = own.guidance if own.guidance is not None and recommended.takes_guidance else None
+    return Settings(
+        SEED,
+        own.num_inference_steps or recommended.steps,
+        recommended.guidance if guidance is None else guidance,
+        recommended.shift if own.shift is None else own.shift,
+        spec.train.sample.seconds,
+    )

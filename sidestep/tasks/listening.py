@@ -1,11 +1,7 @@
 """The page to listen to samples, made of their place alone, so that it can be made again at any time."""
 
-import io
-
 import numpy as np
-from matplotlib import image
-from torch import Tensor, from_numpy
-from torch.nn.functional import adaptive_avg_pool1d
+from torch import Tensor
 
 from sidestep.data.audio import SAMPLE_RATE, read_audio
 from sidestep.report.listening import FILE, Look, listening_page
@@ -14,10 +10,7 @@ from sidestep.runtime.workspace import Workspace
 from sidestep.sampling.takes import Samples
 from sidestep.storage.store import Store
 from sidestep.storage.transfer import copy_of, pull
-from sidestep.training.mel import mel_picture
-
-PARTS = 600
-"""Of a picture, from left to right, whatever the length."""
+from sidestep.training.mel import PARTS, mel_png
 
 
 def write_listening_page(output: Store, samples: Samples, workspace: Workspace, note: str = "") -> None:
@@ -38,17 +31,4 @@ def look_of(waveform: Tensor) -> Look:
     mono = waveform.mean(0)
     parts = [part for part in np.array_split(mono.numpy(), PARTS) if part.size]
     peaks = [(round(float(part.min()), 3), round(float(part.max()), 3)) for part in parts]
-    return Look(peaks, mel_png(waveform))
-
-
-def mel_png(waveform: Tensor) -> bytes:
-    """A mel spectrogram of PARTS columns at most, as a PNG file."""
-    pixels = from_numpy(mel_picture(waveform, SAMPLE_RATE)).float()  # [bands, frames, 3]
-    if pixels.shape[1] > PARTS:
-        bands, frames, colours = pixels.shape
-        flat = pixels.permute(0, 2, 1).reshape(1, bands * colours, frames)
-        pixels = adaptive_avg_pool1d(flat, PARTS).reshape(bands, colours, PARTS).permute(0, 2, 1)
-    file = io.BytesIO()
-    nameless = {"Software": None}  # else matplotlib's version is in it
-    image.imsave(file, pixels.round().byte().numpy(), format="png", metadata=nameless)  # type: ignore[arg-type]
-    return file.getvalue()
+    return Look(peaks, mel_png(waveform, SAMPLE_RATE))

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from sidestep import adapters
-from sidestep.acestep.conditioning import embed_lyrics, encode_conditions, encode_text
 from sidestep.acestep.layout import (
+    SILENCE_FILE,
     Part,
     find_text_encoder,
     find_vae,
@@ -24,20 +24,20 @@ from sidestep.acestep.layout import (
     open_checkpoints,
     pull_part,
 )
-from sidestep.acestep.loading import load_model, load_text_encoder, load_vae
+from sidestep.acestep.loading import load_model, load_null_condition, load_vae, read_silence
 from sidestep.acestep.releases import config_of
 from sidestep.config.job import JobSpec
 from sidestep.config.sampling import sampling_of
 from sidestep.data.encode import free_memory
 from sidestep.data.keys import PulledModel, pull_model
 from sidestep.data.level import loudness
-from sidestep.data.prompts import caption_prompt, templated_lyrics
 from sidestep.report.listening import FILE as PAGE
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.progress import track
 from sidestep.runtime.words import counted
 from sidestep.runtime.workspace import Workspace
 from sidestep.sampling.audio import WRITERS, decode_tiled
+from sidestep.sampling.kept import encode_prompts
 from sidestep.sampling.pipeline import Sampler
 from sidestep.sampling.takes import FILE, Prompt, Samples, Take, begin_samples, file_name
 from sidestep.sampling.wish import Kind, Settings, Source, Wish
@@ -73,7 +73,7 @@ def sample(spec: JobSpec, wish: Wish, output: Store, workspace: Workspace) -> Sa
     """
     checkpoints = open_checkpoints(spec.checkpoint_dir, spec.storage)
     # All parts are found before any of them is pulled.
-    vae, text_encoder = find_vae(checkpoints), find_text_encoder(checkpoints)
+    vae, _ = find_vae(checkpoints), find_text_encoder(checkpoints)
     part = find_variant(checkpoints, spec.model_variant)
     is_turbo = bool(config_of(spec, offline=False)["is_turbo"])
     recommended = sampling_of(part.folder, spec.base_model, is_turbo=is_turbo)
@@ -95,8 +95,7 @@ def sample(spec: JobSpec, wish: Wish, output: Store, workspace: Workspace) -> Sa
     studio = _Studio(spec, checkpoints, workspace, machine, pulled)
     numbers = sorted({take.fields["prompt"] for take in missing})
     asked = {number: samples.prompts[number] for number in numbers}
-    encoded = studio.encode(asked, wish.seconds, text_encoder, part)
-    free_memory()
+    encoded = studio.encode(asked, wish.seconds)
     with studio.playing(encoded, vae, part) as player, track("Sampling", len(missing), "takes") as bar:
         for source, takes in groupby(missing, key=lambda take: take.source):
             with player.with_adapter(source) as set_strength:
@@ -158,35 +157,17 @@ class _Studio:
     machine: Machine
     pulled: PulledModel
 
-    def encode(
-        self, prompts: Mapping[int, Prompt], seconds: float, text_encoder: Part, model: Part
-    ) -> "_Encoded":
-        """What the decoder attends to, of each prompt: in fp32, as preprocessing makes it."""
-        device = self.machine.device
-        root = pull_part(self.checkpoints, text_encoder, self.workspace, "Pulling the text encoder")
-        with using_copies(self.checkpoints, text_encoder.files, self.workspace):
-            texts = load_text_encoder(root, device, torch.float32)
-        read = {
-            number: (
-                encode_text(texts, _text_of(prompt, seconds)),
-                embed_lyrics(texts, templated_lyrics(prompt.lyrics, prompt.language)),
-            )
-            for number, prompt in prompts.items()
-        }
-        del texts
-        free_memory()
-        with using_copies(self.checkpoints, model.files, self.workspace):
-            encoder = load_model(
-                *(self.pulled.root, self.pulled.folder, device, torch.float32),
-                parts=("condition_encoder",),
-                base_model=self.spec.base_model,
-            )
-        conditions = {number: encode_conditions(encoder, *states) for number, states in read.items()}
-        condition_encoder = encoder.condition_encoder
+    def encode(self, prompts: Mapping[int, Prompt], seconds: float) -> "_Encoded":
+        """What the decoder attends to, of each prompt, and of none."""
+        made = encode_prompts(
+            *(list(prompts.values()), seconds, self.checkpoints, self.pulled),
+            *(self.machine.device, self.workspace, self.spec.base_model),
+        )
+        folder = self.pulled.root / self.pulled.folder
         return _Encoded(
-            conditions,
-            condition_encoder.silence_latent.detach().cpu().clone(),
-            condition_encoder.null_condition_emb.detach().cpu().clone(),
+            dict(zip(prompts, made, strict=True)),
+            read_silence(folder / SILENCE_FILE),
+            load_null_condition(self.pulled.root, self.pulled.folder),
         )
 
     @contextmanager
@@ -208,10 +189,6 @@ class _Studio:
         finally:
             del sampler, decoder, loaded_vae
             free_memory()
-
-
-def _text_of(prompt: Prompt, seconds: float) -> str:
-    return caption_prompt(prompt.caption, prompt.bpm, prompt.timesignature, prompt.keyscale, seconds)
 
 
 @dataclass(frozen=True)

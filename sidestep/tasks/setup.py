@@ -1,7 +1,7 @@
 """What estimate and train share: the decoder on this machine, the songs, and the timestep law."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from sidestep.config.job import JobSpec
 from sidestep.config.judging import ValidationSpec
 from sidestep.config.training import Alternate
 from sidestep.data.index import Share, log_left_out, read_index
-from sidestep.data.keys import pull_model
+from sidestep.data.keys import PulledModel, pull_model
 from sidestep.data.shares import shares_of
 from sidestep.data.sides import Sides, split
 from sidestep.data.tensors import Sample
@@ -42,6 +42,7 @@ class TrainingSetup:
     samples: Samples
     model: AceStepModel  # the decoder alone, frozen, on the machine's device
     null_condition: Tensor  # [1, 1, D]
+    silence: Tensor  # the model's latents of it, [1, 15000, 64]
     shares: list[Share]  # how much of an epoch each song is
     sides: Sides | None  # which songs are held out; None: none is
     weights: str  # digest of the files of the model's folder; and @ the commit, of a repository
@@ -61,12 +62,14 @@ def prepare_setup(
     before: Numbers | None = None,
     alternates: Collection[Alternate] = (),
     sides: Sides | None = None,
+    before_loading: Callable[[Sides | None, PulledModel], object] = lambda sides, pulled: None,
 ) -> TrainingSetup:
     """Pull the tensors and the variant's weights and load the decoder onto `machine`.
 
     `before` is the run to go on with, which keeps to the tensors that it was begun with; `alternates` are the
     prompts that samples are drawn from, beside each song's own. `sides` are those that a new run takes over,
     as its adapter was trained with them: what it was not trained on stays out, also where validation is off.
+    `before_loading` is called while nothing is in the machine's memory yet.
 
     Raises MissingInputError for what is not there, BadDataError for what is damaged or does not fit together,
     BadSpecError for other tensors than those that the run was begun with, or without these prompts.
@@ -86,6 +89,7 @@ def prepare_setup(
     pulled = pull_model(store, variant, workspace)
     for warning in check_content(job.spec, store, workspace, part, read_index(job.tensors)):
         log.warning("%s", warning)
+    before_loading(sides, pulled)
     with using_copies(store, part.files, workspace):
         model = load_model(
             *(pulled.root, pulled.folder, device, dtype),
@@ -97,7 +101,7 @@ def prepare_setup(
     log.info("Loaded only the decoder of %s: no encoder is in memory during training", model.variant)
     _check_fit(samples, model)
     weights = f"{pulled.digest}@{store.commit}" if store.commit else pulled.digest
-    return TrainingSetup(machine, samples, model, null_condition, shares, sides, weights)
+    return TrainingSetup(machine, samples, model, null_condition, silence, shares, sides, weights)
 
 
 def _log_held_out(samples: Samples, sides: Sides, validation: ValidationSpec) -> None:

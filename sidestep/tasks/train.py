@@ -34,6 +34,7 @@ from sidestep.lifecycle.saver import RETRY, Saver
 from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.words import counted
 from sidestep.tasks.first_adapter import find_first_adapter
+from sidestep.tasks.hearing import Hearing
 from sidestep.tasks.setup import TrainingSetup, prepare_setup
 from sidestep.tasks.train_log import log_resume, log_training, report_step, stopped
 from sidestep.tasks.trainer import build_trainer, with_ranks
@@ -76,8 +77,10 @@ def train(job: Job, reporter: Reporter) -> TrainResult:
         machine = choose_machine(spec.runtime, start.numbers.machine if start.numbers else None)
         ranking = find_ranking(job) if spec.train.adapter.rank_from and not start.numbers else None
         first = find_first_adapter(job, start.numbers)
+        hearing = Hearing(job, machine)
         setup = prepare_setup(
-            *(job, machine, start.numbers, spec.train.alternates, first.sides(spec.train.validation))
+            *(job, machine, start.numbers, spec.train.alternates, first.sides(spec.train.validation)),
+            before_loading=hearing.prepare,
         )
         known_now = {"dataset_content": setup.samples.content, "weights": setup.weights}
         spec, ranks = with_ranks(job, setup, frozen_ranks(start.numbers), ranking)
@@ -94,7 +97,7 @@ def train(job: Job, reporter: Reporter) -> TrainResult:
                 start = find_resume_point(job, Path(temporary))
                 check_same_run(spec, start.numbers, fingerprint, start.place)
             with job.preemption.deferred():
-                result = _train(job, reporter, setup, fingerprint, trainer, writer, start)
+                result = _train(job, reporter, setup, fingerprint, trainer, writer, start, hearing)
     log.info("Loss on fixed draws: %.4f at the start, %.4f at the end", result.first_loss, result.last_loss)
     if result.best_step is not None:
         log.info(
@@ -117,6 +120,7 @@ def _train(
     trainer: Trainer,
     writer: Writer,
     start: ResumePoint,
+    hearing: Hearing,
 ) -> TrainResult:
     """Train from `start` to the end, with checkpoints, and publish: all that one writer does."""
     spec, schedule = job.spec, trainer.schedule
@@ -156,12 +160,20 @@ def _train(
         if writer.newest is None:
             text = dump_yaml(spec.model_dump(mode="json")).decode()
             metrics.describe(text, fingerprint, read_preview(job.tensors))
+        hearing.begin(trainer, setup, metrics, writer.check)
 
         def name_of_due(group: Group) -> str | None:
             """None, too, where a validation is due: what is saved then is not the checkpoint of that name."""
             if not trainer.is_settled(progress):
                 return None
-            return policy.due(progress, group, must=trainer.is_over(progress) or best.wins(progress))
+            must = trainer.is_over(progress) or best.wins(progress) or hearing.is_due(progress)
+            return policy.due(progress, group, must=must)
+
+        def hear() -> None:
+            """Its seconds are no step's."""
+            seconds = hearing.hear(progress)
+            metrics.leave_out(seconds)
+            throughput.leave_out(seconds)
 
         settled = progress.step > 0 and trainer.settle(progress)  # what notice had cut off
         judgements.tell()
@@ -173,6 +185,7 @@ def _train(
         elif start.unsent:
             saver.send(start.unsent, progress)
         throughput = Throughput()
+        hear()  # what an attempt before was to make, and had no time for
         for result in trainer.steps(progress):
             metrics.log_step(result)
             judgements.tell()
@@ -181,12 +194,15 @@ def _train(
             if name := name_of_due(result.group):
                 events.add(metrics.rotate(progress.step + 1))
                 saver.save(name, progress)
+            hear()
         step = progress.step
         if not trainer.is_over(progress):
             events.add(metrics.rotate(step + 1))
             saver.save_in_time(f"checkpoint-step-{step}", progress)
             raise stopped(job, step, total_steps, writer, saver)
         saver.finish()
+        events.add(metrics.complete())
+        events.send()
     rates = [schedule.learning_rate(made) for made in range(step)]
     songs = with_shares(setup.samples.facts, setup.shares)
     means = judge(progress, spec.train).smoothed

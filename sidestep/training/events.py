@@ -51,6 +51,10 @@ class EventFiles:
         self._open(next_step)
         return name
 
+    def complete(self) -> str | None:
+        """End this file where no step follows; its name, or None where it tells nothing."""
+        return None if self._is_empty else self.rotate(self._first_step + 1)
+
     def close(self) -> None:
         """End the file; one that tells nothing is deleted."""
         if self._file.closed:  # the one after it belongs to another run

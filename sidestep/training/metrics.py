@@ -117,6 +117,21 @@ class Metrics:
                 self._scalar(f"validation_by_timestep/{level}", loss, step)
             self._validations.add(step)
 
+    def log_sound(self, sound: Sound, step: int) -> None:
+        """A sound that was made after `step`, to play, `audio/<name>`, and to look at, `mel/<name>`."""
+        with local_errors(self._folder):
+            for summary in _sound(sound):
+                self._events.add(summary, step)
+
+    def leave_out(self, seconds: float) -> None:
+        """So many of the seconds until now were not the training's."""
+        self._throughput.leave_out(seconds)
+
+    def complete(self) -> str | None:
+        """Complete the event file of what came after the last step; its name, None where there is nothing."""
+        with local_errors(self._folder):
+            return self._events.complete()
+
     def rotate(self, next_step: int) -> str | None:
         """Complete the event file of the steps so far, and begin that of `next_step`; its name.
 
@@ -148,8 +163,12 @@ def description(spec: str, settings: Mapping[str, Any], sounds: Sequence[Sound])
     # The third of these summaries says that the run has ended well, which nobody knows yet.
     yield from hparams(plain, {"loss/eval": None})[:2]
     for sound in sounds:
-        yield audio_summary(f"audio/{sound.name}", sound)
-        yield image(f"mel/{sound.name}", mel_picture(sound.samples, sound.rate), dataformats="HWC")
+        yield from _sound(sound)
+
+
+def _sound(sound: Sound) -> Iterator[Summary]:
+    yield audio_summary(f"audio/{sound.name}", sound)
+    yield image(f"mel/{sound.name}", mel_picture(sound.samples, sound.rate), dataformats="HWC")
 
 
 def losses_by_timestep(timesteps: Sequence[float], losses: Sequence[float]) -> dict[str, float]:

@@ -16,6 +16,11 @@ class Throughput:
         self._total += count
         self._recent += count
 
+    def leave_out(self, seconds: float) -> None:
+        """So many of the seconds until now were spent on something else."""
+        self._begun += seconds
+        self._last_asked += seconds
+
     def average(self) -> float:
         """The rate since the beginning."""
         return self._total / max(self._clock() - self._begun, 1e-9)

@@ -108,6 +108,29 @@ def test_what_is_for_held_out_songs_needs_some(off: str) -> None:
     assert JobSpec(**default.model_dump()) == default, "a run's own job.yaml says them all"
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["warm night, slow guitar", "blues"], ("warm night, slow guitar", "blues")),
+        ("warm night, slow guitar", ("warm night, slow guitar",)),  # a variable, or one in a file
+        ('["blues\\n[verse]\\nrain", "waltz"]', ("blues\n[verse]\nrain", "waltz")),
+        ("[verse] alone", ("[verse] alone",)),  # no JSON
+    ],
+)
+def test_prompts_are_whole_texts(given: object, expected: tuple[str, ...]) -> None:
+    sample = {"every_epochs": 5, "prompts": given}
+    assert JobSpec.load(None, **PLACES, train={"sample": sample}).train.sample.prompts == expected
+
+
+@pytest.mark.parametrize("off", [{"seconds": 7}, {"prompts": ["blues"]}])
+def test_what_is_for_sounds_needs_some(off: dict[str, object]) -> None:
+    (name,) = off
+    with pytest.raises(BadSpecError, match=facts(f"train.sample.{name}", "train.sample.every_epochs")):
+        JobSpec.load(None, **PLACES, train={"sample": off})
+    assert JobSpec(**PLACES, train={"sample": {**off, "every_epochs": 1}}).train.sample.is_on
+    assert not JobSpec(**PLACES).train.sample.is_on
+
+
 def test_what_counts_as_better_is_for_patience() -> None:
     held_out = {"validation": {"share": 0.1}}
     with pytest.raises(BadSpecError, match=facts("train.stop.min_delta", "train.stop.patience")):

@@ -92,11 +92,13 @@ def test_what_the_receipt_says_of_generating_wins(make_spec: MakeSpec, tmp_path:
     spec = make_spec(**EVERY_STEP)
     train(spec)
     receipt = tmp_path / "out" / "receipt.json"
-    said = json.loads(receipt.read_bytes()) | {"inference": {"shift": 2.5, "strength": 0.8}}
+    said = json.loads(receipt.read_bytes()) | {
+        "inference": {"num_inference_steps": 20, "shift": 2.5, "strength": 0.8}
+    }
     receipt.write_text(json.dumps(said))
     keep_card(log_of(spec).store, lambda: None)
     assert card_of(tmp_path / "out")["suggested"] == {
-        "steps": 50,
+        "steps": 20,
         "guidance": 7.0,
         "shift": 2.5,
         "strength": 0.8,

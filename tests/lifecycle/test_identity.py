@@ -51,6 +51,7 @@ class Row(NamedTuple):
 
 LOKR = {"train.adapter.type": "lokr"}
 HELD_OUT = {"train.validation.share": 0.25}
+SAMPLED = {"train.sample.every_epochs": 3}
 FIELDS = {
     "name": Row(NOTHING, "another"),
     "task": Row(NOTHING, "pipeline"),
@@ -148,6 +149,9 @@ FIELDS = {
     "train.stop.patience": Row(FINGERPRINT, 7, HELD_OUT),
     "train.stop.min_delta": Row(FINGERPRINT, 0.5, {**HELD_OUT, "train.stop.patience": 3}),
     "train.target_loss": Row(FINGERPRINT, 0.5, HELD_OUT),
+    "train.sample.every_epochs": Row(NOTHING, 7),
+    "train.sample.prompts": Row(NOTHING, ["glass harp"], SAMPLED),
+    "train.sample.seconds": Row(NOTHING, 7, SAMPLED),
     "runtime.device": Row(MACHINE, "cpu"),
     "runtime.precision": Row(MACHINE, "fp32"),
     "runtime.attention": Row(MACHINE, "flash"),

@@ -21,10 +21,11 @@ from sidestep.config.training import TrainSpec
 from sidestep.lifecycle.job import Job
 from sidestep.planning.cards import CARDS, Card
 from sidestep.planning.fit import changed, changes_to_fit
+from sidestep.planning.hearing import sounds_of
 from sidestep.planning.job import micro_batch
 from sidestep.planning.memory import Memory, attention_workspace, memory_of
-from sidestep.planning.phases import largest_micro_batch, samples_at_once
-from sidestep.planning.plan import Plan, make_plan
+from sidestep.planning.phases import largest_micro_batch, samples_at_once, schedule_of
+from sidestep.planning.plan import Fit, Plan, make_plan
 from sidestep.planning.preemption import RESTART_SECONDS, plan_for_preemptions
 from sidestep.planning.report import as_data, as_text
 from sidestep.planning.songs import Songs, assumed_songs, find_songs
@@ -97,6 +98,43 @@ def test_an_average_takes_the_adapter_s_memory_once_more_and_so_does_each_checkp
     assert kept.largest.memory["average"].value == adapter
     assert kept.largest.memory["total"].value == plain.largest.memory["total"].value + adapter
     assert kept.job["checkpoints"].value == plain.job["checkpoints"].value + (3 + 1) * adapter
+
+
+def test_sounds_take_time_and_their_memory_comes_in_the_place_of_a_step_s() -> None:
+    plan = plan_of(spec_of(epochs=10, sample={"every_epochs": 5, "seconds": 8}))
+    assert plan.job["sounds"].value == 4 * 3  # prompts; before the first step and twice after epochs
+    assert tells(plan.job["sounds"].says, "8 s", "4 prompts", "%")
+    assert plan.job["their VAE"].value > 0 and plan.job["their files"].basis == "assumed"
+    latents, audio, train = plan.phases
+    assert (latents.precision, audio.precision, train.name) == ("bf16", "fp32", "train")
+    for phase in (latents, audio):
+        for kept in ("weights", "adapter", "gradients", "optimizer", "context"):
+            assert phase.memory.get(kept) == train.memory[kept]
+    assert 0 < latents.memory["activations"].value < train.memory["activations"].value
+    assert plan.job["compute"].value == sum(phase.flops for phase in plan.phases)
+    too_small = replace(plan, fit=Fit(1e9, None, 2e9, audio.name))
+    assert tells(as_text(too_small), "does not fit", "train.sample")
+    assert max(map(len, as_text(plan).splitlines())) <= 80
+
+
+def test_how_many_sounds_and_passes() -> None:
+    def found(**changes: Any) -> tuple[int, int, int, int]:
+        inference = {key: changes.pop(key) for key in [*changes] if key.startswith("inference.")}
+        given = {"every_epochs": 3, **changes.pop("sample", {})}
+        spec = spec_of(epochs=10, sample=given, **changes).changed(inference)
+        songs = assumed_songs(20, 8.0, spec.train.validation)
+        sounds = sounds_of(spec, TINY, songs, schedule_of(spec, songs.trained))
+        assert sounds
+        return sounds.prompts, sounds.count, sounds.steps, sounds.guided
+
+    assert found() == (4, 4 * 5, 50, 2)  # the last is after the last epoch, too
+    assert found(sample={"prompts": ["blues", "waltz"]}) == (2, 2 * 5, 50, 2)
+    assert found(validation={"share": 0.2})[0] == 4 + 4
+    assert found(model_variant="turbo")[2:] == (8, 1)
+    assert found(**{"inference.num_inference_steps": 20, "inference.guidance": 1})[2:] == (20, 1)
+    assert found(**{"inference.guidance": 5}, model_variant="turbo")[2:] == (8, 1), "turbo takes none"
+    spec = spec_of()
+    assert sounds_of(spec, TINY, assumed_songs(7, 8.0), schedule_of(spec, assumed_songs(7, 8.0))) is None
 
 
 def songs_of(*seconds: float) -> Songs:

@@ -11,7 +11,9 @@ import pytest
 from sidestep.config.job import JobSpec
 from sidestep.data.survey import Survey, write_survey
 from sidestep.report.page import FILE, page, write_report
+from sidestep.sampling.takes import Prompt, Samples, Take
 from sidestep.storage.store import Store
+from tests.facts import tells
 from tests.report.conftest import HOSTILE
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -78,6 +80,37 @@ def test_what_the_dataset_is(output: Store, spec: JobSpec) -> None:
     write_survey(output.child("tensors"), survey)
     read = Reader(page(output, spec))
     assert all(said in read.text for said in ("Dataset", "en 7", f"{HOSTILE[:8]}"))
+
+
+def test_what_was_heard_is_beside_it(output: Store, spec: JobSpec) -> None:
+    """A sound whose file is gone is not shown, nor a picture; a list that is damaged costs no report."""
+    folder, taken = output.child("samples"), {"seed": 1, "steps": 8, "guidance": 7, "shift": 1, "seconds": 9}
+    at: list[tuple[str | None, str]] = [
+        (None, "a"),
+        ("checkpoint-epoch-9", "b"),
+        ("checkpoint-epoch-10", "c"),
+    ]
+    samples = Samples(
+        variant="base",
+        weights="abc",
+        prompts=[Prompt(caption=HOSTILE, source="held-out"), Prompt(caption="never made")],
+    )
+    for checkpoint, name in reversed(at):
+        made = {"prompt": 0, "strength": 1, "checkpoint": checkpoint, "adapter": None, "loudness": -14}
+        samples.put(Take.model_validate({**made, **taken, "file": f"{name}.flac"}))
+    for name in ("a.flac", "a.png", "b.flac"):
+        folder.write_bytes(name, b"sound")
+    folder.write_bytes("samples.json", samples.content())
+    html = page(output, spec)
+    read = Reader(html)
+    assert [tag["src"] for kind, tag in read.tags if kind == "audio"] == ["samples/a.flac", "samples/b.flac"]
+    assert [tag["src"] for kind, tag in read.tags if kind == "img"] == ["samples/a.png"]
+    assert tells(read.text, "base model", "epoch 9", "a song held out", HOSTILE) and "never made" not in html
+    assert "media-src 'self'" in html and "script-src" not in html
+    folder.write_bytes("samples.json", b"{")
+    assert "<audio" not in page(output, spec)
+    folder.delete("samples.json")
+    assert "media-src" not in page(output, spec)
 
 
 def test_an_estimate_of_nothing_has_bars_of_no_length(output: Store, spec: JobSpec) -> None:

@@ -37,6 +37,17 @@ def test_an_attempt_that_goes_on_leaves_neither_gap_nor_overlap(tmp_path: Path) 
     assert steps_told(tmp_path) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
 
 
+def test_what_comes_after_the_last_step_is_a_file_of_its_own(tmp_path: Path) -> None:
+    events = EventFiles(tmp_path, 1)
+    write(events, 1, 2)
+    events.rotate(3)
+    assert events.complete() is None, "it tells nothing"
+    write(events, 2)
+    assert events.complete() == "events.out.tfevents.0000000003.sidestep"
+    events.close()
+    assert steps_told(tmp_path) == [1, 2, 2]
+
+
 def test_a_file_that_tells_nothing_is_deleted(tmp_path: Path) -> None:
     events = EventFiles(tmp_path / "runs", 1)
     write(events, 1)

@@ -151,3 +151,7 @@ def test_throughput() -> None:
     now += 2
     throughput.add(2)
     assert (throughput.recent(), throughput.average()) == (1.0, 1.5)
+    now += 10
+    throughput.leave_out(8)  # of something else
+    throughput.add(3)
+    assert (throughput.recent(), throughput.average()) == (1.5, 1.5)
