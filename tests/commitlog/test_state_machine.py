@@ -518,7 +518,7 @@ class WritersAndLostRecords(Writers):
         """Not here: of a record that is lost, nothing but a listing tells."""
 
 
-@pytest.fixture(params=[Writers, WritersAndLostRecords])
+@pytest.fixture(params=[Writers, pytest.param(WritersAndLostRecords, marks=pytest.mark.slow)])
 def machine(
     request: pytest.FixtureRequest, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> type[Writers]:

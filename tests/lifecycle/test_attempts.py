@@ -93,6 +93,7 @@ entry()
 """
 
 
+@pytest.mark.slow
 def test_one_that_was_killed_before_its_first_status_is_counted(make_spec: MakeSpec, tmp_path: Path) -> None:
     Path("job.json").write_text(make_spec(epochs=1).model_dump_json())
     words = [sys.executable, "-c", KILLED, "train", "--config", "job.json"]

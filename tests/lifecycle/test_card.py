@@ -36,6 +36,7 @@ def card_of(output: Path) -> dict[str, Any]:
     return card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*FILES, "dora"])
 def test_it_names_everything_and_is_the_same_after_an_interruption(
     make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str

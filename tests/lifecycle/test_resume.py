@@ -152,6 +152,7 @@ def test_more_epochs_by_a_word(make_spec: MakeSpec, caplog: pytest.LogCaptureFix
         train(make_spec(epochs=1, extend=True))
 
 
+@pytest.mark.slow
 def test_an_extended_run_may_be_cut_too(make_spec: MakeSpec) -> None:
     for name in ("whole", "cut"):
         train(make_spec(name, epochs=2))

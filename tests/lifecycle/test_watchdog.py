@@ -208,6 +208,7 @@ entry()
 """
 
 
+@pytest.mark.slow
 def test_a_training_that_hangs_is_ended_and_goes_on(make_spec: MakeSpec, tmp_path: Path) -> None:
     """In a real process: its main thread does nothing any more, and the same command ends the run."""
     spec = make_spec(epochs=2, checkpoint={"every_steps": 1, "every_minutes": None})

@@ -26,6 +26,7 @@ def without(songs: Songs, *out: int, known: bool = True) -> Songs:
     )
 
 
+@pytest.mark.slow
 def test_the_training_is_that_of_the_other_songs() -> None:
     judged = {"validation": {"songs": ["x"], "every_epochs": 5, "draws": 4}}
     long = without(songs_of(8, 30, 9, 10), 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["train", "estimate"])
 def test_a_lora_run_loads_neither_lycoris_nor_bitsandbytes(task: str) -> None:
     code = (
@@ -20,6 +21,7 @@ def test_a_lora_run_loads_neither_lycoris_nor_bitsandbytes(task: str) -> None:
     assert done.stdout.split("\n")[:2] == ["[]", "bitsandbytes"]
 
 
+@pytest.mark.slow
 def test_a_lora_is_put_on_without_bitsandbytes(tiny_checkpoints: Path) -> None:
     """Which peft would import for each layer; an optimizer can have it afterwards."""
     code = (

@@ -30,6 +30,7 @@ def token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", SECRET)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FILES)
 def test_it_is_pushed_pulled_and_begun_with(
     hub: Hub, make_spec: MakeSpec, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture

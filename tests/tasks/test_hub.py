@@ -26,6 +26,7 @@ def models(hub: Hub, tiny_checkpoints: Path) -> dict[str, bytes]:
     return files
 
 
+@pytest.mark.slow
 def test_a_run_reads_its_model_at_one_commit_and_remembers_it(
     make_spec: MakeSpec, hub: Hub, models: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -69,6 +69,7 @@ def test_a_signal_lets_a_training_save(
     assert (tail(spec).kind, tail(spec).step) == ("commit", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_process_group_that_is_signalled_twice_has_saved(
     make_spec: MakeSpec, tmp_path: Path, number: signal.Signals

@@ -220,6 +220,7 @@ def test_one_that_is_not_finite_is_recorded_told_and_never_best(
     assert len(progress.validations[6].held_out.by_draw) == 3
 
 
+@pytest.mark.slow
 def test_the_doubt_is_said_once(
     make_judged: MakeSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -242,6 +243,7 @@ def _held_out(spec: JobSpec) -> set[str]:
     return {entry["name"] for entry in _json(spec, "history.json")["songs"] if entry.get("held_out")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("validation", [{"share": 0.4, "draws": 1}, {}])
 def test_a_dataset_that_grew_goes_on_by_init_from_and_no_song_changes_sides(
     make_judged: MakeSpec, tmp_path: Path, validation: dict[str, Any], caplog: pytest.LogCaptureFixture

@@ -73,6 +73,7 @@ def overfitting(make_spec: MakeSpec, tmp_path: Path) -> Callable[[str], JobSpec]
     return make
 
 
+@pytest.mark.slow
 def test_ended_in_a_validation_and_before_the_best_is_committed(
     overfitting: Callable[[str], JobSpec],
 ) -> None:

@@ -92,6 +92,7 @@ def test_a_full_disk_met_by_a_library_says_so(make_spec: MakeSpec) -> None:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_whole_files_and_the_job_goes_on(make_spec: MakeSpec, tmp_path: Path) -> None:
     """A process of its own, in which the system says that no space is left for checkpoints."""
     (tmp_path / "site").mkdir()

@@ -54,6 +54,7 @@ def found_in(spec: JobSpec, **changes: object) -> Found:
     return lr_find(Job(spec.changed(changes)), 20)
 
 
+@pytest.mark.slow
 def test_a_rate_that_three_seeds_agree_on(spec: JobSpec) -> None:
     found = found_in(spec, **{"train.stop": {"patience": 1, "min_delta": 0.5}})  # which ends no ramp
     assert found.suggestion.rate and 1e-4 < found.suggestion.rate < 1e-1
@@ -70,6 +71,7 @@ def test_the_rate_that_is_set_plays_no_part(spec: JobSpec) -> None:
     assert again.suggestion == found.suggestion
 
 
+@pytest.mark.slow
 def test_without_held_out_songs_it_says_what_it_is_measured_on(spec: JobSpec) -> None:
     found = found_in(spec, **{"train.validation.songs": []})
     assert "trained on" in found.measured_on

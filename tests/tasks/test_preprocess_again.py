@@ -115,6 +115,7 @@ def test_a_changed_song_remakes_one_file(spec: MakeJob, songs: Path, counted: Co
     assert len(tensors(spec()).keys() & before.keys()) == 1
 
 
+@pytest.mark.slow
 def test_a_changed_setting_or_checkpoint_remakes_everything(spec: MakeJob, counted: Counted) -> None:
     run_task(preprocess, spec())
     before = tensors(spec())
@@ -158,6 +159,7 @@ def test_tensors_of_a_duration_that_older_versions_were_told_are_kept(
         assert counted() == {} and tensors(spec()) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_cut_off", [False, True])
 def test_what_an_older_version_made_is_made_anew_with_the_same_bytes(
     spec: MakeJob, monkeypatch: pytest.MonkeyPatch, is_cut_off: bool
@@ -245,6 +247,7 @@ def test_levels_that_are_not_used_change_nothing(spec: MakeJob, counted: Counted
     assert counted() == {}
 
 
+@pytest.mark.slow
 def test_other_texts_and_timbre_are_made_from_known_latents(spec: MakeJob, counted: Counted) -> None:
     run_task(preprocess, spec())
     counted()

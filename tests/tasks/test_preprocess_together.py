@@ -60,6 +60,7 @@ def test_the_one_that_ends_second_has_nothing_left_to_do(
     assert open_store(spec().tensors_place, spec().storage).list_files(FOLDER) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("vanished")
 def test_what_is_gone_is_made_anew(
     spec: MakeJob, tmp_path: Path, counted: Counted, monkeypatch: pytest.MonkeyPatch

@@ -145,6 +145,7 @@ def test_this_output_s_own_estimate(make_spec: MakeSpec, measured: Path) -> None
         train(make_spec("without", **ranked(OWN_ESTIMATE)))
 
 
+@pytest.mark.slow
 def test_an_estimate_of_other_songs_is_named_and_one_of_these_comes_first(
     make_spec: MakeSpec, measured: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sidestep.data.index import Share, read_index
 from sidestep.lifecycle.identity import settings_of
 from sidestep.lifecycle.job import Job
@@ -13,6 +15,7 @@ from tests.runs import run_task
 from tests.tasks.preprocessing import Counted, MakeJob, tensors, write_dataset
 
 
+@pytest.mark.slow
 def test_it_goes_with_the_index_and_changes_no_tensor(
     spec: MakeJob, tmp_path: Path, counted: Counted
 ) -> None:

@@ -40,6 +40,7 @@ def arguments(checkpoints: Path, *more: str) -> list[str]:
     return ["preprocess", *models, "--tensor-output", "tensors", *more]
 
 
+@pytest.mark.slow
 def test_songs_of_all_kinds_and_names(golden: Path) -> None:
     folder = Path("songs")
     folder.mkdir()

@@ -47,6 +47,7 @@ def test_notice_saves_in_the_middle_of_an_epoch(make_spec: MakeSpec) -> None:
     assert adapter(cut) == adapter(whole)
 
 
+@pytest.mark.slow
 def test_notice_does_not_wait_for_the_checkpoint_before(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -76,6 +77,7 @@ def test_notice_does_not_wait_for_the_checkpoint_before(
     assert adapter(cut) == adapter(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_workspace", [True, False])
 def test_what_could_not_be_sent_waits_on_the_machine(
     make_spec: MakeSpec,
@@ -142,6 +144,7 @@ def test_other_failures_of_the_background_end_the_run(
     assert newest(spec).step == 2
 
 
+@pytest.mark.slow
 def test_a_checkpoint_changes_no_number(make_spec: MakeSpec) -> None:
     often, never = make_spec("often", **EVERY_STEP), make_spec("never", epochs=4)
     train(often)

@@ -112,6 +112,7 @@ def adapter(spec: JobSpec) -> bytes:
     return (Path(train(spec).adapter) / "adapter_model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_of_all_prompts_that_was_cut_off_in_an_epoch_is_the_uninterrupted_one(
     make_spec: MakeSpec, of_prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
