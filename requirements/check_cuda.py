@@ -21,7 +21,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 EXTRAS = ("gpu", "gcs", "azure")  # those of the image
 
-MODULES = {"lycoris-lora": "lycoris", "pydantic-settings": "pydantic_settings"}  # not named as their package
+MODULES = {"lycoris-lora": "lycoris", "nvidia-ml-py": "pynvml"}  # not named as their package
 
 IMPORT = """
 import importlib, pathlib, sys
@@ -50,6 +50,11 @@ def direct_dependencies() -> list[str]:
     return [re.split(r"[\[<>=!~ ]", line)[0] for line in wanted]
 
 
+def modules() -> list[str]:
+    """What to import of each."""
+    return [MODULES.get(name, name.replace("-", "_")) for name in direct_dependencies()]
+
+
 def check(cuda: str, folder: Path) -> None:
     """Make the environment in `folder` and try it. Raises CalledProcessError where something fails."""
     pins = HERE / f"cuda{cuda}.txt"
@@ -64,8 +69,7 @@ def check(cuda: str, folder: Path) -> None:
     subprocess.run([*wheels, "-r", pins, "-r", HERE / "image.txt"], check=True)
     subprocess.run([*install, HERE.parent], check=True)
     subprocess.run([*pip, "check"], check=True)
-    modules = [MODULES.get(name, name) for name in direct_dependencies()]
-    subprocess.run([python, "-W", "ignore", "-c", IMPORT, cuda, *modules], check=True)
+    subprocess.run([python, "-W", "ignore", "-c", IMPORT, cuda, *modules()], check=True)
 
 
 if __name__ == "__main__":
