@@ -132,6 +132,7 @@ def test_flags_exist(page: Path) -> None:
         "--torch-backend",
         "--local-dir",
         "--exclude",
+        "--python",
     }  # ours; the rest of others
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text())) <= known | others
 

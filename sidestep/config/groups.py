@@ -122,7 +122,11 @@ GROUPS = (
         )
         + _under("runtime", "hung_minutes price_per_hour max_hours max_cost max_attempts on_exit"),
     ),
-    Group("watching from elsewhere", (), _under("runtime", "log_format webhook metrics_port metrics_file")),
+    Group(
+        "watching from elsewhere",
+        (),
+        _under("runtime", "log_format webhook metrics_port metrics_file trackers"),
+    ),
     Group(
         "S3 (credentials: the usual AWS chain)",
         _under("storage", "endpoint_url"),

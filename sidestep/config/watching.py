@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
 from sidestep.config.section import Folder, Mark, Section, setting, split_blanks
+from sidestep.config.trackers import TrackerNames
 from sidestep.runtime.secrets import MASK, remember_url
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\x00-\x1f\x7f]+", re.IGNORECASE)
@@ -79,4 +80,9 @@ class WatchingFields(Section):
         None,
         "The same as a file for the textfile collector of node_exporter, on this machine: written every 15 "
         "seconds and at the end. Its name ends in .prom.",
+    )
+    trackers: TrackerNames = setting(
+        (),
+        "Experiment trackers that get TensorBoard's curves, too: wandb, mlflow, trackio, each an extra to "
+        "install. Key, project and address come from the tracker's own variables, such as WANDB_API_KEY.",
     )

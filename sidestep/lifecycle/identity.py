@@ -176,7 +176,9 @@ def check_same_run(
     for key in [*(ENDS if spec.train.extend else ()), *unknown]:
         changed.pop(key, None)
     if changed:
-        lines = [f"{_named(key)}: {said(then)} then, {said(now)} now" for key, (then, now) in changed.items()]
+        lines = [
+            f"{said_as(key)}: {said(then)} then, {said(now)} now" for key, (then, now) in changed.items()
+        ]
         way_on = "use the same settings, or start again with another output_dir"
         if changed.keys() <= {*ENDS}:
             way_on = f"{_other_length(spec, numbers)}; otherwise {way_on}"
@@ -191,7 +193,7 @@ def check_same_run(
         )
 
 
-def _named(key: str) -> str:
+def said_as(key: str) -> str:
     """What of the spec a key of the fingerprint is."""
     return "train.batch_size × train.accumulation" if key == SAMPLES_PER_STEP else key
 
@@ -239,7 +241,7 @@ def distinct_kinds(machines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, A
 
 def flat_settings(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting by its whole name, as in `train.adapter.rank`; what older runs do not say is neutral."""
-    return {_named(key): _content(key, value) for key, value in {**NEUTRAL, **_flat(fingerprint)}.items()}
+    return {said_as(key): _content(key, value) for key, value in {**NEUTRAL, **_flat(fingerprint)}.items()}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

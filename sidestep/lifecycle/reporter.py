@@ -182,6 +182,7 @@ class Reporter:
 
     def committed(self, record: Record) -> None:
         """A checkpoint is safe."""
+        self.watching.trackers.committed(record.step)
         self.update(last_commit=Commit(folder=record.folder, step=record.step, at=now()), message="")
 
     def update(self, **changes: Any) -> None:

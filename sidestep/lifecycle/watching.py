@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.notify import Event, News, news_of, outbox_to
 from sidestep.lifecycle.status import Status
+from sidestep.lifecycle.trackers import Trackers
 from sidestep.runtime import jsonlines
 from sidestep.runtime.errors import AgainError, BadSpecError, ExitCode, SideStepError, UsageError
 from sidestep.runtime.gpus import GpuWatch
@@ -35,6 +36,7 @@ class Watching:
 
     Attributes:
         gpus: how the job's GPUs are, for the status.
+        trackers: get the curves of a training.
     """
 
     def __init__(self, spec: JobSpec, preemption: Preemption) -> None:
@@ -43,6 +45,7 @@ class Watching:
         self._read: Callable[[], Status] = lambda: nothing
         self._is_followed = False
         self._outboxes: list[Outbox[News]] = []
+        self.trackers = Trackers()
         self._told: Event | None = None  # last
         self._end: dict[str, Any] = {}  # what the status says of it, once it is known
         self.gpus = GpuWatch(spec.runtime.device)
@@ -52,6 +55,7 @@ class Watching:
     def __enter__(self) -> Self:
         jsonlines.about(self._of_lines)
         self._outboxes = [outbox_to(url) for url in self._spec.runtime.webhook]
+        self.trackers = Trackers(self._spec.runtime.trackers)
         self._preemption.listen(self._noticed)
         self.gpus.start()
         runtime = self._spec.runtime
@@ -82,6 +86,7 @@ class Watching:
         """The attempt ends by `error`; that it had nothing to do is told to nobody."""
         state, code = ending(error)
         self._end = {"state": state, "exit_code": code}
+        self.trackers.ended(state, code)
         if state == "done":
             if self._told:
                 self._tell("done", state=state, exit_code=code)
@@ -96,6 +101,7 @@ class Watching:
         for outbox in self._outboxes:
             outbox.close(until - time.monotonic())
         self._outboxes = []
+        self.trackers.close(lambda: until - time.monotonic())
         self.gpus.stop()
         if self._prometheus:
             self._prometheus.stop(until - time.monotonic())

@@ -13,6 +13,7 @@ from typing import Any
 from sidestep.config.adapter import OWN_ESTIMATE
 from sidestep.config.fields import FieldPath, spec_fields, variable
 from sidestep.config.job import JobSpec
+from sidestep.config.trackers import TRACKERS, Tracker
 from sidestep.platforms.disk import workspace_gib
 from sidestep.platforms.wishes import NO_WISHES, Wishes
 from sidestep.runtime.driver import OLDEST_DRIVER
@@ -91,18 +92,28 @@ class Job:
     def secrets(self) -> tuple[str, ...]:
         """The names of the environment variables that hold this job's credentials and its other secrets."""
         own = (variable(WEBHOOK),) if self.spec.runtime.webhook else ()
-        return tuple(name for access in self._accesses for name in access.variables) + own
+        of_places = (name for access in self._accesses for name in access.variables)
+        of_trackers = (name for tracker in self._trackers for name in tracker.variables)
+        return tuple(dict.fromkeys((*of_places, *of_trackers, *own)))
 
     @property
     def optional_secrets(self) -> tuple[str, ...]:
         """Those of them without which the job may do: what it reads may be public."""
-        return tuple(name for access in self._accesses if not access.is_needed for name in access.variables)
+        needed = {name for tracker in self._trackers for name in tracker.variables}
+        return tuple(
+            name
+            for access in self._accesses
+            if not access.is_needed
+            for name in access.variables
+            if name not in needed
+        )
 
     @property
     def secrets_of_a_shell(self) -> tuple[str, ...]:
         """Those that a platform's client passes on from the shell that starts it, where they are set."""
         more = (name for access in self._accesses for name in (*access.instead, *access.beside))
-        return (*self.secrets, *more, *self.key_files)
+        of_trackers = (name for tracker in self._trackers for name in tracker.beside)
+        return (*self.secrets, *more, *of_trackers, *self.key_files)
 
     @property
     def key_files(self) -> tuple[str, ...]:
@@ -129,6 +140,10 @@ class Job:
             for scheme, path in of_places
             if (access := ACCESS.get(scheme, NONE)).ways and not is_anonymous(access, path)
         }
+
+    @property
+    def _trackers(self) -> list[Tracker]:
+        return [TRACKERS[name] for name in dict.fromkeys(self.spec.runtime.trackers)]
 
     @property
     def _accesses(self) -> list[Access]:

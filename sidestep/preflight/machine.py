@@ -12,6 +12,7 @@ from rich.filesize import decimal
 
 from sidestep.config.job import JobSpec
 from sidestep.config.optimizers import OPTIMIZERS
+from sidestep.lifecycle.trackers import check_trackers
 from sidestep.preflight.checks import Check, Finding, run_checks, skipped
 from sidestep.runtime import driver
 from sidestep.runtime.errors import MachineError
@@ -117,14 +118,18 @@ def _check_driver() -> str:
 
 
 def _check_packages(spec: JobSpec) -> str:
-    """The packages that only some specs need. Raises MachineError for those that are not installed."""
+    """The packages that only some specs need.
+
+    Raises MachineError for those that are not installed, BadSpecError for those of trackers.
+    """
+    check_trackers(spec)
     wanted = {"flash_attn": "runtime.attention: flash"} if spec.runtime.attention == "flash" else {}
     if package := OPTIMIZERS[spec.train.optimizer_type].package:
         wanted = {package: f"train.optimizer_type: {spec.train.optimizer_type}", **wanted}
     missing = [f"{name} (for {why})" for name, why in wanted.items() if find_spec(name) is None]
     if missing:
         raise MachineError(f"not installed: {', '.join(missing)}. Install it, or choose something else.")
-    return f"torch {installed_torch().version}" + "".join(f", {name}" for name in wanted)
+    return ", ".join([f"torch {installed_torch().version}", *wanted, *spec.runtime.trackers])
 
 
 def installed_torch() -> Torch:

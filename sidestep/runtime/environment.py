@@ -13,13 +13,16 @@ CONFIG_VARIABLE = "SIDESTEP_CONFIG"
 DEFAULT_CONFIG = Path("/etc/sidestep/job.yaml")
 """Where a spec's file is named, and where it is else."""
 
-PREFIXES = ("SIDESTEP_", "AWS_", "GOOGLE_", "AZURE_", "HF_")
-"""How the names of the variables begin that a job reads: its own, and those of the stores' credentials."""
+_TRACKERS = ("WANDB_", "MLFLOW_", "TRACKIO_")
+
+PREFIXES = ("SIDESTEP_", "AWS_", "GOOGLE_", "AZURE_", "HF_", *_TRACKERS)
+"""How the names of the variables begin that a job reads: its own, those of the stores' credentials, and those
+of trackers."""
 
 _OF_A_PLATFORM = re.compile(r"\$?\{\{[^{}]*\}\}")
 """What a platform would have put a secret's value in the place of."""
 
-ONE_LINE = ("AWS_", "AZURE_", "HF_")
+ONE_LINE = ("AWS_", "AZURE_", "HF_", *_TRACKERS)
 """Of these, the ones whose values never have a second line: Google's may be a whole JSON file."""
 
 

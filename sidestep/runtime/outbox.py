@@ -46,6 +46,7 @@ class Outbox(Generic[Item]):
         self._pause = pause or self._closing.wait
         self._thread: threading.Thread | None = None
         self._is_busy, self._is_down, self._dropped = False, False, 0
+        self._is_given_up = False  # from then on nothing is told
 
     def put(self, item: Item) -> None:
         """Send this when its turn comes; returns at once."""
@@ -69,6 +70,7 @@ class Outbox(Generic[Item]):
             is_sent = self._changed.wait_for(lambda: not (self._items or self._is_busy), max(seconds, 0))
             left, self._dropped = self._dropped + len(self._items) + self._is_busy, 0
             self._items.clear()
+            self._is_given_up = not is_sent
         if not is_sent and not self._is_down:
             log.warning("%s has not answered: %d of what was to be sent are given up", self._what, left)
 
@@ -101,10 +103,11 @@ class Outbox(Generic[Item]):
             with self._changed:
                 dropped, self._dropped = self._dropped, 0
             lost = f"; {dropped} of what was to be sent are lost" if dropped else ""
-            log.info("%s is reached again%s", self._what, lost)
+            if not self._is_given_up:
+                log.info("%s is reached again%s", self._what, lost)
         return True
 
     def _tell_outage(self, words: str, error: Exception) -> None:
-        if not self._is_down:
+        if not (self._is_down or self._is_given_up):
             log.warning(words, self._what, str(error).partition("\n")[0] or type(error).__name__)
         self._is_down = True

@@ -56,6 +56,7 @@ def run(
         KeyboardInterrupt: after Ctrl-C, once all is saved.
     """
     from sidestep.lifecycle.job import Job
+    from sidestep.lifecycle.trackers import check_trackers
     from sidestep.lifecycle.watching import Watching
 
     with (
@@ -70,6 +71,7 @@ def run(
         try:
             with Watching(spec, noted) as watching:
                 check_needs(spec)
+                check_trackers(spec)
                 tidy_environment(os.environ)
                 return _run(Job(spec, noted, may_go_back), watching, end_stalled)
         except AgainError as error:

@@ -146,6 +146,8 @@ def _train(
     )
     policy = CheckpointPolicy(spec.train.checkpoint, schedule)
     committed = writer.newest.step if writer.newest else 0
+    trackers = reporter.watching.trackers
+    trackers.begin(job.output_store, spec.name, fingerprint, committed)
     events = EventsToSend(job.output, newest=committed, now=progress.step, check_now=writer.check_now)
     best = _best_of(job, writer, start, progress)
     saver = Saver(job, reporter, writer, snapshot, policy, events, best, RETRY, start.origin)
@@ -156,6 +158,7 @@ def _train(
     with Metrics(
         *(job.output.path(RUNS), trainer, progress, log_every, log_heavy_every, spec.train.lr_groups),
         gpus=reporter.watching.gpus.latest,
+        listener=trackers.add,
     ) as metrics:
         if writer.newest is None:
             text = dump_yaml(spec.model_dump(mode="json")).decode()

@@ -41,6 +41,7 @@ class Metrics:
         log_heavy_every: int,
         lr_groups: Mapping[str, float] | None = None,
         gpus: Callable[[], Sequence[Gpu]] = tuple,
+        listener: Callable[[str, float, int], object] | None = None,
     ) -> None:
         """`trainer` goes on from `progress`; events of an earlier attempt at the steps to come are deleted.
 
@@ -49,8 +50,9 @@ class Metrics:
             log_heavy_every: steps between those that cost time: gradient norms, histograms, memory.
             lr_groups: factors on the learning rate, each of which has a curve.
             gpus: how the GPUs are now, as far as a driver says it.
+            listener: hears each point of a curve, too: its tag, value and step.
         """
-        self._lr_groups, self._gpus = lr_groups or {}, gpus
+        self._lr_groups, self._gpus, self._listener = lr_groups or {}, gpus, listener
         self._folder, self._trainer, self._progress = folder, trainer, progress
         self._log_every, self._log_heavy_every = log_every, log_heavy_every
         self._running_loss, self._throughput = RunningLoss(progress.losses), Throughput()
@@ -143,6 +145,8 @@ class Metrics:
     def _scalar(self, tag: str, value: float, step: int) -> None:
         with local_errors(self._folder):
             self._events.add(scalar(tag, value), step)
+        if self._listener:
+            self._listener(tag, value, step)
 
     def _timesteps(self, first: Group, last: Group) -> list[float]:
         """t of each sample from those of group `first` to those of `last`.

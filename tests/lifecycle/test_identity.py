@@ -173,6 +173,7 @@ FIELDS = {
     "runtime.metrics_port": Row(NOTHING, 9400),
     "runtime.metrics_file": Row(NOTHING, "/run/job.prom"),
     "runtime.webhook": Row(NOTHING, ("https://hooks.example.com/x",)),
+    "runtime.trackers": Row(NOTHING, ("mlflow",)),
     "storage.endpoint_url": Row(NOTHING, "http://localhost:1"),
     "storage.region": Row(NOTHING, "eu-west-1"),
     "storage.path_style": Row(NOTHING, True),

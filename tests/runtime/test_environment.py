@@ -12,6 +12,7 @@ def test_values_are_stripped_and_their_names_said(caplog: pytest.LogCaptureFixtu
     environ = {
         "AWS_SECRET_ACCESS_KEY": " hunter2hunter2\r\n",
         "HF_TOKEN": "hf_x\n",
+        "WANDB_API_KEY": "key\n",
         "SIDESTEP_TRAIN__LR": "\t1e-4",
         "AZURE_TENANT_ID": "\r\n",
         "GOOGLE_CLOUD_PROJECT": "studio",
@@ -21,12 +22,14 @@ def test_values_are_stripped_and_their_names_said(caplog: pytest.LogCaptureFixtu
     assert environ == {
         "AWS_SECRET_ACCESS_KEY": "hunter2hunter2",
         "HF_TOKEN": "hf_x",
+        "WANDB_API_KEY": "key",
         "SIDESTEP_TRAIN__LR": "1e-4",
         "GOOGLE_CLOUD_PROJECT": "studio",
         "PATH": "/bin\n",
     }
     [said] = caplog.messages
     assert tells(said, "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "SIDESTEP_TRAIN__LR", "AZURE_TENANT_ID")
+    assert tells(said, "WANDB_API_KEY")
     assert "hunter2" not in said and "GOOGLE" not in said
     caplog.clear()
     tidy_environment(environ)

@@ -142,3 +142,26 @@ def test_nothing_runs_where_nothing_is_sent() -> None:
     before = threading.active_count()
     Outbox("The service", Service(Clock())).close(LONG)
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("gets_through", [True, False])
+def test_what_is_given_up_is_told_no_more(
+    gets_through: bool, open_again: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though it gets through, or fails, after all: whoever closed has said that it did not."""
+    caplog.set_level(logging.INFO)
+    over = threading.Event()
+
+    def send(item: int) -> None:
+        open_again.wait(LONG)
+        if not gets_through:
+            raise OSError("connection refused")
+
+    outbox = Outbox("The service", send, pause=lambda _: over.set())
+    outbox.put(0)
+    outbox.close(0.1)
+    open_again.set()
+    for thread in [thread for thread in threading.enumerate() if thread.name == "outbox"]:
+        thread.join(LONG)
+    assert len(warnings(caplog)) == 1 and "has not answered" in caplog.text
+    assert "reached again" not in caplog.text
