@@ -138,7 +138,7 @@ test-browser: has-chromium tools ## report.html in headless Chromium (needs chro
 jobs: dev ## render the files of jobs/ anew from jobs/specs/
 	@$(RUN) tests.platforms.committed
 
-test-platforms: dev ## what SkyPilot's, dstack's and Vast's own packages make of what is rendered for them
+test-platforms: dev ## SkyPilot's, dstack's and Vast's own packages on what is rendered for them, and trackers' own on a run
 	@$(RUN) pytest -m platforms
 
 test-places: test-platforms # its name of old
