@@ -229,10 +229,10 @@ def test_another_run_that_came_first_is_not_gone_on_with(
     """Two runs of other settings are begun at once: the second one has seen an empty output."""
     first, second = make_spec(epochs=4), make_spec(epochs=4, lr=1e-3)
 
-    def outrun(*args: Any) -> Any:
+    def outrun(*args: Any, **named: Any) -> Any:
         monkeypatch.undo()
         train(first)
-        return prepare_setup(*args)
+        return prepare_setup(*args, **named)
 
     monkeypatch.setattr("sidestep.tasks.train.prepare_setup", outrun)
     with pytest.raises(BadSpecError, match=r"lr: 0\.01 then, 0\.001 now"):
