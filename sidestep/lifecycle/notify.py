@@ -14,6 +14,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from sidestep.lifecycle.status import Status, now
+from sidestep.runtime import http
 from sidestep.runtime.outbox import Outbox, RefusedError
 from sidestep.runtime.secrets import hide
 
@@ -76,9 +77,13 @@ def _webhook(url: str) -> Callable[[News], None]:
     def send(news: News) -> None:
         request = urllib.request.Request(url, json.dumps(news).encode(), headers)  # noqa: S310 - as configured
         try:
-            urllib.request.urlopen(request, timeout=TIMEOUT).close()  # noqa: S310
+            http.send(request, TIMEOUT)
         except HTTPError as error:
             error.close()
+            if error.code < 400:
+                raise RefusedError(
+                    f"{error.code} {error.reason}, which is not followed: give the URL that it leads to"
+                ) from error
             if error.code < 500 and error.code not in MAY_PASS:
                 raise RefusedError(f"{error.code} {error.reason}") from error
             raise
