@@ -26,6 +26,7 @@ class Receiver:
     leads_to: str = ""  # where a redirect does
     is_hanging: bool = False  # it accepts, and never answers
     got: list[dict[str, Any]] = field(default_factory=list)
+    authorizations: list[str | None] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -41,6 +42,7 @@ def receiver() -> Iterator[Receiver]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             hook.got.append(json.loads(body))
+            hook.authorizations.append(self.headers["authorization"])
             if hook.is_hanging:
                 hook.over.wait(60)
             self.send_response_only(hook.status)

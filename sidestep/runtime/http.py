@@ -2,6 +2,7 @@
 
 import urllib.request
 from typing import Any
+from urllib.error import HTTPError, URLError
 
 
 class _StaysHere(urllib.request.HTTPRedirectHandler):
@@ -17,4 +18,9 @@ def send(request: urllib.request.Request, timeout: float) -> None:
     Raises HTTPError where the answer is no success, a redirect as well; OSError and HTTPException where none
     comes that can be read.
     """
-    urllib.request.build_opener(_StaysHere).open(request, timeout=timeout).close()
+    try:
+        urllib.request.build_opener(_StaysHere).open(request, timeout=timeout).close()
+    except HTTPError:
+        raise
+    except URLError as error:  # it only wraps what went wrong
+        raise (error.reason if isinstance(error.reason, OSError) else error) from None

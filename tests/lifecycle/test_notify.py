@@ -219,8 +219,13 @@ def test_an_endpoint_that_does_not_work_costs_a_line_and_a_moment(
     attempt(job)
     assert time.monotonic() - started < 3
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert len(told) == 1 and "127.0.0.1" in told[0] and TOKEN not in told[0]
+    assert len(told) == 1 and "127.0.0.1" in told[0] and TOKEN not in told[0] and "urlopen" not in told[0]
     assert Status.read((Path(job.output_store.place) / "status.json").read_bytes(), "").state == "done"
+
+
+def test_a_user_and_a_password_in_it_are_sent_as_a_browser_does(hook: Receiver, make_job: MakeJob) -> None:
+    attempt(make_job(webhook=hook.url.replace("http://", "HTTP://night:p%40ss@")))
+    assert hook.authorizations == ["Basic bmlnaHQ6cEBzcw=="] * 2  # night:p@ss
 
 
 def test_a_webhook_that_leads_elsewhere_is_told_and_not_followed(
