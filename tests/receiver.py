@@ -23,8 +23,10 @@ class Receiver:
 
     url: str = ""
     status: int = 200
+    leads_to: str = ""  # where a redirect does
     is_hanging: bool = False  # it accepts, and never answers
     got: list[dict[str, Any]] = field(default_factory=list)
+    authorizations: list[str | None] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -40,10 +42,18 @@ def receiver() -> Iterator[Receiver]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             hook.got.append(json.loads(body))
+            hook.authorizations.append(self.headers["authorization"])
             if hook.is_hanging:
                 hook.over.wait(60)
             self.send_response_only(hook.status)
             self.send_header("content-length", "0")
+            if hook.leads_to:
+                self.send_header("location", hook.leads_to)
+            self.end_headers()
+
+        def do_GET(self) -> None:  # as a redirected POST comes
+            hook.got.append({"event": "GET"})
+            self.send_response_only(200)
             self.end_headers()
 
         def log_message(self, *args: object) -> None:

@@ -32,7 +32,7 @@ def run(call: Call) -> None:
     from sidestep.platforms.release import RentedMachine
     from sidestep.runtime.preemption import Preemption
 
-    with Preemption(is_command=call.is_process) as preemption, RentedMachine() as machine:
+    with Preemption(is_command=call.is_process) as preemption, RentedMachine(call.words) as machine:
         options, spec, _ = read_job(call, SAYS)
         machine.keep_or_release(spec.runtime.on_exit)
         if call.is_process:

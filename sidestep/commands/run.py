@@ -72,7 +72,7 @@ def run(call: Call) -> None:
     from sidestep.platforms.release import RentedMachine
     from sidestep.runtime.preemption import Preemption
 
-    with Preemption(is_command=call.is_process) as preemption, RentedMachine() as machine:
+    with Preemption(is_command=call.is_process) as preemption, RentedMachine(call.words) as machine:
         with _told(call.words, preemption):
             options, spec, origins = read_job(call, says)
             setup_logging(options.verbose, as_json=spec.runtime.log_format == "json")

@@ -1,10 +1,12 @@
-"""What can be seen of a job whose spec is wrong: enough to tell somebody that it has ended."""
+"""What can be seen of a job whose spec is wrong: enough to tell somebody that it has ended, and to give a
+rented machine back."""
 
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from operator import getitem
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,13 @@ from sidestep.runtime.errors import SideStepError
 from sidestep.runtime.words import nested
 
 WEBHOOK: FieldPath = ("runtime", "webhook")
-SEEN: tuple[FieldPath, ...] = (WEBHOOK, ("name",), ("task",), ("output_dir",), ("runtime", "price_per_hour"))
+ON_EXIT: FieldPath = ("runtime", "on_exit")
+SEEN: tuple[FieldPath, ...] = (
+    *(WEBHOOK, ON_EXIT, ("name",), ("task",), ("output_dir",), ("runtime", "price_per_hour")),
+)
 
 _URLS_OF_A_LINE = re.compile(r"""^[^#\n]*\bwebhook["']?\s*:([^#\n]*)""", re.MULTILINE)
+_ON_EXIT_OF_A_LINE = re.compile(r"""^[^#\n]*\bon_exit["']?\s*:\s*["']?(\w+)""", re.MULTILINE)
 _URL = re.compile(r"""[a-z][a-z0-9+.-]*://[^\s"',\]}]+""", re.IGNORECASE)
 _LARGEST = 1_000_000  # characters
 
@@ -62,22 +68,23 @@ def _of_flags(words: Sequence[str], path: FieldPath) -> Iterator[str]:
 
 
 def _of_file(words: Sequence[str], environ: Mapping[str, str]) -> dict[FieldPath, Any]:
-    """What the spec's file says of `SEEN`; where it is no YAML, the URLs on the line of the webhook."""
+    """What the spec's file says of `SEEN`; where it is no YAML, what two lines of it say."""
     named = [words[at + 1] for at, word in enumerate(words[:-1]) if word == "--config"]
     named += [word.partition("=")[2] for word in words if word.startswith("--config=")]
     bare = [word for word in words[:1] if not word.startswith("-")]
     file = Path((named or bare or [environ.get(CONFIG_VARIABLE, "")])[-1] or DEFAULT_CONFIG)
-    if not file.is_file():  # a pipe can be read once, and would be waited for
+    if not isfile(file):  # noqa: PTH113 - Path's raises. A pipe can be read once, and would be waited for
         return {}
     try:
         values, _ = read_yaml(file)
     except SideStepError:
         try:
-            with file.open(encoding="utf-8", errors="replace") as text:
-                line = _URLS_OF_A_LINE.search(text.read(_LARGEST))
+            with file.open(encoding="utf-8", errors="replace") as opened:
+                text = opened.read(_LARGEST)
         except (OSError, ValueError):
             return {}
-        return {WEBHOOK: _URL.findall(line[1])} if line else {}
+        urls, on_exit = _URLS_OF_A_LINE.search(text), _ON_EXIT_OF_A_LINE.search(text)
+        return {WEBHOOK: urls and _URL.findall(urls[1]), ON_EXIT: on_exit and on_exit[1]}
     found = {}
     for path in SEEN:
         try:

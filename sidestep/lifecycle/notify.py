@@ -7,13 +7,15 @@ import json
 import logging
 import threading
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from sidestep.lifecycle.status import Status, now
+from sidestep.runtime import http
 from sidestep.runtime.outbox import Outbox, RefusedError
 from sidestep.runtime.secrets import hide
 
@@ -53,7 +55,7 @@ def news_of(event: Event, status: Status, place: str, price_per_hour: float | No
 def outbox_to(url: str) -> Outbox[News]:
     """An outbox for news, to the webhook at an http(s) URL, or to where an apprise URL leads."""
     scheme, _, _ = url.partition("://")
-    if scheme in ("http", "https"):
+    if scheme.lower() in ("http", "https"):
         return Outbox(f"The webhook at {urlsplit(url).hostname}", _webhook(url))
     return Outbox(f"The notification by {scheme}://", _apprise(url))
 
@@ -72,13 +74,22 @@ def _lines(fields: Mapping[str, Any]) -> list[str]:
 
 def _webhook(url: str) -> Callable[[News], None]:
     headers = {"Content-Type": "application/json", "User-Agent": "side-step"}
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    if user:  # which urllib would take for a part of the host
+        headers["Authorization"] = f"Basic {b64encode(unquote(user).encode()).decode()}"
+    address = parts._replace(netloc=host).geturl()
 
     def send(news: News) -> None:
-        request = urllib.request.Request(url, json.dumps(news).encode(), headers)  # noqa: S310 - as configured
+        request = urllib.request.Request(address, json.dumps(news).encode(), headers)  # noqa: S310 - as configured
         try:
-            urllib.request.urlopen(request, timeout=TIMEOUT).close()  # noqa: S310
+            http.send(request, TIMEOUT)
         except HTTPError as error:
             error.close()
+            if error.code < 400:
+                raise RefusedError(
+                    f"{error.code} {error.reason}, which is not followed: give the URL that it leads to"
+                ) from error
             if error.code < 500 and error.code not in MAY_PASS:
                 raise RefusedError(f"{error.code} {error.reason}") from error
             raise

@@ -4,6 +4,7 @@ docs/watching.md has the table of them. No label has more values than the job ha
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -118,18 +119,22 @@ class Prometheus:
             except OSError as error:
                 log.warning(
                     "No metrics are served, as runtime.metrics_port %d cannot be had (%s); the job goes on",
-                    *(self._port, error.strerror or error),
+                    *(self._port, os.strerror(error.errno) if error.errno else error),
                 )
             else:
                 log.info("Metrics for Prometheus: port %d, /metrics", self._endpoint.port)
         if self._file:
             self._writer.start()
 
-    def stop(self, seconds: float = SECONDS_TO_WRITE) -> None:
-        """Close the endpoint at once, and give the last file so many seconds at the most."""
+    def end(self) -> None:
+        """Close the endpoint, and have the last file written; nobody waits for it here."""
         if self._endpoint:
             self._endpoint.close()
         self._over.set()
+
+    def stop(self, seconds: float = SECONDS_TO_WRITE) -> None:
+        """End it, and give the last file so many seconds at the most."""
+        self.end()
         if self._writer.is_alive():
             self._writer.join(max(min(seconds, SECONDS_TO_WRITE), 0))
 

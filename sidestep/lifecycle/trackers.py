@@ -198,6 +198,11 @@ class Trackers:
         self.committed(self._committed)
         self._put({"end": {"state": state, "code": int(code)}})
 
+    def end(self) -> None:
+        """Take nothing more, and wait for nobody."""
+        for outbox, _ in self._hosts:
+            outbox.end()
+
     def close(self, seconds_left: Callable[[], float]) -> None:
         """Wait for what is left as long as `seconds_left` says, and end what has not ended by then."""
         for outbox, host in self._hosts:

@@ -95,14 +95,22 @@ class Watching:
         self._tell(event, state=state, exit_code=code, message=last_words(error))
 
     def close(self) -> None:
-        """Wait for what is still to be sent: a few seconds, and no longer than the grace allows."""
+        """Wait for what is still to be sent: a few seconds, and no longer than the grace allows.
+
+        All are told to end before the first is waited for, so that one that hangs costs no other its time.
+        """
         seconds = min(SECONDS_TO_SEND, self._preemption.seconds_left() - RESERVE)
         until = time.monotonic() + seconds
+        self.gpus.stop()
+        if self._prometheus:
+            self._prometheus.end()
+        for outbox in self._outboxes:
+            outbox.end()
+        self.trackers.end()
         for outbox in self._outboxes:
             outbox.close(until - time.monotonic())
         self._outboxes = []
         self.trackers.close(lambda: until - time.monotonic())
-        self.gpus.stop()
         if self._prometheus:
             self._prometheus.stop(until - time.monotonic())
 

@@ -27,6 +27,7 @@ from sidestep.runtime.words import duration
 log = logging.getLogger(__name__)
 
 LOOKS_EVERY = 1.0  # seconds; the job beats as often
+SECONDS_TO_DIE = 30.0  # after SIGKILL; one that a driver or a dead disk holds in the kernel never does
 PASSED_ON = (*SIGNALS, signal.SIGQUIT)
 
 _BEAT, _AWAITS_FIRST_STEP = range(2)  # the bytes of the page
@@ -116,6 +117,9 @@ class _Guard:
             if came and came.si_signo != signal.SIGCHLD:
                 os.kill(self._job, came.si_signo)
             self._look()
+            if self._cannot_be_killed():
+                log.error("The job does not even die: the kernel holds it, in a driver or at a dead disk")
+                return ExitCode.STALLED
         code = ended if ended >= 0 else 128 - ended
         if ended < 0 and self._kill_at is None:
             log.error("A signal has ended the job (code %d): %s", code, OTHERS.get(code, "it was killed"))
@@ -157,6 +161,9 @@ class _Guard:
         self._kill_at = now + grace
         os.kill(self._job, signal.SIGTERM)
         os.kill(self._job, signal.SIGCONT)  # one that was stopped hears of it now, and can save
+
+    def _cannot_be_killed(self) -> bool:
+        return self._kill_at is not None and self._clock() >= self._kill_at + SECONDS_TO_DIE
 
     def _bound(self) -> tuple[str, float | None]:
         """The setting in force and its minutes: the job's own watchdog, where it can, ends it before."""

@@ -9,13 +9,14 @@ import json
 import logging
 import os
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from urllib.error import HTTPError
 from urllib.parse import quote
 
-from sidestep.config.fields import variable
+from sidestep.config.glimpse import glimpse
+from sidestep.runtime import http
 from sidestep.runtime.errors import MachineError, Rerun, SideStepError
 from sidestep.storage.retry import Retry
 
@@ -23,7 +24,6 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = 20  # seconds, for one call
 RETRY = Retry(tries=4, seconds=0, first_pause=3, longest_pause=12)  # the machine is paid for by the hour
-ON_EXIT = ("runtime", "on_exit")
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,20 @@ PROVIDERS = (
 class RentedMachine:
     """The machine this process runs on. Leaving the `with` block gives it back, if that is wanted.
 
-    It is wanted by `keep_or_release`, from the spec; before there is a spec (it may be wrong), by the
-    variable. A job that is to be run again, code 75, keeps its machine. Where a guard stands above this
+    It is wanted by `keep_or_release`, from the spec; where that is wrong, by what can be seen of it all the
+    same. A job that is to be run again, code 75, keeps its machine. Where a guard stands above this
     process (see `platforms.guard`), the guard does it.
     """
 
-    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(self, words: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> None:
+        """
+        Args:
+            words: what stands behind the command: its flags, and the spec's file.
+        """
         environ = os.environ if environ is None else environ
+        self._words, self._environ = words, environ
         self._provider = next((one for one in PROVIDERS if environ.get(one.id_variable)), None)
-        self._on_exit = environ.get(variable(ON_EXIT), "none")
+        self._on_exit: str | None = None  # as the spec has it, once it is read
         self._id = environ.get(self._provider.id_variable, "") if self._provider else ""
         self._token = environ.get(self._provider.token_variable, "") if self._provider else ""
         self._guard: int | None = None  # the process that sees to it
@@ -113,15 +118,18 @@ class RentedMachine:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         again = isinstance(error, SideStepError) and error.exit_code.rerun is Rerun.AGAIN
-        if not (again or isinstance(error, SystemExit | KeyboardInterrupt)):  # the first: --help
-            self.release()
+        if again or isinstance(error, SystemExit | KeyboardInterrupt):  # the first: --help
+            return
+        if self._provider and self._on_exit is None:
+            self._on_exit = glimpse(self._words, self._environ).runtime.on_exit
+        self.release()
 
     def release(self) -> None:
         """Give the machine back now, where that is wanted. For a process that ends within the block."""
         if os.getppid() == self._guard:
             return
         provider = self._provider
-        call = provider.calls.get(self._on_exit) if provider else None
+        call = provider.calls.get(self._on_exit or "none") if provider else None
         if provider is None or call is None:
             return
         log.info(
@@ -145,7 +153,7 @@ class RentedMachine:
             headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
         )
         try:
-            RETRY.call(lambda: urllib.request.urlopen(request, timeout=TIMEOUT).close(), _may_pass)  # noqa: S310
+            RETRY.call(lambda: http.send(request, TIMEOUT), _may_pass)
         except HTTPError as error:
             trouble = f"its answer was {error.code} {error.reason}"
         except (OSError, HTTPException) as error:  # the latter: an answer that is not HTTP

@@ -7,6 +7,7 @@ from operator import getitem
 from typing import Any
 
 from sidestep.config.fields import FieldPath, spec_fields
+from sidestep.config.glimpse import ON_EXIT
 from sidestep.config.job import JobSpec
 from sidestep.config.sources import FileLine
 from sidestep.platforms import docker, dstack, helm, kubernetes, runpod, skypilot, slurm, vast
@@ -14,7 +15,6 @@ from sidestep.platforms.access import troubles
 from sidestep.platforms.image import cuda_of
 from sidestep.platforms.job import Job, local_places
 from sidestep.platforms.platform import Platform
-from sidestep.platforms.release import ON_EXIT
 from sidestep.platforms.wishes import NO_WISHES, Wishes, flag
 from sidestep.runtime.errors import BadSpecError, UsageError
 

@@ -37,7 +37,7 @@ class Outbox(Generic[Item]):
             send: sends one item. It may take as long as it likes; RefusedError is final, any other exception
                 means that it is tried again.
             most: how many items wait at the most. Beyond that, the oldest is dropped.
-            pause: waits so many seconds between two tries; `close` ends the default at once.
+            pause: waits so many seconds between two tries; `end` ends the default at once.
         """
         self._what, self._send, self._most = what, send, most
         self._items: deque[Item] = deque()
@@ -62,11 +62,16 @@ class Outbox(Generic[Item]):
                 self._thread.start()
             self._changed.notify_all()
 
-    def close(self, seconds: float) -> None:
-        """Wait at most so many seconds for what is left. Each item is tried once more, then given up."""
+    def end(self) -> None:
+        """Take nothing more. What is left is tried once more, at once, and nobody waits for it here."""
         with self._changed:
             self._closing.set()
             self._changed.notify_all()
+
+    def close(self, seconds: float) -> None:
+        """End it, and wait at most so many seconds for what is left, which is then given up."""
+        self.end()
+        with self._changed:
             is_sent = self._changed.wait_for(lambda: not (self._items or self._is_busy), max(seconds, 0))
             left, self._dropped = self._dropped + len(self._items) + self._is_busy, 0
             self._items.clear()

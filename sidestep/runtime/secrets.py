@@ -51,7 +51,8 @@ def remember_url(url: str) -> None:
     each part of that which is long enough for a token. A client's error may show these alone."""
     _, _, rest = url.partition("://")
     tokens = [part for part in re.split(r"[/?&=#@:,]+", rest.partition("/")[2]) if len(part) >= TOKEN]
-    remember(url, *tokens, *([rest.partition("/")[2]] if tokens else []))
+    whole = [] if url.endswith("://") else [url]  # a scheme alone stands in many a message
+    remember(*whole, *tokens, *([rest.partition("/")[2]] if tokens else []))
 
 
 def hide(text: str) -> str:

@@ -160,3 +160,7 @@ def test_what_is_not_the_webhook_s_is_not_taken(text: str) -> None:
     os.mkfifo("pipe")
     assert glimpse(["--config", "pipe"], {}).runtime.webhook == ()
     assert glimpse(["--config", "."], {}).runtime.webhook == glimpse([], {}).runtime.webhook == ()
+
+
+def test_a_name_that_is_too_long_for_a_file_is_no_trouble() -> None:
+    assert glimpse(["a" * 5000], {}) == JobSpec()

@@ -219,8 +219,55 @@ def test_an_endpoint_that_does_not_work_costs_a_line_and_a_moment(
     attempt(job)
     assert time.monotonic() - started < 3
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert len(told) == 1 and "127.0.0.1" in told[0] and TOKEN not in told[0]
+    assert len(told) == 1 and "127.0.0.1" in told[0] and TOKEN not in told[0] and "urlopen" not in told[0]
     assert Status.read((Path(job.output_store.place) / "status.json").read_bytes(), "").state == "done"
+
+
+def test_a_user_and_a_password_in_it_are_sent_as_a_browser_does(hook: Receiver, make_job: MakeJob) -> None:
+    attempt(make_job(webhook=hook.url.replace("http://", "HTTP://night:p%40ss@")))
+    assert hook.authorizations == ["Basic bmlnaHQ6cEBzcw=="] * 2  # night:p@ss
+
+
+def test_a_webhook_that_leads_elsewhere_is_told_and_not_followed(
+    hook: Receiver, make_job: MakeJob, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The POST would arrive there as a GET without what it says."""
+    hook.status, hook.leads_to = 301, f"{hook.url}/new"
+    attempt(make_job(webhook=hook.url))
+    assert hook.events == ["begin", "done"]
+    (told,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "301" in told and "URL" in told and TOKEN not in told
+
+
+def test_one_that_hangs_costs_no_other_its_time(
+    hook: Receiver,
+    make_job: MakeJob,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(module, "SECONDS_TO_SEND", 0.5)
+    file = tmp_path / "job.prom"
+    with receiver() as failing:
+        hook.is_hanging, failing.status = True, 500
+        job = make_job(webhook=f"{hook.url} {failing.url}", metrics_file=str(file))
+        wait: Callable[..., bool] = threading.Condition.wait_for
+        seen: list[str] = []
+
+        def wait_for(self: threading.Condition, *arguments: Any) -> bool:
+            is_sent = wait(self, *arguments)
+            if arguments[1:] and not seen:  # the first that is waited for is the one that hangs
+                seen.extend([*failing.events, file.read_text()])
+            return is_sent
+
+        monkeypatch.setattr(threading.Condition, "wait_for", wait_for)
+        watching = Watching(job.spec, job.preemption).__enter__()
+        watching.begun()
+        while "Error 500" not in caplog.text:
+            time.sleep(0.01)
+        time.sleep(0.05)  # it waits before it tries again
+        watching.__exit__(BadDataError, BadDataError("no song"), None)
+    assert seen[:-1] == ["begin", "begin", "failed"] and "sidestep_exit_code 65.0" in seen[-1]
 
 
 def test_the_wait_at_the_end_is_within_the_grace(
@@ -269,12 +316,13 @@ def test_an_output_s_spec_leaves_it_to_the_variable(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    "url", [f"hooks.example.com/{TOKEN}", f"https:///{TOKEN}", f"http://a:b/{TOKEN}", f"htp:/{TOKEN}"]
+    "url",
+    [f"hooks.example.com/{TOKEN}", f"https:///{TOKEN}", f"http://a:b/{TOKEN}", f"htp:/{TOKEN}", "https://"],
 )
 def test_a_url_that_is_none_is_refused_and_not_shown(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", "--webhook", url, "--dataset-dir", "x"]) == ExitCode.BAD_SPEC
     told = capsys.readouterr().err
-    assert "runtime.webhook" in told and TOKEN not in told
+    assert "runtime.webhook" in told and "https://" in told and TOKEN not in told
     assert TOKEN not in Path("sidestep.log").read_text()
 
 

@@ -33,7 +33,15 @@ def provider() -> Iterator[StandIn]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             known.asked.append((self.command, self.path, self.headers["Authorization"], json.loads(body)))
-            self.send_response(known.answers.pop(0) if known.answers else 200, known.reason)
+            code = known.answers.pop(0) if known.answers else 200
+            self.send_response(code, known.reason)
+            if 300 <= code < 400:
+                self.send_header("Location", f"{known.url}/elsewhere")
+            self.end_headers()
+
+        def do_GET(self) -> None:  # as a redirected POST comes
+            known.asked.append((self.command, self.path, self.headers["Authorization"], None))
+            self.send_response(200)
             self.end_headers()
 
         do_PUT = do_DELETE = do_POST

@@ -260,6 +260,21 @@ def test_a_hang_in_native_code_is_ended(start: Start, stand_in: StandIn) -> None
     assert "JOB HANGS" in said() and "runtime.hung_minutes (0.01)" in said()
 
 
+def test_a_job_that_the_kernel_does_not_let_die_costs_no_machine(start: Start, stand_in: StandIn) -> None:
+    held = (
+        "kill = os.kill\n"
+        "os.kill = lambda process, number: number == signal.SIGKILL or kill(process, number)\n"
+        "guard.SECONDS_TO_DIE = 0.2"
+    )
+    process = start(program(NATIVE, held), *HUNG, "--grace-seconds", "1")
+    job, _ = running()
+    try:
+        assert process.wait(30) == 76 and len(stand_in.asked) == 1
+        assert "does not even die" in said()
+    finally:
+        os.kill(job, signal.SIGKILL)
+
+
 def test_who_waits_and_hangs_then_is_ended_too(start: Start, stand_in: StandIn) -> None:
     process = start(
         program(f"with liveness.waiting():\n{indent(NATIVE, '    ')}"), *HUNG, "--grace-seconds", "1"

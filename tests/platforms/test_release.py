@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.client import BadStatusLine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,6 +127,33 @@ def test_a_wrong_spec_gives_it_back_by_the_variable(
     assert len(stand_in.asked) == 1
 
 
+@pytest.mark.parametrize(
+    "text", ["runtime: {on_exit: stop}\ntrain: {lr: fast}\n", "runtime:\n  on_exit: stop\n [\n"]
+)
+@pytest.mark.parametrize(
+    ("command", "flags", "released"),
+    [
+        ("run", [], 1),
+        ("lr-find", [], 1),
+        ("run", ["--on-exit", "none"], 0),
+        ("run", ["--on-exit", "sotp"], 1),
+    ],
+)
+def test_a_wrong_spec_gives_it_back_by_its_file_or_a_flag(
+    text: str,
+    command: str,
+    flags: list[str],
+    released: int,
+    stand_in: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("job.yaml").write_text(text)
+    for name, value in RUNPOD.items():
+        monkeypatch.setenv(name, value)
+    assert main([command, "--config", "job.yaml", *flags], is_process=False) == ExitCode.BAD_SPEC
+    assert [body for *_, body in stand_in.asked] == [{"action": "stop"}] * released
+
+
 def test_a_machine_that_nobody_takes_back_is_said_before_the_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,6 +173,7 @@ def test_it_is_tried_again(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -
     [
         (RUNPOD, [403], "403 Forbidden", 1),
         (RUNPOD, [500] * 9, "500", 4),
+        (RUNPOD, [302], "302 Found", 1),  # the token goes nowhere else, and the answer there is no success
         ({"RUNPOD_POD_ID": "pod/1"}, [], "RUNPOD_API_KEY", 0),
     ],
 )
@@ -189,6 +218,6 @@ def test_an_answer_that_is_not_http(
     def garbled(*request: Any, **options: Any) -> None:
         raise BadStatusLine(f"SSH-2.0 {TOKEN}")
 
-    monkeypatch.setattr("urllib.request.urlopen", garbled)
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", garbled)
     assert run(monkeypatch, RUNPOD, "stop", BadDataError("no song")) == ExitCode.BAD_DATA
     assert "STILL RENTED" in caplog.text and "SSH-2.0" in caplog.text and TOKEN not in caplog.text
