@@ -66,9 +66,17 @@ def run(call: Call) -> None:
     if found.best is None:
         log.warning("No strength has a finite held-out loss")
         return
+    if found.best == 0:
+        log.warning(
+            "The held-out loss is lowest at strength 0, the base model: no strength that was tried is better "
+            "than no adapter, and the card suggests none of them"
+        )
+        return
     log.info(
-        "The held-out loss is lowest at strength %s%s",
-        *(as_typed(found.best), ", as the adapter's card now says" if options.card else ""),
+        "The held-out loss is lowest at strength %s%s%s",
+        as_typed(found.best),
+        ", the highest that was tried" if found.best == found.losses[-1].strength else "",
+        ", as the adapter's card now says" if options.card else "",
     )
 
 

@@ -106,6 +106,15 @@ def _spellings(flags: Sequence[str]) -> list[str]:
     ]
 
 
+def text(given: str) -> str:
+    """For `type=`: what is read as text. Bytes that are not UTF-8 come as half surrogate pairs."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{given!r} is no text in UTF-8") from None
+    return given
+
+
 def whole(least: int, most: int) -> Callable[[str], int]:
     """For `type=`: a whole number of these two or between them."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from sidestep.commands.adapters import sides_of
 from sidestep.commands.command import Call
 from sidestep.commands.flags import MODEL, add_flags_of_model
-from sidestep.commands.parser import Parser, number, numbers, whole
+from sidestep.commands.parser import Parser, number, numbers, text, whole
 from sidestep.commitlog.log import CommitLog
 from sidestep.config.hearing import LONGEST, SECONDS
 from sidestep.config.job import JobSpec, resolve
@@ -24,6 +24,7 @@ from sidestep.runtime.errors import MissingInputError, UsageError
 from sidestep.runtime.folders import provide_folders
 from sidestep.runtime.lean import import_diffusers
 from sidestep.runtime.logs import setup_logging
+from sidestep.runtime.tensorfiles import read_metadata
 from sidestep.runtime.words import some
 from sidestep.runtime.workspace import Workspace, open_workspace
 from sidestep.sampling.takes import FOLDER, Prompt
@@ -52,6 +53,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--prompt",
         action="append",
+        type=text,
         metavar="TEXT",
         help="a caption; give it again for more (default: those of three songs that were trained on and of "
         "the held-out songs, and the trigger word alone)",
@@ -59,11 +61,13 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--lyrics",
         action="append",
+        type=text,
         metavar="TEXT",
         help=f"the lyrics of all prompts, or one for each; @FILE reads a file (default: {INSTRUMENTAL})",
     )
     parser.add_argument(
         "--language",
+        type=text,
         metavar="CODE",
         help=f"of the lyrics, such as en (default: {UNKNOWN_LANGUAGE})",
     )
@@ -205,13 +209,18 @@ def _sources(
 
 def _published(spec: JobSpec, store: Store, workspace: Workspace) -> Source:
     weights = find_adapter(store.place, spec.storage).pull(workspace)
-    return Source(PUBLISHED, weights, digest_of(weights))
+    return _source(PUBLISHED, weights)
 
 
 def _of_checkpoint(commits: CommitLog, name: str | None, folder: Path, workspace: Workspace) -> Source:
     commit = fetch_adapter(commits, commits.tail(), name, folder)
     weights = find_adapter(str(folder), StorageSpec()).pull(workspace)
-    return Source(commit.folder.rpartition("/")[2], weights, digest_of(weights))
+    return _source(commit.folder.rpartition("/")[2], weights)
+
+
+def _source(checkpoint: str, weights: Path) -> Source:
+    read_metadata(weights)  # one that is damaged is told of before the base model is heard
+    return Source(checkpoint, weights, digest_of(weights))
 
 
 def _given_prompts(options: argparse.Namespace) -> list[Prompt]:
@@ -221,7 +230,7 @@ def _given_prompts(options: argparse.Namespace) -> list[Prompt]:
         if options.lyrics or options.language:
             raise UsageError("--lyrics and --language are those of a --prompt, which is not given")
         return []
-    lyrics = [_lyrics(text) for text in options.lyrics or [INSTRUMENTAL]]
+    lyrics = [_lyrics(given) for given in options.lyrics or [INSTRUMENTAL]]
     if len(lyrics) not in (1, len(captions)):
         raise UsageError(
             f"--lyrics is given {len(lyrics)} times: give it once for all prompts, or once for each of "
@@ -231,15 +240,16 @@ def _given_prompts(options: argparse.Namespace) -> list[Prompt]:
         lyrics *= len(captions)
     language = options.language or UNKNOWN_LANGUAGE
     return [
-        Prompt(caption=caption, lyrics=text or INSTRUMENTAL, language=language)
-        for caption, text in zip(captions, lyrics, strict=True)
+        Prompt(caption=caption, lyrics=words or INSTRUMENTAL, language=language)
+        for caption, words in zip(captions, lyrics, strict=True)
     ]
 
 
-def _lyrics(text: str) -> str:
-    if not text.startswith("@"):
-        return text
+def _lyrics(given: str) -> str:
+    if not given.startswith("@"):
+        return given
     try:
-        return Path(text[1:]).read_text(encoding="utf-8").strip()
+        return Path(given[1:]).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeError) as error:
-        raise MissingInputError(f"--lyrics {text}: this file cannot be read as text: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise MissingInputError(f"--lyrics {given}: this file cannot be read as text: {why}") from error

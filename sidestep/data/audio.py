@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -96,7 +97,12 @@ def _at_full_scale(waveform: Tensor, path: Path, scale: int) -> Tensor:
 
 
 def _opened(file: BinaryIO) -> InputContainer:
-    """A sound file. Titles and names in it may be in any encoding of the last forty years: none is used."""
+    """A sound file. Titles and names in it may be in any encoding of the last forty years: none is used.
+
+    Raises BadDataError where it is empty: FFmpeg, which believes the ending, would seek to before its start.
+    """
+    if not os.fstat(file.fileno()).st_size:
+        raise BadDataError(f"{file.name} is empty: copy it again, or take it out")
     return av.open(_as_stored(file), "r", options=_OPTIONS, metadata_errors="replace")
 
 

@@ -80,7 +80,7 @@ def best_in(commits: CommitLog, tail: Record | None) -> Record:
         raise MissingInputError(
             f"no checkpoint in {commits.store.place} has been validated, so none is the best\n"
             "  a run is judged by songs that it holds out: train.validation.share, train.validation.songs\n"
-            "  of this one, name the checkpoint to publish"
+            "  of this one, name a checkpoint"
         )
     if found.step != steps[0]:
         log.warning("The best was that of step %d, which is not kept; this one is after it", steps[0])

@@ -104,7 +104,7 @@ def _calibrated(output: Store, adapter: AdapterFiles) -> float | None:
         return None
     if found is None or not found.in_card or found.adapter != adapter.digest():
         return None
-    return found.best
+    return found.best or None  # at 0 there is no adapter, so nobody is told to use it so
 
 
 def _samples(output: Store, adapter: AdapterFiles) -> list[str]:

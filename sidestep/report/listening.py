@@ -50,7 +50,7 @@ def listening_page(samples: Samples, looks: Sequence[Look], note: str = "") -> s
     gains = gains_of(samples.takes)
     script = (files("sidestep.report") / "listening.js").read_text(encoding="utf-8")
     data = {
-        "key": hashlib.sha256(samples.content()).hexdigest()[:16],
+        "key": _key(samples),
         "takes": [
             {"file": take.file, "gain": gain, "name": name_of(take), "prompt": take.prompt}
             for take, gain in zip(samples.takes, gains, strict=True)
@@ -73,6 +73,15 @@ def listening_page(samples: Samples, looks: Sequence[Look], note: str = "") -> s
     )
 
 
+def shows(page: str, samples: Samples) -> bool:
+    """Whether a page is that of these samples, and of no others."""
+    return f'"key":"{_key(samples)}"' in page
+
+
+def _key(samples: Samples) -> str:
+    return hashlib.sha256(samples.content()).hexdigest()[:16]
+
+
 def pairs_of(takes: Sequence[Take]) -> list[Pair]:
     """What is compared: in each group of takes that begin alike, its base model with every other one.
 
@@ -86,7 +95,8 @@ def pairs_of(takes: Sequence[Take]) -> list[Pair]:
 def _groups(takes: Sequence[Take]) -> Iterator[list[int]]:
     groups: dict[tuple[Any, ...], list[int]] = {}
     for number, take in enumerate(takes):
-        alike = (take.prompt, take.seed, take.steps, take.guidance, take.shift, take.seconds)
+        kind = take.file.rpartition(".")[2]  # the same sound as FLAC and as WAV is nothing to choose from
+        alike = (take.prompt, take.seed, take.steps, take.guidance, take.shift, take.seconds, kind)
         groups.setdefault(alike, []).append(number)
     for group in groups.values():
         yield sorted(group, key=lambda number: takes[number].checkpoint is not None)

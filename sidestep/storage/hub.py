@@ -27,7 +27,7 @@ from sidestep.runtime.atomic import replacing
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.errors import BadSpecError, MissingInputError
 from sidestep.storage.http import PARTIAL, RANGE_BEHIND_THE_END
-from sidestep.storage.hub_errors import may_pass, read_failures
+from sidestep.storage.hub_errors import hub_endpoint, may_pass, read_failures
 from sidestep.storage.retry import Limits, check_answer, was_short
 from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_progress
 
@@ -48,7 +48,7 @@ class Repository:
     def __init__(self, owner_and_name: str, revision: str | None, kind: str, anonymous: bool) -> None:
         self._id, self._revision, self._kind = owner_and_name, revision, kind
         self._token = False if anonymous else os.environ.get("HF_TOKEN")
-        self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=self._token)
+        self._api = HfApi(endpoint=hub_endpoint(), token=self._token)
 
     @cached_property
     def commit(self) -> str:

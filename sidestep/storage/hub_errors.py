@@ -1,5 +1,6 @@
 """What a failure of the Hugging Face Hub means to a user: where to read from it, and where to write."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,6 +58,20 @@ def write_failures(where: str) -> Iterator[None]:
         if not isinstance(cause, (*FAILURES, *MALFORMED)):
             raise
         raise _of_writing(cause, where) from error
+
+
+def hub_endpoint() -> str | None:
+    """The server that HF_ENDPOINT names; None for huggingface.co.
+
+    Raises BadSpecError where it is no address, which is not shown: it may hold a password.
+    """
+    endpoint = os.environ.get("HF_ENDPOINT")
+    if endpoint and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", endpoint):
+        raise BadSpecError(
+            "HF_ENDPOINT is no address of a server, which looks like https://hub.example.org. Leave it out "
+            "for huggingface.co."
+        )
+    return endpoint or None
 
 
 def may_pass(error: BaseException) -> bool:

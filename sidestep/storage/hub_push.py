@@ -38,7 +38,7 @@ from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import AccessError, BadDataError, BadSpecError, StorageError
 from sidestep.runtime.shown import shown
 from sidestep.storage.hub import open_hub
-from sidestep.storage.hub_errors import HAS_MOVED, may_pass, no_hub, status_of, write_failures
+from sidestep.storage.hub_errors import HAS_MOVED, hub_endpoint, may_pass, no_hub, status_of, write_failures
 from sidestep.storage.retry import LIMITS, Limits
 
 log = logging.getLogger(__name__)
@@ -121,11 +121,12 @@ class ModelRepository:
     """
 
     def __init__(self, place: str, limits: Limits | None = None) -> None:
-        """Nothing is asked yet. Raises BadSpecError where `place` names no model repository."""
+        """Nothing is asked yet. Raises BadSpecError where `place` names no model repository, or
+        HF_ENDPOINT no server."""
         self.place, self._limits = place.rstrip("/"), limits or LIMITS
         self.name = _name_in(self.place)
         self._token = os.environ.get("HF_TOKEN")
-        self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=self._token or False)
+        self._api = HfApi(endpoint=hub_endpoint(), token=self._token or False)
         self.page = f"{self._api.endpoint}/{self.name}"
         timeout = httpx2.Timeout(ANSWER_SECONDS, connect=self._limits.connect_seconds)
         set_client_factory(lambda: _client(timeout))  # by itself, it would wait for ever

@@ -105,14 +105,16 @@ class Hearing:
     def is_due(self, progress: Progress) -> bool:
         """Whether sounds are to be made after this step: before the first, after epochs, and at the end.
 
-        Not within a row of skipped steps, whose adapter no checkpoint has: see `CheckpointPolicy`.
+        Not within a row of skipped steps, whose adapter no checkpoint has: see `CheckpointPolicy`; nor while
+        a validation is due, which is part of the checkpoint. Before the first step there is none to wait for.
         """
         if not self._is_on or self._stage is None:
             return False
         trainer, every = self._stage.trainer, self._job.spec.train.sample.every_epochs
         assert every is not None
         is_due = trainer.schedule.is_validated(progress.step, every) or trainer.is_over(progress)
-        return is_due and trainer.is_settled(progress) and not progress.skipped_in_row
+        is_saved = trainer.is_settled(progress) or progress.step == 0
+        return is_due and is_saved and not progress.skipped_in_row
 
     def hear(self, progress: Progress) -> float:
         """Make what is due and not there, show it in TensorBoard, and return the seconds that it took.

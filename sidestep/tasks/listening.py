@@ -5,6 +5,7 @@ from torch import Tensor
 
 from sidestep.data.audio import SAMPLE_RATE, read_audio
 from sidestep.report.listening import FILE, Look, listening_page
+from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace
 from sidestep.sampling.takes import Samples
@@ -21,7 +22,13 @@ def write_listening_page(output: Store, samples: Samples, workspace: Workspace, 
     looks = []
     with track("Drawing the sounds", len(samples.takes), "sounds") as bar:
         for take in samples.takes:
-            looks.append(look_of(read_audio(copy_of(output, folder, take.file), take.seconds + 1)))
+            try:
+                sound = read_audio(copy_of(output, folder, take.file), take.seconds + 1)
+            except BadDataError as error:
+                raise BadDataError(
+                    f"{output.place}/{take.file} is damaged: delete it, and the same command makes it again"
+                ) from error
+            looks.append(look_of(sound))
             bar.advance(1)
     output.write_bytes(FILE, listening_page(samples, looks, note).encode(errors="backslashreplace"))
 

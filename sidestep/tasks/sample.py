@@ -32,6 +32,7 @@ from sidestep.data.encode import free_memory
 from sidestep.data.keys import PulledModel, pull_model
 from sidestep.data.level import loudness
 from sidestep.report.listening import FILE as PAGE
+from sidestep.report.listening import shows
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.progress import track
 from sidestep.runtime.words import counted
@@ -83,7 +84,7 @@ def sample(spec: JobSpec, wish: Wish, output: Store, workspace: Workspace) -> Sa
     missing = _missing(samples, wish, settings)
     if not missing:
         log.info("All of these takes are in %s already: there is nothing to do", output.place)
-        if output.stat(PAGE) is None:
+        if not _has_page(output, samples):
             _write_page(output, samples, part, workspace)
         return samples
     output.write_bytes(FILE, samples.content())  # a place that cannot be written is found out now
@@ -106,6 +107,12 @@ def sample(spec: JobSpec, wish: Wish, output: Store, workspace: Workspace) -> Sa
                     bar.advance(1)
     _write_page(output, samples, part, workspace)
     return samples
+
+
+def _has_page(output: Store, samples: Samples) -> bool:
+    """Whether the page is there and shows all of them: a call before may have been stopped in between."""
+    page = output.read_bytes(PAGE) if output.stat(PAGE) else b""
+    return shows(page.decode(errors="replace"), samples)
 
 
 def _write_page(output: Store, samples: Samples, part: Part, workspace: Workspace) -> None:

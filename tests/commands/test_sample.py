@@ -185,6 +185,24 @@ def test_what_is_there_is_not_made_again(
     assert {take["adapter"] for take in renewed} & {take["adapter"] for take in whole} == {None}
 
 
+def test_a_page_is_made_anew_until_it_shows_all(
+    output: Path, played: list[Tensor], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["sample", str(output), *HARP, "--strength", "0"]
+    page = output / "listen" / "index.html"
+    with monkeypatch.context() as patch:  # ended after the last take, before the page
+        patch.setattr(sample_task, "_write_page", lambda *_: None)
+        assert main(words) == 0
+    page.write_text("of sounds before")
+    assert main(words) == 0
+    (take,) = samples(output / "listen")["takes"]
+    assert take["file"] in page.read_text() and len(played) == 1
+    (output / "listen" / take["file"]).write_bytes(b"")
+    page.unlink()
+    assert main(words) == ExitCode.BAD_DATA
+    assert tells(caplog.text, output / "listen" / take["file"], "delete it")
+
+
 def test_an_adapter_of_another_kind_beside_its_file(golden: Path, tmp_path: Path) -> None:
     """A LoKR of XL, by its file, as WAV: the prompt is given, lyrics in a file."""
     source = golden / "adapters" / "acestep-v15-xl-base" / "lokr"
@@ -257,6 +275,11 @@ def test_from_a_bucket_to_a_bucket(output: Path, s3_server: S3Server, played: li
         ("out", ["--lyrics", "la"], 64, ["--lyrics", "--prompt"]),
         ("out", [*HARP, "--lyrics", "a", "--lyrics", "b"], 64, ["--lyrics", "2", "1"]),
         ("out", [*HARP, "--lyrics", "@no-such.txt"], 66, ["no-such.txt"]),
+        ("out", [*HARP, "--lyrics", "@latin1.txt"], 66, ["latin1.txt", "not UTF-8"]),
+        ("out", ["--prompt", "wal\udcffzer", *QUICK], 64, ["--prompt", "UTF-8"]),
+        ("out", [*HARP, "--lyrics", "\ud800"], 64, ["--lyrics", "UTF-8"]),
+        ("out", [*HARP, "--language", "\ud800"], 64, ["--language", "UTF-8"]),
+        ("cut.safetensors", [*HARP, "--checkpoint-dir", "out"], 65, ["cut.safetensors", "not a readable"]),
         ("out", ["--dataset-dir", "no-tensors"], 66, ["no-tensors", "--prompt"]),
     ],
 )
@@ -270,6 +293,9 @@ def test_what_cannot_be_sampled(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     Path("out").symlink_to(trained)
+    Path("latin1.txt").write_bytes("l'été".encode("latin-1"))
+    Path("cut.safetensors").write_bytes(b"cut")
     assert main(["sample", place, *words]) == code
     assert tells(caplog.text, *said)
+    assert not any("Errno" in record.getMessage() for record in caplog.records)
     assert not played and not (trained / "listen").exists()

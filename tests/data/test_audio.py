@@ -235,13 +235,14 @@ def test_no_sample_is_lost_where_the_rate_changes() -> None:
     [
         ("text.flac", b"hello world\n" * 100),
         ("nothing.wav", b""),
+        ("nothing.flac", b""),
         ("random.mp3", np.random.default_rng(0).bytes(20_000)),
         ("playlist.mp3", b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n/etc/hostname\n"),
     ],
 )
 def test_what_is_not_audio_is_refused_by_name(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(BadDataError, match=f"{name} is (empty or )?not a sound file"):
+    with pytest.raises(BadDataError, match=f"{name} is (empty|not a sound file)"):
         read_audio(tmp_path / name, 240)
 
 

@@ -53,6 +53,15 @@ def test_without_the_base_model_the_first_take_stands_in_its_place() -> None:
     assert [pair.takes for pair in pairs_of(only)] == [(0, 1)]
 
 
+def test_a_sound_is_not_compared_with_itself_in_another_kind_of_file() -> None:
+    both = [
+        take(number, *way, file=f"{number:02d}-take.{kind}")
+        for kind in ("flac", "wav")
+        for number, way in enumerate([(None, 0.0), ("adapter", 1.0)])
+    ]
+    assert [pair.takes for pair in pairs_of(both)] == [(0, 1), (2, 3)]
+
+
 def test_levels_are_those_of_the_softest_and_silence_is_none() -> None:
     gains = gains_of(TAKES)
     assert gains[2] == 1.0

@@ -3,16 +3,19 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
+from sidestep.config.schema import StorageSpec
 from sidestep.lifecycle.bundle import Bundle
 from sidestep.lifecycle.push import Cargo, push
 from sidestep.runtime.errors import AccessError, BadSpecError, SideStepError, StorageError
 from sidestep.storage import hub_push
 from sidestep.storage.hub_push import Content, ModelRepository
+from sidestep.storage.open import open_store
 from sidestep.storage.retry import Limits, Retry
 from tests.clock import Clock
 from tests.facts import tells
@@ -145,6 +148,20 @@ def test_nobody_is_there(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(StorageError, match="HF_HUB_OFFLINE"):
         sent(repository)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["hub.example.org", "ftp://hub.example.org", "https://", "http:// me:secret@x"]
+)
+@pytest.mark.parametrize("opened", [ModelRepository, lambda place: open_store(place, StorageSpec())])
+def test_an_endpoint_that_is_no_address(
+    endpoint: str, opened: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No try can help, so none is made."""
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    with pytest.raises(BadSpecError, match="HF_ENDPOINT") as refused:
+        opened("hf://me/blues")
+    assert "secret" not in str(refused.value)
 
 
 def test_an_answer_that_never_comes(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

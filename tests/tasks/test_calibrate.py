@@ -49,6 +49,20 @@ def test_losses_are_those_of_the_runs_validations(
     assert ((out / "report.html").read_bytes(), adapter(spec)) == told and "Made again" not in caplog.text
 
 
+def test_a_card_never_suggests_to_leave_its_adapter_out(
+    make_spec: MakeSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    spec = make_spec(epochs=1, validation={"songs": ["*2*"], "draws": 1})
+    train(spec)
+    assert main(["calibrate", spec.output_place, "--strength", "0", "--card"]) == 0
+    assert tells(caplog.text, "strength 0", "the base model", "suggests none")
+    assert json.loads(adapter(spec)["card.json"])["suggested"]["strength"] == 1
+    assert main(["calibrate", spec.output_place, "--strength", "0.5", "--card"]) == 0
+    assert tells(caplog.text, "strength 0.5, the highest that was tried")
+    assert json.loads(adapter(spec)["card.json"])["suggested"]["strength"] == 0.5
+
+
 def test_without_held_out_songs_no_loss_can_tell(
     make_spec: MakeSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

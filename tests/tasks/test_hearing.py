@@ -216,6 +216,11 @@ def test_when_it_is_due(stage: Callable[..., Stage]) -> None:
     due = [step for step in range(9) if ready.hearing.is_due(Progress(step))]
     assert due == [0, 6, 8]
     assert not ready.hearing.is_due(Progress(6, skipped_in_row=1))
+    judged = stage(
+        "judged", "others", sample={"every_epochs": 3}, validation={"songs": ["*2*"], "every_epochs": 3}
+    )
+    due = [step for step in range(9) if judged.hearing.is_due(Progress(step))]
+    assert due == [0], "the base model is heard first; the adapter once it is judged"
 
 
 def test_notice_is_heard_between_sampling_steps(
