@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sidestep import adapters
 from sidestep.acestep.names import diffusers_name
-from sidestep.adapters.dora import adapted_lengths
+from sidestep.adapters.dora import Dora, adapted_lengths
 from sidestep.adapters.lora import LoraAdapter, lengths, matrices
 from sidestep.config.adapter import AdapterSpec
 from sidestep.runtime.errors import BadDataError, UsageError
@@ -70,6 +70,23 @@ def test_it_is_pefts_forward_and_backward(
     for name, one, its in pairs:
         assert one.grad is not None and its.grad is not None and its.grad.any(), name
         assert (one.grad - its.grad).norm() <= 1e-5 * its.grad.norm(), name
+
+
+def test_a_bias_is_of_no_row() -> None:
+    """ACE-Step's own layers have none."""
+    torch.manual_seed(3)
+    base = nn.Linear(6, 5)
+    model = inject_adapter_in_model(
+        LoraConfig(r=2, lora_alpha=3, use_dora=True, target_modules=["0"]), nn.Sequential(base)
+    )
+    layer: Any = model.get_submodule("0")
+    mine = Dora(base)
+    with torch.no_grad():
+        layer.lora_B["default"].weight.normal_()
+        mine.weight.mul_(1.7)
+        layer.lora_magnitude_vector["default"].weight.copy_(mine.weight)
+        x = torch.randn(3, 6)
+        assert torch.allclose(mine(layer, active_adapter="default", x=x, result=base(x)), model(x), atol=1e-6)
 
 
 def test_with_dropout_it_is_the_documented_form(
