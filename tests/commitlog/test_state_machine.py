@@ -518,7 +518,7 @@ class WritersAndLostRecords(Writers):
         """Not here: of a record that is lost, nothing but a listing tells."""
 
 
-@pytest.fixture(params=[Writers, pytest.param(WritersAndLostRecords, marks=pytest.mark.slow)])
+@pytest.fixture(params=[Writers, WritersAndLostRecords])
 def machine(
     request: pytest.FixtureRequest, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> type[Writers]:
@@ -526,6 +526,9 @@ def machine(
     return type("Machine", (request.param,), {"folder": tmp_path})
 
 
+@pytest.mark.parametrize(
+    "machine", [Writers, pytest.param(WritersAndLostRecords, marks=pytest.mark.slow)], indirect=True
+)
 def test_the_commit_log_keeps_its_promises(machine: type[Writers]) -> None:
     """The same runs each time, and no search for a shorter way to a failure, which takes minutes."""
     run_state_machine_as_test(machine, settings=settings(QUICK, derandomize=True, phases=[Phase.generate]))

@@ -151,7 +151,7 @@ def test_advanced_asks_for_everything_about_the_chosen_kind(config: Path) -> Non
     terminal.wait(lambda: bool(titles(terminal)), "the first of the others")
     while NEXT not in terminal.line:
         press_enter(terminal, asked=len(titles(terminal)))
-    lokr = {"factor", "decompose_both", "use_tucker", "use_scalar", "weight_decompose"}
+    lokr = {"factor", "decompose_both", "use_tucker", "use_scalar"}
     expected = {".".join(path) for group in GROUPS if "train" in group.tasks for path in group.paths}
     expected -= {f"train.adapter.{name}" for name in lokr} | {"task", *QUESTIONS["train"]}
     assert set(titles(terminal)) == expected
