@@ -53,6 +53,7 @@ def test_what_could_not_be_checked_is_not_called_ok(make_spec: MakeSpec, capsys:
     assert ["skipped", "train.adapter"] in lines and ["ok", "dataset_dir"] in lines
 
 
+@pytest.mark.slow
 def test_offline_needs_nothing_at_all(capsys: Any) -> None:
     """Neither places in the spec nor any access: the 2B model, whole."""
     assert main(["plan", "--offline", "--songs", "3", "--song-seconds", "30", "--price-per-hour", "1"]) == 0

@@ -36,7 +36,7 @@ from tests.commitlog.world import FATES, Crash, Process, World
 
 EXAMPLES = int(os.environ.get("SIDESTEP_TEST_EXAMPLES", 200))  # here: no test sees a variable of ours
 QUICK = settings(
-    max_examples=300, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 FILES = ("a", "b")
 DAMAGES = (lambda data: data[:-1], lambda data: data[:-1] + b"?", lambda data: None)

@@ -24,7 +24,7 @@ Sound = Callable[..., set[str]]
 BAD = {
     "corrupt.mp3": "is not a sound file that can be read",
     "cut.wav": "is truncated or damaged: it breaks off after 0.05 s",
-    "empty.wav": "is not a sound file that can be read",
+    "empty.wav": "is empty: copy it again, or take it out",
     "faint.wav": "is silent: nothing in its first 0.1 s is above -60 dBFS",
     "nan.wav": "holds samples that are not numbers",
     "nothing.wav": "is empty or not a sound file",

@@ -13,6 +13,7 @@ from tests.runs import EVERY_STEP, newest, outcome, train, train_until_stopped
 from tests.songs import MakeSpec, flip_a_bit, sha256
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_bytes_that_it_was_begun_with(
     make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

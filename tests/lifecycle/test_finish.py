@@ -309,6 +309,7 @@ def test_what_was_published_and_cannot_be_mended_is_said_and_not_trained_again(
     assert adapter(spec)["adapter_model.safetensors"] == b"damaged"
 
 
+@pytest.mark.slow
 def test_a_run_that_was_published_in_the_middle_ends_as_one_that_was_not(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:

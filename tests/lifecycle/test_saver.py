@@ -52,6 +52,7 @@ GRACE = 6
 AT_ONCE = Retry(tries=1, seconds=0)  # to give up
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "program",
     [

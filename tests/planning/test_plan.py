@@ -185,6 +185,7 @@ def test_a_run_of_half_the_songs_takes_half_the_time() -> None:
     assert few_steps.cards[0].seconds == pytest.approx(whole.cards[0].seconds / 10)
 
 
+@pytest.mark.slow
 def test_repeats_are_samples_of_an_epoch() -> None:
     """A long song that comes twice takes its time twice."""
     songs = replace(assumed_songs(2, 8.0), seconds=(8.0, 16.0), repeats=(1, 2))

@@ -263,6 +263,7 @@ def test_a_store_that_goes_in_the_middle_of_an_upload(faulty: FaultyServer, tmp_
     assert store.read_bytes("large") == LARGE
 
 
+@pytest.mark.slow
 def test_a_slow_store_is_no_silent_one(faulty: FaultyServer) -> None:
     """One request takes longer than any time limit on silence, in both directions."""
     data = LARGE[: 8 * 2**20]

@@ -46,6 +46,7 @@ def by_name(job: JobSpec) -> dict[str, Sample]:
     return {sample.metadata["filename"]: sample for sample in read}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", ["prepend", pytest.param("append", marks=pytest.mark.slow)])
 def test_they_are_what_a_song_with_that_caption_alone_is_made_of(
     spec: MakeJob, dataset: MakeDataset, tmp_path: Path, position: str

@@ -162,6 +162,7 @@ def _skipped(result: Any) -> Any:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"epochs": 9}, {"epochs": 12, "stop": {"patience": 4}}])
 def test_extended_it_goes_on_from_the_last(
     make_spec: MakeSpec, judged_by: Judge, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]

@@ -51,6 +51,7 @@ def test_a_resumed_run_has_the_average_of_the_uninterrupted_one(
     assert any(not torch.equal(first[name], first[name.replace("ema.", "adapter.", 1)]) for name in averages)
 
 
+@pytest.mark.slow
 def test_what_is_published_is_what_is_in_use(make_spec: MakeSpec) -> None:
     """The average, the weights beside an average, and those of a run without one."""
     adapters, losses = [], []

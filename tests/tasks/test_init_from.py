@@ -88,6 +88,7 @@ def test_what_names_it(make_spec: MakeSpec, tmp_path: Path) -> None:
     assert by_file.weights == exported and by_file.digest not in ("", found[0].digest)
 
 
+@pytest.mark.slow
 def test_a_resumed_one_is_the_uninterrupted_one_and_needs_it_no_more(
     make_spec: MakeSpec, start: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

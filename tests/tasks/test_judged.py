@@ -152,6 +152,7 @@ def test_lost_results_are_made_again_as_they_were(make_judged: MakeSpec) -> None
     assert "Which checkpoint to use" in (output / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_adapter_is_the_same_but_for_its_card_however_often_it_is_validated(
     make_judged: MakeSpec,
 ) -> None:
@@ -266,6 +267,7 @@ def test_a_dataset_that_grew_goes_on_by_init_from_and_no_song_changes_sides(
     assert steps == 2 * -(-(16 - len(out)) // 2)  # the others are trained on, and they alone
 
 
+@pytest.mark.slow
 def test_an_adapter_that_says_nothing_is_a_warning(
     make_judged: MakeSpec, caplog: pytest.LogCaptureFixture
 ) -> None:

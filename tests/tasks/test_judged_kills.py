@@ -92,7 +92,7 @@ def test_ended_in_a_validation_and_before_the_best_is_committed(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_ended_at_twenty_moments(overfitting: Callable[[str], JobSpec]) -> None:
+def test_ended_at_ten_moments(overfitting: Callable[[str], JobSpec]) -> None:
     train(whole := overfitting("whole"))
     expected, rng, ends = ending(whole), random.Random(14), 0
     for number in count():
@@ -104,7 +104,7 @@ def test_ended_at_twenty_moments(overfitting: Callable[[str], JobSpec]) -> None:
             ends += code != ExitCode.DONE
         train(spec)
         assert ending(spec) == expected
-        if ends >= 20:
+        if ends >= 10:
             return
 
 

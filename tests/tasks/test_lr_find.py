@@ -109,6 +109,7 @@ def test_too_few_or_too_many_steps(steps: str, spec: JobSpec) -> None:
     assert main([*words(spec), "--steps", steps]) == ExitCode.USAGE
 
 
+@pytest.mark.slow
 def test_a_rate_that_loses_everything_ends_a_ramp(spec: JobSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
 

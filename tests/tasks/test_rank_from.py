@@ -95,6 +95,7 @@ def test_the_ranks_of_an_estimate_at_the_parameters_of_the_common_rank(
     assert with_known_ranks(Job(make_spec(**ranked("nowhere"))), config).train.adapter.rank_pattern == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fate", ["gone", "another"])
 def test_a_run_keeps_the_ranks_that_it_began_with(
     make_spec: MakeSpec,

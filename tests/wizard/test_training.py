@@ -74,6 +74,7 @@ def test_the_review_is_short_and_shows_all_when_asked(terminal: Terminal) -> Non
     terminal.see("sidestep train --preset 24gb")
 
 
+@pytest.mark.slow
 def test_a_plan_is_made_when_it_is_asked_for_and_not_before_a_start(terminal: Terminal) -> None:
     to_review(terminal)
     terminal.answer(NEXT, "start")
@@ -84,6 +85,7 @@ def test_a_plan_is_made_when_it_is_asked_for_and_not_before_a_start(terminal: Te
     terminal.see("checks failed")
 
 
+@pytest.mark.slow
 def test_what_is_changed_is_asked_again_from_the_first_question(terminal: Terminal) -> None:
     to_review(terminal)
     terminal.answer(NEXT, "change")
@@ -95,6 +97,7 @@ def test_what_is_changed_is_asked_again_from_the_first_question(terminal: Termin
     assert save(terminal).train.adapter.type == "lokr"
 
 
+@pytest.mark.slow
 def test_a_preset_is_saved_and_used(terminal: Terminal) -> None:
     to_rank(terminal)
     terminal.answer("Rank:", "24")
@@ -109,6 +112,7 @@ def test_a_preset_is_saved_and_used(terminal: Terminal) -> None:
     terminal.answer("Rank: [24]")
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_taken_back_takes_its_alpha_along(terminal: Terminal) -> None:
     to_rank(terminal)
     terminal.answer("Rank: [64]", "8")
@@ -120,6 +124,7 @@ def test_a_rank_that_is_taken_back_takes_its_alpha_along(terminal: Terminal) -> 
     assert (adapter.rank, adapter.alpha) == (64, 128)
 
 
+@pytest.mark.slow
 def test_what_was_typed_is_kept_also_where_it_is_the_default(terminal: Terminal) -> None:
     to_rank(terminal)
     terminal.answer("Rank: [64]")
