@@ -98,7 +98,7 @@ def test_somebody_else_commits_meanwhile(
 
 
 def test_what_was_cut_off_is_not_sent_twice(hub: Hub, repository: ModelRepository) -> None:
-    hub.refusals["commit"] = [(503, "busy")] * 9
+    hub.refusals["commit"] = [(503, "busy")] * 99  # more than any row of tries
     with pytest.raises(StorageError, match="503"):
         sent(repository)
     hub.refusals.clear()
@@ -169,7 +169,7 @@ def test_an_answer_that_never_comes(hub: Hub, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(hub_push, "ANSWER_SECONDS", 0.3)
     clock = Clock()
     repository = ModelRepository("hf://me/blues", Limits(Retry(clock=clock, sleep=clock.sleep)))
-    hub.refusals["validate"] = ["hang"] * 9
+    hub.refusals["validate"] = ["hang"] * 99
     with pytest.raises(StorageError, match="ReadTimeout"):
         sent(repository)
 
