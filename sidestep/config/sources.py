@@ -23,7 +23,7 @@ from sidestep.runtime.words import nested
 IMAGE_VARIABLE = "SIDESTEP_IMAGE"  # for `sidestep render`: what runs a job is no part of its spec
 
 # Kubernetes gives every pod variables for each service of its namespace. A service called `sidestep` or
-# `sidestep-tensorboard` must not stop the job.
+# `sidestep-tensorboard` must not stop the job. A setting may end as they do: runtime.metrics_port.
 _SERVICE_LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$")
 
 
@@ -94,13 +94,15 @@ def from_environment(environ: Mapping[str, str]) -> Iterator[Given]:
     `sidestep_train__lr` is refused under its whole name: on Linux it is another variable.
     """
     for name, text in sorted(environ.items()):
-        ours = name.upper().startswith(ENVIRONMENT_PREFIX) and name not in (CONFIG_VARIABLE, IMAGE_VARIABLE)
-        if ours and not _SERVICE_LINK.search(name):
-            if not name.startswith(ENVIRONMENT_PREFIX):
-                yield Given((name,), text, name)
-                continue
-            path = tuple(name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"))
-            field = spec_fields().get(path)
+        if not name.upper().startswith(ENVIRONMENT_PREFIX) or name in (CONFIG_VARIABLE, IMAGE_VARIABLE):
+            continue
+        path = tuple(name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"))
+        field = spec_fields().get(path)
+        if field is None and _SERVICE_LINK.search(name):
+            continue
+        if not name.startswith(ENVIRONMENT_PREFIX):
+            yield Given((name,), text, name)
+        else:
             yield Given(path, from_text(field, text) if field else text, name)
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from sidestep.config import sources
 from sidestep.config.adapter import AdapterSpec
-from sidestep.config.fields import spec_fields
+from sidestep.config.fields import spec_fields, variable
 from sidestep.config.job import JobSpec, problem_with, resolve
 from sidestep.config.problems import Problem
-from sidestep.config.sources import FileLine, Given
+from sidestep.config.sources import FileLine, Given, from_environment
 from sidestep.runtime.errors import BadSpecError, MissingInputError, UsageError
 
 BASE = "audio_dir: songs\noutput_dir: out\n"
@@ -205,6 +205,12 @@ def test_secrets_are_never_echoed() -> None:
 )
 def test_variables_that_kubernetes_adds_are_not_ours(name: str) -> None:
     assert resolve(environ={name: "10.0.0.1"}, config=job(BASE))
+
+
+def test_every_setting_has_a_variable_whatever_its_name_ends_in() -> None:
+    variables = {variable(path): path for path in spec_fields()}
+    given = from_environment(dict.fromkeys(variables, "1"))
+    assert {one.origin: one.path for one in given} == variables
 
 
 @pytest.mark.parametrize("name", ["sidestep_train__lr", "Sidestep_Train__Lr", "sidestep_config"])
