@@ -17,6 +17,7 @@ from sidestep.config.schema import StorageSpec
 from sidestep.data import encode
 from sidestep.data.audio import read_audio
 from sidestep.data.tensors import read_sample
+from sidestep.runtime import tally
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.open import open_store
 from sidestep.tasks.preprocess import preprocess
@@ -134,6 +135,13 @@ def test_only_keys_the_index_a_report_and_a_preview_are_written(spec: MakeJob, t
     assert {path.name for path in (tmp_path / "tensors" / "preview").iterdir()} == {
         *("clip.wav", "reconstruction.wav")
     }
+
+
+def test_songs_are_tallied_as_they_are_made(spec: MakeJob) -> None:
+    before = tally.total(tally.SONGS)
+    for _ in range(2):
+        run_task(preprocess, spec())
+        assert tally.total(tally.SONGS) == before + 2  # nothing is made a second time
 
 
 def test_copies_of_a_song_count_once(spec: MakeJob, songs: Path, caplog: pytest.LogCaptureFixture) -> None:
