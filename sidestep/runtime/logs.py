@@ -222,5 +222,4 @@ def _be_quiet() -> None:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }.items():
         os.environ.setdefault(variable, value)
-    for name in ("lightning.fabric", "lightning.pytorch"):  # they print through handlers of their own
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it prints through a handler of its own

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from math import isfinite, nan
 
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from sidestep.adapters import Adapter

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 
 from sidestep.acestep.attention import AttentionName, why_no_flash
 from sidestep.config.schema import RuntimeSpec
@@ -20,7 +20,9 @@ from sidestep.training.numbers import NUMERICS
 
 log = logging.getLogger(__name__)
 
-logging.getLogger("lightning").handlers.clear()  # it prints its precision beside our log, which says it too
+logging.getLogger(
+    "lightning_fabric"
+).handlers.clear()  # it prints its precision beside our log, which says it too
 
 _PACKAGES = ("torch", "diffusers", "peft", "lycoris-lora", "transformers")
 _FABRIC_PRECISION: dict[str, Literal["bf16-mixed", "16-mixed", "32-true"]] = {
