@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -32,13 +32,14 @@ from sidestep.acestep.vae import SAMPLE_RATE, encode_audio
 from sidestep.config.schema import PreprocessSpec
 from sidestep.config.training import Alternate
 from sidestep.data.audio import read_audio
+from sidestep.data.checked import Checked
 from sidestep.data.dataset import Song, by_store
 from sidestep.data.index import tensors_file
 from sidestep.data.keys import Work, levels
 from sidestep.data.level import normalized
 from sidestep.data.preview import has_preview, write_preview
 from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
-from sidestep.data.tensors import AUDIO, Sample, sample_bytes, silent_context
+from sidestep.data.tensors import AUDIO, Sample, checked_of, read_sample, sample_bytes, silent_context
 from sidestep.data.unfinished import Unfinished
 from sidestep.runtime import tally
 from sidestep.runtime.errors import BadDataError
@@ -62,6 +63,7 @@ class SongEncoder:
         unfinished: latents and texts on their way.
         damaged: the keys of tensors that are there and are not what was written.
         made: the keys of tensors that this attempt has made, with the sha256 of their files.
+        checked: these digests, with what is known of the files, which are sound.
     """
 
     checkpoints: Store
@@ -73,6 +75,7 @@ class SongEncoder:
     device: torch.device
     damaged: Set[str] = frozenset()
     made: dict[str, str] = field(default_factory=dict)
+    checked: dict[str, Checked] = field(default_factory=dict)
 
     def encode(self, vae: Part, text_encoder: Part, model: Part, works: Sequence[Work], shown: str) -> None:
         """Both passes. Raises GoneError where a result of the first is gone before the second has used it."""
@@ -179,7 +182,10 @@ class SongEncoder:
                 )
                 for made in (conditions, *others):
                     _check_finite(made, "the conditions", work.song)
-                self._publish(work.tensors, self._as_before(work.tensors, sample))
+                data = self._publish(work.tensors, self._as_before(work.tensors, sample))
+                read = read_sample(data, tensors_file(work.tensors), tuple(work.alternates))
+                asked, silence = get_args(Alternate), model.condition_encoder.silence_latent
+                self.checked[self.made[work.tensors]] = checked_of(read, len(data), asked, silence)
                 tally.add(tally.SONGS)
                 bar.advance(1)
 
@@ -194,9 +200,9 @@ class SongEncoder:
                 return older
         return data
 
-    def _publish(self, key: str, data: bytes) -> None:
-        """Write a song's tensors, but where another attempt was faster: a machine of another kind may have
-        made them of other bits, and then each digest that was kept is of those that are there."""
+    def _publish(self, key: str, data: bytes) -> bytes:
+        """Write a song's tensors, but where another attempt was faster, and return what is there: a machine
+        of another kind may have made them of other bits, and then each digest that was kept is of those."""
         file = tensors_file(key)
         if key not in self.damaged and self.tensors.stat(file):
             data = self.tensors.read_bytes(file)
@@ -204,6 +210,7 @@ class SongEncoder:
             self.unfinished.note_digest(key, sha256(data).hexdigest())
             self.tensors.write_bytes(file, data)
         self.made[key] = sha256(data).hexdigest()
+        return data
 
 
 def _named(alternate: Alternate) -> str:

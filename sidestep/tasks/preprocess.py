@@ -12,6 +12,7 @@ from dataclasses import replace
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
 from sidestep.commitlog.leftovers import clear_abandoned
 from sidestep.config.schema import PreprocessSpec, StorageSpec
+from sidestep.data.checked import write_checked
 from sidestep.data.dataset import Song, by_store
 from sidestep.data.index import ONE, Index, read_index, record_tensors, write_index, write_weights
 from sidestep.data.keys import (
@@ -102,6 +103,7 @@ def preprocess(job: Job, reporter: Reporter) -> None:
             sound |= find_made(tensors, keys, digests, unfinished, job.workspace)[0]
         sound |= encoder.made
         missing = [work for work in missing if work.tensors not in sound]
+    write_checked(tensors, encoder.checked)
     record_tensors(tensors, index, sound)
     unfinished.clear()
     log.info("%s preprocessed, in %s", _all(len(songs)), tensors.place)

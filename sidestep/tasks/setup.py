@@ -14,6 +14,7 @@ from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.config.job import JobSpec
 from sidestep.config.judging import ValidationSpec
 from sidestep.config.training import Alternate
+from sidestep.data.checked import read_checked
 from sidestep.data.index import Share, log_left_out, read_index
 from sidestep.data.keys import PulledModel, pull_model
 from sidestep.data.shares import shares_of
@@ -80,7 +81,8 @@ def prepare_setup(
     silence = _silence(store, part, workspace)
     validation, frozen = job.spec.train.validation, before.sides if before else sides
     known = validation.is_on or frozen is not None
-    samples = Samples.pull(job.tensors, workspace, before, silence, alternates, known=known)
+    sound = read_checked(job.tensors, job.output_store)
+    samples = Samples.pull(job.tensors, workspace, before, silence, alternates, known=known, sound=sound)
     sides = split(samples.songs, validation, frozen) if known else None
     if sides:
         _log_held_out(samples, sides, validation)
@@ -147,10 +149,10 @@ def sampling_config(spec: JobSpec, config: dict[str, Any], dtype: torch.dtype) -
 
 def _check_fit(samples: Samples, model: AceStepModel) -> None:
     """Refuse tensors that were made for a model of another width, before any step is taken."""
-    width = samples[0].encoder_hidden_states.shape[-1]
     expected = model.transformer.condition_embedder.in_features
-    if width != expected:
+    if samples.width != expected:
         raise BadDataError(
-            f"the tensors in {samples.place} have conditions {width} wide, not {model.variant}'s {expected}\n"
+            f"the tensors in {samples.place} have conditions {samples.width} wide, not {model.variant}'s "
+            f"{expected}\n"
             f"  preprocess the songs with model_variant {model.variant}"
         )

@@ -1,7 +1,7 @@
 """The train task: tensors and a base model in, an adapter out."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from sidestep.config.job import JobSpec
 from sidestep.config.training import TrainSpec
 from sidestep.config.yaml12 import dump_yaml
 from sidestep.data.card import Facts
+from sidestep.data.checked import Checked, read_checked, write_checked
 from sidestep.data.preview import read_preview
 from sidestep.lifecycle.best import Best, best_commit
 from sidestep.lifecycle.events import EventsToSend
@@ -31,7 +32,7 @@ from sidestep.lifecycle.ranks import (
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.lifecycle.resume import ResumePoint, check_crash_loop, find_resume_point
 from sidestep.lifecycle.saver import RETRY, Saver
-from sidestep.runtime.errors import BadSpecError
+from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
 from sidestep.runtime.words import counted
 from sidestep.tasks.first_adapter import find_first_adapter
 from sidestep.tasks.hearing import Hearing
@@ -42,7 +43,7 @@ from sidestep.training.batches import at_once
 from sidestep.training.card import facts_of
 from sidestep.training.checkpoint import restore
 from sidestep.training.history import HeldOut, history_bytes, with_shares
-from sidestep.training.loop import Trainer
+from sidestep.training.loop import StepResult, Trainer
 from sidestep.training.machine import choose_machine
 from sidestep.training.metrics import Metrics
 from sidestep.training.numbers import LAW, Numbers, Progress
@@ -138,6 +139,7 @@ def _train(
         machine = start.numbers.machine
     log_training(spec, setup, progress.law)
     job.output.keep_spec(spec)
+    _keep_checked(job, setup.samples.checked)
     snapshot = Snapshot(
         *(trainer.adapter, trainer.optimizer, spec.train, fingerprint, machine),
         *(setup.samples.records, setup.sides, trainer.ema),
@@ -189,7 +191,17 @@ def _train(
             saver.send(start.unsent, progress)
         throughput = Throughput()
         hear()  # what an attempt before was to make, and had no time for
-        for result in trainer.steps(progress):
+
+        def steps() -> Iterator[StepResult]:
+            """Where a song cannot be read, what is made without it is committed first."""
+            try:
+                yield from trainer.steps(progress)
+            except (BadDataError, MissingInputError):
+                events.add(metrics.rotate(progress.step + 1))
+                saver.save_in_time(f"checkpoint-step-{progress.step}", progress)
+                raise
+
+        for result in steps():
             metrics.log_step(result)
             judgements.tell()
             saver.check()
@@ -212,6 +224,12 @@ def _train(
     held_out = HeldOut.of(setup.samples.songs, setup.sides, means) if setup.sides else None
     history = history_bytes(progress, rates, songs, spec.train.lr_groups, held_out)
     return finish(job, reporter, writer, fingerprint, progress, history, best, total_steps)
+
+
+def _keep_checked(job: Job, checked: Mapping[str, Checked]) -> None:
+    """Later attempts need not read what was found sound, where preprocessing has not said it already."""
+    known = read_checked(job.tensors)
+    write_checked(job.output_store, {d: file for d, file in checked.items() if known.get(d) != file})
 
 
 def _facts(spec: JobSpec, setup: TrainingSetup, adapter: Adapter) -> Facts:
