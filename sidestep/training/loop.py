@@ -12,8 +12,8 @@ for that: its gradients are dropped, and another attempt makes it anew.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import isfinite, nan
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from sidestep.adapters import Adapter
 from sidestep.data.tensors import Sample
+from sidestep.runtime.ahead import ahead
 from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.liveness import sign_of_life
 from sidestep.runtime.preemption import Preemption
@@ -41,6 +42,7 @@ from sidestep.training.weighting import min_snr
 log = logging.getLogger(__name__)
 
 EVALUATION_DRAWS = 16
+AHEAD = 2  # micro-batches that are read and drawn before their turn comes: each is some 12 MB a song
 SKIPPED_LIMIT = 10
 SECONDS_TO_SAVE = 3.0  # of the time after notice that are left for saving when a step is ended or given up
 
@@ -88,6 +90,7 @@ class Trainer:
     watch: Callable[[int, int], None] = lambda done, total: None  # told how far a validation is
     ema: Ema | None = None  # the average of the adapter's weights, where one is kept
     min_snr_gamma: float | None = None  # samples weigh by their noise level: see `training.weighting`
+    _ahead: Iterator[Batch] | None = field(default=None, init=False)  # while steps are made: their samples
 
     def steps(self, progress: Progress) -> Iterator[StepResult]:
         """Make the steps that follow `progress`, kept up to date, until the schedule ends or notice comes.
@@ -104,7 +107,10 @@ class Trainer:
         if progress.step == 0:
             progress.evaluations[0] = self.evaluate()
             self.validate(progress)
-        with track("Training", total=total, unit="steps", done=progress.step) as bar:
+        with (
+            self._drawing_ahead(progress.step),
+            track("Training", total=total, unit="steps", done=progress.step) as bar,
+        ):
             while progress.step < total and not (self.preemption.requested or self.ends(progress)):
                 result = self.step(progress.step)
                 if result is None:
@@ -148,13 +154,19 @@ class Trainer:
             return False
         step, losses = progress.step, []
         self.model.eval()
-        count = len(self.validator)
-        with torch.no_grad(), self.as_published(), track("Validating", count, "draws") as bar:
-            for batch in self.validator.batches(self.null_condition, self.fabric.device):
+        count, cpu = len(self.validator), torch.device("cpu")
+        drawn = self._sendable(self.validator.batches(self.null_condition, cpu))
+        with (
+            torch.no_grad(),
+            self.as_published(),
+            ahead(drawn, AHEAD, "draws") as batches,
+            track("Validating", count, "draws") as bar,
+        ):
+            for batch in batches:
                 if self.preemption.requested:
                     log.info("The validation after step %d is given up: the next attempt makes it", step)
                     return False
-                losses.append(float(flow_loss(self.model, batch)))
+                losses.append(float(flow_loss(self.model, batch.to(self.fabric.device))))
                 bar.advance(1)
                 self.watch(len(losses), count)
         progress.validations[step] = self.validator.validation(losses)
@@ -213,8 +225,35 @@ class Trainer:
     def losses(self, entries: Sequence[Entry]) -> Tensor:
         """The flow loss of each of these samples, [B], which are of one length."""
         sign_of_life()
-        batch = join([self._drawn(entry) for entry in entries])
+        batch = self._batch(entries) if self._ahead is None else next(self._ahead)
         return flow_losses(self.model, batch.to(self.fabric.device))
+
+    @contextmanager
+    def _drawing_ahead(self, step: int) -> Iterator[None]:
+        """Inside the block, the micro-batches of the steps from this one on are drawn before they are due.
+
+        What each of them is follows from the step alone, and so it is the same.
+        """
+
+        def batches() -> Generator[Batch, None, None]:
+            for number in range(step, self.schedule.total_steps):
+                entries = self.schedule.group(number).entries
+                for positions in self._micro_batches(entries):
+                    yield self._batch([entries[position] for position in positions])
+
+        with ahead(self._sendable(batches()), AHEAD, "samples") as self._ahead:
+            try:
+                yield
+            finally:
+                self._ahead = None
+
+    def _sendable(self, batches: Iterable[Batch]) -> Generator[Batch, None, None]:
+        """Each in memory that the device takes it from by itself, where it is a GPU."""
+        for batch in batches:
+            yield batch.pinned() if self.fabric.device.type == "cuda" else batch
+
+    def _batch(self, entries: Sequence[Entry]) -> Batch:
+        return join([self._drawn(entry) for entry in entries])
 
     def _drawn(self, entry: Entry) -> Batch:
         sample, sampling = self.samples[entry.song], self.sampling
@@ -227,12 +266,6 @@ class Trainer:
         frames = [self.sampling.length(self.frames[entry.song]) for entry in entries]
         return cut(frames, at_once(self.batch_size, self.masks.law))
 
-    def loss(self, sample: Sample, index: int, sampling: SamplingConfig) -> Tensor:
-        """The flow loss of one sample."""
-        sign_of_life()
-        batch = draw_batch(sample, self.null_condition, sampling, index, self.fabric.device)
-        return flow_loss(self.model, batch)
-
     @torch.no_grad()
     def evaluate(self) -> float:
         """The mean loss over draws that are the same at every step, with dropout off and all conditions.
@@ -242,11 +275,15 @@ class Trainer:
         """
         self.model.eval()
         sampling = self.sampling.as_captioned(seed=rng.key(self.sampling.seed, "evaluation"))
-        with self.as_published():
-            losses = [
-                self.loss(self.samples[index % len(self.samples)], index, sampling)
-                for index in range(EVALUATION_DRAWS)
-            ]
+        drawn = (
+            draw_batch(self.samples[index % len(self.samples)], self.null_condition, sampling, index, "cpu")
+            for index in range(EVALUATION_DRAWS)
+        )
+        losses = []
+        with self.as_published(), ahead(self._sendable(drawn), AHEAD, "draws") as batches:
+            for batch in batches:
+                sign_of_life()
+                losses.append(flow_loss(self.model, batch.to(self.fabric.device)))
         found: list[float] = torch.stack(losses).tolist()
         if bad := sum(not isfinite(loss) for loss in found):
             log.warning("The loss on fixed draws is not finite in %s", out_of(bad, len(found), "draws"))
