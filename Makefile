@@ -95,6 +95,7 @@ bench: dev ## a training step beside diffusers and PEFT's, stall of a checkpoint
 	@$(RUN) tests.bench.run
 	@$(RUN) tests.bench.stall
 	@$(RUN) tests.bench.start_up
+	@$(RUN) tests.bench.first_step
 	@$(RUN) tests.bench.digests
 	@$(RUN) tests.bench.dropout
 
