@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -87,7 +88,7 @@ def main() -> None:
         shutil.copytree(many, unknown, copy_function=os.link)
         (unknown / FILE).unlink()
         finish(folder, one)
-        ways = {
+        ways: dict[str, Callable[[], float]] = {
             "floor": lambda: floor(folder),
             "first step": lambda: train(folder, one)[0],
             "first step, known": lambda: train(folder, many)[0],

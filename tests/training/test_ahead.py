@@ -75,7 +75,12 @@ def test_for_a_gpu_they_are_in_memory_that_it_takes_them_from(
     batch = trainer._batch(trainer.schedule.group(0).entries[:1])
     assert next(trainer._sendable([batch])) is batch
     pinned: list[Batch] = []
-    monkeypatch.setattr(Batch, "pinned", lambda self: pinned.append(self) or self)
+
+    def pin(self: Batch) -> Batch:
+        pinned.append(self)
+        return self
+
+    monkeypatch.setattr(Batch, "pinned", pin)
     monkeypatch.setattr(type(trainer.fabric), "device", torch.device("cuda"))
     next(trainer._sendable([batch]))
     assert pinned == [batch]

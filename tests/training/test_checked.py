@@ -9,7 +9,7 @@ import torch
 from sidestep.config.schema import StorageSpec
 from sidestep.data.checked import FILE, read_checked, write_checked
 from sidestep.data.index import Index, write_index
-from sidestep.data.tensors import Sample
+from sidestep.data.tensors import Sample, read_sample
 from sidestep.lifecycle.job import Job
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.workspace import Workspace
@@ -44,7 +44,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(Path(name).name)
         return original(data, name, *more, **keys)
 
-    original = dataset.read_sample
+    original = read_sample
     monkeypatch.setattr(dataset, "read_sample", read)
     return names
 
@@ -94,7 +94,12 @@ def test_damage_is_found_before_its_bytes_are_used(folder: Path, reads: list[str
 def test_a_digest_is_taken_once_in_an_attempt(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     original = dataset._Content.sha256
-    monkeypatch.setattr(dataset._Content, "sha256", lambda self: taken.append(1) or original(self))
+
+    def counted(self: dataset._Content) -> str:
+        taken.append(1)
+        return original(self)
+
+    monkeypatch.setattr(dataset._Content, "sha256", counted)
     samples = pulled(folder)
     for number in (0, 1, 0, 0, 1):
         samples[number]
