@@ -206,6 +206,8 @@ def digest(*parts: Any) -> str:
 
 
 def _as_text(value: Any) -> str:
+    if isinstance(value, dict) and any(isinstance(item, list) for item in value.values()):
+        return json.dumps(value)  # a sweep
     if isinstance(value, dict):
         return ",".join(f"{key}={_as_text(number)}" for key, number in value.items())
     if isinstance(value, list):
