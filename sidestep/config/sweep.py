@@ -45,12 +45,14 @@ class Member(Generic[Spec]):
     Attributes:
         folder: its place below the sweep's output, by the values alone.
         values: of the swept settings, by name, in plain values.
-        spec: of the run by itself.
+        spec: of the run, on the tensors that all share.
+        whole: the same as a job with the sweep's own task, as if it made all by itself: to be looked at.
     """
 
     folder: str
     values: Mapping[str, Any]
     spec: Spec
+    whole: Spec
 
     @property
     def name(self) -> str:
@@ -59,7 +61,7 @@ class Member(Generic[Spec]):
 
 
 def called(values: Mapping[str, Any]) -> str:
-    """The name of the run with these values of the swept settings, which come in one order, however written."""
+    """The name of the run with these values of the swept settings, which come in one order."""
     return " ".join(f"{name}={as_typed(value) or 'null'}" for name, value in sorted(values.items()))
 
 
@@ -107,7 +109,9 @@ def expanded(spec: Spec, origin: str = "sweep") -> tuple[list[Member[Spec]], lis
                 for found in invalid_values(error, origins)
             ]
         else:
-            members.setdefault(member.folder, member)  # a value that is listed twice is one
+            if member.folder in members:
+                problems.append(Problem("sweep", f"lists {member.name} twice", origin))
+            members[member.folder] = member
     return list(members.values()), list({str(problem): problem for problem in problems}.values())
 
 
@@ -139,14 +143,15 @@ def _member(spec: Spec, values: Mapping[str, Any]) -> Member[Spec]:
     folder = sha256(json_bytes(checked)).hexdigest()[:DIGITS]
     own: dict[str, Any] = {
         "sweep": {},
-        "task": "train",
         "name": f"{spec.name[: 62 - DIGITS]}-{folder}",
         "output_dir": f"{spec.output_place.rstrip('/')}/{folder}",
         "dataset_dir": spec.tensors_place,
     }
+    estimate = {}
     if tried["train"]["adapter"]["rank_from"] == OWN_ESTIMATE:
-        own["train.adapter.rank_from"] = spec.output_place
-    return Member(folder, checked, _changed(spec, {**checked, **own}))
+        estimate["train.adapter.rank_from"] = spec.output_place
+    whole = _changed(spec, {**checked, **own})
+    return Member(folder, checked, _changed(whole, {"task": "train", **estimate}), whole)
 
 
 def _changed(spec: Spec, values: Mapping[str, Any]) -> Spec:

@@ -19,6 +19,7 @@ from sidestep.lifecycle.sweep_best import publish_best
 from sidestep.lifecycle.watching import tell_of_end
 from sidestep.preflight.checks import raise_problems, run_checks
 from sidestep.preflight.places import input_checks
+from sidestep.runtime import liveness
 from sidestep.runtime.errors import AgainError, BadSpecError, ExitCode, Rerun, SideStepError
 from sidestep.runtime.folders import provide_folders
 from sidestep.runtime.preemption import Preemption
@@ -59,6 +60,7 @@ def run_sweep(
         tell_of_end(spec, preemption, error)
         raise
     mine = _mine(keep_list(store, members), index)
+    liveness.begin(job.workspace.root)  # a probe asks while it waits for another run of the sweep, too
     lease = Lease(spec.runtime.lease_seconds)
     if spec.task == "pipeline":
         with alone(store, lease, "making what all of them share"):
@@ -89,9 +91,8 @@ def _check(spec: JobSpec, members: Sequence[Member[JobSpec]], preemption: Preemp
     check_needs(spec)
     provide_folders(spec.runtime.workspace)
     for member in members:
-        job = Job(member.spec.changed({"task": spec.task}), preemption)
         try:
-            raise_problems(run_checks(input_checks(job)))
+            raise_problems(run_checks(input_checks(Job(member.whole, preemption))))
         except SideStepError as error:
             raise type(error)(f"{member.name}: {error}") from error
 

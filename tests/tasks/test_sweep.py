@@ -1,4 +1,4 @@
-"""Sweeps: what their runs share is made once, each run by itself, the best one is named, failures are told."""
+"""Sweeps: each run by itself, in an order that stays; the best one is named, failures are told."""
 
 import json
 from pathlib import Path
