@@ -220,9 +220,18 @@ def digest(*parts: Any) -> str:
 
 def _as_text(value: Any) -> str:
     if isinstance(value, dict) and any(isinstance(item, list) for item in value.values()):
-        return json.dumps(value)  # a sweep
+        return _sweep_as_text(value)
     if isinstance(value, dict):
         return ",".join(f"{key}={_as_text(number)}" for key, number in value.items())
     if isinstance(value, list):
         return ",".join(value)
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _sweep_as_text(sweep: Mapping[str, list[Any]]) -> str:
+    """`train.lr=0.0001,0.0003 train.seed=1,2` where that says it all: some clients pass no quotes on."""
+    words = {name: [_as_text(value) for value in values] for name, values in sweep.items()}
+    is_plain = all(not isinstance(value, list | dict) for values in sweep.values() for value in values)
+    if is_plain and all(re.fullmatch(r"[\w.+:/@-]+", word) for group in words.values() for word in group):
+        return " ".join(f"{name}={','.join(group)}" for name, group in words.items())
+    return json.dumps(sweep)
