@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderOobleck
+from diffusers.models.autoencoders.autoencoder_oobleck import Snake1d
 from torch import Tensor
 
 from sidestep.runtime.liveness import sign_of_life
@@ -20,11 +21,31 @@ TILE_FRAMES = 30 * LATENTS_PER_SECOND
 OVERLAP_FRAMES = 2 * LATENTS_PER_SECOND
 
 
+class _Snake(Snake1d):  # type: ignore[misc]  # diffusers is not typed
+    """x + sin²(αx) / β as diffusers computes it, to the bit, in one new tensor where that takes five.
+
+    At 48 kHz and 128 channels each of them is 25 MB a second of sound. On a CPU, memory that is asked for
+    anew costs as much as the arithmetic.
+    """
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            plain: Tensor = super().forward(hidden_states)
+            return plain
+        alpha, beta = (torch.exp(x) if self.logscale else x for x in (self.alpha, self.beta))
+        squared = (alpha * hidden_states).sin_().pow_(2)
+        return squared.mul_((beta + 1e-9).reciprocal()).add_(hidden_states)
+
+
 def build_vae(config: dict[str, Any]) -> AutoencoderOobleck:
     """The autoencoder that a `vae/config.json` describes, with random weights."""
     with warnings.catch_warnings():  # diffusers still uses it, and has to: the checkpoint's keys are its
         warnings.filterwarnings("ignore", "`torch.nn.utils.weight_norm` is deprecated", FutureWarning)
-        return AutoencoderOobleck.from_config(config)
+        vae = AutoencoderOobleck.from_config(config)
+    for module in vae.modules():
+        if type(module) is Snake1d:
+            module.__class__ = _Snake
+    return vae
 
 
 @torch.inference_mode()

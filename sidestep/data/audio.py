@@ -28,6 +28,7 @@ _OPTIONS = {"format_whitelist": "wav,w64,mp3,flac,ogg,mov,m4a,mp4,aiff,aac,asf,m
 
 
 _FARTHEST_PEAK = 10.0  # +20 dBFS: the hottest masters stay far below, and integers in disguise far above
+_NEAR_THE_END = 0.1  # s: rounding in headers and codec delay
 _RATES = (1000, 1_536_000)  # Hz: below telephones', and above all converters'
 _SCALES = (32768, 8388608, 2147483648)  # full scale of integers of 16, 24 and 32 bits
 
@@ -113,6 +114,31 @@ def seconds_by_header(path: Path) -> float | None:
             return container.duration / av.time_base if container.duration else None
     except (av.FFmpegError, BadDataError, OSError):
         return None
+
+
+def seems_whole(path: Path, max_duration: float) -> bool:
+    """Whether a sound file's packets go on for as long as its header says, or for `max_duration` seconds.
+
+    Only the first ones are decoded: that all of them do is not said, nor that there is sound in them.
+    """
+    try:
+        with path.open("rb") as file, _opened(file) as container:
+            stream = container.streams.audio[0] if container.streams.audio else None
+            if stream is None or stream.codec_context is None or stream.time_base is None:
+                return False
+            end, has_sound = 0.0, False
+            for packet in container.demux(stream):
+                if packet.is_corrupt:
+                    return False
+                has_sound = has_sound or any(frame.samples for frame in packet.decode())
+                if packet.pts is not None:
+                    end = float((packet.pts + (packet.duration or 0)) * stream.time_base)
+                if end >= max_duration:
+                    break
+            declared = (container.duration or 0) / av.time_base
+            return has_sound and end >= min(declared, max_duration) - _NEAR_THE_END
+    except (av.FFmpegError, BadDataError, OSError):
+        return False
 
 
 class _Replaced:

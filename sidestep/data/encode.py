@@ -2,6 +2,7 @@
 
 Pass 1 turns songs into latents (VAE) and texts into hidden states (text encoder); both are kept, song by
 song, until pass 2 has made conditions of them (the DiT's condition encoder) and written the tensors.
+Songs are decoded and judged in threads ahead of the VAE, and what is made is written in threads behind it.
 All of it is computed in fp32: tensors outlive the machine they are made on and should not depend on it.
 """
 
@@ -9,12 +10,16 @@ import gc
 import logging
 import posixpath
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from diffusers import AutoencoderOobleck
 from torch import Tensor
 
 from sidestep.acestep.conditioning import (
@@ -31,17 +36,19 @@ from sidestep.acestep.loading import load_model, load_text_encoder, load_tokeniz
 from sidestep.acestep.vae import SAMPLE_RATE, encode_audio
 from sidestep.config.schema import PreprocessSpec
 from sidestep.config.training import Alternate
-from sidestep.data.audio import read_audio
 from sidestep.data.checked import Checked
 from sidestep.data.dataset import Song, by_store
 from sidestep.data.index import tensors_file
 from sidestep.data.keys import Work, levels
 from sidestep.data.level import normalized
 from sidestep.data.preview import has_preview, write_preview
+from sidestep.data.probe import Decoded, decoded, problem_in
 from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
+from sidestep.data.survey import Heard
 from sidestep.data.tensors import AUDIO, Sample, checked_of, read_sample, sample_bytes, silent_context
-from sidestep.data.unfinished import Unfinished
+from sidestep.data.unfinished import HEARD, Unfinished, packed
 from sidestep.runtime import tally
+from sidestep.runtime.beside import Behind, made_ahead
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace
@@ -49,6 +56,10 @@ from sidestep.storage.store import Store
 from sidestep.storage.transfer import copy_of, pull, using_copies
 
 log = logging.getLogger(__name__)
+
+_DECODERS = 3  # beside a GPU; a VAE on the CPU takes all cores itself
+_WRITERS = 4
+_WAITING = 8  # made, and not written yet: some 5 MB each
 
 TOKENS_OF_LYRICS = {"inference": LYRICS_TOKENS, "raw": RAW_LYRICS_TOKENS}
 
@@ -64,6 +75,8 @@ class SongEncoder:
         damaged: the keys of tensors that are there and are not what was written.
         made: the keys of tensors that this attempt has made, with the sha256 of their files.
         checked: these digests, with what is known of the files, which are sound.
+        heard: what was heard of songs, by the keys of their latents.
+        bad: why songs cannot be used, in the same way.
     """
 
     checkpoints: Store
@@ -76,11 +89,12 @@ class SongEncoder:
     damaged: Set[str] = frozenset()
     made: dict[str, str] = field(default_factory=dict)
     checked: dict[str, Checked] = field(default_factory=dict)
+    heard: dict[str, Heard] = field(default_factory=dict)
+    bad: dict[str, str] = field(default_factory=dict)
 
-    def encode(self, vae: Part, text_encoder: Part, model: Part, works: Sequence[Work], shown: str) -> None:
-        """Both passes. Raises GoneError where a result of the first is gone before the second has used it."""
-        self.encode_songs(vae, works, shown)
-        free_memory()
+    def encode(self, text_encoder: Part, model: Part, works: Sequence[Work]) -> None:
+        """What follows the songs, in both passes. Raises GoneError where a result of the first is gone before
+        the second has used it."""
         self.encode_texts(text_encoder, works)
         free_memory()
         self.encode_conditions(model, works)
@@ -89,7 +103,8 @@ class SongEncoder:
     def encode_songs(self, part: Part, works: Sequence[Work], shown: str) -> None:
         """Pass 1, first half: each song's latents, by the VAE in `part`. A new caption finds them there.
 
-        `shown` are those of the song that a preview is made of.
+        `shown` are those of the song that a preview is made of. Songs that cannot be used are in `bad`
+        afterwards; where the spec says that one of them ends the job, no other one is encoded after it.
         """
         unheard = "" if has_preview(self.tensors) else shown
         unique = {
@@ -106,20 +121,54 @@ class SongEncoder:
         checkpoints = pull_part(self.checkpoints, part, self.workspace, "Pulling the VAE")
         with using_copies(self.checkpoints, part.files, self.workspace):
             vae = load_vae(checkpoints, self.device, torch.float32)
+        following = dict(pairwise(unique))
         seconds, started = 0.0, time.monotonic()
-        with track("Pass 1, songs", len(unique), "songs") as bar:
+        decoders = _DECODERS if self.device.type == "cuda" else 1
+        with (
+            track("Pass 1, songs", len(unique), "songs") as bar,
+            self._behind() as behind,
+            # One more than is decoded: the one that the VAE has.
+            closing(
+                made_ahead(lambda work: self._decoded(work, folders), unique.values(), decoders, decoders + 1)
+            ) as songs,
+        ):
             for work in unique.values():
-                file = copy_of(work.song.store, folders[work.song.store.place], work.song.path)
-                with using_copies(work.song.store, [work.song.file], self.workspace):
-                    waveform = read_audio(file, self.settings.max_duration, self.settings.float_scale)
-                waveform = normalized(waveform, levels(self.settings), work.song.path)
-                made = {"latents": encode_audio(vae, waveform), "samples": torch.tensor(waveform.shape[1])}
-                _check_finite(made["latents"], "the latents", work.song)
-                if work.latents == shown:
-                    write_preview(self.tensors, vae, waveform, made["latents"])
-                self.unfinished.write(work.latents_file, made)
-                seconds += waveform.shape[1] / SAMPLE_RATE
+                song = next(songs)
+                if isinstance(song, str):
+                    self.bad[work.latents] = song
+                    shown = following.get(shown, "") if work.latents == shown else shown
+                elif not (self.bad and self.settings.on_bad_file == "fail"):
+                    self.heard[work.latents] = song.heard
+                    made = self._latents(vae, song, work, is_shown=work.latents == shown)
+                    behind.call(self.unfinished.write, work.latents_file, made)
+                    seconds += song.heard.seconds
+                del song  # before the next one is asked for
                 bar.advance(1, note=f"{seconds / (time.monotonic() - started):.1f} s of sound per second")
+
+    def _decoded(self, work: Work, folders: Mapping[str, Path]) -> Decoded | str:
+        """A song at the level that is asked for, or why it cannot be used. Called in threads."""
+        song = work.song
+        file = copy_of(song.store, folders[song.store.place], song.path)
+        try:
+            with using_copies(song.store, [song.file], self.workspace):
+                found = decoded(file, self.settings.max_duration, self.settings.float_scale)
+        except (BadDataError, OSError) as error:
+            return problem_in(error, file)
+        return replace(found, waveform=normalized(found.waveform, levels(self.settings), song.path))
+
+    def _latents(
+        self, vae: AutoencoderOobleck, song: Decoded, work: Work, is_shown: bool
+    ) -> dict[str, Tensor]:
+        """What is kept of a song until its tensors are made: what was heard of it is beside its latents."""
+        latents = encode_audio(vae, song.waveform)
+        _check_finite(latents, "the latents", work.song)
+        if is_shown:
+            write_preview(self.tensors, vae, song.waveform, latents)
+        samples = torch.tensor(song.waveform.shape[1])
+        return {"latents": latents, "samples": samples, HEARD: packed(song.heard)}
+
+    def _behind(self) -> Behind:
+        return Behind(min(_WRITERS, self.tensors.options.connections), _WAITING)
 
     def encode_texts(self, part: Part, works: Sequence[Work]) -> None:
         """Pass 1, second half: what the text encoder in `part` makes of prompts and lyrics."""
@@ -131,7 +180,7 @@ class SongEncoder:
             text_encoder = load_text_encoder(checkpoints, self.device, torch.float32)
         lyrics_format = self.settings.lyrics_format
         limit = TOKENS_OF_LYRICS[lyrics_format]
-        with track("Pass 1, texts", len(works), "songs") as bar:
+        with track("Pass 1, texts", len(works), "songs") as bar, self._behind() as behind:
             for work in works:
                 samples = self.unfinished.read(work.latents_file)["samples"]
                 seconds = int(samples) / SAMPLE_RATE
@@ -147,7 +196,7 @@ class SongEncoder:
                         )
                 made = {name: encode_text(text_encoder, prompt) for name, prompt in prompts.items()}
                 made["lyrics"] = embed_lyrics(text_encoder, lyrics, limit)
-                self.unfinished.write(work.texts_file, made)
+                behind.call(self.unfinished.write, work.texts_file, made)
                 bar.advance(1)
 
     def check_tokenizer(self, text_encoder: Part) -> None:
@@ -165,7 +214,8 @@ class SongEncoder:
                 parts=("condition_encoder",),
                 base_model=self.base_model,
             )
-        with track("Pass 2", len(works), "songs") as bar:
+        silence = model.condition_encoder.silence_latent
+        with track("Pass 2", len(works), "songs") as bar, self._behind() as behind:
             for work in works:
                 song = self.unfinished.read(work.latents_file)
                 texts = self.unfinished.read(work.texts_file)
@@ -176,17 +226,13 @@ class SongEncoder:
                 sample = Sample(
                     song["latents"],
                     conditions,
-                    silent_context(model.condition_encoder.silence_latent, len(song["latents"])),
+                    silent_context(silence, len(song["latents"])),
                     _metadata(work, self.settings, int(song["samples"]) / SAMPLE_RATE),
                     dict(zip(work.alternates, others, strict=True)),
                 )
                 for made in (conditions, *others):
                     _check_finite(made, "the conditions", work.song)
-                data = self._publish(work.tensors, self._as_before(work.tensors, sample))
-                read = read_sample(data, tensors_file(work.tensors), tuple(work.alternates))
-                asked, silence = get_args(Alternate), model.condition_encoder.silence_latent
-                self.checked[self.made[work.tensors]] = checked_of(read, len(data), asked, silence)
-                tally.add(tally.SONGS)
+                behind.call(self._publish, work, sample, silence)
                 bar.advance(1)
 
     def _as_before(self, key: str, sample: Sample) -> bytes:
@@ -200,9 +246,11 @@ class SongEncoder:
                 return older
         return data
 
-    def _publish(self, key: str, data: bytes) -> bytes:
-        """Write a song's tensors, but where another attempt was faster, and return what is there: a machine
-        of another kind may have made them of other bits, and then each digest that was kept is of those."""
+    def _publish(self, work: Work, sample: Sample, silence: Tensor) -> None:
+        """Write a song's tensors, but where another attempt was faster: a machine of another kind may have
+        made them of other bits, and then each digest that was kept is of those that are there."""
+        key = work.tensors
+        data = self._as_before(key, sample)
         file = tensors_file(key)
         if key not in self.damaged and self.tensors.stat(file):
             data = self.tensors.read_bytes(file)
@@ -210,7 +258,9 @@ class SongEncoder:
             self.unfinished.note_digest(key, sha256(data).hexdigest())
             self.tensors.write_bytes(file, data)
         self.made[key] = sha256(data).hexdigest()
-        return data
+        read = read_sample(data, file, tuple(work.alternates))
+        self.checked[self.made[key]] = checked_of(read, len(data), get_args(Alternate), silence)
+        tally.add(tally.SONGS)
 
 
 def _named(alternate: Alternate) -> str:

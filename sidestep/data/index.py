@@ -24,7 +24,7 @@ tensors, see `data.weights`.
 import hashlib
 import logging
 import posixpath
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated
@@ -168,6 +168,18 @@ def record_tensors(store: Store, index: Index, made: Mapping[str, str]) -> None:
     """
     newest = read_index(store) or index
     write_index(store, replace(newest, tensors={**newest.tensors, **made}))
+
+
+def record_songs(store: Store, index: Index, probed: Iterable[str], left_out: Collection[str]) -> None:
+    """Say of songs, by place, that they were found sound, or that they are not of the dataset after all.
+
+    As `record_tensors` does, this adds to what the index says by now.
+    """
+    newest = read_index(store) or index
+    files = {place: index.files[place] for place in probed}
+    samples = {place: key for place, key in newest.samples.items() if place not in left_out}
+    shares = {place: share for place, share in newest.shares.items() if place not in left_out}
+    write_index(store, replace(newest, files=newest.files | files, samples=samples, shares=shares))
 
 
 def write_weights(store: Store, index: Index) -> None:

@@ -1,14 +1,17 @@
-"""Finds the songs that cannot be trained on, all of them and before any model is loaded.
+"""Finds the songs that cannot be trained on.
 
-A header says little: a download that broke off, a recording of nothing or a text called song.flac show only
-when they are decoded. So every song is decoded once, as far as it will be used.
+A header says little: a download that broke off, a recording of nothing or a text called song.flac may show
+only when they are decoded. So every song is judged as it is decoded, as far as it will be used. One that is
+to be encoded is decoded once, for that. Before any model is loaded it is only looked at, which finds most
+of what is no whole song.
 """
 
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,14 +37,24 @@ SILENCE_DB = -60.0
 _DECODERS = 4  # each holds a decoded song, some 100 MB
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """A song that can be used."""
+
+    waveform: "Tensor"  # [2, N], float32 at 48 kHz
+    heard: Heard
+
+
 def sound_songs(
     songs: list[Song],
     spec: PreprocessSpec,
     known: Index,
     workspace: Workspace,
     heard: dict[str, Heard] | None = None,
+    judge: "Judge | None" = None,
 ) -> list[Song]:
-    """The songs that can be used; those that `known` does not know are pulled and decoded.
+    """The songs that can be used; those that `known` does not know are pulled and judged: by `listen`, or by
+    `look` where they are decoded later.
 
     What was heard of those is added to `heard`, by the song's place.
 
@@ -64,11 +77,12 @@ def sound_songs(
         ThreadPoolExecutor(min(_DECODERS, os.cpu_count() or 1)) as pool,
     ):
         paths = [copy_of(song.store, folders[song.store.place], song.path) for song in unknown]
-        found = pool.map(lambda path: listen(path, spec.max_duration, spec.float_scale), paths)
+        judged = judge or listen
+        found = pool.map(lambda path: judged(path, spec.max_duration, spec.float_scale), paths)
         for song, result in zip(unknown, found, strict=True):
             if isinstance(result, str):
                 problems[song.place] = result
-            elif heard is not None:
+            elif heard is not None and result is not None:
                 heard[song.place] = result
             bar.advance(1)
     return without_bad(songs, problems, spec)
@@ -125,21 +139,49 @@ def problem_of(path: Path, max_duration: float, float_scale: int = 1) -> str | N
     return found if isinstance(found, str) else None
 
 
+Judge = Callable[[Path, float, int], Heard | str | None]
+
+
+def look(path: Path, max_duration: float, float_scale: int) -> Heard | str | None:
+    """Why a file cannot be used, as far as its packets show it; None where it seems whole.
+
+    One that does not seem so is decoded: what is said of it is what decoding shows.
+    """
+    from sidestep.data.audio import seems_whole
+
+    return None if seems_whole(path, max_duration) else listen(path, max_duration, float_scale)
+
+
 def listen(path: Path, max_duration: float, float_scale: int) -> Heard | str:
     """What is in the first `max_duration` seconds of a file, or why they cannot be used."""
+    try:
+        return decoded(path, max_duration, float_scale).heard
+    except (BadDataError, OSError) as error:
+        return problem_in(error, path)
+
+
+def problem_in(error: BadDataError | OSError, path: Path) -> str:
+    """What `decoded` has raised, in words that follow the song's name."""
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror}"
+    return str(error).removeprefix(f"{path} ").splitlines()[0]
+
+
+def decoded(path: Path, max_duration: float, float_scale: int) -> Decoded:
+    """The first `max_duration` seconds of a song.
+
+    Raises BadDataError where they cannot be used, and OSError where the file cannot be read.
+    """
     from sidestep.data.audio import SAMPLE_RATE, read_audio
     from sidestep.data.level import peak_db
 
-    try:
-        waveform = read_audio(path, max_duration, float_scale)
-    except BadDataError as error:
-        return str(error).removeprefix(f"{path} ").splitlines()[0]
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
+    waveform = read_audio(path, max_duration, float_scale)
     if peak_db(waveform) < SILENCE_DB:
         seconds = waveform.shape[1] / SAMPLE_RATE
-        return f"is silent: nothing in its first {seconds:.1f} s is above {SILENCE_DB:g} dBFS"
-    return hear(waveform)
+        raise BadDataError(
+            f"{path} is silent: nothing in its first {seconds:.1f} s is above {SILENCE_DB:g} dBFS"
+        )
+    return Decoded(waveform, hear(waveform))
 
 
 def hear(waveform: "Tensor") -> Heard:

@@ -1,4 +1,5 @@
-"""dataset-report.json beside the tensors: what a dataset is, said before any of it is encoded.
+"""dataset-report.json beside the tensors: what a dataset is, said before any of it is encoded, and once more
+where decoding its songs has shown more.
 
 How many songs and hours, the shortest and longest, the quietest and loudest; which lack a caption, are there
 twice, and in which languages they are sung. It keeps what decoding a song has shown, so that no song is

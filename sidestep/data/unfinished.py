@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from sidestep.data.survey import Heard
 from sidestep.runtime.canonical import safetensors_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.store import Store
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FOLDER = "unfinished"
+HEARD = "heard"
+"""Beside a song's latents: what was heard of it, as an attempt that goes on with them does not decode it."""
 
 
 class GoneError(Exception):
@@ -55,6 +58,14 @@ class Unfinished:
                     names.discard(name)
         raise GoneError(name)
 
+    def heard(self, name: str) -> Heard | None:
+        """What was heard of the song of some latents. None where they are gone, or of an older version."""
+        try:
+            kept = self.read(name).get(HEARD) if self.has(name) else None
+        except GoneError:
+            return None
+        return None if kept is None else Heard.model_validate_json(bytes(kept.tolist()))
+
     def write(self, name: str, made: "Mapping[str, Tensor]") -> None:
         data = safetensors_bytes(made, {"name": name, "sha256": _digest(made)})
         try:
@@ -85,6 +96,13 @@ class Unfinished:
 
     def _listed_there(self) -> set[str]:
         return {file.path.removeprefix(f"{FOLDER}/") for file in self._tensors.list_files(FOLDER)}
+
+
+def packed(heard: Heard) -> "Tensor":
+    """As it is kept beside latents, under the name HEARD."""
+    import torch
+
+    return torch.frombuffer(bytearray(heard.model_dump_json().encode()), dtype=torch.uint8)
 
 
 def _note(key: str) -> str:

@@ -1,20 +1,29 @@
 """The preprocess task: songs in, tensors out.
 
-Every song is decoded once before any model is read, so that bad ones show at once and early. Nothing is made
-twice. Finished tensors are found by their key, so the same command again makes what is missing, and with
-nothing missing it loads no model and reads no song.
+Every song is looked at before any model is read, so that most bad ones show at once and early; it is decoded
+once, for the VAE, and judged then. Nothing is made twice. Finished tensors are found by their key, so the
+same command again makes what is missing, and with nothing missing it loads no model and reads no song.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
 from sidestep.commitlog.leftovers import clear_abandoned
 from sidestep.config.schema import PreprocessSpec, StorageSpec
 from sidestep.data.checked import write_checked
 from sidestep.data.dataset import Song, by_store
-from sidestep.data.index import ONE, Index, read_index, record_tensors, write_index, write_weights
+from sidestep.data.index import (
+    ONE,
+    Index,
+    read_index,
+    record_songs,
+    record_tensors,
+    write_index,
+    write_weights,
+)
 from sidestep.data.keys import (
     Work,
     digests_of,
@@ -25,7 +34,7 @@ from sidestep.data.keys import (
     weights_digest,
 )
 from sidestep.data.made import find_made
-from sidestep.data.probe import probed_by, sound_songs
+from sidestep.data.probe import look, probed_by, sound_songs, without_bad
 from sidestep.data.prompts import alternates_of
 from sidestep.data.survey import Heard, heard_before, in_words, survey_of, write_survey
 from sidestep.data.unfinished import GoneError, Unfinished
@@ -37,6 +46,9 @@ from sidestep.runtime.lean import import_diffusers
 from sidestep.runtime.words import counted, some
 from sidestep.storage.open import open_store
 from sidestep.storage.store import FileInfo, Store
+
+if TYPE_CHECKING:
+    from sidestep.data.encode import SongEncoder
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +67,10 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     scratch = open_store(str(job.workspace.scratch("preprocess")), StorageSpec())
     unfinished = Unfinished(scratch, tensors)
     known = read_index(tensors) or Index()
-    heard = heard_before(tensors, songs, job.spec.preprocess)
-    songs = sound_songs(songs, job.spec.preprocess, known, job.workspace, heard)
+    settings = job.spec.preprocess
+    heard = heard_before(tensors, songs, settings)
+    songs = sound_songs(songs, settings, known, job.workspace, heard, judge=look)
     works, index = _plan(job, (vae, text_encoder, model), songs, known)
-    _report(tensors, songs, heard, index, job.spec.preprocess)
     if job.spec.task == "pipeline":
         check_to_be_trained(job, songs, index)
     unique = {work.tensors: work for work in works}
@@ -70,7 +82,18 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     for work in missing:
         if digest := known.tensors.get(work.tensors):
             unfinished.note_digest(work.tensors, digest)  # what it was, which the index forgets
+    # What was made of a song before proves that it is sound; the others are decoded now, for the VAE.
+    undecoded = {work.latents for work in missing if not unfinished.has(work.latents_file)}
+    _mark_sound(index, [work.song for work in works if work.latents not in undecoded], settings)
     write_index(tensors, index)
+    # Those of which nothing but tensors is left, as of songs that were moved, are heard for the report alone.
+    made = [work for work in works if work.tensors in sound and not unfinished.has(work.latents_file)]
+    unheard = [work.song for work in made if work.song.place not in heard]
+    sound_songs(unheard, settings, known, job.workspace, heard)
+    for work in works:
+        if work.song.place not in heard and (found := unfinished.heard(work.latents_file)):
+            heard[work.song.place] = found
+    _report(tensors, songs, heard, index, settings)
     if not missing:
         unfinished.clear()
         log.info("%s already preprocessed, in %s", _all(len(songs)), tensors.place)
@@ -78,23 +101,29 @@ def preprocess(job: Job, reporter: Reporter) -> None:
 
     # Imported here: they load torch, and bad songs and finished work are known without it.
     import_diffusers()
-    from sidestep.data.encode import SongEncoder
+    from sidestep.data.encode import SongEncoder, free_memory
     from sidestep.training.machine import choose_machine
 
     reporter.begin("preprocess")
     device = choose_machine(job.spec.runtime).device
     log.info("Preprocessing %d of %s, in fp32 on %s", len(missing), counted(len(songs), "songs"), device)
-    settings, base_model = job.spec.preprocess, job.spec.base_model
     encoder = SongEncoder(
-        store, tensors, unfinished, job.workspace, settings, base_model, device, damaged=damaged
+        *(store, tensors, unfinished, job.workspace, settings, job.spec.base_model, device), damaged=damaged
     )
     # All that is read after the last song is looked at before the first one.
     encoder.check_tokenizer(text_encoder)
     index = replace(index, weights=made_with(store, job.workspace, vae, text_encoder, model))
     write_weights(tensors, index)
+    is_judged = False
     while missing:
         try:
-            encoder.encode(vae, text_encoder, model, missing, shown=works[0].latents)
+            encoder.encode_songs(vae, missing, works[0].latents)
+            free_memory()
+            if not is_judged or any(work.latents in encoder.bad for work in missing):
+                songs, works = _judged(job, encoder, songs, works, index, heard)
+                missing = [work for work in missing if work.latents not in encoder.bad]
+                is_judged = True
+            encoder.encode(text_encoder, model, missing)
         except GoneError as error:
             # Each time there is one less to count on, so this comes to an end.
             log.info("%s is gone: another attempt has ended, or it was damaged", error)
@@ -109,19 +138,59 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     log.info("%s preprocessed, in %s", _all(len(songs)), tensors.place)
 
 
+def _judged(
+    job: Job,
+    encoder: "SongEncoder",
+    songs: list[Song],
+    works: list[Work],
+    index: Index,
+    heard: dict[str, Heard],
+) -> tuple[list[Song], list[Work]]:
+    """Songs and works without what decoding has shown to be no song, and the report of what is left.
+
+    Raises BadDataError where there are such songs, as `data.probe.without_bad` says.
+    """
+    settings = job.spec.preprocess
+    problems = {work.song.place: encoder.bad[work.latents] for work in works if work.latents in encoder.bad}
+    songs = without_bad(songs, problems, settings)
+    works = [work for work in works if work.song.place not in problems]
+    heard |= {work.song.place: encoder.heard[work.latents] for work in works if work.latents in encoder.heard}
+    _mark_sound(index, songs, settings)
+    for place in problems:
+        index.samples.pop(place, None)
+        index.shares.pop(place, None)
+    record_songs(job.tensors, index, [song.place for song in songs], problems)
+    if encoder.heard:
+        _report(job.tensors, songs, heard, index, settings, is_second=True)
+    if problems and job.spec.task == "pipeline":
+        check_to_be_trained(job, songs, index)
+    return songs, works
+
+
+def _mark_sound(index: Index, songs: Iterable[Song], settings: PreprocessSpec) -> None:
+    """Say in an index that songs were found sound, as far as they are used."""
+    for song in songs:
+        index.files[song.place] = replace(index.files[song.place], probed=probed_by(settings))
+
+
 def _all(songs: int) -> str:
     return "The one song is" if songs == 1 else f"All {songs} songs are"
 
 
 def _report(
-    tensors: Store, songs: list[Song], heard: dict[str, Heard], index: Index, settings: PreprocessSpec
+    tensors: Store,
+    songs: list[Song],
+    heard: dict[str, Heard],
+    index: Index,
+    settings: PreprocessSpec,
+    is_second: bool = False,
 ) -> None:
-    """Say and write down what the dataset is, before any work on it."""
+    """Say and write down what the dataset is: before any work on it, and again where decoding shows more."""
     digests = {song.place: index.files[song.place].sha256 for song in songs}
     survey = survey_of(songs, heard, digests, settings)
     write_survey(tensors, survey)
     log.info("The dataset: %s", "; ".join(f"{what}: {said}" for what, said in in_words(survey).items()))
-    if alike := survey.same_bytes + survey.same_sound:
+    if alike := survey.same_sound if is_second else survey.same_bytes + survey.same_sound:
         log.warning("The dataset has songs twice: %s", some([" = ".join(group) for group in alike]))
 
 
@@ -134,17 +203,15 @@ def _plan(
     """
     settings, index = job.spec.preprocess, Index()
 
-    def digests(
-        store: Store, files: Sequence[FileInfo], what: str, probed: float | None = None
-    ) -> dict[str, str]:
+    def digests(store: Store, files: Sequence[FileInfo], what: str) -> dict[str, str]:
         found = digests_of(store, files, known, job.workspace, what)
         for file in files:
-            index.remember(store, file, found[file.path], probed)
+            index.remember(store, file, found[file.path])
         return found
 
     audio: dict[str, str] = {}  # by the song's place
     for store, files in by_store(songs):
-        found = digests(store, files, "songs", probed=probed_by(settings))
+        found = digests(store, files, "songs")
         audio |= {f"{store.place}/{path}": digest for path, digest in found.items()}
     weights = digests(job.checkpoints, [file for part in parts for file in part.files], "the model")
     vae, text_encoder, model = (weights_digest(part, weights) for part in parts)

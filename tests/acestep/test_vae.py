@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderOobleck
+from diffusers.models.autoencoders.autoencoder_oobleck import Snake1d
 
 from sidestep.acestep import load_vae
 from sidestep.acestep import vae as vae_module
@@ -40,3 +41,24 @@ def test_tiles_leave_no_seam(vae: AutoencoderOobleck) -> None:
     whole = encode_audio(vae, waveform)
     tiled = encode_audio(vae, waveform, tile_frames=24, overlap_frames=8)
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-4)
+
+
+def test_the_activation_in_one_tensor_is_diffusers_own_to_the_bit() -> None:
+    torch.manual_seed(0)
+    ours = vae_module._Snake(6)
+    with torch.no_grad():
+        for parameter in (ours.alpha, ours.beta):
+            parameter.normal_()
+    plain = Snake1d(6)
+    plain.load_state_dict(ours.state_dict())
+    sound = 3 * torch.randn(2, 6, 1001)
+    with torch.inference_mode():
+        before = sound.clone()
+        assert torch.equal(ours(sound), plain(sound)) and torch.equal(sound, before)
+    ours(sound).sum().backward()  # where a gradient is asked for, nothing is overwritten
+    plain(sound).sum().backward()
+    assert ours.alpha.grad is not None and torch.equal(ours.alpha.grad, plain.alpha.grad)
+
+
+def test_every_activation_of_the_autoencoder_is_that_one(vae: AutoencoderOobleck) -> None:
+    assert {type(module) for module in vae.modules() if isinstance(module, Snake1d)} == {vae_module._Snake}

@@ -12,12 +12,14 @@ import pytest
 
 from sidestep.config.job import JobSpec
 from sidestep.config.schema import PreprocessSpec
+from sidestep.data.audio import seems_whole
 from sidestep.data.index import Index
-from sidestep.data.probe import problem_of, sound_songs
+from sidestep.data.probe import look, problem_of, sound_songs
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.open import open_store
 from tests.data.readers import songs_of
+from tests.data.sounds import KINDS, make_kind
 
 Sound = Callable[..., set[str]]
 
@@ -149,3 +151,17 @@ def test_a_file_that_is_gone(tmp_path: Path) -> None:
 def test_only_what_is_used_must_be_sound(folder: Path) -> None:
     assert problem_of(folder / "cut.wav", 0.04) is None
     assert PreprocessSpec().on_bad_file == "fail"
+
+
+def test_a_look_finds_what_is_no_whole_song_and_says_what_decoding_would(folder: Path) -> None:
+    """Silence and samples that are no numbers show only when a song is decoded, for the VAE."""
+    for name in BAD.keys() - {"faint.wav", "nan.wav", "silent.wav"}:
+        assert look(folder / name, 240, 1) == problem_of(folder / name, 240), name
+    assert look(folder / "good.wav", 240, 1) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_songs_of_all_kinds_seem_whole(tmp_path: Path, kind: str) -> None:
+    """Any other is decoded at once, to be judged, and once more for the VAE."""
+    assert seems_whole(make_kind(tmp_path / kind, kind), 240)
+    assert seems_whole(tmp_path / kind, 0.5)

@@ -56,7 +56,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
             "load_vae",
             "load_text_encoder",
             "load_model",
-            "read_audio",
+            "decoded",
             "encode_audio",
             "encode_text",
             "encode_conditions",

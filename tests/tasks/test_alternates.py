@@ -106,7 +106,7 @@ def test_they_cost_text_encoding_alone_and_no_song_is_decoded_again(
     counted()
     run_task(preprocess, job.changed({"preprocess.alternates": ["trigger"]}))
     done = counted()
-    assert "load_vae" not in done and "read_audio" not in done
+    assert "load_vae" not in done and "decoded" not in done
     assert done["encode_text"] == done["encode_conditions"] == 4
 
 
