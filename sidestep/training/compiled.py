@@ -6,10 +6,10 @@ one micro-batch of the run are compared, with the run's dropout and recomputatio
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import inf, isfinite
-from typing import cast
+from typing import Any, cast
 
 import torch
 from diffusers import AceStepTransformer1DModel
@@ -23,11 +23,13 @@ log = logging.getLogger(__name__)
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 5e-2}
 """By precision, the relative error of the loss, and of each tensor's gradient, that rounding explains."""
+Backend = str | Callable[..., Any]
+"""Of torch.compile."""
 VARIANTS = 64
 """Of a block, what torch compiles before it gives up: by window, by what needs gradients, by lengths."""
 
 
-def compile_checked(trainer: Trainer, law: int, precision: str, backend: str = "inductor") -> str | None:
+def compile_checked(trainer: Trainer, law: int, precision: str, backend: Backend = "inductor") -> str | None:
     """Compile the decoder's blocks and compare a micro-batch; why they are plain again, or None.
 
     Changes nothing but the blocks' `forward`: neither weights nor gradients, nor any draw.
@@ -51,7 +53,7 @@ def compile_checked(trainer: Trainer, law: int, precision: str, backend: str = "
     return why
 
 
-def compile_blocks(transformer: AceStepTransformer1DModel, backend: str = "inductor") -> None:
+def compile_blocks(transformer: AceStepTransformer1DModel, backend: Backend = "inductor") -> None:
     """Compile each block when it is first called, and again for what it has not been called with."""
     torch._dynamo.config.recompile_limit = VARIANTS
     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor", category=UserWarning)
