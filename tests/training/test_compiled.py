@@ -34,8 +34,8 @@ def has_compiled(trainer: Trainer) -> bool:
 
 @pytest.mark.slow
 def test_compiled_steps_are_the_plain_ones(make_spec: MakeSpec) -> None:
-    """With dropout, recomputation, several micro-batches a step and songs of several lengths, but for the last
-    bits: the backend traces as inductor's does, and computes what it has traced as torch does."""
+    """With dropout, recomputation, several micro-batches a step and songs of several lengths, but for
+    the last bits: the backend traces as inductor's does, and computes what it has traced as torch does."""
     plain, other = small(make_spec, "plain"), small(make_spec, "compiled")
     before = {name: each.detach().clone() for name, each in other.adapter.parameters().items()}
     assert compile_checked(other, 2, "fp32", "aot_eager") is None
