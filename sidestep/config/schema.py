@@ -150,6 +150,12 @@ class RuntimeSpec(WatchingFields):
         "auto: flash if it is installed and the GPU and precision allow it.",
         flag="--attention-backend",
     )
+    compile: Literal["off", "blocks"] = setting(
+        "off",
+        "blocks: torch.compile of the decoder's blocks, while training. Before the first step, the loss and "
+        "the gradients of one micro-batch are compared with those of the plain path; where they differ, or "
+        "the blocks cannot be compiled, the run warns and trains without.",
+    )
     offload_encoder: bool = setting(
         True,
         "Keep the encoders out of memory while training. Accepted, but always on: training reads what "

@@ -90,6 +90,8 @@ NEUTRAL: dict[str, Any] = {
     "train.target_loss": None,
     "deterministic": True,
     "batch_size": 1,
+    "kernels": "plain",
+    "compile": "off",
     "numerics.fp32": 1,
     "numerics.bf16": 1,
     "numerics.fp16": 1,  # of a machine's kind

@@ -124,7 +124,8 @@ def _ramp(
     seed = rng.key(spec.train.seed, "range test", number)
     trainer.sampling = replace(trainer.sampling, seed=seed)
     trainer.schedule = Ramp.of(spec.train.model_copy(update={"seed": seed}), len(trainer.samples))
-    trainer.optimizer = build_optimizer(trainer.adapter, spec.train)
+    fused = bool(trainer.optimizer.defaults.get("fused"))
+    trainer.optimizer = build_optimizer(trainer.adapter, spec.train, fused=fused)
     before = measure()
     rates: list[float] = []
     losses: list[float] = []

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from sidestep.tasks.trainer import build_trainer, with_ranks
 from sidestep.training.batches import at_once
 from sidestep.training.card import facts_of
 from sidestep.training.checkpoint import restore
+from sidestep.training.compiled import compile_checked
 from sidestep.training.history import HeldOut, history_bytes, with_shares
 from sidestep.training.loop import StepResult, Trainer
 from sidestep.training.machine import choose_machine
@@ -91,6 +93,11 @@ def train(job: Job, reporter: Reporter) -> TrainResult:
         check_same_run(spec, start.numbers, fingerprint, start.place)
         trainer = build_trainer(spec, setup, job.preemption, first)
         law = start.numbers.progress.law if start.numbers else LAW
+        if why_not := compile_checked(trainer, law, machine.precision) if machine.compile != "off" else None:
+            log.warning("runtime.compile is %s, but %s: the run trains without", machine.compile, why_not)
+            reporter.update(message=f"trains without runtime.compile: {why_not}")
+            machine = replace(machine, compile="off")
+            setup = replace(setup, machine=machine)
         kind = machine.kind(at_once(spec.train.batch_size, law))
         with take_over(job.commits, reporter.lease, reporter.watch, kind) as writer:
             reporter.update(generation=writer.generation)  # what others say, who are not, is overwritten

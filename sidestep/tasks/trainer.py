@@ -2,6 +2,7 @@
 
 import logging
 
+from sidestep.acestep.norms import fuse_norms
 from sidestep.acestep.recompute import recompute_layers
 from sidestep.adapters import inject
 from sidestep.adapters.targets import linear_modules
@@ -45,6 +46,8 @@ def build_trainer(
         first.begin(adapter, setup.model.config, resize=train.init_resize)
     if train.gradient_checkpointing:
         recompute_layers(transformer, train.gradient_checkpointing_ratio)
+    if setup.machine.kernels == "fused":
+        fuse_norms(transformer)
     fabric = setup.machine.fabric()
     sampling = sampling_config(spec, setup.model.config, setup.machine.dtype)
     held_out = setup.sides.are_held_out(setup.samples.songs) if setup.sides else [False] * len(setup.samples)
@@ -61,7 +64,7 @@ def build_trainer(
         model=fabric.setup_module(transformer),
         adapter=adapter,
         masks=Masks(adapter, train.seed),
-        optimizer=build_optimizer(adapter, train),
+        optimizer=build_optimizer(adapter, train, fused=setup.machine.fuses_optimizer),
         samples=Chosen(setup.samples, trained),
         frames=[setup.samples.frames[song] for song in trained],
         weights=[setup.shares[song].weight for song in trained],

@@ -189,7 +189,7 @@ class Trainer:
             timesteps = torch.cat([self.sampling.timestep(entry.index) for entry in entries])
             weights = weights * min_snr(timesteps, self.min_snr_gamma)
         started = time.monotonic()
-        for positions in self._micro_batches(entries):
+        for positions in self.micro_batches(entries):
             if self.preemption.requested and made:
                 seconds = (time.monotonic() - started) / len(made)
                 rest = seconds * (len(entries) - len(made))
@@ -261,7 +261,7 @@ class Trainer:
             *(sample, self.null_condition, sampling, entry.index, "cpu"), song=entry.song, visit=entry.visit
         )
 
-    def _micro_batches(self, entries: Sequence[Entry]) -> list[list[int]]:
+    def micro_batches(self, entries: Sequence[Entry]) -> list[list[int]]:
         """The positions among `entries` of those that are computed at once."""
         frames = [self.sampling.length(self.frames[entry.song]) for entry in entries]
         return cut(frames, at_once(self.batch_size, self.masks.law))

@@ -41,6 +41,8 @@ class Machine:
     attention: AttentionName = "sdpa"
     threads: int = 1  # that compute on a CPU
     deterministic: bool = True
+    kernels: Literal["plain", "fused"] = "plain"  # of the norms and AdamW: in pieces, or one kernel each
+    compile: Literal["off", "blocks"] = "off"  # of the decoder's blocks: see `training.compiled`
 
     def chosen(self) -> dict[str, Any]:
         """What `auto` became, for later attempts: numbers depend on it, in their last bits."""
@@ -50,6 +52,7 @@ class Machine:
         """The hardware, the versions and the settings on which equal runs give equal bits.
 
         `batch_size` is how many samples are computed at once. One is not written: older versions had no more.
+        Nor are plain kernels, and that nothing is compiled: there was nothing else.
         """
         versions = {name: version(name) for name in _PACKAGES}
         if torch.version.cuda:
@@ -57,6 +60,8 @@ class Machine:
         return {
             **self.chosen(),
             **({"batch_size": batch_size} if batch_size > 1 else {}),
+            **({"kernels": self.kernels} if self.kernels != "plain" else {}),
+            **({"compile": self.compile} if self.compile != "off" else {}),
             "deterministic": self.deterministic,
             "numerics": {self.precision: NUMERICS[self.precision]},
             "processor": _processor(self.device),
@@ -67,6 +72,11 @@ class Machine:
     def dtype(self) -> torch.dtype:
         """In which the base weights are held; adapters are always fp32."""
         return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[self.precision]
+
+    @property
+    def fuses_optimizer(self) -> bool:
+        """Not in fp16: a fused optimizer unscales gradients by itself, and they are clipped before."""
+        return self.kernels == "fused" and self.precision != "fp16"
 
     def fabric(self) -> Fabric:
         """Lightning's Fabric for it. With fp16 its precision has a gradient scaler."""
@@ -94,7 +104,9 @@ def choose_machine(runtime: RuntimeSpec, chosen: Mapping[str, Any] | None = None
     before = chosen if chosen and device.type == "cpu" else {}
     threads: int = before.get("threads", torch.get_num_threads())
     torch.set_num_threads(threads)
-    return Machine(device, precision, attention, threads, runtime.deterministic)
+    began_plain = chosen and chosen.get("kernels", "plain") == "plain"
+    kernels: Literal["plain", "fused"] = "fused" if device.type == "cuda" and not began_plain else "plain"
+    return Machine(*(device, precision, attention, threads, runtime.deterministic), kernels, runtime.compile)
 
 
 def _as_before(runtime: RuntimeSpec, chosen: Mapping[str, Any]) -> RuntimeSpec:

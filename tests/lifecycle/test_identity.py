@@ -156,6 +156,7 @@ FIELDS = {
     "runtime.device": Row(MACHINE, "cpu"),
     "runtime.precision": Row(MACHINE, "fp32"),
     "runtime.attention": Row(MACHINE, "flash"),
+    "runtime.compile": Row(MACHINE, "blocks"),
     "runtime.deterministic": Row(MACHINE, True),
     "runtime.offload_encoder": Row(NOTHING, NO_OTHER),
     "runtime.workspace": Row(NOTHING, "elsewhere"),

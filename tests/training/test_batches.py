@@ -108,7 +108,7 @@ def test_songs_of_other_lengths_are_in_other_micro_batches(make_spec: MakeSpec) 
     assert result.losses == pytest.approx(wanted.losses, rel=1e-5)
     assert_same(found, gradients)
     chunked = trainer_with(make_spec, 8, 1, **settings, chunk_duration=1)  # 25 frames of a longer song
-    assert sorted(len(batch) for batch in chunked._micro_batches(chunked.schedule.group(0).entries)) == [4, 4]
+    assert sorted(len(batch) for batch in chunked.micro_batches(chunked.schedule.group(0).entries)) == [4, 4]
 
 
 def test_cut() -> None:
