@@ -4,7 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from sidestep.acestep.shapes import decoder_bytes
 from sidestep.config.job import JobSpec
+from sidestep.config.memory import chosen_quantization
 from sidestep.config.optimizers import OPTIMIZERS
 from sidestep.planning.trace import Trace, trace_step
 
@@ -47,6 +49,7 @@ def memory_of(
     """The most that a micro-batch of `samples` takes, of `frames` latents and `tokens` condition tokens each.
 
     Gradients and optimizer state are there from the second one on, so they count beside activations.
+    A quantization that is still to be found out is none: see `on_a_card`.
     """
     train = spec.train
     trace = trace_step(
@@ -57,6 +60,9 @@ def memory_of(
         frames=frames,
         conditions=tokens,
         samples=samples,
+        quantize="none" if train.quantize == "auto" else train.quantize,
+        swapped=train.block_swap,
+        offload=train.offload_activations,
     )
     return Memory(
         weights=trace.weights,
@@ -70,6 +76,14 @@ def memory_of(
         context=CONTEXT,
         trace=trace,
     )
+
+
+def on_a_card(spec: JobSpec, config: dict[str, Any], memory: float | None) -> JobSpec:
+    """`spec` with what `train.quantize` is on a GPU of so many bytes, where it is auto."""
+    if spec.train.quantize != "auto" or memory is None:
+        return spec
+    sizes = decoder_bytes(config, 4 if spec.runtime.precision == "fp32" else 2)
+    return spec.changed({"train.quantize": chosen_quantization(sizes, int(memory))})
 
 
 def estimate_memory_of(

@@ -66,6 +66,13 @@ class Machine:
         """In which the base weights are held; adapters are always fp32."""
         return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[self.precision]
 
+    @property
+    def memory(self) -> int | None:
+        """The GPU's, in bytes, whatever else runs on it; None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        return torch.cuda.get_device_properties(self.device).total_memory
+
     def fabric(self) -> Fabric:
         """Lightning's Fabric for it. With fp16 its precision has a gradient scaler."""
         return Fabric(
