@@ -21,8 +21,6 @@ from sidestep.runtime.words import out_of
 
 log = logging.getLogger(__name__)
 
-MOST_AT_ONCE = 2  # of the swapped layers, on the device: one at work, and one on its way
-
 
 def swapped_layers(count: int, swapped: int) -> list[int]:
     """Which of `count` layers are swapped, if so many are to be: evenly spread, so that each is on its way

@@ -9,6 +9,7 @@ from sidestep.config.job import JobSpec
 from sidestep.config.memory import chosen_quantization
 from sidestep.config.optimizers import OPTIMIZERS
 from sidestep.planning.trace import Trace, trace_step
+from sidestep.training.savings import MOST_AT_ONCE
 
 CONTEXT = 1.0e9
 """Assumed for CUDA's context, cuBLAS' workspace, loaded kernels, and what the allocator cannot use."""
@@ -61,11 +62,11 @@ def memory_of(
         conditions=tokens,
         samples=samples,
         quantize="none" if train.quantize == "auto" else train.quantize,
-        swapped=train.block_swap,
         offload=train.offload_activations,
     )
+    waiting = max(0, min(train.block_swap, config["num_hidden_layers"]) - MOST_AT_ONCE)
     return Memory(
-        weights=trace.weights,
+        weights=trace.weights - waiting * trace.layer,
         adapter=4 * trace.adapter_parameters,
         average=4 * trace.adapter_parameters if train.ema.decay else 0,
         gradients=4 * trace.adapter_parameters,

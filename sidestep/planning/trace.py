@@ -30,7 +30,6 @@ from sidestep.acestep.attention import WindowedAttnProcessor
 from sidestep.acestep.loading import build_transformer
 from sidestep.acestep.quantized import Quantizing
 from sidestep.acestep.recompute import recompute_layers, recomputed_layers
-from sidestep.acestep.swap import MOST_AT_ONCE, swapped_layers
 from sidestep.acestep.weights import load_exactly
 from sidestep.config.adapter import AdapterSpec
 from sidestep.config.memory import Quantization
@@ -46,6 +45,7 @@ class Trace:
     """One micro-batch. Bytes, but for the two counts and FLOPs."""
 
     weights: int  # of the frozen decoder
+    layer: int  # those of one of its layers
     adapter_tensors: int
     adapter_parameters: int
     shapes: tuple[torch.Size, ...]  # of the adapter's tensors
@@ -65,20 +65,20 @@ def trace_step(
     conditions: int,
     samples: int = 1,
     quantize: Quantization = "none",
-    swapped: int = 0,
     offload: bool = False,
 ) -> Trace:
     """Trace a step on so many `samples` of `frames` latents and `conditions` condition tokens each.
 
     `config` is an original config.json, `recomputed` the share of layers under gradient checkpointing,
-    `precision` bf16, fp16 or fp32; the others are `train.quantize`, `train.block_swap` and
-    `train.offload_activations`. Without an `adapter` the attention's own weights get gradients, as in an
-    estimate, and count as its tensors. Raises BadSpecError where the adapter's targets do not fit the model.
+    `precision` bf16, fp16 or fp32; `quantize` and `offload` are those of `train`. Without an `adapter` the
+    attention's own weights get gradients, as in an estimate, and count as its tensors.
+
+    Raises BadSpecError where the adapter's targets do not fit the model.
     """
     # As text they are the cache's key: plans of neighbouring settings share their traces.
     model, tuning = json.dumps(config, sort_keys=True), adapter.model_dump_json() if adapter else ""
     step = (frames, conditions, samples)
-    return _trace(model, tuning, recomputed, precision, *step, quantize, swapped, offload)
+    return _trace(model, tuning, recomputed, precision, *step, quantize, offload)
 
 
 @lru_cache(maxsize=256)
@@ -91,7 +91,6 @@ def _trace(
     conditions: int,
     samples: int,
     quantize: Quantization,
-    swapped: int,
     offload: bool,
 ) -> Trace:
     # fp16 is as wide as bf16, which CPUs have.
@@ -102,7 +101,8 @@ def _trace(
         transformer.requires_grad_(False)
         if quantize != "none":
             Quantizing(quantize, machine.dtype).put_into(transformer)
-        weights = _on_the_device(transformer, swapped)
+        weights = sum(weight.nbytes for weight in transformer.state_dict().values())
+        layer = sum(weight.nbytes for weight in transformer.layers[0].state_dict().values())
         parameters = _to_train(transformer, tuning)
     transformer.set_attn_processor(WindowedAttnProcessor())
     recompute_layers(transformer, recomputed)
@@ -119,6 +119,7 @@ def _trace(
 
     return Trace(
         weights=weights,
+        layer=layer,
         adapter_tensors=len(parameters),
         adapter_parameters=sum(parameter.numel() for parameter in parameters.values()),
         shapes=tuple(parameter.shape for parameter in parameters.values()),
@@ -128,14 +129,6 @@ def _trace(
         forward=forward.total() + of_left_out(forward, before=len(kinds)),
         flops=meter.flops.total() + of_left_out(meter.flops, before=len(kinds)),
     )
-
-
-def _on_the_device(transformer: AceStepTransformer1DModel, swapped: int) -> int:
-    """Bytes of its weights that are there at a time, where so many layers are swapped."""
-    away = swapped_layers(len(transformer.layers), swapped)[MOST_AT_ONCE:]  # all are of one size
-    sizes = {name: weight.nbytes for name, weight in transformer.state_dict().items()}
-    elsewhere = tuple(f"layers.{index}." for index in away)
-    return sum(size for name, size in sizes.items() if not name.startswith(elsewhere))
 
 
 class _Vanishing(Offload):
