@@ -97,6 +97,7 @@ bench: dev ## a training step beside diffusers and PEFT's, stall of a checkpoint
 	@$(RUN) tests.bench.start_up
 	@$(RUN) tests.bench.digests
 	@$(RUN) tests.bench.dropout
+	@$(RUN) tests.bench.small_cards
 
 evidence: dev ## the trainings that docs/evidence.md shows, and its pictures (5 minutes)
 	@$(RUN) tests.bench.evidence

@@ -205,8 +205,8 @@ class TrainSpec(Section):
     quantize: Quantization | Literal["auto"] = setting(
         "none",
         "How the decoder's frozen weights are held: none, 8bit (half the memory of bf16), nf4 (4 bits, "
-        "needs bitsandbytes), or auto (none, 8bit or nf4: the first under which they take up to half of the "
-        "GPU's memory). It changes numbers a little, so a run keeps what it began with.",
+        "needs bitsandbytes), or auto: the first of these under which the GPU has memory to train. It "
+        "changes numbers, so a run keeps what it began with.",
     )
     block_swap: int = setting(
         0,

@@ -15,8 +15,8 @@ BLOCKS_TO_SWAP = (8, 16, 24)  # of 24 layers, of XL's 32
 MOST_AT_ONCE = 2
 """Of the swapped layers, on the GPU: one at work, and one on its way. See `acestep.swap`."""
 _ROUNDED: tuple[tuple[Quantization, str, str], ...] = (
-    ("8bit", MODEL_WEIGHTS, "nearly the same numbers, somewhat slower"),
-    ("nf4", "seven tenths of the model's weights", "rougher numbers, somewhat slower; needs bitsandbytes"),
+    ("8bit", "half of the weights in bf16", "nearly the same numbers, somewhat slower"),
+    ("nf4", "seven tenths of the weights in bf16", "rougher numbers, somewhat slower; needs bitsandbytes"),
 )
 
 

@@ -12,12 +12,12 @@ from torch.nn.functional import linear
 
 from sidestep.acestep import load_model
 from sidestep.acestep.quantized import QuantizedLinear, check_quantization, pack
+from sidestep.acestep.releases import released_config
 from sidestep.acestep.shapes import decoder_bytes
 from sidestep.acestep.tiny import tiny_config
-from sidestep.config.memory import QUANTIZED, Quantization, bytes_held, chosen_quantization
+from sidestep.config.memory import QUANTIZED, Quantization, bytes_held, chosen_quantization, least_memory
 from sidestep.runtime.errors import MachineError
 
-GIB = 2**30
 GENERATOR = torch.Generator().manual_seed(0)
 
 
@@ -85,9 +85,18 @@ def test_only_the_layers_matrices_are_rounded(tiny_checkpoints: Path, kind: Quan
 
 
 def test_auto_goes_by_what_the_weights_leave() -> None:
-    sizes: dict[Quantization, int] = {"none": 8 * GIB, "8bit": 4 * GIB, "nf4": 2 * GIB}
-    found = [chosen_quantization(sizes, memory and memory * GIB) for memory in (None, 16, 12, 8, 6, 2)]
-    assert found == ["none", "none", "8bit", "8bit", "nf4", "nf4"]
+    found = {}
+    for variant in ("base", "xl-base"):
+        sizes = decoder_bytes(released_config(variant), 2)
+        for kind, size in sizes.items():
+            assert chosen_quantization(sizes, least_memory(size)) == kind
+            assert kind == "nf4" or chosen_quantization(sizes, least_memory(size) - 9) != kind
+        cards = (None, 6, 8, 10, 12, 16)
+        found[variant] = [chosen_quantization(sizes, card and card * 2**30) for card in cards]
+    assert found == {
+        "base": ["none", "nf4", "none", "none", "none", "none"],
+        "xl-base": ["none", "nf4", "nf4", "8bit", "8bit", "none"],
+    }
 
 
 def test_nf4_needs_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 from sidestep.acestep.shapes import decoder_bytes
 from sidestep.acestep.tiny import tiny_config
 from sidestep.config.job import JobSpec
+from sidestep.config.memory import least_memory
 from sidestep.runtime.errors import BadSpecError
 from sidestep.training.machine import Machine
 from tests.facts import facts
@@ -31,10 +32,10 @@ def on_a_gpu_of(memory: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_is_found_out_once(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the card that a run begins on; it keeps to it on a larger one, and is what asking for it gives."""
     auto, plain = {**EVERY_EPOCH, "quantize": "auto"}, {**EVERY_EPOCH, "quantize": "8bit"}
-    on_a_gpu_of(2 * SIZES["8bit"], monkeypatch)
+    on_a_gpu_of(least_memory(SIZES["8bit"]), monkeypatch)
     train_until_stopped(make_spec("auto", **auto), monkeypatch, 1)
     assert recorded(make_spec("auto")) == "8bit"
-    on_a_gpu_of(100 * SIZES["none"], monkeypatch)
+    on_a_gpu_of(least_memory(SIZES["none"]), monkeypatch)
     with pytest.raises(BadSpecError, match=facts("train.quantize", "'8bit' then", "'none' now")):
         train(make_spec("auto", **EVERY_EPOCH))
     train(make_spec("auto", **auto, block_swap=2, offload_activations=True))
