@@ -44,7 +44,8 @@ class Dora(nn.Module):
         bias = base.get_parameter("bias") if base.bias is not None else None
         down, up = layer.lora_A[active_adapter], layer.lora_B[active_adapter]
         scale = layer.scaling[active_adapter]
-        gain = self.weight / adapted_lengths(base.weight, up.weight, down.weight, scale)
+        weight = base.weight
+        gain = self.weight / adapted_lengths(weight, up.weight, down.weight, scale)
         update = up(down(layer.lora_dropout[active_adapter](x))) * scale
         adapted: Tensor = (result + update) * gain if bias is None else (result - bias + update) * gain + bias
         return adapted if self.strength == 1 else result + self.strength * (adapted - result)

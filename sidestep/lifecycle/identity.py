@@ -24,7 +24,8 @@ CHANGES_NOTHING = {
     *("resume_from", "new_attempt", "extend", "log_every", "log_heavy_every", "checkpoint"),
     "accept_other_weights",
     *("init_from", "init_resize"),  # the adapter's digest counts, and one that does not fit begins no run
-    *("gradient_checkpointing", "gradient_checkpointing_ratio", "block_swap", "offload_activations"),
+    *("gradient_checkpointing", "gradient_checkpointing_ratio"),
+    *("block_swap", "offload_activations"),
     *("best", "publish", "sample"),
 }
 """Fields of `train` that do not touch the adapter's numbers; all others make the fingerprint."""

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import bitsandbytes
 import torch
@@ -32,6 +33,7 @@ from tests.bench.run import FRAMES_PER_SECOND, decoder
 
 SECONDS, TOKENS, SEEDS = 30, 260, 5
 CPU = torch.device("cpu")
+THEIRS: Any = bitsandbytes.nn  # which has no types
 
 
 @dataclass
@@ -131,19 +133,21 @@ def theirs(layer_of: Callable[[nn.Linear], nn.Module]) -> Callable[[nn.Module], 
 
 
 def _in_8_bits(plain: nn.Linear) -> nn.Module:
-    made = bitsandbytes.nn.Linear8bitLt(
+    made = THEIRS.Linear8bitLt(
         plain.in_features, plain.out_features, bias=False, has_fp16_weights=False, threshold=6.0
     )
     made.load_state_dict(plain.state_dict())
-    return made.to("cpu").requires_grad_(False)
+    quantized: nn.Module = made.to("cpu").requires_grad_(False)  # which rounds
+    return quantized
 
 
 def _in_4_bits(plain: nn.Linear) -> nn.Module:
-    made = bitsandbytes.nn.Linear4bit(
+    made = THEIRS.Linear4bit(
         *(plain.in_features, plain.out_features), bias=False, compress_statistics=False, quant_type="nf4"
     )
     made.load_state_dict(plain.state_dict())
-    return made.to("cpu").requires_grad_(False)
+    quantized: nn.Module = made.to("cpu").requires_grad_(False)  # which rounds
+    return quantized
 
 
 def swapped(seed: int) -> Side:
