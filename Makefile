@@ -98,6 +98,7 @@ bench: dev ## a training step beside diffusers and PEFT's, stall of a checkpoint
 	@$(RUN) tests.bench.first_step
 	@$(RUN) tests.bench.digests
 	@$(RUN) tests.bench.dropout
+	@$(RUN) tests.bench.small_cards
 
 evidence: dev ## the trainings that docs/evidence.md shows, and its pictures (5 minutes)
 	@$(RUN) tests.bench.evidence

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sidestep.acestep.quantized import check_quantization
 from sidestep.adapters.adapter import Adapter
 from sidestep.commitlog.writer import Writer, take_over
 from sidestep.config.job import JobSpec
@@ -21,6 +22,7 @@ from sidestep.lifecycle.identity import (
     check_same_run,
     is_extended,
     settings_of,
+    with_quantization,
 )
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.judgements import Judgements
@@ -72,6 +74,7 @@ def train(job: Job, reporter: Reporter) -> TrainResult:
     reporter.count()
     check_crash_loop(job)
     check_optimizer(spec.train)
+    check_quantization(spec.train.quantize)
     with job.workspace.temporary() as temporary:
         start = find_resume_point(job, Path(temporary))
         settings = settings_of(job, start.numbers)
@@ -84,7 +87,10 @@ def train(job: Job, reporter: Reporter) -> TrainResult:
         setup = prepare_setup(
             *(job, machine, start.numbers, spec.train.alternates, first.sides(spec.train.validation)),
             before_loading=hearing.prepare,
+            quantize=settings.get("train.quantize", "none"),
+            swapped=spec.train.block_swap,
         )
+        settings = with_quantization(settings, setup.quantize)
         known_now = {"dataset_content": setup.samples.content, "weights": setup.weights}
         spec, ranks = with_ranks(job, setup, frozen_ranks(start.numbers), ranking)
         fingerprint = {**settings, **known_now, **first.fingerprint}

@@ -4,6 +4,7 @@ import logging
 
 from sidestep.acestep.norms import fuse_norms
 from sidestep.acestep.recompute import recompute_layers
+from sidestep.acestep.swap import swap_layers
 from sidestep.adapters import inject
 from sidestep.adapters.targets import linear_modules
 from sidestep.config.job import JobSpec
@@ -22,6 +23,7 @@ from sidestep.training.dataset import Chosen
 from sidestep.training.dropout import Masks
 from sidestep.training.ema import Ema
 from sidestep.training.loop import Trainer
+from sidestep.training.offload import Offload
 from sidestep.training.optimizer import build_optimizer
 from sidestep.training.schedule import Schedule
 from sidestep.training.validation import Validator
@@ -48,6 +50,8 @@ def build_trainer(
         recompute_layers(transformer, train.gradient_checkpointing_ratio)
     if setup.machine.kernels == "fused":
         fuse_norms(transformer)
+    if train.block_swap:
+        swap_layers(transformer, train.block_swap, setup.machine.device)
     fabric = setup.machine.fabric()
     sampling = sampling_config(spec, setup.model.config, setup.machine.dtype)
     held_out = setup.sides.are_held_out(setup.samples.songs) if setup.sides else [False] * len(setup.samples)
@@ -78,6 +82,7 @@ def build_trainer(
         validate_every=train.validation.every_epochs,
         ends=lambda progress: judge(progress, train).end is not None,
         ema=Ema.of(adapter, train.ema),
+        offload=Offload(transformer) if train.offload_activations else None,
         min_snr_gamma=train.min_snr_gamma if train.loss_weighting == "min_snr" else None,
     )
 

@@ -35,6 +35,7 @@ from sidestep.training.dropout import Masks
 from sidestep.training.ema import Ema
 from sidestep.training.flow import Batch, SamplingConfig, draw_batch, flow_loss, flow_losses
 from sidestep.training.numbers import Progress
+from sidestep.training.offload import Offload
 from sidestep.training.schedule import Entry, Group, Schedule
 from sidestep.training.validation import Validator
 from sidestep.training.weighting import min_snr
@@ -89,6 +90,7 @@ class Trainer:
     )  # whether the run is to end before its last step
     watch: Callable[[int, int], None] = lambda done, total: None  # told how far a validation is
     ema: Ema | None = None  # the average of the adapter's weights, where one is kept
+    offload: Offload | None = None  # where activations wait for the backward pass; None: on the device
     min_snr_gamma: float | None = None  # samples weigh by their noise level: see `training.weighting`
     _ahead: Iterator[Batch] | None = field(default=None, init=False)  # while steps are made: their samples
 
@@ -197,7 +199,8 @@ class Trainer:
                     return None
             together = [entries[position] for position in positions]
             self.masks.begin([entry.index for entry in together], self.fabric.device)
-            losses = self.losses(together)
+            with self.offload or nullcontext():
+                losses = self.losses(together)
             # Divided by the group's own size: an epoch's short last group weighs each song the same.
             self.fabric.backward((losses * weights[positions].to(losses.device)).sum() / len(entries))
             made.update(zip(positions, losses.detach(), strict=True))

@@ -78,6 +78,13 @@ class Machine:
         """Not in fp16: a fused optimizer unscales gradients by itself, and they are clipped before."""
         return self.kernels == "fused" and self.precision != "fp16"
 
+    @property
+    def memory(self) -> int | None:
+        """The GPU's, in bytes, whatever else runs on it; None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        return torch.cuda.get_device_properties(self.device).total_memory
+
     def fabric(self) -> Fabric:
         """Lightning's Fabric for it. With fp16 its precision has a gradient scaler."""
         return Fabric(

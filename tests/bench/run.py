@@ -36,8 +36,8 @@ def training_step(device: torch.device) -> Table:
     return table
 
 
-def decoder(banded: bool) -> AceStepTransformer1DModel:
-    torch.manual_seed(0)
+def decoder(banded: bool, seed: int = 0) -> AceStepTransformer1DModel:
+    torch.manual_seed(seed)
     model = AceStepTransformer1DModel(
         hidden_size=512,
         intermediate_size=1536,
