@@ -90,10 +90,11 @@ fuzz: dev ## every reader of foreign files on changed ones, five minutes each (S
 golden: dev ## record the golden runs anew, and print what moved
 	@$(RUN) tests.golden.record
 
-bench: dev ## a training step beside diffusers and PEFT's, stall of a checkpoint, digests of tensors, dropout, the command's start
+bench: dev ## a training step beside diffusers and PEFT's, stall of a checkpoint, transfers, digests of tensors, dropout, the command's start
 	@$(RUN) tests.bench.rivals
 	@$(RUN) tests.bench.run
 	@$(RUN) tests.bench.stall
+	@$(RUN) tests.bench.transfers
 	@$(RUN) tests.bench.start_up
 	@$(RUN) tests.bench.first_step
 	@$(RUN) tests.bench.digests
