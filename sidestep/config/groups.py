@@ -84,7 +84,7 @@ GROUPS = (
         ("train.gradient_checkpointing", "runtime.precision"),
         (
             "train.gradient_checkpointing_ratio",
-            *_under("runtime", "attention offload_encoder device deterministic"),
+            *_under("runtime", "attention offload_encoder device deterministic gradient_sums"),
         ),
     ),
     Group(

@@ -150,6 +150,11 @@ class RuntimeSpec(WatchingFields):
         "auto: flash if it is installed and the GPU and precision allow it.",
         flag="--attention-backend",
     )
+    gradient_sums: Literal["ordered", "all_reduce"] = setting(
+        "ordered",
+        "How several processes of one training (`sidestep launch`) add up their gradients: ordered (the same "
+        "adapter, to the bit, as of one process), or all_reduce (less traffic, and other last bits).",
+    )
     offload_encoder: bool = setting(
         True,
         "Keep the encoders out of memory while training. Accepted, but always on: training reads what "

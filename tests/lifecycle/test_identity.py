@@ -156,6 +156,7 @@ FIELDS = {
     "runtime.precision": Row(MACHINE, "fp32"),
     "runtime.attention": Row(MACHINE, "flash"),
     "runtime.deterministic": Row(MACHINE, True),
+    "runtime.gradient_sums": Row(NOTHING, "all_reduce"),  # of several processes, the machine's kind
     "runtime.offload_encoder": Row(NOTHING, NO_OTHER),
     "runtime.workspace": Row(NOTHING, "elsewhere"),
     "runtime.spot_notice": Row(NOTHING, "none"),
