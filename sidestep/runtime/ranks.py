@@ -110,13 +110,17 @@ def rank_in(environ: Mapping[str, str]) -> Rank | None:
     )
 
 
-def is_follower(environ: Mapping[str, str]) -> bool:
-    """Whether this process is a rank other than 0, which leaves log, screen and output to that one."""
+def is_rank(environ: Mapping[str, str]) -> bool:
+    """Whether this process is one of several."""
     try:
-        rank = rank_in(environ)
+        return rank_in(environ) is not None
     except BadSpecError:
         return False
-    return rank is not None and rank.number > 0
+
+
+def follower(environ: Mapping[str, str]) -> int:
+    """The rank that this process is, if it leaves log, screen and output to another one; 0: it does not."""
+    return int(environ["RANK"]) if is_rank(environ) else 0
 
 
 def node_in(environ: Mapping[str, str], nodes: int | None = None) -> Node:

@@ -318,7 +318,7 @@ class Processes(Team):
         if self._over.is_set():
             return
         self._lost = self._lost or who
-        log.warning("Rank %d: %s", self.rank, who)
+        log.error("Rank %d ends, as %s", self.rank, who)
         if not self._over.wait(SECONDS_TO_END):
             logging.shutdown()
             self._end(ExitCode.PEER)
