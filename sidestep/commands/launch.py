@@ -1,6 +1,7 @@
 """`sidestep launch`: one training by several processes, one for each GPU of this machine."""
 
 import os
+import sys
 
 from sidestep.commands.command import Call
 from sidestep.commands.parser import Parser, whole
@@ -44,7 +45,7 @@ def run(call: Call) -> None:
 
     from sidestep.platforms.launcher import launch
 
-    raise SystemExit(launch(call.words[at:], node, count))
+    raise SystemExit(launch([sys.executable, "-m", "sidestep", *call.words[at:]], node, count))
 
 
 def _gpus() -> int:

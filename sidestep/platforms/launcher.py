@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -84,7 +83,7 @@ class _Processes:
 
 
 def launch(command: Sequence[str], node: Node, count: int) -> int:
-    """Run `command` in `count` processes of this node; the exit code of all of them together.
+    """Run `command`, a program and its words, in `count` processes of this node; the code of all together.
 
     Raises MachineError where the port is taken at which the others meet rank 0.
     """
@@ -112,7 +111,7 @@ def launch(command: Sequence[str], node: Node, count: int) -> int:
             if passed:
                 environ[LISTENER_VARIABLE] = str(passed[0])
             processes.running[rank] = subprocess.Popen(
-                [sys.executable, "-m", "sidestep", *command],
+                command,
                 env=environ,
                 pass_fds=passed,
                 preexec_fn=_end_with_parent,

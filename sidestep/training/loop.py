@@ -167,7 +167,6 @@ class Trainer:
                 for rank, batch in enumerate(islice(batches, together)):
                     if rank == self.team.rank:
                         losses[number + rank] = float(flow_loss(self.model, batch))
-                        sign_of_life()
                 bar.advance(together)
                 self.watch(number + together, count)
         progress.validations[step] = self.validator.validation(self.team.shared(losses, count))

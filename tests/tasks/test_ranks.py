@@ -32,7 +32,9 @@ CLIPPED: dict[str, Any] = {"max_grad_norm": 0.1, "accumulation": 2, "epochs": 3}
     ],
     ids=str,
 )
-def test_it_is_one_rank_s_adapter_to_the_bit(make_spec: MakeSpec, adapter: dict[str, Any], count: int) -> None:
+def test_it_is_one_rank_s_adapter_to_the_bit(
+    make_spec: MakeSpec, adapter: dict[str, Any], count: int
+) -> None:
     """With dropout and clipping; neither three songs nor steps of two can be divided by all counts."""
     train(make_spec("alone", **CLIPPED, **adapter))
     assert together(make_spec("together", **CLIPPED, **adapter), count) == [0] * count
@@ -56,8 +58,10 @@ def test_all_reduced_it_has_the_same_losses(make_spec: MakeSpec, adapter: dict[s
 
 @pytest.mark.slow
 def test_samples_at_once_and_held_out_songs_to_1e_5(make_spec: MakeSpec) -> None:
-    """Steps of two, by three ranks one for each; and of the validations' draws, each is made by one of them."""
-    settings = {**CLIPPED, "batch_size": 2, "accumulation": 1, "validation": {"share": 0.3, "draws": 5}}
+    """Steps of two, by three ranks one for each; and each of a validation's draws is made by one of them."""
+    songs = write_songs(Path("more"), [song(number, frames=20) for number in range(8)])
+    settings: dict[str, Any] = {**CLIPPED, "batch_size": 2, "accumulation": 1, "dataset_dir": songs}
+    settings["validation"] = {"share": 0.2, "draws": 5}
     alone = train(make_spec("alone", **settings))
     assert together(make_spec("together", **settings), 3) == [0, 0, 0]
     assert losses(make_spec("together", **settings)) == approx(losses(make_spec("alone", **settings)))
@@ -102,13 +106,15 @@ def test_where_one_is_killed_the_others_end_and_another_attempt_goes_on(
     codes = together(spec, 3, before)
     assert codes[victim] == -signal.SIGKILL
     assert {code for rank, code in enumerate(codes) if rank != victim} == {ExitCode.PEER}
-    assert newest(spec).step == 3
+    assert newest(spec).step in (2, 3)  # the last one may still have been on its way
     assert together(spec, 2) == [0, 0]
     assert outcome(spec) == outcome(make_spec("alone", **every))
 
 
 @pytest.mark.slow
-def test_a_rank_that_has_read_other_songs_ends_it(make_spec: MakeSpec, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_rank_that_has_read_other_songs_ends_it(
+    make_spec: MakeSpec, capfd: pytest.CaptureFixture[str]
+) -> None:
     spec = make_spec()
     others = write_songs(Path("others"), [song(number + 7) for number in range(3)])
 
@@ -125,7 +131,9 @@ def test_a_rank_that_has_read_other_songs_ends_it(make_spec: MakeSpec, capfd: py
 def test_a_finished_run_stays_finished(make_spec: MakeSpec) -> None:
     spec = make_spec()
     assert [together(spec, count) for count in (2, 3)] == [[0, 0], [0, 0, 0]]
-    assert len([record for record in log_of(spec).back_from(log_of(spec).tail()) if record.kind == "done"]) == 1
+    assert (
+        len([record for record in log_of(spec).back_from(log_of(spec).tail()) if record.kind == "done"]) == 1
+    )
 
 
 @pytest.mark.parametrize("task", ["preprocess", "estimate", "pipeline"])
