@@ -10,9 +10,9 @@ _ROWS = {
         ("preprocess", "sidestep.commands.run", "turn songs into tensors"),
         ("estimate", "sidestep.commands.run", "rank modules by how strongly a dataset pulls on them"),
         ("train", "sidestep.commands.run", "train an adapter on tensors"),
-        ("launch", "sidestep.commands.launch", "train by several processes, one for each GPU"),
         ("fixed", "sidestep.commands.run", "train in corrected mode (with --preprocess: make the tensors)"),
         ("vanilla", "sidestep.commands.run", "train in vanilla mode (with --preprocess: make the tensors)"),
+        ("launch", "sidestep.commands.launch", "train by several processes, one for each GPU"),
         (
             "sample",
             "sidestep.commands.sample",

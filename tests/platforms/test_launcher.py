@@ -91,7 +91,7 @@ def test_where_one_fails_the_others_are_ended(tmp_path: Path, end: str, code: in
     process = started(tmp_path, "time.sleep(600)", end)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == code, said
-    assert tells(said, "rank 1", str(code))
+    assert tells(said, "Rank 1", str(code))
 
 
 def test_a_signal_is_for_all(tmp_path: Path) -> None:
