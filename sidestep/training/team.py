@@ -101,11 +101,7 @@ class Processes(Team):
         )
         self._thread.start()
         self._wait_for(f"alive/{other}" for other in range(self.count))
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        with self._peers_may_go():
-            dist.init_process_group(
-                *(backend, None, FOR_EVER, self.count, self.rank, PrefixStore("group", self._store)),
-            )
+        self._connect()
 
     def heard(self, preemption: Preemption, seconds: float = 0) -> tuple[float, float]:
         found = self._gathered(torch.tensor([preemption.seconds_left(), seconds], dtype=torch.float64))
@@ -221,6 +217,27 @@ class Processes(Team):
                 f"rank {self.rank} ends, as {self._lost}\n"
                 "  what that process said last tells why; the same command goes on from the newest checkpoint"
             )
+
+    def _connect(self) -> None:
+        """In a thread, as it hears no signal, and would wait for one that has died."""
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        failed: list[RuntimeError] = []
+
+        def connect() -> None:
+            store = PrefixStore("group", self._store)
+            try:
+                dist.init_process_group(backend, None, FOR_EVER, self.count, self.rank, store)
+            except RuntimeError as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=connect, name="connect", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            self.check()
+            thread.join(0.02)
+        with self._peers_may_go():
+            if failed:
+                raise failed[0]
 
     def _gathered(self, own: Tensor) -> Tensor:
         """The vectors of all ranks, [ranks, N], on the CPU."""
