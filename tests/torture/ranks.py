@@ -64,7 +64,7 @@ def _start(
 
 
 def _ends(attempts: list[Attempt]) -> list[tuple[int, int]]:
-    """Rank and code of each, in the order of their ends. As by `sidestep launch`, who is left behind by a rank
+    """Rank and code of each, in the order of their ends. As by `sidestep launch`, who is left behind by one
     that has died is told to end, and what has died counts as 76."""
     ends: list[tuple[int, int]] = []
     while len(ends) < len(attempts):
