@@ -12,7 +12,7 @@ from sidestep.lifecycle.saver import Saver
 from sidestep.runtime.errors import BadSpecError, ExitCode
 from sidestep.tasks import run
 from sidestep.training import team
-from sidestep.training.loop import Trainer
+from sidestep.training.loop import StepResult, Trainer
 from tests.facts import tells
 from tests.ranks import together
 from tests.runs import log_of, newest, outcome, train
@@ -160,12 +160,12 @@ def signal_in_step(number: int, which: signal.Signals) -> None:
     """This process gets a signal as it begins the step that follows so many others."""
     original = Trainer.step
 
-    def step(self: Trainer, made: int) -> Any:
-        if made == number:
+    def signalled(self: Trainer, step: int) -> StepResult | None:
+        if step == number:
             os.kill(os.getpid(), which)
-        return original(self, made)
+        return original(self, step)
 
-    Trainer.step = step  # type: ignore[method-assign]
+    Trainer.step = signalled  # type: ignore[method-assign]
 
 
 def note_calls(kind: type, name: str, file: Path) -> None:

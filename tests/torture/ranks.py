@@ -3,7 +3,9 @@
 import random
 import signal
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from os import kill
 
 from sidestep.platforms.launcher import together
@@ -69,7 +71,7 @@ def _ends(attempts: list[Attempt]) -> list[tuple[int, int]]:
     ends: list[tuple[int, int]] = []
     while len(ends) < len(attempts):
         running = [attempt for attempt in attempts if not attempt.has_ended]
-        running[0].wait_until(lambda among=tuple(running): any(attempt.is_gone for attempt in among))
+        running[0].wait_until(partial(_any_is_gone, running))
         for attempt in [attempt for attempt in running if attempt.is_gone]:
             code = attempt.end()
             ends.append((attempts.index(attempt), ExitCode.STALLED if code < 0 else code))
@@ -77,3 +79,7 @@ def _ends(attempts: list[Attempt]) -> list[tuple[int, int]]:
                 with suppress(ProcessLookupError):
                     kill(left.pid, signal.SIGTERM)
     return ends
+
+
+def _any_is_gone(attempts: Sequence[Attempt]) -> bool:
+    return any(attempt.is_gone for attempt in attempts)
