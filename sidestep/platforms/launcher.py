@@ -23,7 +23,8 @@ from sidestep.runtime.ranks import LISTENER_VARIABLE, Node
 log = logging.getLogger(__name__)
 
 LOOKS_EVERY = 0.1  # seconds
-SECONDS_TO_END = 60.0  # that the others have, once one has failed, or rank 0 has ended
+SECONDS_TO_END = 45.0  # that the others have, once one has failed, or rank 0 has ended
+SECONDS_AFTER_PEER = 15.0  # once one has ended as it had lost another one: it has waited before
 _PR_SET_PDEATHSIG = 1
 
 
@@ -58,12 +59,18 @@ class _Processes:
                 code = self._told_as(rank, ended)
                 self.ends.append((rank, code))
                 is_failure = code not in (ExitCode.DONE, ExitCode.AGAIN, ExitCode.PEER)
-                if self.kill_at is None and (is_failure or rank == 0):
-                    self.kill_at = time.monotonic() + SECONDS_TO_END
+                if code == ExitCode.PEER:
+                    self._kill_after(SECONDS_AFTER_PEER)
+                elif is_failure or rank == 0:
+                    self._kill_after(SECONDS_TO_END)
                 if is_failure:
                     self._signal(signal.SIGTERM)
             if self.kill_at is not None and time.monotonic() > self.kill_at:
                 self._signal(signal.SIGKILL)
+
+    def _kill_after(self, seconds: float) -> None:
+        at = time.monotonic() + seconds
+        self.kill_at = at if self.kill_at is None else min(self.kill_at, at)
 
     def _signal(self, number: signal.Signals) -> None:
         for process in list(self.running.values()):
