@@ -87,7 +87,7 @@ GROUPS = (
         ("train.gradient_checkpointing", "runtime.precision"),
         (
             *_under("train", "gradient_checkpointing_ratio quantize block_swap offload_activations"),
-            *_under("runtime", "attention compile offload_encoder device deterministic"),
+            *_under("runtime", "attention compile offload_encoder device deterministic gradient_sums"),
         ),
     ),
     Group(

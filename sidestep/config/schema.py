@@ -156,6 +156,11 @@ class RuntimeSpec(WatchingFields):
         "the gradients of one micro-batch are compared with those of the plain path; where they differ, or "
         "the blocks cannot be compiled, the run warns and trains without.",
     )
+    gradient_sums: Literal["ordered", "all_reduce"] = setting(
+        "ordered",
+        "How several processes of one training (`sidestep launch`) add up their gradients: ordered (the same "
+        "adapter, to the bit, as of one process), or all_reduce (less traffic, and other last bits).",
+    )
     offload_encoder: bool = setting(
         True,
         "Keep the encoders out of memory while training. Accepted, but always on: training reads what "

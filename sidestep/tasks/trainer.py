@@ -25,7 +25,9 @@ from sidestep.training.ema import Ema
 from sidestep.training.loop import Trainer
 from sidestep.training.offload import Offload
 from sidestep.training.optimizer import build_optimizer
+from sidestep.training.parallel import sums_of
 from sidestep.training.schedule import Schedule
+from sidestep.training.team import Team
 from sidestep.training.validation import Validator
 from sidestep.training.verdict import judge
 
@@ -37,10 +39,12 @@ def build_trainer(
     setup: TrainingSetup,
     preemption: Preemption | None = None,
     first: FirstAdapter | None = None,
+    team: Team | None = None,
 ) -> Trainer:
     """Put the adapter into the decoder and set both up to be trained. Everything is keyed by the seed.
 
-    `first` is the adapter that the run begins from, where it begins from one.
+    `first` is the adapter that the run begins from, where it begins from one; `team` the processes that make
+    the steps.
     """
     train, transformer = spec.train, setup.model.transformer
     adapter = inject(transformer, train.adapter, train.seed)
@@ -63,6 +67,7 @@ def build_trainer(
     log.info("Optimizer %s, learning rate %g, scheduler %s", train.optimizer_type, train.lr, train.scheduler)
     for name, factor in train.lr_groups.items():
         log.info("Learning rate of %s: %g times that", name, factor)
+    team = team or Team()
     return Trainer(
         fabric=fabric,
         model=fabric.setup_module(transformer),
@@ -84,6 +89,8 @@ def build_trainer(
         ema=Ema.of(adapter, train.ema),
         offload=Offload(transformer) if train.offload_activations else None,
         min_snr_gamma=train.min_snr_gamma if train.loss_weighting == "min_snr" else None,
+        team=team,
+        sums=sums_of(team, list(adapter.parameters().values()), train.batch_size, spec.runtime.gradient_sums),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from sidestep.acestep.attention import AttentionName, why_no_flash
 from sidestep.config.schema import RuntimeSpec
@@ -48,11 +49,12 @@ class Machine:
         """What `auto` became, for later attempts: numbers depend on it, in their last bits."""
         return {"precision": self.precision, "attention": self.attention, "threads": self.threads}
 
-    def kind(self, batch_size: int = 1) -> dict[str, Any]:
+    def kind(self, batch_size: int = 1, reduced_by: int = 1) -> dict[str, Any]:
         """The hardware, the versions and the settings on which equal runs give equal bits.
 
-        `batch_size` is how many samples are computed at once. One is not written: older versions had no more.
-        Nor are plain kernels, and that nothing is compiled: there was nothing else.
+        `batch_size` is how many samples are computed at once, `reduced_by` how many ranks add up gradients in
+        another order than one does. One is not written: older versions had no more. Nor are plain kernels,
+        and that nothing is compiled: there was nothing else.
         """
         versions = {name: version(name) for name in _PACKAGES}
         if torch.version.cuda:
@@ -62,6 +64,7 @@ class Machine:
             **({"batch_size": batch_size} if batch_size > 1 else {}),
             **({"kernels": self.kernels} if self.kernels != "plain" else {}),
             **({"compile": self.compile} if self.compile != "off" else {}),
+            **({"reduced_by": reduced_by} if reduced_by > 1 else {}),
             "deterministic": self.deterministic,
             "numerics": {self.precision: NUMERICS[self.precision]},
             "processor": _processor(self.device),
@@ -91,7 +94,15 @@ class Machine:
             accelerator=self.device.type,
             devices=[self.device.index or 0] if self.device.type == "cuda" else 1,
             precision=_FABRIC_PRECISION[self.precision],
+            plugins=[LightningEnvironment()],  # Slurm's or torchrun's would have it start processes
         )
+
+
+def of_local_rank(runtime: RuntimeSpec, number: int) -> RuntimeSpec:
+    """`runtime` for the process of that number on its machine: each has a GPU of its own, where any are."""
+    if number and runtime.device != "cpu" and torch.cuda.is_available():
+        return runtime.model_copy(update={"device": f"cuda:{number}"})
+    return runtime
 
 
 def choose_machine(runtime: RuntimeSpec, chosen: Mapping[str, Any] | None = None) -> Machine:

@@ -161,6 +161,7 @@ FIELDS = {
     "runtime.attention": Row(MACHINE, "flash"),
     "runtime.compile": Row(MACHINE, "blocks"),
     "runtime.deterministic": Row(MACHINE, True),
+    "runtime.gradient_sums": Row(NOTHING, "all_reduce"),  # of several processes, the machine's kind
     "runtime.offload_encoder": Row(NOTHING, NO_OTHER),
     "runtime.workspace": Row(NOTHING, "elsewhere"),
     "runtime.spot_notice": Row(NOTHING, "none"),
