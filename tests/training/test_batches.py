@@ -196,13 +196,13 @@ def test_a_layer_is_computed_again_with_the_mask_of_its_own_forward_pass(make_sp
 def trained(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[StepResult, list[Entry]]]:
     """Train to the end: of each step its result, and what was computed in it."""
     seen: list[Entry] = []
-    original = Trainer._drawn
+    original = Trainer.losses
 
-    def drawn(self: Trainer, entry: Entry) -> Batch:
-        seen.append(entry)
-        return original(self, entry)
+    def losses(self: Trainer, entries: Sequence[Entry]) -> Tensor:
+        seen.extend(entries)
+        return original(self, entries)
 
-    monkeypatch.setattr(Trainer, "_drawn", drawn)
+    monkeypatch.setattr(Trainer, "losses", losses)
     for result in trainer.steps(Progress()):
         yield result, seen.copy()
         seen.clear()
