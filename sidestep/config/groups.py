@@ -133,6 +133,6 @@ GROUPS = (
     Group(
         "S3 (credentials: the usual AWS chain)",
         _under("storage", "endpoint_url"),
-        _under("storage", "region path_style anonymous request_payer connections"),
+        _under("storage", "region path_style anonymous request_payer connections cache_gb"),
     ),
 )

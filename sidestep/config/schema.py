@@ -276,6 +276,13 @@ class StorageSpec(Section):
         None, "`requester`: this account pays for requests, as some buckets demand."
     )
     connections: int = setting(8, "How many files to transfer at a time.", ge=1, le=64)
+    cache_gb: float | None = setting(
+        None,
+        "How many GB of a remote dataset's tensors to keep in the workspace at a time; by default, as many "
+        "as its disk takes.",
+        gt=0,
+        le=10**6,
+    )
 
 
 class JobFields(Section):

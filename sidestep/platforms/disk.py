@@ -22,7 +22,8 @@ CHECKPOINTS = 3
 """Of two checkpoints on their way to the output, in GiB, for each 64 of a LoRA's rank. A LoKR's are small."""
 
 SONGS = 13
-"""Of songs, tensors and logs, in GiB: a thousand songs of four minutes, as MP3."""
+"""Of songs, tensors and logs, in GiB: a thousand songs of four minutes, as MP3. Where `storage.cache_gb` is
+set, that comes on top."""
 
 
 IMAGE = 12
@@ -40,7 +41,8 @@ def workspace_gib(spec: JobSpec) -> int:
     model = SMALL_MODEL if spec.model_variant in SMALL_MODELS else LARGE_MODEL
     adapter = spec.train.adapter
     parts = math.ceil(adapter.rank / 64) if adapter.type == "lora" else 1
-    return model + CHECKPOINTS * parts + SONGS
+    cache = math.ceil((spec.storage.cache_gb or 0) * 1e9 / 2**30)
+    return model + CHECKPOINTS * parts + SONGS + cache
 
 
 def chart_sizes() -> dict[str, Any]:

@@ -105,6 +105,7 @@ def launch(command: Sequence[str], node: Node, count: int) -> int:
                 "RANK": rank,
                 "WORLD_SIZE": node.count * count,
                 "LOCAL_RANK": local,
+                "LOCAL_WORLD_SIZE": count,
                 "MASTER_ADDR": node.host,
                 "MASTER_PORT": port,
             }

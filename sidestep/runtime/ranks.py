@@ -123,6 +123,13 @@ def follower(environ: Mapping[str, str]) -> int:
     return int(environ["RANK"]) if is_rank(environ) else 0
 
 
+def share_in(environ: Mapping[str, str]) -> tuple[int, int]:
+    """Which process this is among those of a training on this machine, and how many they are."""
+    rank = rank_in(environ)
+    count = _number(environ, "LOCAL_WORLD_SIZE") if rank and "LOCAL_WORLD_SIZE" in environ else 1
+    return (rank.local, count) if rank and rank.local < count else (0, 1)
+
+
 def node_in(environ: Mapping[str, str], nodes: int | None = None) -> Node:
     """The node that this machine is among `nodes`; None: as many as the platform says, else one.
 

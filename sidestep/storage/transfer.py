@@ -22,7 +22,7 @@ from sidestep.runtime.progress import track
 from sidestep.runtime.words import counted, shown
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.paths import local_name, unfit
-from sidestep.storage.store import FileInfo, Store
+from sidestep.storage.store import FileInfo, ProgressCallback, Store, no_progress
 
 log = logging.getLogger(__name__)
 
@@ -43,36 +43,26 @@ def pull(store: Store, files: Sequence[FileInfo], workspace: Workspace, title: s
         for file in files:
             store.stat(file.path)  # refuses links that lead out of the store
         return store.local_root
-    if problems := unfit(file.path for file in files):
-        lines = [f"{shown(f'{store.place}/{key}')} {reason}" for key, reason in problems.items()]
-        raise BadDataError("\n  ".join([f"{counted(len(lines), 'files')} cannot be pulled:", *lines]))
-    folder = workspace.pulled(store.place)
-    with local_errors(folder):
-        records = _Records(folder)
+    check_keys(store, files)
+    copies = Copies(store, workspace)
     with ThreadPoolExecutor() as threads:  # hashing leaves Python's lock to the others
-        are_there = list(threads.map(records.has, files))
+        are_there = list(threads.map(copies.has, files))
     missing = [file for file, is_there in zip(files, are_there, strict=True) if not is_there]
     if not missing:
         log.info("%s: all of it is in the workspace already (%s)", title, counted(len(files), "files"))
-        return folder
+        return copies.folder
     size = sum(file.size for file in missing)
-    _check_space(folder, size)
-
+    copies.check_space(size)
     with track(title, size, "B") as bar:
+        _each(lambda file: copies.fetch(file, bar.advance), missing, store.options.connections)
+    return copies.folder
 
-        def pull_one(file: FileInfo) -> None:
-            local = folder / local_name(file.path)
-            _make_way(local, folder)
-            came = store.download(file.path, local, bar.advance)
-            if came != file and store.stat(file.path) != file:  # an answer may spell its version otherwise
-                raise StorageError(
-                    f"{store.place}/{file.path} changed while it was pulled. Run the same command again "
-                    "when nobody writes there."
-                )
-            records.add(file)
 
-        _each(pull_one, missing, store.options.connections)
-    return folder
+def check_keys(store: Store, files: Iterable[FileInfo]) -> None:
+    """Raise BadDataError with all keys that can be no files on a disk."""
+    if problems := unfit(file.path for file in files):
+        lines = [f"{shown(f'{store.place}/{key}')} {reason}" for key, reason in problems.items()]
+        raise BadDataError("\n  ".join([f"{counted(len(lines), 'files')} cannot be pulled:", *lines]))
 
 
 def copy_of(store: Store, folder: Path, path: str) -> Path:
@@ -90,14 +80,12 @@ def using_copies(store: Store, files: Sequence[FileInfo], workspace: Workspace) 
         yield
     except Exception as error:
         if store.local_root is None:
-            folder = workspace.pulled(store.place)
-            with local_errors(folder):
-                records = _Records(folder)
-            if gone := [file.path for file in files if not records.has(file)]:
+            copies = Copies(store, workspace)
+            if gone := [file.path for file in files if not copies.has(file)]:
                 raise MachineError(
-                    f"{copy_of(store, folder, gone[0])} was deleted or changed after it was pulled. Run the "
-                    "same command again: it pulls what is missing; and let nothing else clear the workspace "
-                    "meanwhile."
+                    f"{copy_of(store, copies.folder, gone[0])} was deleted or changed after it was pulled. "
+                    "Run the same command again: it pulls what is missing; and let nothing else clear the "
+                    "workspace meanwhile."
                 ) from error
         raise
 
@@ -121,15 +109,6 @@ def _each(move: Callable[[Item], None], items: Iterable[Item], at_a_time: int) -
                 started.result()
         finally:
             stop.set()  # also when the waiting itself is interrupted
-
-
-def _check_space(folder: Path, size: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        raise MachineError(
-            f"{decimal(size)} are to be pulled into {folder}, where only {decimal(free)} are free. "
-            "Free some, or name a workspace on another disk with runtime.workspace (--workspace)."
-        )
 
 
 def _make_way(local: Path, folder: Path) -> None:
@@ -165,24 +144,57 @@ _verified: dict[Path, tuple[int, int]] = {}
 """Copies that this process has compared with their digest, with the size and time they had then."""
 
 
-class _Records:
-    """What has been pulled into a folder: one JSON line per file in `<folder>.jsonl`, the last one counts.
+class Copies:
+    """Copies of a store's files in the workspace, and what is known of them: one JSON line per file that was
+    pulled, in `<folder>.jsonl`, of which the last one counts.
 
-    A line is added after each file, so that a pull that is stopped goes on where it was.
+    A line is added after each file, so that a pull that is stopped goes on where it was. Several threads may
+    use it at a time.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._path = folder.with_name(folder.name + ".jsonl")
+    def __init__(self, store: Store, workspace: Workspace) -> None:
+        self._store = store
+        self.folder = workspace.pulled(store.place)
+        self._path = self.folder.with_name(self.folder.name + ".jsonl")
         self._lock = threading.Lock()
-        _delete_unless_file(self._path)
-        self._files = _read_records(self._path)
-        # Also ends a torn last line, to which the next record would be added.
-        with replacing(self._path) as temporary:
-            temporary.write_text("".join(map(_line, self._files.values())), encoding="utf-8")
+        with local_errors(self.folder):
+            _delete_unless_file(self._path)
+            self._files = _read_records(self._path)
+            # Also ends a torn last line, to which the next record would be added.
+            with replacing(self._path) as temporary:
+                temporary.write_text("".join(map(_line, self._files.values())), encoding="utf-8")
+
+    def path(self, file: FileInfo) -> Path:
+        """Where the copy of a file is, if it is there."""
+        return self.folder / local_name(file.path)
+
+    def fetch(self, file: FileInfo, progress: ProgressCallback = no_progress) -> None:
+        """Pull a file, whether or not it is there.
+
+        Raises StorageError where it is another one by now, and what `Store.download` does.
+        """
+        local = self.path(file)
+        _make_way(local, self.folder)
+        came = self._store.download(file.path, local, progress)
+        if came != file and self._store.stat(file.path) != file:  # an answer may spell its version otherwise
+            raise StorageError(
+                f"{self._store.place}/{file.path} changed while it was pulled. Run the same command again "
+                "when nobody writes there."
+            )
+        self._add(file)
+
+    def check_space(self, size: int) -> None:
+        """Raise MachineError where the disk has not so many bytes left."""
+        free = shutil.disk_usage(self.folder).free
+        if size > free:
+            raise MachineError(
+                f"{decimal(size)} are to be pulled into {self.folder}, where only {decimal(free)} are free. "
+                "Free some, or name a workspace on another disk with runtime.workspace (--workspace)."
+            )
 
     def has(self, file: FileInfo) -> bool:
-        pulled, local = self._files.get(file.path), self._folder / local_name(file.path)
+        """Whether the copy of a file is there, as it was pulled: it is compared once in an attempt."""
+        pulled, local = self._files.get(file.path), self.path(file)
         try:
             if pulled is None or not pulled.is_of(file) or local.is_symlink() or not local.is_file():
                 return False
@@ -199,12 +211,14 @@ class _Records:
         _verified[local] = seen
         return True
 
-    def add(self, file: FileInfo) -> None:
-        local = self._folder / local_name(file.path)
+    def _add(self, file: FileInfo) -> None:
+        local = self.path(file)
         with self._lock, local_errors(self._path):
-            line = _line(_Pulled(**asdict(file), sha256=_sha256(local)))
-            with self._path.open("a", encoding="utf-8") as lines:
-                lines.write(line)
+            pulled = _Pulled(**asdict(file), sha256=_sha256(local))
+            if self._files.get(file.path) != pulled:
+                self._files[file.path] = pulled
+                with self._path.open("a", encoding="utf-8") as lines:
+                    lines.write(_line(pulled))
 
 
 def _sha256(path: Path) -> str:

@@ -29,7 +29,7 @@ from sidestep.lifecycle.policy import CheckpointPolicy
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.lifecycle.resume import ResumePoint, check_crash_loop, find_resume_point
 from sidestep.lifecycle.saver import RETRY, Saver
-from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
+from sidestep.runtime.errors import AccessError, BadDataError, BadSpecError, MissingInputError, StorageError
 from sidestep.runtime.words import counted
 from sidestep.tasks.hearing import Hearing
 from sidestep.tasks.prepared import kind_of, prepare
@@ -184,10 +184,10 @@ def _train(
         hear()  # what an attempt before was to make, and had no time for
 
         def steps() -> Iterator[StepResult]:
-            """Where a song cannot be read, what is made without it is committed first."""
+            """Where a song cannot be read or fetched, what is made without it is committed first."""
             try:
                 yield from trainer.steps(progress)
-            except (BadDataError, MissingInputError):
+            except (BadDataError, MissingInputError, StorageError, AccessError):
                 events.add(metrics.rotate(progress.step + 1))
                 saver.save_in_time(f"checkpoint-step-{progress.step}", progress)
                 raise

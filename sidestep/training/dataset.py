@@ -1,5 +1,6 @@
-"""The songs of a run as the loop sees them: a sequence of samples, read from disk when they are needed.
+"""The songs of a run as the loop sees them: a sequence of samples, read when they are needed.
 
+They are read where they are, or, from a place that is not on this machine, out of a `storage.cache.Cache`.
 Each file is compared with its digest once in an attempt, before it is used, and again where it has changed
 since. Those that preprocessing writes are in the index; of others, a run keeps what it was begun with in its
 checkpoints. A start reads only files of which it is not known that they are sound: see `data.checked`.
@@ -9,8 +10,9 @@ import logging
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -32,10 +34,12 @@ from sidestep.data.index import (
 from sidestep.data.sides import Song
 from sidestep.data.tensors import Sample, checked_of, digest_of, read_sample
 from sidestep.runtime.diskerrors import local_errors
-from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
+from sidestep.runtime.errors import BadDataError, BadSpecError, MachineError, MissingInputError
 from sidestep.runtime.progress import track
+from sidestep.runtime.ranks import share_in
 from sidestep.runtime.words import out_of
 from sidestep.runtime.workspace import Workspace
+from sidestep.storage.cache import Cache
 from sidestep.storage.store import FileInfo, Store
 from sidestep.storage.transfer import copy_of, pull
 from sidestep.training.history import SongFacts
@@ -65,6 +69,58 @@ class _Content:
         return sha256(self.data).hexdigest()
 
 
+class _Files:
+    """The files of a dataset, by their numbers, as they are read on this machine.
+
+    Attributes:
+        paths: where each is, or its copy while it is here.
+        cache: brings the copies; None: the files are on this machine.
+    """
+
+    def __init__(self, store: Store, workspace: Workspace, files: Sequence[FileInfo]) -> None:
+        self._files = files
+        self.cache: Cache | None = None
+        if store.local_root is not None:
+            folder = pull(store, files, workspace, "Pulling tensors")
+            self.paths = [copy_of(store, folder, file.path) for file in files]
+        else:
+            self.cache = Cache(store, workspace, files, share_in(os.environ))
+            self.paths = [self.cache.copies.path(file) for file in files]
+
+    def read(self, number: int, is_sound: Callable[[_Content], bool]) -> _Content:
+        """What is in a file. A copy that is not sound is fetched once more, and does not stay if it is no
+        other then."""
+        if self.cache is None:
+            return _Content.of(self.paths[number])
+        content = None
+        for anew in (False, True):
+            with self.cache.holding(number, anew=anew) as path:
+                try:
+                    content = _Content.of(path)
+                except MissingInputError:  # another process has made room
+                    continue
+            if is_sound(content):
+                return content
+        self.cache.drop(number)
+        if content is None:
+            raise MachineError(f"{self.paths[number]} was deleted, twice, while it was read")
+        return content
+
+    def is_as_pulled(self, number: int) -> bool:
+        """Whether the copy of a file of which no digest is known is what an earlier pull has noted."""
+        return self.cache is None or self.cache.copies.has(self._files[number])
+
+    def forget(self, number: int) -> None:
+        """Let a copy be fetched anew."""
+        if self.cache is not None:
+            self.cache.drop(number)
+
+    @property
+    def at_a_time(self) -> int:
+        """How many to read at a time: those that are fetched wait for a store, and not for a processor."""
+        return min(READERS, os.cpu_count() or 1) if self.cache is None else self.cache.at_a_time
+
+
 @dataclass(frozen=True)
 class _Known:
     """What is known of a file, and by what it is known again.
@@ -91,14 +147,15 @@ class _Check:
     """
 
     store: Store
+    files: _Files
     written: Mapping[str, str]
     begun_with: Mapping[str, FileRecord]
     sound: Mapping[str, Checked]
     alternates: Collection[Alternate] = ()
     silence: tuple[Tensor, str] | None = None
 
-    def look(self, path: Path, file: FileInfo) -> _Known:
-        """A file whose copy on this machine is at `path`: what was pulled, as `pull` has seen to that.
+    def look(self, number: int, file: FileInfo) -> _Known:
+        """What a file is.
 
         Raises BadDataError where it is not what was written, and what `read_sample` does.
         """
@@ -108,14 +165,16 @@ class _Check:
                 raise self._damaged(file)
             if checked.answers(self.alternates, self.silence and self.silence[1]):
                 return _Known(checked, FileRecord(file.size, file.version, expected), None)
-        return self._read(path, file, expected)
+        return self._read(number, file, expected)
 
-    def _read(self, path: Path, file: FileInfo, expected: str | None) -> _Known:
-        content = _Content.of(path)
+    def _read(self, number: int, file: FileInfo, expected: str | None) -> _Known:
+        if expected is None and not self.files.is_as_pulled(number):
+            self.files.forget(number)
+        content = self.files.read(number, lambda content: expected in (None, content.sha256()))
         found = content.sha256()
         if expected not in (None, found):
             raise self._damaged(file)
-        sample = read_sample(content.data, str(path), self.alternates)
+        sample = read_sample(content.data, str(self.files.paths[number]), self.alternates)
         checked = checked_of(sample, file.size, self.alternates, self.silence and self.silence[0])
         return _Known(checked, FileRecord(file.size, file.version, found), content.seen)
 
@@ -144,7 +203,7 @@ class Samples(Sequence[Sample]):
         width: of the conditions, likewise.
     """
 
-    def __init__(self, place: str, files: Sequence[Path], alternates: Collection[Alternate] = ()) -> None:
+    def __init__(self, place: str, files: _Files, alternates: Collection[Alternate] = ()) -> None:
         self.place = place
         self._alternates = alternates
         self._lack: dict[Alternate, list[str]] = {alternate: [] for alternate in alternates}  # it, by file
@@ -172,7 +231,8 @@ class Samples(Sequence[Sample]):
         known: bool = False,
         sound: Mapping[str, Checked] | None = None,
     ) -> "Samples":
-        """Bring a dataset's tensors to this machine, and look at each: no step shall meet a bad one.
+        """Look at each of a dataset's tensors: no step shall meet a bad one. Of what is known, and is not on
+        this machine, nothing is fetched before a step needs it.
 
         `before` is the run to go on with, which keeps to the files that it was begun with. `silence` is the
         model's, [1, 15000, 64], with which contexts are compared. `alternates` are the prompts that samples
@@ -184,10 +244,10 @@ class Samples(Sequence[Sample]):
         """
         files = dataset_files(store, before.dataset if before else "")
         begun_with = before.dataset_files if before else {}
-        folder = pull(store, files, workspace, title="Pulling tensors")
-        samples = cls(store.place, [copy_of(store, folder, file.path) for file in files], alternates)
+        here = _Files(store, workspace, files)
+        samples = cls(store.place, here, alternates)
         compared = None if silence is None else (silence, digest_of(silence))
-        check = _Check(store, written_digests(store), begun_with, sound or {}, alternates, compared)
+        check = _Check(store, here, written_digests(store), begun_with, sound or {}, alternates, compared)
         problems = samples._problems(check, files)
         if known:
             audio, names = audio_digests(store), song_names(store)
@@ -273,7 +333,7 @@ class Samples(Sequence[Sample]):
                 self.width = width
                 if found != width:
                     problems.append(
-                        f"{self._files[number]} has conditions {found} wide, those before it {width}"
+                        f"{self._files.paths[number]} has conditions {found} wide, those before it {width}"
                     )
         return problems
 
@@ -282,15 +342,15 @@ class Samples(Sequence[Sample]):
     ) -> Iterator[_Known | BadDataError | MissingInputError]:
         """What is found of each file, or what is wrong with it, in their order."""
 
-        def look(path: Path, file: FileInfo) -> _Known | BadDataError | MissingInputError:
+        def look(number: int, file: FileInfo) -> _Known | BadDataError | MissingInputError:
             try:
-                return check.look(path, file)
+                return check.look(number, file)
             except (BadDataError, MissingInputError) as error:
                 return error
 
-        pool = ThreadPoolExecutor(min(READERS, os.cpu_count() or 1), "checking")
+        pool = ThreadPoolExecutor(self._files.at_a_time, "checking")
         try:
-            yield from pool.map(look, self._files, files)
+            yield from pool.map(look, range(len(files)), files)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -310,22 +370,32 @@ class Samples(Sequence[Sample]):
             )
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._files.paths)
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # nobody asks for a slice
-        path, name = self._files[index], self._names[index]
-        content, digest, seen = _Content.of(path), self._digests[name], self._seen.get(index)
-        if content.seen != seen and content.sha256() != digest:
+        path, name = self._files.paths[index], self._names[index]
+        digest, seen = self._digests[name], self._seen.get(index)
+
+        def is_sound(content: _Content) -> bool:
+            return content.seen == seen or content.sha256() == digest
+
+        content = self._files.read(index, is_sound)
+        if not is_sound(content):
             raise BadDataError(
                 f"{path} has changed since this run began to read it\n"
                 "  once it is as it was, the same command goes on from the last checkpoint"
-                if seen
+                if seen and self._files.cache is None
                 else f"{self.place}/{name} is damaged: it is not what was written\n"
                 "  `sidestep preprocess` with the same settings makes it anew, if it had made it; the same "
                 "command then goes on from the last checkpoint"
             )
         self._seen[index] = content.seen
         return read_sample(content.data, str(path), self._alternates, is_sound=True)
+
+    def ahead(self, order: Iterable[int]) -> AbstractContextManager[None]:
+        """Inside the block, songs that are not on this machine are fetched before they are read, which is in
+        this order."""
+        return self._files.cache.ahead(order) if self._files.cache else nullcontext()
 
 
 def _facts(checked: Checked, file: str) -> SongFacts:
@@ -360,3 +430,12 @@ class Chosen(Sequence[Sample]):
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # nobody asks for a slice
         return self._samples[self._numbers[index]]
+
+    def ahead(self, order: Iterable[int]) -> AbstractContextManager[None]:
+        """See `Samples.ahead`."""
+        return fetching(self._samples, (self._numbers[index] for index in order))
+
+
+def fetching(samples: Sequence[Sample], order: Iterable[int]) -> AbstractContextManager[None]:
+    """`Samples.ahead` of whatever holds songs."""
+    return samples.ahead(order) if isinstance(samples, Samples | Chosen) else nullcontext()

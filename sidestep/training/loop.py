@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from sidestep.adapters import Adapter
 from sidestep.data.tensors import Sample
-from sidestep.runtime.ahead import ahead
+from sidestep.runtime.ahead import Ahead, ahead
 from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.liveness import sign_of_life
 from sidestep.runtime.preemption import Preemption
@@ -35,6 +35,7 @@ from sidestep.runtime.progress import track
 from sidestep.runtime.words import out_of
 from sidestep.training import rng
 from sidestep.training.batches import at_once, cut, join
+from sidestep.training.dataset import fetching
 from sidestep.training.dropout import Masks
 from sidestep.training.ema import Ema
 from sidestep.training.flow import Batch, SamplingConfig, draw_batch, flow_loss, flow_losses
@@ -100,7 +101,7 @@ class Trainer:
     min_snr_gamma: float | None = None  # samples weigh by their noise level: see `training.weighting`
     team: Team = field(default_factory=Team)  # the processes that make the steps
     sums: Sums = field(default_factory=Sums)  # how they add up a step's gradients
-    _ahead: Iterator[Batch] | None = field(default=None, init=False)  # while steps are made: their samples
+    _ahead: Ahead[Batch] | None = field(default=None, init=False)  # while steps are made: their samples
 
     def steps(self, progress: Progress) -> Iterator[StepResult]:
         """Make the steps that follow `progress`, kept up to date, until the schedule ends or notice comes.
@@ -190,7 +191,8 @@ class Trainer:
         """One optimizer step, after `step` others.
 
         Where its loss or gradient is not finite, weights and optimizer stay as they are. So they do where the
-        time after notice is too short for the rest of the step, and then the answer is None.
+        time after notice is too short for the rest of the step, or a song is still being fetched; then the
+        answer is None.
         """
         group, lr = self.schedule.group(step), self.schedule.learning_rate(step)
         scaler = getattr(self.fabric.strategy.precision, "scaler", None)  # fp16 alone has one
@@ -212,6 +214,8 @@ class Trainer:
             if self.team.rank < len(dealt):
                 positions = dealt[self.team.rank]
                 together = [entries[position] for position in positions]
+                if not self._is_drawn():
+                    return None
                 self.masks.begin([entry.index for entry in together], self.fabric.device)
                 with self.offload or nullcontext():
                     losses = self.losses(together)
@@ -253,6 +257,15 @@ class Trainer:
         left, longest = self.team.heard(self.preemption, seconds)
         return left < longest / made * (count - made) + SECONDS_TO_SAVE
 
+    def _is_drawn(self) -> bool:
+        """Wait for the next micro-batch, whose songs may have to be fetched; False where notice comes first.
+
+        Ranks cannot give up each by itself: of several, the process's own clock ends what waits too long.
+        """
+        if self._ahead is None or self.team.count > 1:
+            return True
+        return self._ahead.wait(lambda: self.preemption.requested)
+
     def losses(self, entries: Sequence[Entry]) -> Tensor:
         """The flow loss of each of these samples, [B], which are of one length."""
         sign_of_life()
@@ -267,13 +280,18 @@ class Trainer:
         draws its own.
         """
 
-        def batches() -> Generator[Batch, None, None]:
+        def dealt() -> Iterator[list[Entry]]:
             for number in range(step, self.schedule.total_steps):
                 entries = self.schedule.group(number).entries
                 for positions in self.micro_batches(entries)[self.team.rank :: self.team.count]:
-                    yield self._batch([entries[position] for position in positions])
+                    yield [entries[position] for position in positions]
 
-        with ahead(self._sendable(batches()), AHEAD, "samples") as self._ahead:
+        songs = (entry.song for together in dealt() for entry in together)
+        batches = map(self._batch, dealt())
+        with (
+            fetching(self.samples, songs),
+            ahead(self._sendable(batches), AHEAD, "samples") as self._ahead,
+        ):
             try:
                 yield
             finally:

@@ -14,6 +14,7 @@ from sidestep.config.adapter import ATTENTION_MODULES
 from sidestep.data.tensors import Sample
 from sidestep.runtime.progress import track
 from sidestep.training import rng
+from sidestep.training.dataset import fetching
 from sidestep.training.flow import Batch, SamplingConfig, draw_batch, flow_loss
 
 
@@ -36,9 +37,9 @@ def draw_batches(
 ) -> Iterator[Batch]:
     """So many batches of one song each, on `device`: all songs in shuffled order, then all once more."""
     songs = len(samples)
-    with track("Estimating", total=count, unit="batches") as bar:
-        for index in range(count):
-            song = rng.order(sampling.seed, index // songs, songs)[index % songs]
+    order = [rng.order(sampling.seed, index // songs, songs)[index % songs] for index in range(count)]
+    with fetching(samples, order), track("Estimating", total=count, unit="batches") as bar:
+        for index, song in enumerate(order):
             yield draw_batch(samples[song], null_condition, sampling, index, device)
             bar.advance(1)
 

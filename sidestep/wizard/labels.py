@@ -91,6 +91,7 @@ _OTHERS = {
     "storage.path_style": "Path-style addresses",
     "storage.anonymous": "Without credentials",
     "storage.connections": "Transfers at a time",
+    "storage.cache_gb": "GB of tensors to keep here",
 }
 
 # A word on what can be picked.

@@ -474,6 +474,7 @@ def test_the_machine_s_metadata_is_out_of_reach_unless_asked_for(metadata: bool)
         ({"model_variant": "xl-sft"}, "40Gi"),
         ({"model_variant": "my-fine-tune", "train": {"adapter": {"rank": 129}}}, "46Gi"),
         ({"train": {"adapter": {"type": "lokr", "rank": 1024}}}, "24Gi"),
+        ({"storage": {"cache_gb": 50}}, "71Gi"),
         ({"sweep": {"train.adapter.rank": [16, 129], "train.adapter.type": ["lokr", "lora"]}}, "30Gi"),
         ({"sweep": {"train.adapter.rank": [16, 129], "train.adapter.type": ["lokr"]}}, "24Gi"),
     ],

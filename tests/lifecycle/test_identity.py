@@ -186,6 +186,7 @@ FIELDS = {
     "storage.anonymous": Row(NOTHING, True),
     "storage.request_payer": Row(NOTHING, "requester"),
     "storage.connections": Row(NOTHING, 7),
+    "storage.cache_gb": Row(NOTHING, 7.5),
 }
 WITHOUT_NEUTRAL = {"dataset", "weights"}  # digests of what a run was made of
 

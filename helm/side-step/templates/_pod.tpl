@@ -124,7 +124,8 @@ the pod on its node, unless the item says so. The job starts, says what it lacks
 {{- $parts = max $parts (ceil (divf $rank 64)) }}
 {{- end }}
 {{- end }}
-{{- add (ternary $sizes.smallModel $sizes.largeModel $isSmall) (mul $sizes.checkpoints $parts) $sizes.songs }}Gi
+{{- $cache := ceil (divf (mulf (default 0 (dig "storage" "cache_gb" 0 $job)) 1e9) 1073741824) }}
+{{- add (ternary $sizes.smallModel $sizes.largeModel $isSmall) (mul $sizes.checkpoints $parts) $sizes.songs $cache }}Gi
 {{- end }}
 {{- end }}
 
