@@ -12,7 +12,7 @@ from sidestep.config.schema import StorageSpec
 from sidestep.data.checked import write_checked
 from sidestep.data.index import Index, write_index
 from sidestep.lifecycle.job import Job
-from sidestep.runtime.errors import AgainError, BadDataError, MissingInputError
+from sidestep.runtime.errors import AgainError, BadDataError, MissingInputError, StorageError
 from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.open import open_store
@@ -97,7 +97,7 @@ def test_a_start_fetches_none_and_the_adapter_is_the_same(
     assert len(copies) == 2
 
 
-@pytest.mark.parametrize("damage", ["flipped", "gone"])
+@pytest.mark.parametrize("damage", ["flipped", "gone", "out of reach"])
 def test_a_song_that_is_bad_when_it_is_due(
     remote: Any, damage: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -109,6 +109,16 @@ def test_a_song_that_is_bad_when_it_is_due(
         flip_a_bit(tmp_path / "tensors" / f"{last}.pt")
         store.write_bytes(f"{last}.pt", (tmp_path / "tensors" / f"{last}.pt").read_bytes())
         wanted: type[Exception] = BadDataError
+    elif damage == "out of reach":
+        download = S3Store.download
+
+        def unreachable(self: S3Store, path: str, *more: Any) -> Any:
+            if path == f"{last}.pt":
+                raise StorageError(f"{self.place}/{path} is out of reach")
+            return download(self, path, *more)
+
+        monkeypatch.setattr(S3Store, "download", unreachable)
+        wanted = StorageError
     else:
         pull = Samples.pull
 

@@ -1,0 +1,200 @@
+"""How do time, memory and requests grow with the songs?    python -m tests.bench.growth [SONGS …]
+
+Datasets as preprocessing has left them, of 1,000 and 10,000 songs unless others are asked for, in a bucket on
+this machine: songs of a few bytes, tensors that are one file under many names. Whole processes do what needs
+no GPU: list, plan, preprocess with nothing left to do, train until the first step, go on, and say the status.
+An exponent of 1 is growth in step with the songs, 0 is none. What a process takes by itself, which the
+smallest dataset shows, is not taken off: so exponents below 1 say less than those above.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from sidestep.acestep.layout import find_text_encoder, find_vae, find_variant
+from sidestep.acestep.loading import read_silence
+from sidestep.acestep.tiny import write_tiny_checkpoint
+from sidestep.config.job import JobSpec
+from sidestep.data.checked import write_checked
+from sidestep.data.index import Index, write_index
+from sidestep.data.survey import Heard
+from sidestep.data.tensors import Sample, checked_of, sample_bytes, silent_context
+from sidestep.lifecycle.job import Job
+from sidestep.tasks import preprocess
+from tests.bench.first_step import STEP
+from tests.s3 import ACCESS_KEY, SECRET_KEY
+
+LIST = """
+import sys
+from sidestep.config.schema import StorageSpec
+from sidestep.storage.open import open_store
+print(len(open_store("s3://b/out/tensors", StorageSpec(endpoint_url=sys.argv[1])).list_files()))
+"""
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a process: seconds, MB at its peak, and the requests that it made, by kind."""
+
+    seconds: float
+    memory: float
+    requests: dict[str, int]
+
+
+def main() -> None:
+    sizes = sorted({int(word) for word in sys.argv[1:]}) or [1000, 10_000]
+    os.environ |= {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+    costs = {}
+    for songs in sizes:
+        with TemporaryDirectory() as temporary:
+            costs[songs] = measured(Path(temporary), songs)
+        Console().print(table_of({songs: costs[songs]}))
+    Console().print(table_of(costs))
+
+
+def measured(folder: Path, songs: int) -> dict[str, Cost]:
+    bucket = folder / "bucket"
+    write_tiny_checkpoint(bucket / "checkpoints", ["base"])
+    (bucket / "songs").mkdir()
+    for number in range(songs):
+        (bucket / f"songs/{number:07}.wav").write_bytes(b"RIFF%d" % number)
+    with serving(bucket) as endpoint:
+        make(spec_of(folder, endpoint), bucket)
+    with serving(bucket) as endpoint:  # which sees what was put below it
+        files = folder / "job.yaml"
+        files.write_text(json.dumps(spec_of(folder, endpoint).model_dump(mode="json")))
+        job = ["--config", str(files)]
+        train = [sys.executable, "-c", STEP, "train", *job]
+        whole = [sys.executable, "-m", "sidestep", "train", *job, "--max-steps", str(STEPS)]
+        longer = ["--extend", "--max-steps", str(STEPS + 1)]
+        ways = {
+            "list": [sys.executable, "-c", LIST, endpoint],
+            "plan": [sys.executable, "-m", "sidestep", "plan", *job],
+            "preprocess, nothing to do": [sys.executable, "-m", "sidestep", "preprocess", *job],
+            "train, first step": [*train, "--output-dir", "s3://b/first"],
+            f"train, {STEPS} steps, saved": whole,
+            "train, finished before": whole,
+            "go on, first step": [*train, *longer],
+            "status": [sys.executable, "-m", "sidestep", "status", "s3://b/out", "--endpoint-url", endpoint],
+        }
+        return {name: cost_of(command, endpoint) for name, command in ways.items()}
+
+
+def spec_of(folder: Path, endpoint: str) -> JobSpec:
+    return JobSpec.model_validate(
+        {
+            "task": "train",
+            "checkpoint_dir": "s3://b/checkpoints",
+            "audio_dir": "s3://b/songs",
+            "output_dir": "s3://b/out",
+            "dataset_dir": "s3://b/out/tensors",
+            "storage": {"endpoint_url": endpoint},
+            "runtime": {"device": "cpu", "workspace": str(folder / "work")},
+            "train": {"epochs": 2, "accumulation": 1, "adapter": {"rank": 2}},
+        }
+    )
+
+
+def make(spec: JobSpec, bucket: Path) -> None:
+    """What preprocessing leaves: tensors, index, report, and what is known of them."""
+    job = Job(spec)
+    songs, store, settings = job.read_songs(), job.checkpoints, spec.preprocess
+    index = Index()
+    for song in songs:
+        content = (bucket / "songs" / Path(song.place).name).read_bytes()
+        index.remember(song.store, song.file, sha256(content).hexdigest(), probed=settings.max_duration)
+    parts = (find_vae(store), find_text_encoder(store), find_variant(store, "base"))
+    works, planned = preprocess._plan(job, parts, songs, index)
+    preprocess._mark_sound(planned, songs, settings)
+    silence = read_silence(next((bucket / "checkpoints").rglob("silence_latent.*")))
+    sample = Sample(torch.randn(50, 64), torch.randn(16, 64), silent_context(silence, 50), {})
+    data = sample_bytes(sample)
+    digest = sha256(data).hexdigest()
+    tensors = bucket / "out/tensors"
+    tensors.mkdir(parents=True)
+    one = bucket.parent / "tensor"
+    for number, work in enumerate(works):
+        if number % 20_000 == 0:  # a file has no more names than that on some disks
+            one = one.with_name(f"tensor{number}")
+            one.write_bytes(data)
+        (tensors / f"{work.tensors}.pt").hardlink_to(one)
+    write_index(job.tensors, replace(planned, tensors=dict.fromkeys((w.tensors for w in works), digest)))
+    write_checked(job.tensors, {digest: checked_of(sample, len(data), (), silence)})
+    heard = {song.place: Heard(seconds=2.0, lufs=-14.0, sound=song.path) for song in songs}
+    preprocess._report(job.tensors, songs, heard, planned, settings)
+
+
+@contextmanager
+def serving(bucket: Path) -> Iterator[str]:
+    command = [sys.executable, "-m", "tests.bench.keeping", str(bucket)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.terminate()
+
+
+def cost_of(command: list[str], endpoint: str) -> Cost:
+    counted(endpoint)
+    began = time.perf_counter()
+    given = os.environ | {"STEPS": "1", "BEGAN": str(time.time())}
+    with TemporaryDirectory() as folder, Path(folder, "said").open("w+") as said:
+        running = subprocess.Popen(command, stdout=said, stderr=said, env=given)
+        memory = 0.0
+        while running.poll() is None:  # not by rusage, which counts what the parent has, too
+            with suppress(OSError, StopIteration):
+                lines = Path(f"/proc/{running.pid}/status").read_text().splitlines()
+                memory = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+            time.sleep(0.02)
+        seconds = time.perf_counter() - began
+        said.seek(0)
+        text = said.read()
+        if running.returncode or (STEP in command and "MADE" not in text):
+            raise SystemExit(f"{command}\n{text[-3000:]}")
+    return Cost(seconds, memory, counted(endpoint))
+
+
+def counted(endpoint: str) -> dict[str, int]:
+    with urllib.request.urlopen(f"{endpoint}/-/counts") as answer:
+        counts: dict[str, int] = json.load(answer)
+    return counts
+
+
+def table_of(costs: dict[int, dict[str, Cost]]) -> Table:
+    table = Table("", *(f"{songs:,} songs" for songs in costs), "exponents", title="s / MB / requests")
+    first, last = min(costs), max(costs)
+    for name in costs[first]:
+        row = []
+        for songs in costs:
+            cost = costs[songs][name]
+            requests = " ".join(f"{kind} {count}" for kind, count in sorted(cost.requests.items()))
+            row.append(f"{cost.seconds:.1f} / {cost.memory:.0f} / {requests}")
+        small, large = costs[first][name], costs[last][name]
+        pairs = (
+            (small.seconds, large.seconds),
+            (small.memory, large.memory),
+            (sum(small.requests.values()), sum(large.requests.values())),
+        )
+        grown = [math.log(b / a) / math.log(last / first) if first < last and a else 0 for a, b in pairs]
+        table.add_row(name, *row, " / ".join(f"{exponent:.2f}" for exponent in grown))
+    return table
+
+
+if __name__ == "__main__":
+    main()
