@@ -168,14 +168,15 @@ def digests_of(
             track(f"Reading {what}", sum(file.size for file in unknown), "B") as bar,
             ThreadPoolExecutor() as pool,  # hashing leaves Python's lock to the others
         ):
-            found = pool.map(_sha256, [copy_of(store, folder, file.path) for file in unknown])
+            found = pool.map(sha256_of, [copy_of(store, folder, file.path) for file in unknown])
             for file, digest in zip(unknown, found, strict=True):
                 digests[file.path] = digest
                 bar.advance(file.size)
     return digests
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The digest of a local file's content."""
     with local_errors(path), path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
 

@@ -1,14 +1,18 @@
 """Which tensors of a dataset are made already, and are still what was written."""
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
-from sidestep.data.index import Index, find_files, tensors_file
-from sidestep.data.keys import digests_of
+from sidestep.data.index import find_files, tensors_file
+from sidestep.data.keys import sha256_of
 from sidestep.data.unfinished import Unfinished
 from sidestep.runtime.errors import BadDataError
+from sidestep.runtime.progress import track
 from sidestep.runtime.workspace import Workspace
+from sidestep.storage.cache import Cache
 from sidestep.storage.store import FileInfo, Store
 from sidestep.storage.transfer import copy_of, pull
 
@@ -35,24 +39,45 @@ def find_made(
         noted = dict(zip(unknown, pool.map(unfinished.noted_digest, unknown), strict=True))
     expected = {key: known.get(key) or noted[key] for key in there}
 
-    digests = digests_of(tensors, list(there.values()), Index(), workspace, "tensors")
-    damaged: set[str] = set()
-    for key, file in there.items():
-        if expected[key] is None:
-            is_sound = _can_be_read(tensors, file, workspace)
-        else:
-            is_sound = expected[key] == digests[file.path]
-        if not is_sound:
-            log.warning("%s/%s is damaged and is made again", tensors.place, file.path)
-            damaged.add(key)
-    return {key: digests[file.path] for key, file in there.items() if key not in damaged}, damaged
+    files = list(there.values())
+    path_of = _paths(tensors, files, workspace)
+
+    def look(number: int, key: str) -> str | None:
+        with path_of(number) as path:
+            digest = sha256_of(path)
+            is_sound = digest == expected[key] if expected[key] else _can_be_read(path)
+        return digest if is_sound else None
+
+    sound: dict[str, str] = {}
+    with (
+        track("Reading tensors", sum(file.size for file in files), "B") as bar,
+        ThreadPoolExecutor(tensors.options.connections) as pool,  # hashing leaves Python's lock to the others
+    ):
+        for key, digest in zip(there, pool.map(look, range(len(files)), there), strict=True):
+            bar.advance(there[key].size)
+            if digest is None:
+                log.warning("%s/%s is damaged and is made again", tensors.place, there[key].path)
+            else:
+                sound[key] = digest
+    return sound, set(there) - set(sound)
 
 
-def _can_be_read(store: Store, file: FileInfo, workspace: Workspace) -> bool:
+def _paths(
+    store: Store, files: Sequence[FileInfo], workspace: Workspace
+) -> Callable[[int], AbstractContextManager[Path]]:
+    """By its number, a block in which a file is on this machine. All of them need not fit there."""
+    if store.local_root is not None:
+        folder = pull(store, files, workspace, "Reading tensors")
+        return lambda number: nullcontext(copy_of(store, folder, files[number].path))
+    cache = Cache(store, workspace, files)
+    return lambda number: cache.holding(number, anew=not cache.copies.has(files[number]))
+
+
+def _can_be_read(path: Path) -> bool:
     from sidestep.data.tensors import read_sample
 
     try:
-        read_sample(copy_of(store, pull(store, [file], workspace, "Pulling tensors"), file.path))
+        read_sample(path)
     except BadDataError as error:
         log.debug("%s", error)
         return False

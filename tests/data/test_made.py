@@ -11,7 +11,9 @@ from sidestep.data.tensors import sample_bytes
 from sidestep.data.unfinished import Unfinished
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.local import LocalStore
+from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
+from tests.s3 import S3Server
 from tests.songs import sha256, song
 from tests.stores import store as store  # every kind
 
@@ -68,3 +70,15 @@ def test_a_damaged_copy_in_the_workspace_is_pulled_again(
         for copy in workspace.root.rglob("a.pt"):
             assert store.local_root is None
             copy.write_bytes(FLIPPED)
+
+
+def test_what_is_made_need_not_fit_on_the_disk(s3_server: S3Server, tmp_path: Path) -> None:
+    data = {f"{number}": sample_bytes(song(number)) for number in range(4)}
+    for key, content in data.items():
+        s3_server.store("tensors").write_bytes(f"{key}.pt", content)
+    options = s3_server.options.model_copy(update={"cache_gb": 1.5 * len(data["0"]) / 1e9, "connections": 1})
+    store, workspace = open_store(s3_server.place("tensors"), options), Workspace(tmp_path / "small")
+    known = {key: sha256(content) for key, content in data.items()}
+    unfinished = Unfinished(LocalStore(tmp_path / "here", StorageSpec()), store)
+    assert find_made(store, list(known), known, unfinished, workspace) == (known, set())
+    assert len(list(workspace.pulled(store.place).iterdir())) == 1
