@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field
 from sidestep.config.training import Alternate
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.runtime.parsing import Count, parse_as
+from sidestep.runtime.parsing import SONGS_JSON_AT_MOST, Count, parse_as
 from sidestep.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,8 @@ def read_checked(*stores: Store) -> dict[str, Checked]:
     found: dict[str, Checked] = {}
     for store in stores:
         try:
-            content = parse_as(_Content, store.read_small(FILE), f"{store.place}/{FILE}")
+            data = store.read_small(FILE, SONGS_JSON_AT_MOST)
+            content = parse_as(_Content, data, f"{store.place}/{FILE}", at_most=SONGS_JSON_AT_MOST)
         except MissingInputError:
             continue
         except BadDataError as error:

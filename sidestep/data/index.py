@@ -35,7 +35,7 @@ from sidestep.config.training import LEAST_WEIGHT, MOST_REPEATS, MOST_WEIGHT, SH
 from sidestep.data import foreign
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError, StorageError
-from sidestep.runtime.parsing import Count, parse_as
+from sidestep.runtime.parsing import SONGS_JSON_AT_MOST, Count, parse_as
 from sidestep.runtime.words import counted, out_of, some
 from sidestep.storage.retry import Retry
 from sidestep.storage.store import FileInfo, Store
@@ -139,7 +139,8 @@ def read_index(store: Store) -> Index | None:
         store.refuse_folder(INDEX_FILE)
         return None
     try:
-        read = parse_as(_Content, store.read_small(INDEX_FILE), f"{store.place}/{INDEX_FILE}")
+        data = store.read_small(INDEX_FILE, SONGS_JSON_AT_MOST)
+        read = parse_as(_Content, data, f"{store.place}/{INDEX_FILE}", at_most=SONGS_JSON_AT_MOST)
     except BadDataError as error:
         raise BadDataError(
             f"{error}\n  delete it and preprocess again: tensors that exist are not made again"

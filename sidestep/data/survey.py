@@ -16,7 +16,7 @@ from sidestep.config.schema import PreprocessSpec
 from sidestep.data.dataset import Song, caption_from_name
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import BadDataError
-from sidestep.runtime.parsing import parse_as
+from sidestep.runtime.parsing import SONGS_JSON_AT_MOST, parse_as
 from sidestep.runtime.words import duration, shown, some
 from sidestep.storage.store import Store
 
@@ -135,7 +135,8 @@ def read_survey(tensors: Store) -> Survey | None:
     if not tensors.stat(FILE):
         return None
     try:
-        return parse_as(Survey, tensors.read_small(FILE), f"{tensors.place}/{FILE}")
+        data = tensors.read_small(FILE, SONGS_JSON_AT_MOST)
+        return parse_as(Survey, data, f"{tensors.place}/{FILE}", at_most=SONGS_JSON_AT_MOST)
     except BadDataError as error:
         log.warning("%s", error)
         return None
@@ -144,7 +145,7 @@ def read_survey(tensors: Store) -> Survey | None:
 def write_survey(tensors: Store, survey: Survey) -> None:
     """Write the report, if it says anything new."""
     content = json_bytes(survey.model_dump())
-    if not tensors.stat(FILE) or tensors.read_small(FILE) != content:
+    if not tensors.stat(FILE) or tensors.read_bytes(FILE) != content:
         tensors.write_bytes(FILE, content)
 
 

@@ -17,7 +17,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 from sidestep.runtime.errors import BadDataError, MissingInputError
 
 JSON_AT_MOST = 64 * 2**20
-"""Bytes of a JSON file: the index of some 100,000 songs."""
+"""Bytes of a JSON file, unless its reader knows that it may be larger."""
+
+SONGS_JSON_AT_MOST = 2**30
+"""The same of those that have an entry for each song of a dataset: two million of them."""
 
 LEVELS_AT_MOST = 100  # of lists and objects within each other; no format of ours has more than ten
 TOO_DEEP = f"nested too deeply: {LEVELS_AT_MOST} lists and objects within each other are read"
@@ -39,16 +42,16 @@ Exact = Annotated[int, Field(strict=True)] | Number
 T = TypeVar("T")
 
 
-def parse_json(data: bytes, where: str, *, only_depth: bool = False) -> Any:
+def parse_json(data: bytes, where: str, *, only_depth: bool = False, at_most: int = 0) -> Any:
     """The value in a JSON text, which messages call `where`.
 
     Numbers in it are finite and of 64 bits at most, text is whole characters; `only_depth` leaves that to the
     caller, who can name what it belongs to.
 
-    Raises BadDataError where it is not JSON, larger than JSON_AT_MOST, or nested too deeply.
+    Raises BadDataError where it is not JSON, larger than `at_most` (JSON_AT_MOST), or nested too deeply.
     """
-    if len(data) > JSON_AT_MOST:
-        raise BadDataError(f"{where} has more than {JSON_AT_MOST:,} bytes: it is not what its name says")
+    if len(data) > (most := at_most or JSON_AT_MOST):
+        raise BadDataError(f"{where} has more than {most:,} bytes: it is not what its name says")
     try:
         value = json.loads(data)
         fault = _fault(value, only_depth)
@@ -61,9 +64,9 @@ def parse_json(data: bytes, where: str, *, only_depth: bool = False) -> Any:
     return value
 
 
-def parse_as(kind: type[T], data: bytes, where: str) -> T:
+def parse_as(kind: type[T], data: bytes, where: str, *, at_most: int = 0) -> T:
     """The same, checked against a pydantic model or a dataclass. Raises BadDataError naming wrong fields."""
-    return as_kind(kind, parse_json(data, where), where)
+    return as_kind(kind, parse_json(data, where, at_most=at_most), where)
 
 
 def as_kind(kind: type[T], value: Any, where: str) -> T:

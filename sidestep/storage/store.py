@@ -105,13 +105,14 @@ class Store(ABC):
     def read_bytes(self, path: str) -> bytes:
         """Return the content of a small file."""
 
-    def read_small(self, path: str) -> bytes:
-        """Return the content of a file that others may have made. Raises BadDataError where it is large."""
-        info = self.stat(path)
-        if info and info.size > JSON_AT_MOST:
+    def read_small(self, path: str, at_most: int = 0) -> bytes:
+        """Return the content of a file that others may have made. Raises BadDataError where it has more than
+        `at_most` (JSON_AT_MOST) bytes."""
+        info, most = self.stat(path), at_most or JSON_AT_MOST
+        if info and info.size > most:
             raise BadDataError(
                 f"{self.place}/{path} has {info.size:,} bytes: it is not what its name says "
-                f"(at most {JSON_AT_MOST:,})"
+                f"(at most {most:,})"
             )
         return self.read_bytes(path)
 

@@ -8,6 +8,8 @@ import pytest
 from pydantic import BaseModel
 
 from sidestep.config.schema import StorageSpec
+from sidestep.data.checked import Checked, read_checked, write_checked
+from sidestep.data.index import Index, read_index, write_index
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.runtime.parsing import (
     JSON_AT_MOST,
@@ -137,3 +139,16 @@ class Numbers(BaseModel):
 def test_a_number_of_a_state_keeps_its_kind() -> None:
     read = parse_as(Numbers, b'{"numbers": [10, 10.0]}', "x").numbers
     assert [repr(number) for number in read] == ["10", "10.0"]
+
+
+def test_an_index_of_many_songs_may_be_larger_than_other_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path), StorageSpec())
+    write_index(store, Index(tensors={"a": "0" * 64}))
+    write_checked(store, {"0" * 64: Checked(1, 1, 1, "0" * 64)})
+    for module in ("sidestep.runtime.parsing", "sidestep.storage.store"):
+        monkeypatch.setattr(f"{module}.JSON_AT_MOST", 10)
+    assert read_index(store) == Index(tensors={"a": "0" * 64}) and len(read_checked(store)) == 1
+    with pytest.raises(BadDataError, match="index"):
+        store.read_small("index.json")
