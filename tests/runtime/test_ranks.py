@@ -3,7 +3,7 @@
 import pytest
 
 from sidestep.runtime.errors import BadSpecError
-from sidestep.runtime.ranks import Node, Rank, follower, node_in, rank_in
+from sidestep.runtime.ranks import Node, Rank, follower, node_in, rank_in, share_in
 
 OF_LAUNCH = {
     "RANK": "5",
@@ -104,3 +104,10 @@ def test_a_node(environ: dict[str, str], nodes: int | None, found: Node) -> None
 def test_a_node_that_cannot_be(environ: dict[str, str], said: str) -> None:
     with pytest.raises(BadSpecError, match=said):
         node_in(environ, 2)
+
+
+def test_a_share_of_this_machine() -> None:
+    rank = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+    assert share_in({**rank, "LOCAL_WORLD_SIZE": "4"}) == (1, 4)
+    assert share_in(rank) == (0, 1)  # nobody says how many are here
+    assert share_in({"LOCAL_WORLD_SIZE": "4"}) == (0, 1)

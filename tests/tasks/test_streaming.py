@@ -22,6 +22,7 @@ from sidestep.training import rng
 from sidestep.training.dataset import Samples
 from sidestep.training.loop import Trainer
 from tests.facts import facts
+from tests.ranks import together
 from tests.s3 import S3Server
 from tests.songs import MakeSpec, flip_a_bit, sha256
 
@@ -162,6 +163,19 @@ def test_notice_does_not_wait_for_a_song(remote: Any, monkeypatch: pytest.Monkey
         run(spec, preemption)
     assert hung == [], "it was not waited for"
     assert _committed(spec) == 2
+
+
+@pytest.mark.slow
+def test_several_processes_make_the_same_adapter(make_spec: MakeSpec, remote: Any, tmp_path: Path) -> None:
+    settings = {"epochs": 3, "accumulation": 2}
+    size = max(file.stat().st_size for file in (tmp_path / "tensors").glob("*.pt"))
+    assert run(make_spec("local", **settings))
+    assert together(remote(cache_gb=2.5 * size / 1e9, **settings), 2) == [0, 0]
+    local, streamed = (
+        (tmp_path / output / "adapter" / "adapter_model.safetensors").read_bytes()
+        for output in ("local", "out")
+    )
+    assert local == streamed
 
 
 def _order(spec: JobSpec) -> tuple[int, ...]:
