@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sidestep.commands.command import Call
@@ -22,7 +23,12 @@ FILE = "compare.html"
 
 def add_arguments(parser: Parser) -> None:
     parser.usage = f"{parser.prog} OUTPUT OUTPUT... [--output FILE] [flags]"
-    parser.add_argument("places", metavar="OUTPUT", nargs="+", help="the output_dir of a job: two or more")
+    parser.add_argument(
+        "places",
+        metavar="OUTPUT",
+        nargs="+",
+        help="the output_dir of a job: two or more, or one of a sweep, which stands for its runs",
+    )
     parser.add_argument(
         "--output",
         metavar="FILE",
@@ -34,34 +40,44 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(call: Call) -> None:
-    """Print the table and write the page.
+    """Print the table and write the page. An output of a sweep stands for all its runs, each by its name.
 
     Raises UsageError for fewer than two outputs, and the first problem where fewer than two can be read.
     """
     options = call.options()
     setup_logging()
-    places = list(dict.fromkeys(options.places))
-    if len(places) < 2:
-        raise UsageError("give two outputs or more to compare, each once")
     given = getattr(options, "given", [])
 
     def spec_of(place: str) -> JobSpec:
         said = Given(("output_dir",), place, call.parser.prog)
         return resolve(flags=[*given, said], needs_places=False)[0]
 
-    specs = [spec_of(place) for place in places]
+    specs = [spec_of(place) for place in dict.fromkeys(options.places)]
 
     from sidestep.lifecycle.compared import called_apart, read_run
+    from sidestep.lifecycle.sweep import read_sweep
     from sidestep.report.compare import as_data, as_text, comparison_page
     from sidestep.report.comparison import judge_runs
     from sidestep.storage.open import open_store
 
+    stores = [open_store(spec.output_place, spec.storage) for spec in specs]
+    asked = {store.place: (store, "") for store in stores}
+    for store in stores:
+        if runs_of_it := read_sweep(store):
+            del asked[store.place]
+            asked |= {
+                f"{store.place}/{run.folder}": (store.child(run.folder), run.name) for run in runs_of_it
+            }
+    if len(asked) < 2:
+        raise UsageError("give two outputs or more to compare, each once, or one of a sweep")
     runs, problems = [], []
-    for spec in specs:
+    for store, name in asked.values():
         try:
-            runs.append(read_run(open_store(spec.output_place, spec.storage)))
+            run = read_run(store)
         except (BadDataError, MissingInputError) as error:
             problems.append(error)
+        else:
+            runs.append(replace(run, label=name) if name else run)
     if len(runs) < 2:
         raise _not_enough(problems)
     for problem in problems:

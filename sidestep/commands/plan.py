@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sidestep.commands.command import Call
 from sidestep.commands.job import add_job_flags, read_job
 from sidestep.commands.parser import Parser, whole
+from sidestep.config.sweep import members_of, shared_of
 from sidestep.runtime.console import write, write_json
 from sidestep.runtime.errors import SideStepError
 from sidestep.runtime.folders import provide_folders
@@ -15,7 +16,14 @@ from sidestep.runtime.lean import import_diffusers
 from sidestep.runtime.words import out_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidestep.config.job import JobSpec
     from sidestep.lifecycle.job import Job
+    from sidestep.planning.plan import Plan
+
+SPLITS = ("train.validation.", "train.repeats", "train.weights")
+"""Settings that decide which songs are trained on, and how often."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -106,38 +114,69 @@ def run(call: Call) -> None:
 
 
 def _whole_plan(job: "Job", options: argparse.Namespace) -> dict[str, Any]:
-    """Make the plan, print it as text unless JSON is wanted, and return it as data."""
+    """Make the plan, print it as text unless JSON is wanted, and return it as data.
+
+    Of a sweep it is that of the run that takes the most memory, with all runs and their sums under `sweep`.
+    """
     # Imported here: it loads torch, which checks can do without.
     provide_folders(job.spec.runtime.workspace)
     import_diffusers()
+    from sidestep.planning.report import as_data, as_text
+
+    if not options.json:
+        write("\nTracing what the GPU does, without one: this takes some seconds\n\n")
+    plan_of = _planner(job, options)
+    if not job.spec.is_sweep:
+        made = plan_of(job.spec)
+        if not options.json:
+            write(as_text(made))
+        return as_data(made)
+    from sidestep.planning.sweep import SweepPlan, sweep_as_data, sweep_as_text
+
+    members = members_of(job.spec)
+    tasks = ("preprocess", "estimate") if job.spec.task == "pipeline" else ()
+    sweep = SweepPlan(
+        runs={member.name: plan_of(member.whole, task="train") for member in members},
+        shared={task: plan_of(shared_of(job.spec, members, task)) for task in tasks},
+    )
+    if not options.json:
+        write(f"{as_text(sweep.largest)}\n{sweep_as_text(sweep)}")
+    return {**as_data(sweep.largest), "sweep": sweep_as_data(sweep)}
+
+
+def _planner(job: "Job", options: argparse.Namespace) -> "Callable[..., Plan]":
+    """What plans the job's spec, or one that a sweep has made of it, on the same songs and models."""
     from sidestep.acestep.releases import configs_of
+    from sidestep.lifecycle.job import Job
     from sidestep.lifecycle.ranks import with_known_ranks
     from sidestep.planning.plan import make_plan
     from sidestep.planning.prices import read_prices
-    from sidestep.planning.report import as_data, as_text
-    from sidestep.planning.songs import assumed_songs, find_songs
+    from sidestep.planning.songs import Songs, assumed_songs, find_songs
 
     prices = read_prices(options.prices) if options.prices else None
-    if options.offline:
-        validation = None if job.spec.task == "preprocess" else job.spec.train.validation
-        songs = assumed_songs(options.songs, options.song_seconds, validation)
-    else:
-        songs = find_songs(job)
     configs = configs_of(job.spec, offline=options.offline)
-    spec = job.spec if options.offline else with_known_ranks(job, configs.model)
-    if not options.json:
-        write("\nTracing what the GPU does, without one: this takes some seconds\n\n")
-    made = make_plan(
-        spec,
-        configs,
-        songs,
-        limit=options.fit,
-        hours_between_preemptions=options.hours_between_preemptions,
-        prices=prices,
-    )
-    if not options.json:
-        write(as_text(made))
-    return as_data(made)
+
+    def songs_of(spec: "JobSpec") -> Songs:
+        if options.offline:
+            validation = None if spec.task == "preprocess" else spec.train.validation
+            return assumed_songs(options.songs, options.song_seconds, validation)
+        return find_songs(job if spec is job.spec else Job(spec))
+
+    splits = any(name.startswith(SPLITS) for name in job.spec.sweep)
+    songs = None if splits else songs_of(job.spec)
+
+    def plan_of(spec: "JobSpec", task: str = "") -> "Plan":
+        known = spec if options.offline else with_known_ranks(Job(spec), configs.model)
+        return make_plan(
+            known.changed({"task": task}) if task else known,
+            configs,
+            songs or songs_of(spec),
+            limit=options.fit,
+            hours_between_preemptions=options.hours_between_preemptions,
+            prices=prices,
+        )
+
+    return plan_of
 
 
 def size_in_bytes(text: str) -> float:

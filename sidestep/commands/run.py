@@ -15,7 +15,7 @@ from sidestep.config.fields import FieldPath
 from sidestep.config.groups import TASKS
 from sidestep.config.job import JobSpec
 from sidestep.runtime.console import write, write_json
-from sidestep.runtime.errors import AgainError, StalledError
+from sidestep.runtime.errors import AgainError, BadSpecError, StalledError
 from sidestep.runtime.interrupts import Terminated
 from sidestep.runtime.logs import setup_logging
 
@@ -76,6 +76,7 @@ def run(call: Call) -> None:
         with _told(call.words, preemption):
             options, spec, origins = read_job(call, says)
             setup_logging(options.verbose, as_json=spec.runtime.log_format == "json")
+            _check_command(call.parser.command, spec)
             machine.keep_or_release(spec.runtime.on_exit)
         if call.is_process:
             stand_guard(machine, spec.runtime)
@@ -98,6 +99,16 @@ def run(call: Call) -> None:
             raise
         if options.json:
             write_json(asdict(made) if made else _made_by(spec))
+
+
+def _check_command(command: str, spec: JobSpec) -> None:
+    """Raise BadSpecError where a command that trains one adapter is given the spec of many."""
+    if spec.is_sweep and command != "run":
+        raise BadSpecError(
+            f"sweep: `sidestep {command}` trains one adapter, and the spec stands for many\n"
+            "  `sidestep run` trains them all, or, with task train, on tensors that are there; --sweep '{}' "
+            "trains the spec without its sweep"
+        )
 
 
 @contextmanager

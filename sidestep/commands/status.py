@@ -10,6 +10,8 @@ from sidestep.config.fields import spec_fields
 from sidestep.config.job import resolve
 from sidestep.config.sources import Given
 from sidestep.lifecycle.status import FILE, Status
+from sidestep.lifecycle.sweep import read_sweep
+from sidestep.lifecycle.sweep_status import sweep_status
 from sidestep.runtime.console import write, write_json
 from sidestep.runtime.errors import MissingInputError
 from sidestep.runtime.logs import setup_logging
@@ -45,6 +47,9 @@ def show_status(
 
     Raises MissingInputError where there is none, and what the store raises.
     """
+    if read_sweep(store):
+        _show_sweep(store, as_json=as_json, watch=watch, sleep=sleep)
+        return
     while True:
         status = _read(store)
         if as_json:
@@ -52,6 +57,18 @@ def show_status(
         else:
             write(_for_people(status))
         if not watch or status.state != "running":
+            return
+        sleep(WATCH_SECONDS)
+
+
+def _show_sweep(store: Store, *, as_json: bool, watch: bool, sleep: Callable[[float], object]) -> None:
+    while True:
+        sweep = sweep_status(store)
+        if as_json:
+            write_json(sweep.model_dump(mode="json"))
+        else:
+            write("\n  ".join(map(on_one_line, sweep.in_words())) + "\n")
+        if not watch or sweep.has_ended:
             return
         sleep(WATCH_SECONDS)
 

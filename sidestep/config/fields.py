@@ -206,6 +206,8 @@ def _allowed(schema: dict[str, Any]) -> str:
         "object": "pairs",
         "string": "text",
     }[schema["type"]]
+    if schema["type"] == "array" and schema["items"] == {}:
+        kind = "a list of values"
     if schema["type"] == "object":  # whose first example is shown as a flag takes it
         kind += " such as " + " ".join(f"{key}={value}" for key, value in schema["examples"][0].items())
     return f"{kind}, {limits}" if (limits := _limits(schema)) else kind

@@ -65,8 +65,11 @@ GROUPS = (
     Group(
         "training",
         _under("train", "mode epochs optimizer_type lr scheduler seed"),
-        _under("train", "max_steps warmup_steps weight_decay batch_size accumulation max_grad_norm")
-        + _under("train", "lr_groups ema.decay ema.use"),
+        (
+            *_under("train", "max_steps warmup_steps weight_decay batch_size accumulation max_grad_norm"),
+            *_under("train", "lr_groups ema.decay ema.use"),
+            "sweep",
+        ),
         tasks=("train",),
     ),
     Group(

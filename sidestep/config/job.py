@@ -27,6 +27,7 @@ from sidestep.config.sources import (
     from_yaml,
     tidied,
 )
+from sidestep.config.sweep import expanded
 from sidestep.runtime.errors import BadSpecError, UsageError
 from sidestep.runtime.words import set_at
 
@@ -96,6 +97,7 @@ def resolve(
     problems = [*usage, *refused, *(problem for source in sources for problem in source.problems)]
     try:
         spec = _Settings(_build_sources=(sources, {})).spec
+        problems += expanded(spec, origins["sweep",])[1]
     except ValidationError as error:
         problems += invalid_values(error, origins)
     if needs_places:

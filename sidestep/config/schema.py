@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from sidestep.config.card import CardSpec
 from sidestep.config.place import check_place
-from sidestep.config.section import Folder, Place, Section, setting, split_words
+from sidestep.config.section import Folder, Place, Section, setting, split_lists, split_words
 from sidestep.config.training import Alternate, TrainSpec
 from sidestep.config.watching import WatchingFields
 from sidestep.runtime.credentials import check_no_credentials
@@ -296,6 +296,15 @@ class JobFields(Section):
         None, "Where the tensors are; by default <output_dir>/tensors.", aliases=["--tensor-output"]
     )
     output_dir: Place | None = setting(None, "Where all results go; the job's only state.")
+    sweep: Annotated[
+        dict[str, list[Any]],
+        Field(examples=[{"train.lr": "1e-4,3e-4"}]),
+        BeforeValidator(split_lists),
+    ] = setting(
+        {},
+        "Settings of train, each with the values to try: `sidestep run` trains one adapter for each "
+        "combination, in <output_dir>/<digest of the values>, on the same tensors.",
+    )
     preprocess: PreprocessSpec = PreprocessSpec()
     estimate: EstimateSpec = EstimateSpec()
     train: TrainSpec = TrainSpec()
@@ -303,6 +312,11 @@ class JobFields(Section):
     card: CardSpec = CardSpec()
     runtime: RuntimeSpec = RuntimeSpec()
     storage: StorageSpec = StorageSpec()
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether its task trains many runs; the other tasks make what these share."""
+        return bool(self.sweep) and self.task in ("train", "pipeline")
 
     @property
     def tensors_place(self) -> str:

@@ -106,6 +106,25 @@ def split_named_pairs(value: Any) -> Any:
     return split_pairs(value, split_names)
 
 
+def split_lists(value: Any) -> Any:
+    """Accept "train.lr=1e-4,3e-4 train.seed=1,2" and JSON too, as flags and variables give lists by name.
+
+    A list with commas of its own in an item is written in JSON: `train.adapter.target_modules=[["q_proj"]]`.
+    """
+    words = value.split() if isinstance(value, str) else value
+    text = " ".join(words) if _are_texts(words) else value
+    if isinstance(text, str) and isinstance(content := _as_json(text), dict):
+        return content
+    if not _are_texts(words) or not all("=" in word for word in words):
+        return value
+    found: dict[str, Any] = {}
+    for word in words:
+        name, _, said = word.partition("=")
+        content = _as_json(said)
+        found[name] = content if isinstance(content, list) else [item for item in said.split(",") if item]
+    return found
+
+
 def _are_texts(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
 

@@ -8,7 +8,7 @@ from typing import Any
 from sidestep.planning.bounds import NOT_SEEN, Bound
 from sidestep.planning.figures import Figure, gigabytes
 from sidestep.planning.hearing import SOUNDS
-from sidestep.planning.plan import Fit, Plan
+from sidestep.planning.plan import CardEstimate, Fit, Plan
 from sidestep.preflight.checks import WIDTH
 from sidestep.runtime.words import duration
 
@@ -116,13 +116,19 @@ def _wrapped(said: Mapping[str, str]) -> Iterator[str]:
 
 
 def _cards(plan: Plan) -> str:
-    """Cards with fp32 stand for those without bf16; the efficiency is what is assumed of the peak."""
-    rows = plan.cards
-    cost = "cost" if any(row.cost is not None for row in rows) else ""
     lines = [
         "Cards: the time that the GPU works, computed from FLOPs, the data sheet's peak,",
         "and the share of it that is assumed; pulling and decoding come on top",
         *_priced(plan),
+        *cards_in_lines(plan.cards),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def cards_in_lines(rows: Sequence[CardEstimate]) -> list[str]:
+    """A table. Cards with fp32 are those without bf16; the efficiency is what is assumed of the peak."""
+    cost = "cost" if any(row.cost is not None for row in rows) else ""
+    lines = [
         f"  {'':12}{'memory':>8}{'needs':>11}{'share':>20}{'time':>12}{cost:>10}".rstrip(),
     ]
     for row in rows:
@@ -133,7 +139,7 @@ def _cards(plan: Plan) -> str:
             f" {row.precision if row.precision != 'bf16' else '':4}"
             f"{row.card.efficiency:>6.0%} {duration(row.seconds):>11}{cost}"
         )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _priced(plan: Plan) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sidestep.acestep.layout import ALIASES
 from sidestep.config.job import JobSpec
+from sidestep.config.sweep import members_of
 
 SMALL_MODELS = sorted(
     name for alias, folder in ALIASES.items() if not alias.startswith("xl-") for name in (alias, folder)
@@ -33,7 +34,9 @@ pulled, in GiB."""
 
 
 def workspace_gib(spec: JobSpec) -> int:
-    """The workspace's disk in GiB."""
+    """The workspace's disk in GiB; of a sweep, that of the run that needs the most."""
+    if spec.is_sweep:
+        return max(workspace_gib(member.spec) for member in members_of(spec))
     model = SMALL_MODEL if spec.model_variant in SMALL_MODELS else LARGE_MODEL
     adapter = spec.train.adapter
     parts = math.ceil(adapter.rank / 64) if adapter.type == "lora" else 1

@@ -13,6 +13,7 @@ from typing import Any
 from sidestep.config.adapter import OWN_ESTIMATE
 from sidestep.config.fields import FieldPath, spec_fields, variable
 from sidestep.config.job import JobSpec
+from sidestep.config.sweep import members_of
 from sidestep.config.trackers import TRACKERS, Tracker
 from sidestep.platforms.disk import workspace_gib
 from sidestep.platforms.wishes import NO_WISHES, Wishes
@@ -35,6 +36,13 @@ WORKSPACE = "/workspace"
 
 STOP_MARGIN = 10
 """Seconds more than `runtime.grace_seconds` that a platform is told to wait before it kills."""
+
+SHARED = (
+    "With task pipeline one of\n"
+    "them makes the tensors, and the others wait for it: task preprocess, as a job before this one, makes\n"
+    "them on one machine."
+)
+"""For a comment in a file that runs a sweep on many machines."""
 
 WEBHOOK: FieldPath = ("runtime", "webhook")
 """A secret of the spec's own, which no rendered file has: its variable carries it."""
@@ -78,6 +86,11 @@ class Job:
     def machine(self) -> str:
         """The name of the machine that is rented for it: one for each output, which has one writer."""
         return f"sidestep-{self.label}-{digest(self.spec.output_place)}"
+
+    @property
+    def runs(self) -> int:
+        """How many runs its sweep has; 0 where it is no sweep."""
+        return len(members_of(self.spec)) if self.spec.is_sweep else 0
 
     @property
     def wants_gpu(self) -> bool:
@@ -206,8 +219,19 @@ def digest(*parts: Any) -> str:
 
 
 def _as_text(value: Any) -> str:
+    if isinstance(value, dict) and any(isinstance(item, list) for item in value.values()):
+        return _sweep_as_text(value)
     if isinstance(value, dict):
         return ",".join(f"{key}={_as_text(number)}" for key, number in value.items())
     if isinstance(value, list):
         return ",".join(value)
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _sweep_as_text(sweep: Mapping[str, list[Any]]) -> str:
+    """`train.lr=0.0001,0.0003 train.seed=1,2` where that says it all: some clients pass no quotes on."""
+    words = {name: [_as_text(value) for value in values] for name, values in sweep.items()}
+    is_plain = all(not isinstance(value, list | dict) for values in sweep.values() for value in values)
+    if is_plain and all(re.fullmatch(r"[\w.+:/@-]+", word) for group in words.values() for word in group):
+        return " ".join(f"{name}={','.join(group)}" for name, group in words.items())
+    return json.dumps(sweep)

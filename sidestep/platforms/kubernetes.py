@@ -8,10 +8,10 @@ import math
 from typing import Any
 
 from sidestep.config.job import JobSpec
-from sidestep.platforms.job import WORKSPACE, Job, digest
+from sidestep.platforms.job import SHARED, WORKSPACE, Job, digest
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import dump
-from sidestep.runtime.errors import Rerun, codes
+from sidestep.runtime.errors import ExitCode, Rerun, codes
 from sidestep.storage.access import Way
 
 CONTAINER = "sidestep"
@@ -44,6 +44,37 @@ def pod_failure_policy() -> dict[str, Any]:
     }
 
 
+def indexed_failure_policy() -> dict[str, Any]:
+    """The same for a Job with an index for each run of a sweep: what is wrong with a run ends that alone.
+
+    What is wrong with the command, the credentials or the spec is wrong for all of them, and fails the Job.
+    """
+    policy = pod_failure_policy()
+    for_all = [int(code) for code in (ExitCode.USAGE, ExitCode.ACCESS, ExitCode.BAD_SPEC)]
+    for number, rule in enumerate(policy["rules"]):
+        if rule["action"] == "FailJob":
+            exit_codes = rule["onExitCodes"]
+            of_one = [code for code in exit_codes["values"] if code not in for_all]
+            policy["rules"][number : number + 1] = [
+                {"action": "FailJob", "onExitCodes": {**exit_codes, "values": for_all}},
+                {"action": "FailIndex", "onExitCodes": {**exit_codes, "values": of_one}},
+            ]
+            return policy
+    raise AssertionError("no rule fails a Job")
+
+
+def _pods(job: Job) -> dict[str, Any]:
+    """How many pods the Job has, and how often each is tried."""
+    if not job.runs:
+        return {"backoffLimit": BACKOFF_LIMIT}
+    return {
+        "completionMode": "Indexed",
+        "completions": job.runs,
+        "parallelism": job.runs,
+        "backoffLimitPerIndex": BACKOFF_LIMIT,
+    }
+
+
 def manifests(job: Job) -> list[dict[str, Any]]:
     """The ConfigMap and the Job. Both are immutable, so their names carry a digest of what is in them."""
     spec = json.dumps(job.values, indent=2, sort_keys=True)
@@ -63,9 +94,9 @@ def manifests(job: Job) -> list[dict[str, Any]]:
             "kind": "Job",
             "metadata": {"name": f"sidestep-{job.label}-{digest(template)}", "labels": labels},
             "spec": {
-                "backoffLimit": BACKOFF_LIMIT,
+                **_pods(job),
                 "podReplacementPolicy": "Failed",  # the old pod is gone before the next one starts
-                "podFailurePolicy": pod_failure_policy(),
+                "podFailurePolicy": indexed_failure_policy() if job.runs else pod_failure_policy(),
                 "ttlSecondsAfterFinished": TTL_SECONDS,
                 "template": template,
             },
@@ -157,6 +188,8 @@ def render(job: Job) -> Rendered:
     """The manifests, and `kubectl apply`."""
     command = f"kubectl apply -f {job.file}"
     comment = f"Side-Step: the job {job.spec.name} on Kubernetes. Submit it:\n  {command}\n"
+    if job.runs:
+        comment += f"A sweep of {job.runs} runs, each a pod of its own. {SHARED}\n"
     if job.secrets:
         comment += f"The credentials, once per namespace:\n  {secret_command(job)}\n"
     if job.clouds:

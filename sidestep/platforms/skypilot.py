@@ -9,7 +9,7 @@ from typing import Any
 
 from sidestep.platforms.disk import IMAGE, MACHINE
 from sidestep.platforms.docker import docker_run
-from sidestep.platforms.job import MEMORY_GB, Job, flattened
+from sidestep.platforms.job import MEMORY_GB, SHARED, Job, flattened
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.wishes import Spot
 from sidestep.platforms.yaml11 import dump
@@ -32,6 +32,10 @@ OLDEST, OLDEST_WITH_PRICE = "0.12.0", "0.13.0"
 MOUNTED = "/tmp/sidestep/job.yaml"  # noqa: S108 - on a machine that is nobody else's
 
 
+RANK = "SKYPILOT_JOB_RANK"
+"""Which of several jobs of one file it is. `--num-jobs` sets it, too, which takes a pool of machines."""
+
+
 def task(job: Job) -> dict[str, Any]:
     """SkyPilot's task. The spec's own file is mounted; what was said elsewhere goes in as variables."""
     assert job.config is not None
@@ -42,7 +46,7 @@ def task(job: Job) -> dict[str, Any]:
         '--user "$(id -u):$(id -g)"',  # the file is this user's
         f"--volume {MOUNTED}:/etc/sidestep/job.yaml:ro",
         *(f"--env {shlex.quote(f'{name}={value}')}" for name, value in flattened(elsewhere).items()),
-        secrets=job.secrets,
+        secrets=[*job.secrets, *([RANK] if job.runs else [])],
         stop_timeout=job.stop_seconds,
     )
     return {
@@ -91,6 +95,9 @@ def render(job: Job) -> Rendered:
         for name in job.secrets
     )
     command = f"sky jobs launch{secrets} {job.file}"
+    if job.runs:
+        each = f"sky jobs launch --yes --detach-run --name {job.label}-$k --env {RANK}=$k{secrets} {job.file}"
+        command = f"for k in $(seq 0 {job.runs - 1}); do {each} || break; done"
     oldest = OLDEST_WITH_PRICE if job.wishes.max_price else OLDEST
     comment = (
         f"Side-Step: the job {job.spec.name} as a SkyPilot managed job. Submit it from this folder:\n"
@@ -99,6 +106,8 @@ def render(job: Job) -> Rendered:
         f"It is started again after {', '.join(map(str, RECOVERED))}; runtime.max_attempts bounds that.\n"
         f"{job.driver}; resources.image_id chooses another machine.\n"
     )
+    if job.runs:
+        comment += f"A sweep of {job.runs} runs, each a managed job of its own. {SHARED}\n"
     return Rendered(dump(task(job), comment=comment), command)
 
 

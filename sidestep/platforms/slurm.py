@@ -7,7 +7,7 @@ import re
 import shlex
 
 from sidestep.platforms.docker import mounts
-from sidestep.platforms.job import WORKSPACE, Job
+from sidestep.platforms.job import SHARED, WORKSPACE, Job
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import commented
 from sidestep.runtime.errors import ExitCode, Rerun
@@ -25,6 +25,8 @@ def render(job: Job) -> Rendered:
         f"for it, and submit the job from the same folder:\n  {pull}\n  sbatch {job.file}\n"
         "To end it without another attempt:\n  scancel JOB\n"
     )
+    if job.runs:
+        comment += f"A sweep of {job.runs} runs, each a task of an array. {SHARED}\n"
     if needed := [name for name in job.secrets if name not in job.optional_secrets]:
         comment += f"The variables {' and '.join(needed)} must be set where that is typed.\n"
     if more := [*job.optional_secrets, *job.key_files]:
@@ -36,7 +38,8 @@ def _options(job: Job) -> str:
     """For sbatch. USR1 comes before the time is up, to this script alone (B:), which passes it on as TERM."""
     options = [
         f"--job-name={job.label}",
-        f"--output={job.label}-%j.log",
+        f"--output={job.label}-{'%A_%a' if job.runs else '%j'}.log",
+        *([f"--array=0-{job.runs - 1}"] if job.runs else []),
         "--open-mode=append",  # the attempts of one job share a log
         "--cpus-per-task=4",
         "--mem=32G",
@@ -71,7 +74,11 @@ def _script(job: Job) -> str:
     )
     passed_on = "".join(
         f'[[ -z "${{{name}+set}}" ]] || export APPTAINERENV_{name}="${name}"\n'
-        for name in ("CUDA_VISIBLE_DEVICES", *job.secrets_of_a_shell)
+        for name in (
+            "CUDA_VISIBLE_DEVICES",
+            *(["SLURM_ARRAY_TASK_ID"] if job.runs else []),
+            *job.secrets_of_a_shell,
+        )
     )
     makes = f"mkdir -p {' '.join(written)}" if written else ""
     return f"""\

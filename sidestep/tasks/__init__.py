@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sidestep.config.job import JobSpec
 from sidestep.config.needs import check_needs
 from sidestep.config.resolved import digest
+from sidestep.config.sweep import members_of, shared_of
 from sidestep.runtime.display import Wanted, shower
 from sidestep.runtime.environment import tidy_environment
 from sidestep.runtime.errors import AgainError, SideStepError
@@ -40,6 +41,9 @@ def run(
 ) -> "TrainResult | None":
     """Do what `spec.task` says. Training returns what it made, the other tasks return nothing.
 
+    A spec with a `sweep` stands for many runs, see `tasks.sweep`; tasks other than training make what they
+    share.
+
     SIGTERM and Ctrl-C are taken as notice that the machine will go (see `Preemption`), unless the caller has
     taken them already. The run's log is written into its output; a program's own logging stays as it is.
 
@@ -69,6 +73,10 @@ def run(
             log.debug("The resolved spec's digest is %s", digest(spec))
         noted.set_grace(spec.runtime.grace_seconds)
         try:
+            if spec.is_sweep:
+                return _sweep(spec, noted, progress, end_stalled)
+            if spec.sweep:
+                spec = shared_of(spec, members_of(spec), spec.task)
             with Watching(spec, noted) as watching:
                 check_needs(spec)
                 check_trackers(spec)
@@ -83,6 +91,19 @@ def run(
             if is_guest:
                 log.debug("The run ended with an error", exc_info=True)
             raise
+
+
+def _sweep(
+    spec: JobSpec, noted: Preemption, progress: Wanted, end_stalled: "End | None"
+) -> "TrainResult | None":
+    """Each run is a job as any other, under the same notice."""
+    from sidestep.tasks.sweep import run_sweep
+
+    def run_one(one: JobSpec) -> "TrainResult | None":
+        return run(one, noted, progress=progress, end_stalled=end_stalled)
+
+    tidy_environment(os.environ)
+    return run_sweep(spec, noted, run_one, os.environ)
 
 
 @contextmanager

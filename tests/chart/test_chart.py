@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from sidestep.config.job import JobSpec
 from sidestep.platforms.disk import workspace_gib
 from sidestep.platforms.job import Job
-from sidestep.platforms.kubernetes import hung_minutes, manifests
+from sidestep.platforms.kubernetes import hung_minutes, indexed_failure_policy, manifests
 from sidestep.runtime.errors import ExitCode
 from tests.documents import Block, blocks, run
 
@@ -107,6 +107,25 @@ def test_the_failure_policy_says_what_the_exit_codes_mean(documents: list[Manife
     assert rules[2]["onExitCodes"]["values"] == [ExitCode.AGAIN]
     assert spec["template"]["spec"]["restartPolicy"] == "Never"  # the policy asks for it
     assert spec["podReplacementPolicy"] == "Failed"
+
+
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+def test_a_sweep_is_an_indexed_job(version: str) -> None:
+    """With an index for each combination; how many run at a time and may fail is for the values to say."""
+    import kubernetes_validate
+
+    sweep = {**JOB["job"], "sweep": {"train.lr": [1e-4, 3e-4], "train.adapter.rank": [16, 32, 64]}}
+    spec = one("Job", rendered({"job": sweep}))["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 6, 6)
+    assert spec["backoffLimitPerIndex"] == 3 and not {"backoffLimit", "maxFailedIndexes"} & spec.keys()
+    assert spec["podFailurePolicy"] == indexed_failure_policy()
+    made = one(
+        "Job", rendered({"job": sweep, "parallelism": 2, "maxFailedIndexes": 0, "backoffLimitPerIndex": 0})
+    )
+    kubernetes_validate.validate(made, version, strict=True)
+    spec = made["spec"]
+    assert (spec["parallelism"], spec["maxFailedIndexes"], spec["backoffLimitPerIndex"]) == (2, 0, 0)
+    assert "completions" not in one("Job", rendered({"job": {**sweep, "task": "preprocess"}}))["spec"]
 
 
 def test_every_pod_is_within_the_restricted_standard(documents: list[Manifest]) -> None:
@@ -455,6 +474,8 @@ def test_the_machine_s_metadata_is_out_of_reach_unless_asked_for(metadata: bool)
         ({"model_variant": "xl-sft"}, "40Gi"),
         ({"model_variant": "my-fine-tune", "train": {"adapter": {"rank": 129}}}, "46Gi"),
         ({"train": {"adapter": {"type": "lokr", "rank": 1024}}}, "24Gi"),
+        ({"sweep": {"train.adapter.rank": [16, 129], "train.adapter.type": ["lokr", "lora"]}}, "30Gi"),
+        ({"sweep": {"train.adapter.rank": [16, 129], "train.adapter.type": ["lokr"]}}, "24Gi"),
     ],
 )
 def test_the_disk_is_what_the_spec_needs(job: Manifest, size: str) -> None:

@@ -55,6 +55,7 @@ SAMPLED = {"train.sample.every_epochs": 3}
 FIELDS = {
     "name": Row(NOTHING, "another"),
     "task": Row(NOTHING, "pipeline"),
+    "sweep": Row(NOTHING, {"train.lr": [1e-3]}),
     "checkpoint_dir": Row(NOTHING, "elsewhere"),  # what is in the weights is their digest's to say
     "model_variant": Row(FINGERPRINT, "turbo"),
     # It stands in for what a config.json leaves out, and of that all releases say the same: see below.

@@ -23,6 +23,7 @@ JOBS = {
         "model_variant": "xl-base",
         "train": {"adapter": {"rank": 200}},
     },
+    "a sweep": {**ON_S3, "sweep": {"train.lr": [1e-05, 1e-4], "train.adapter.rank": [16, 200, 64]}},
     "neither": {**ON_S3, "storage": {"anonymous": True}, "runtime": {"device": "cpu"}},
 }
 

@@ -117,8 +117,12 @@ the pod on its node, unless the item says so. The job starts, says what it lacks
 {{- $default := ternary "" "base" (empty $job) }}
 {{- $isSmall := has (dig "model_variant" $default $job) $sizes.smallModels }}
 {{- $parts := 1 }}
-{{- if ne (dig "train" "adapter" "type" "lora" $job) "lokr" }}
-{{- $parts = ceil (divf (dig "train" "adapter" "rank" 64 $job) 64) }}
+{{- $sweep := default dict (dig "sweep" dict $job) }}
+{{- $types := dig "train.adapter.type" (list (dig "train" "adapter" "type" "lora" $job)) $sweep }}
+{{- if has "lora" $types }}
+{{- range $rank := dig "train.adapter.rank" (list (dig "train" "adapter" "rank" 64 $job)) $sweep }}
+{{- $parts = max $parts (ceil (divf $rank 64)) }}
+{{- end }}
 {{- end }}
 {{- add (ternary $sizes.smallModel $sizes.largeModel $isSmall) (mul $sizes.checkpoints $parts) $sizes.songs }}Gi
 {{- end }}
@@ -232,8 +236,23 @@ spec:
   {{- end }}
 {{- end }}
 
+{{/* How many runs the spec's sweep has, the product of its lists; 0 where it is no sweep. */}}
+{{- define "side-step.runs" -}}
+{{- $job := default dict .Values.job }}
+{{- $sweep := default dict (dig "sweep" dict $job) }}
+{{- $runs := 0 }}
+{{- if and $sweep (has (dig "task" "pipeline" $job) (list "train" "pipeline")) }}
+{{- $runs = 1 }}
+{{- range $values := $sweep }}
+{{- $runs = mul $runs (len $values) }}
+{{- end }}
+{{- end }}
+{{- $runs }}
+{{- end }}
+
 {{- define "side-step.podFailurePolicy" -}}
-{{ .Files.Get "files/pod-failure-policy.json" | fromJson | toYaml }}
+{{- $file := ternary "indexed" "pod" (gt (int (include "side-step.runs" .)) 0) }}
+{{- .Files.Get (printf "files/%s-failure-policy.json" $file) | fromJson | toYaml }}
 {{- end }}
 
 {{/* What a Job cannot change once it is there is in its name: another spec, template or policy, another Job. So

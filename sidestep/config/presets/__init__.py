@@ -34,7 +34,7 @@ BUILT_IN = (
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _OF_A_JOB = {  # beside `storage`
-    *("name", "task", "checkpoint_dir", "audio_dir", "dataset_json", "dataset_dir", "output_dir"),
+    *("name", "task", "sweep", "checkpoint_dir", "audio_dir", "dataset_json", "dataset_dir", "output_dir"),
     *("train.resume_from", "train.new_attempt", "train.extend", "train.init_from", "train.init_resize"),
     *("runtime.workspace", "runtime.on_exit", "runtime.price_per_hour"),
 }
