@@ -27,6 +27,7 @@ from sidestep.data.keys import (
     Work,
     digests_of,
     latents_key,
+    recipe_digest,
     recipe_of,
     recipes_alike,
     tensors_key,
@@ -35,8 +36,10 @@ from sidestep.data.keys import (
 from sidestep.data.made import find_made
 from sidestep.data.probe import look, probed_by, sound_songs, without_bad
 from sidestep.data.prompts import alternates_of
+from sidestep.data.shards import Dealt, list_digest, songs_of
 from sidestep.data.survey import Heard, heard_before, in_words, survey_of, write_survey
 from sidestep.data.unfinished import GoneError, Unfinished
+from sidestep.data.unmerged import known_before, of_other_counts, places_before, settle
 from sidestep.data.weights import made_with
 from sidestep.lifecycle.held_out import check_to_be_trained
 from sidestep.lifecycle.job import Job
@@ -57,25 +60,28 @@ def preprocess(job: Job, reporter: Reporter) -> None:
 
     Raises SideStepErrors of what it reads: the dataset, songs, checkpoints and places.
     """
-    tensors, store = job.tensors, job.checkpoints
-    songs = job.read_songs()
+    tensors, store, own = job.tensors, job.checkpoints, job.beside_tensors
+    listed = job.read_songs()
+    songs = songs_of(listed, job.shard)
+    if job.shard:
+        log.info("Shard %s: %d of %s", job.shard.name, len(songs), counted(len(listed), "songs"))
     clear_abandoned(tensors)
     # All models are found before any of them is pulled.
     vae, text_encoder = find_vae(store), find_text_encoder(store)
     model = find_variant(store, job.spec.model_variant)
     scratch = open_store(str(job.workspace.scratch("preprocess")), StorageSpec())
-    unfinished = Unfinished(scratch, tensors)
-    known = read_index(tensors) or Index()
+    unfinished = Unfinished(scratch, own, of_other_counts(tensors, job.shard))
+    known = known_before(tensors, own)
     settings = job.spec.preprocess
-    heard = heard_before(tensors, songs, settings)
+    heard = heard_before(places_before(tensors, own), songs, settings)
     songs = sound_songs(songs, settings, known, job.workspace, heard, judge=look)
-    works, index = _plan(job, (vae, text_encoder, model), songs, known)
+    works, index = _plan(job, (vae, text_encoder, model), songs, known, list_digest(listed))
     if job.spec.task == "pipeline":
         check_to_be_trained(job, songs, index)
     unique = {work.tensors: work for work in works}
     sound, damaged = find_made(tensors, unique, known.tensors, unfinished, job.workspace)
     # What has a digest there is waited for, where it does not show: so nothing has that is still to be made.
-    others = {key: digest for key, digest in known.tensors.items() if key not in unique}
+    others = {key: digest for key, digest in known.tensors.items() if key not in unique and not job.shard}
     index = replace(index, tensors=others | sound, weights=known.weights)
     missing = [work for key, work in unique.items() if key not in sound]
     for work in missing:
@@ -84,7 +90,9 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     # What was made of a song before proves that it is sound; the others are decoded now, for the VAE.
     undecoded = {work.latents for work in missing if not unfinished.has(work.latents_file)}
     _mark_sound(index, [work.song for work in works if work.latents not in undecoded], settings)
-    write_index(tensors, index)
+    write_index(own, index)
+    if not job.shard:
+        settle(tensors)
     # Those of which nothing but tensors is left, as of songs that were moved, are heard for the report alone.
     made = [work for work in works if work.tensors in sound and not unfinished.has(work.latents_file)]
     unheard = [work.song for work in made if work.song.place not in heard]
@@ -92,9 +100,11 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     for work in works:
         if work.song.place not in heard and (found := unfinished.heard(work.latents_file)):
             heard[work.song.place] = found
-    _report(tensors, songs, heard, index, settings)
+    _report(own, songs, heard, index, settings)
     if not missing:
         unfinished.clear()
+        if job.shard and reporter.before.state != "done":
+            reporter.begin("preprocess")  # that it is done is told, though nothing was
         log.info("%s already preprocessed, in %s", _all(len(songs)), tensors.place)
         return
 
@@ -112,7 +122,7 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     # All that is read after the last song is looked at before the first one.
     encoder.check_tokenizer(text_encoder)
     index = replace(index, weights=made_with(store, job.workspace, vae, text_encoder, model))
-    write_weights(tensors, index)
+    write_weights(own, index)
     is_judged = False
     while missing:
         try:
@@ -126,12 +136,12 @@ def preprocess(job: Job, reporter: Reporter) -> None:
         except GoneError as error:
             # Each time there is one less to count on, so this comes to an end.
             log.info("%s is gone: another attempt has ended, or it was damaged", error)
-            digests = (read_index(tensors) or known).tensors
+            digests = (read_index(own) or known).tensors
             keys = [work.tensors for work in missing]
             sound |= find_made(tensors, keys, digests, unfinished, job.workspace)[0]
         sound |= encoder.made
         missing = [work for work in missing if work.tensors not in sound]
-    record_tensors(tensors, index, sound)
+    record_tensors(own, index, sound)
     unfinished.clear()
     log.info("%s preprocessed, in %s", _all(len(songs)), tensors.place)
 
@@ -157,9 +167,9 @@ def _judged(
     for place in problems:
         index.samples.pop(place, None)
         index.shares.pop(place, None)
-    record_songs(job.tensors, index, [song.place for song in songs], problems)
+    record_songs(job.beside_tensors, index, [song.place for song in songs], problems)
     if encoder.heard:
-        _report(job.tensors, songs, heard, index, settings, is_second=True)
+        _report(job.beside_tensors, songs, heard, index, settings, is_second=True)
     if problems and job.spec.task == "pipeline":
         check_to_be_trained(job, songs, index)
     return songs, works
@@ -176,7 +186,7 @@ def _all(songs: int) -> str:
 
 
 def _report(
-    tensors: Store,
+    place: Store,
     songs: list[Song],
     heard: dict[str, Heard],
     index: Index,
@@ -186,16 +196,16 @@ def _report(
     """Say and write down what the dataset is: before any work on it, and again where decoding shows more."""
     digests = {song.place: index.files[song.place].sha256 for song in songs}
     survey = survey_of(songs, heard, digests, settings)
-    write_survey(tensors, survey)
+    write_survey(place, survey)
     log.info("The dataset: %s", "; ".join(f"{what}: {said}" for what, said in in_words(survey).items()))
     if alike := survey.same_sound if is_second else survey.same_bytes + survey.same_sound:
         log.warning("The dataset has songs twice: %s", some([" = ".join(group) for group in alike]))
 
 
 def _plan(
-    job: Job, parts: tuple[Part, Part, Part], songs: list[Song], known: Index
+    job: Job, parts: tuple[Part, Part, Part], songs: list[Song], known: Index, listed: str
 ) -> tuple[list[Work], Index]:
-    """What is to be made of each song, and the index that says so.
+    """What is to be made of each song, and the index that says so. `listed` is the digest of all songs.
 
     Songs and weights are read for this only where the last run's index does not know them.
     """
@@ -230,4 +240,8 @@ def _plan(
     if copies := len(works) - len(set(samples.values())):
         log.warning("%s: the same sound and texts as others, which count once", counted(copies, "songs"))
     shares = {song.place: song.share for song in songs if song.share != ONE}
-    return works, replace(index, samples=samples, alternates=list(job.spec.alternates), shares=shares)
+    index = replace(index, samples=samples, alternates=list(job.spec.alternates), shares=shares)
+    if job.shard:
+        roots = tuple(sorted({song.store.place for song in songs}))
+        index = replace(index, dealt=Dealt(job.shard.name, listed, recipe_digest(recipe), roots))
+    return works, index
