@@ -77,8 +77,8 @@ class PreprocessSpec(Section):
     )
     shards: int = setting(
         1,
-        "How many jobs share the songs, in task preprocess; each makes the tensors of its own share. Which one "
-        "a job is, the platform says (JOB_COMPLETION_INDEX, SLURM_ARRAY_TASK_ID, SKYPILOT_JOB_RANK, "
+        "How many jobs share the songs, in task preprocess; each makes the tensors of its own share. Which "
+        "one a job is, the platform says (JOB_COMPLETION_INDEX, SLURM_ARRAY_TASK_ID, SKYPILOT_JOB_RANK, "
         "SKYPILOT_NODE_RANK or DSTACK_NODE_RANK), or preprocess.shard. `sidestep merge-index`, or the next "
         "task, makes one dataset of them.",
         ge=1,

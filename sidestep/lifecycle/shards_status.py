@@ -12,6 +12,7 @@ from sidestep.storage.store import Store
 
 NOT_BEGUN = "not begun"
 LOST = "lost"  # it says that it runs, and has not been heard of
+STATES = ("done", "running", "preempted", "failed", LOST, NOT_BEGUN)
 
 
 class ShardStatus(BaseModel):
@@ -56,7 +57,7 @@ class ShardsStatus(BaseModel):
     def in_words(self) -> list[str]:
         """Some lines, the most important first. Of shards that are done no more than their number is said."""
         count = Counter(shard.state for shard in self.shards)
-        states = ", ".join(f"{number} {state}" for state, number in count.most_common())
+        states = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
         lines = [f"{self.name}: preprocess in {counted(len(self.shards), 'shards')}: {states}"]
         lines += [shard.in_words() for shard in self.shards if shard.state != "done"]
         spent = self.spent

@@ -123,10 +123,12 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     encoder.check_tokenizer(text_encoder)
     index = replace(index, weights=made_with(store, job.workspace, vae, text_encoder, model))
     write_weights(own, index)
+    # A song is encoded again for the dataset's preview, but not for that of each shard.
+    shown = "" if job.shard and unfinished.has(works[0].latents_file) else works[0].latents
     is_judged = False
     while missing:
         try:
-            encoder.encode_songs(vae, missing, works[0].latents)
+            encoder.encode_songs(vae, missing, shown)
             free_memory()
             if not is_judged or any(work.latents in encoder.bad for work in missing):
                 songs, works = _judged(job, encoder, songs, works, index, heard)

@@ -3,26 +3,33 @@ does not belong together."""
 
 import json
 import os
-import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sidestep.commands.status import show_status
 from sidestep.config.job import JobSpec
 from sidestep.config.shards import Shard
-from sidestep.data import audio, keys, unmerged
+from sidestep.data import audio, encode, keys
 from sidestep.data.encode import SongEncoder
-from sidestep.data.index import list_samples, read_index
+from sidestep.data.index import list_samples
 from sidestep.data.shards import dealt_to
 from sidestep.data.unmerged import is_merged, merge_shards, merge_waiting
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
-from sidestep.runtime.errors import BadDataError, MissingInputError, SideStepError
+from sidestep.planning.shards import plan_shards, shards_as_text
+from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
+from sidestep.tasks import run
 from sidestep.tasks.preprocess import preprocess
+from tests.runs import run_task
 from tests.tasks.preprocessing import Counted, MakeJob, write_song
 
 NAMES = [f"{letter}.wav" for letter in "abcdefgh"]
@@ -92,20 +99,24 @@ def test_two_shards_make_what_one_job_makes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    read: list[str] = []
+    read: dict[str, int] = {}
     for module, name in ((keys, "_sha256"), (audio, "seems_whole"), (audio, "read_audio")):
         watched = getattr(module, name)
 
         def reading(path: Path, *given: Any, watched: Any = watched) -> Any:
-            read.append(path.name)
+            read[path.name] = path.stat().st_size
             return watched(path, *given)
 
         monkeypatch.setattr(module, name, reading)
     two = sharded(2)
+    planned = plan_shards(Job(two).read_songs(), 2)
+    assert "1-of-2" in shards_as_text(planned)
     for k in range(2):
         read.clear()
         make(two, k)
-        assert {name for name in read if name in OF_TWO} == {n for n in NAMES[:4] if OF_TWO[n] == k}
+        songs_read = {name: size for name, size in read.items() if name in OF_TWO}
+        assert songs_read.keys() == {name for name in NAMES[:4] if OF_TWO[name] == k}
+        assert (len(songs_read), sum(songs_read.values())) == (planned[k].songs, planned[k].bytes)
         assert counted()["encode_audio"] == list(OF_TWO.values())[:4].count(k)  # each once
     tensors = tmp_path / "tensors"
     assert all(name.endswith(".pt") for name in at_root(tensors))
@@ -123,3 +134,140 @@ def test_two_shards_make_what_one_job_makes(
     assert at_root(tensors).keys() == at_root(tmp_path / "whole").keys()
     for name, data in at_root(tmp_path / "whole").items():
         assert at_root(tensors)[name] == data, name
+
+
+def test_an_array_of_jobs_without_shards_makes_every_song(
+    spec: MakeJob, monkeypatch: pytest.MonkeyPatch, counted: Counted
+) -> None:
+    """Each has an output of its own, and an index that is not about songs."""
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    run(spec())
+    assert counted()["encode_audio"] == 4 and len(list_samples(place(spec()))) == 4
+
+
+def test_the_next_phase_merges_and_attempts_and_status_are_each_shards_own(
+    sharded: Callable[..., JobSpec],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "out"
+    dealt = sharded(2, output_dir=str(output))
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
+    run(dealt)
+    show_status(open_store(str(output), dealt.storage), as_json=False, watch=False)
+    said = capsys.readouterr().out
+    assert "2 shards: 1 done, 1 not begun" in said and "0-of-2: not begun" in said
+    estimate = dealt.changed({"task": "estimate", "estimate.batches": 1})
+    with pytest.raises(MissingInputError, match="0-of-2"):
+        run(estimate)
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
+    run(dealt)
+    names = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+    assert names == {
+        f"{folder}/{name}"
+        for k in range(2)
+        for folder, name in (
+            (f"shards/{k}-of-2", "status.json"),
+            (f"shards/{k}-of-2/logs", "sidestep-1.log"),
+            ("attempts", f"{k}-of-2-000001.json"),
+        )
+    }
+    show_status(open_store(str(output), dealt.storage), as_json=True, watch=True)
+    status = json.loads(capsys.readouterr().out)
+    assert [one["status"]["state"] for one in status["shards"]] == ["done", "done"]
+    assert status["spent"]["attempts"] == 2
+    run(estimate)
+    assert is_merged(place(dealt)) and (output / "estimate").is_dir()
+
+
+def test_a_bad_song_is_left_out_of_its_shard_or_ends_it(
+    sharded: Callable[..., JobSpec], songs: Path, counted: Counted
+) -> None:
+    bad = next(name for name in NAMES[:4] if OF_TWO[name] == 1)
+    assert list(OF_TWO.values())[:4].count(1) == 1  # it is all that its shard has
+    (songs / bad).write_bytes(b"no sound")
+    make(sharded(2), 0)
+    with pytest.raises(BadDataError, match=bad):
+        make(sharded(2), 1)
+    with pytest.raises(MissingInputError, match="1-of-2"):
+        merge_shards(place(sharded(2)))
+    skipping = sharded(2, preprocess={"on_bad_file": "skip"})
+    make_all(skipping)
+    assert len(merge_shards(place(skipping)).index.samples) == 3
+
+
+@pytest.mark.slow
+def test_another_number_of_shards_makes_nothing_twice(
+    sharded: Callable[..., JobSpec], counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors that are made count, and latents that were left, on another machine."""
+    make(sharded(2), 1)
+
+    def die(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SongEncoder, "encode_conditions", die)
+        with pytest.raises(KeyboardInterrupt):
+            make(sharded(2), 0)
+    assert counted()["encode_audio"] == 4
+    three = sharded(3, "elsewhere")
+    make_all(three)
+    done = counted()
+    assert "encode_audio" not in done and done["encode_conditions"] == 3
+    assert merge_shards(place(three)).foreign.keys() == {"0-of-2", "1-of-2"}
+
+
+@pytest.mark.slow  # some processes that load torch
+def test_shards_that_are_killed_run_twice_and_two_at_once_make_the_same_tensors(
+    sharded: Callable[..., JobSpec], spec: MakeJob, songs: Path, tmp_path: Path
+) -> None:
+    for number, name in enumerate(NAMES[4:], 4):
+        write_song(songs / name, number)
+
+    def attempt(k: int, machine: str) -> subprocess.Popen[bytes]:
+        file = tmp_path / f"{machine}.json"
+        file.write_text(json.dumps(sharded(3, machine).model_dump(mode="json")))
+        command = [sys.executable, "-m", "sidestep", "run", "--config", str(file)]
+        return subprocess.Popen(command, env={**os.environ, "JOB_COMPLETION_INDEX": str(k)})
+
+    killed = attempt(2, "killed")
+    unfinished = tmp_path / "tensors" / "shards" / "2-of-3" / "unfinished"
+    while not (unfinished.is_dir() and any(unfinished.iterdir())):
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    at_once = [attempt(k, f"machine-{k}-{number}") for k in range(3) for number in range(1 + (k == 1))]
+    assert [one.wait() for one in at_once] == [0, 0, 0, 0]
+    assert attempt(0, "again").wait() == 0  # run twice
+    assert merge_shards(place(sharded(3))).of == 3
+
+    def content(folder: Path) -> dict[str, bytes]:
+        return {file.name: file.read_bytes() for file in folder.glob("*.pt")}
+
+    whole = spec(dataset_dir=str(tmp_path / "whole"))
+    run_task(preprocess, whole)
+    assert content(tmp_path / "tensors") == content(tmp_path / "whole")
+    assert len(list_samples(place(sharded(3)))) == 8
+    # Seven, one of which loses its machine with the second of its songs.
+    seven = sharded(7, "seven", dataset_dir=str(tmp_path / "seven"))
+    for k in (0, 1, 2, 4, 5, 6):
+        make(seven, k)
+    with pytest.MonkeyPatch.context() as patch:
+        encoded, gone = encode.encode_audio, iter((False, True))
+
+        def lost(*given: Any) -> Any:
+            if next(gone):
+                raise KeyboardInterrupt
+            return encoded(*given)
+
+        patch.setattr(encode, "encode_audio", lost)
+        with pytest.raises(KeyboardInterrupt):
+            make(seven, 3)
+    with pytest.raises(MissingInputError, match="3-of-7"):
+        merge_shards(place(seven))
+    make(seven, 3)
+    merge_shards(place(seven))
+    assert content(tmp_path / "seven") == content(tmp_path / "whole")
