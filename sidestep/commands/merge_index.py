@@ -25,7 +25,7 @@ def run(call: Call) -> None:
             "merge-index needs the tensors' place: --tensor-output, or --output-dir of the job"
         )
 
-    from sidestep.data.shards import list_digest
+    from sidestep.data.dealing import list_digest
     from sidestep.data.unmerged import merge_shards
     from sidestep.lifecycle.job import Job
 

@@ -4,21 +4,14 @@ A song's shard follows from its path alone. So each process deals by itself and 
 songs moves none of the others, and another number of shards moves as few as can be.
 """
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
 from sidestep.config.shards import FOLDER, Shard
 from sidestep.runtime.errors import BadDataError
 from sidestep.storage.store import Store
 
-if TYPE_CHECKING:
-    from sidestep.data.dataset import Song
-
 _ESCAPE = "surrogateescape"  # of names that are no UTF-8
-_PLACE = ("store", "file")  # of a song: where it is, here
 INDEX_FILE = "index.json"
 
 
@@ -27,7 +20,7 @@ class Dealt:
     """Of what an index is a part. `songs` and `recipe` are the same in all shards that belong together."""
 
     shard: str  # 0-of-3
-    songs: str  # digest of the whole dataset's, see `list_digest`
+    songs: str  # digest of the whole dataset's, see `data.dealing.list_digest`
     recipe: str  # digest of settings and weights
     roots: tuple[str, ...]  # the folders of this shard's songs
 
@@ -44,25 +37,6 @@ def dealt_to(path: str, of: int) -> int:
         key = (key * 2862933555777941757 + 1) % 2**64
         jump = int((found + 1) * (2**31 / ((key >> 33) + 1)))
     return found
-
-
-def songs_of(songs: "Sequence[Song]", shard: Shard | None) -> "list[Song]":
-    """The songs of a shard, in the order of all; all of them where there is none."""
-    return [song for song in songs if shard is None or dealt_to(song.path, shard.of) == shard.k]
-
-
-def list_digest(songs: "Sequence[Song]") -> str:
-    """A digest of a dataset's songs: their paths, sizes and texts. Times and versions are left out: two
-    machines may have copies of their own."""
-    lines = sorted(
-        json.dumps(
-            {field.name: getattr(song, field.name) for field in fields(song) if field.name not in _PLACE}
-            | {"path": song.path, "size": song.file.size, "share": asdict(song.share)},
-            sort_keys=True,
-        )
-        for song in songs
-    )
-    return sha256("\n".join(lines).encode()).hexdigest()
 
 
 def shards_in(tensors: Store) -> list[Shard]:

@@ -131,7 +131,7 @@ def merge_shards(tensors: Store, of: int | None = None, songs: str | None = None
 
     Args:
         of: how many shards there are; None: as many as are there, whole.
-        songs: digest of the dataset's songs (`data.shards.list_digest`), where they can be listed.
+        songs: digest of the dataset's songs (`data.dealing.list_digest`), where they can be listed.
 
     Raises MissingInputError where a shard is missing or not finished, and BadDataError where one is of
     another dataset, or there twice.

@@ -14,6 +14,7 @@ from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_vari
 from sidestep.commitlog.leftovers import clear_abandoned
 from sidestep.config.schema import PreprocessSpec, StorageSpec
 from sidestep.data.dataset import Song, by_store
+from sidestep.data.dealing import list_digest, songs_of
 from sidestep.data.index import (
     ONE,
     Index,
@@ -36,7 +37,7 @@ from sidestep.data.keys import (
 from sidestep.data.made import find_made
 from sidestep.data.probe import look, probed_by, sound_songs, without_bad
 from sidestep.data.prompts import alternates_of
-from sidestep.data.shards import Dealt, list_digest, songs_of
+from sidestep.data.shards import Dealt
 from sidestep.data.survey import Heard, heard_before, in_words, survey_of, write_survey
 from sidestep.data.unfinished import GoneError, Unfinished
 from sidestep.data.unmerged import known_before, of_other_counts, places_before, settle
@@ -81,8 +82,8 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     unique = {work.tensors: work for work in works}
     sound, damaged = find_made(tensors, unique, known.tensors, unfinished, job.workspace)
     # What has a digest there is waited for, where it does not show: so nothing has that is still to be made.
-    others = {key: digest for key, digest in known.tensors.items() if key not in unique and not job.shard}
-    index = replace(index, tensors=others | sound, weights=known.weights)
+    others = {key: digest for key, digest in known.tensors.items() if key not in unique}
+    index = replace(index, tensors=(others if not job.shard else {}) | sound, weights=known.weights)
     missing = [work for key, work in unique.items() if key not in sound]
     for work in missing:
         if digest := known.tensors.get(work.tensors):

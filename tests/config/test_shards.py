@@ -1,5 +1,7 @@
 """Which shard a process makes: where shards are on alone, by one meaning of an index."""
 
+from typing import Any
+
 import pytest
 
 from sidestep.config.job import JobSpec, resolve
@@ -9,9 +11,9 @@ from sidestep.runtime.errors import BadSpecError
 MANY = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "3"}
 
 
-def spec_of(shards: int = 3, **values: object) -> JobSpec:
+def spec_of(shards: int = 3, **values: Any) -> JobSpec:
     given = {"task": "preprocess", "audio_dir": "songs", "dataset_dir": "tensors", **values}
-    preprocess = {"shards": shards, **given.pop("preprocess", {})}  # type: ignore[dict-item]
+    preprocess = {"shards": shards, **given.pop("preprocess", {})}
     return JobSpec.model_validate({**given, "preprocess": preprocess})
 
 
@@ -64,7 +66,7 @@ def test_no_or_another_index_is_a_wrong_spec(environ: dict[str, str], said: str)
         ({"preprocess": {"shard": 3}}, "preprocess.shard"),
     ],
 )
-def test_two_meanings_at_once_are_a_wrong_spec(values: dict[str, object], field: str) -> None:
+def test_two_meanings_at_once_are_a_wrong_spec(values: dict[str, Any], field: str) -> None:
     spec = spec_of(**values)
     assert [problem.field for problem in shard_problems(spec)] == [field]
     with pytest.raises(BadSpecError, match="phases of their own" if field.endswith("s") else "below"):

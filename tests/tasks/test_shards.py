@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sidestep.acestep.vae import encode_audio
 from sidestep.commands.status import show_status
 from sidestep.config.job import JobSpec
 from sidestep.config.shards import Shard
@@ -23,6 +24,7 @@ from sidestep.data.shards import dealt_to
 from sidestep.data.unmerged import is_merged, merge_shards, merge_waiting
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
+from sidestep.lifecycle.shards_status import shards_status
 from sidestep.planning.shards import plan_shards, shards_as_text
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.open import open_store
@@ -181,6 +183,19 @@ def test_the_next_phase_merges_and_attempts_and_status_are_each_shards_own(
     assert is_merged(place(dealt)) and (output / "estimate").is_dir()
 
 
+def test_a_shard_without_songs_is_done_and_heard_of(
+    sharded: Callable[..., JobSpec], songs: Path, tmp_path: Path, counted: Counted
+) -> None:
+    for name in NAMES[:4]:
+        if OF_TWO[name] == 1:
+            (songs / name).unlink()
+    make(sharded(2), 1)
+    status = shards_status(place(sharded(2)))
+    assert [shard.state for shard in status.shards] == ["not begun", "done"] and counted() == {}
+    with pytest.raises(MissingInputError, match="0-of-2"):
+        merge_shards(place(sharded(2)))
+
+
 def test_a_bad_song_is_left_out_of_its_shard_or_ends_it(
     sharded: Callable[..., JobSpec], songs: Path, counted: Counted
 ) -> None:
@@ -256,12 +271,12 @@ def test_shards_that_are_killed_run_twice_and_two_at_once_make_the_same_tensors(
     for k in (0, 1, 2, 4, 5, 6):
         make(seven, k)
     with pytest.MonkeyPatch.context() as patch:
-        encoded, gone = encode.encode_audio, iter((False, True))
+        gone = iter((False, True))
 
         def lost(*given: Any) -> Any:
             if next(gone):
                 raise KeyboardInterrupt
-            return encoded(*given)
+            return encode_audio(*given)
 
         patch.setattr(encode, "encode_audio", lost)
         with pytest.raises(KeyboardInterrupt):
