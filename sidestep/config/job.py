@@ -99,7 +99,8 @@ def resolve(
     try:
         spec = _Settings(_build_sources=(sources, {})).spec
         problems += expanded(spec, origins["sweep",])[1]
-        problems += shard_problems(spec, {".".join(path): origin for path, origin in origins.items()})
+        if needs_places:
+            problems += shard_problems(spec, {".".join(path): origin for path, origin in origins.items()})
     except ValidationError as error:
         problems += invalid_values(error, origins)
     if needs_places:

@@ -89,9 +89,10 @@ def settle(tensors: Store) -> None:
         _note(tensors, digests)
 
 
-def is_merged(tensors: Store) -> bool:
-    """Whether the index in a place is made of the shards' as they are, or there are none."""
-    digests = _digests(tensors)
+def is_merged(tensors: Store, of: int | None = None) -> bool:
+    """Whether the index in a place is made of the shards' as they are, or there are none. A listing may lag
+    behind: where `of` says how many there are, each is asked for."""
+    digests = _digests(tensors, of)
     if not digests:
         return True
     try:
@@ -106,18 +107,25 @@ def _note(tensors: Store, digests: Mapping[str, str]) -> None:
         tensors.write_bytes(NOTE, content)
 
 
-def _digests(tensors: Store) -> dict[str, str]:
+def _digests(tensors: Store, of: int | None = None) -> dict[str, str]:
     """The digest of each shard's index, by the shard's name."""
-    shards = shards_in(tensors)
+
+    def digest(shard: Shard) -> str | None:
+        try:
+            return sha256(tensors.read_bytes(f"{shard.folder}/{INDEX_FILE}")).hexdigest()
+        except MissingInputError:
+            return None
+
+    shards = sorted({*shards_in(tensors), *shards_of(of or 0)})
     with ThreadPoolExecutor(tensors.options.connections) as pool:
-        found = pool.map(lambda shard: tensors.read_bytes(f"{shard.folder}/{INDEX_FILE}"), shards)
-        return {shard.name: sha256(data).hexdigest() for shard, data in zip(shards, found, strict=True)}
+        found = zip(shards, pool.map(digest, shards), strict=True)
+        return {shard.name: known for shard, known in found if known}
 
 
 def merge_waiting(tensors: Store, of: int | None = None) -> None:
     """Merge the shards in a place, unless its index is made of them. Raises as `merge_shards`."""
     try:
-        if is_merged(tensors):
+        if is_merged(tensors, of):
             return
     except StorageError:
         raise
@@ -136,7 +144,7 @@ def merge_shards(tensors: Store, of: int | None = None, songs: str | None = None
     Raises MissingInputError where a shard is missing or not finished, and BadDataError where one is of
     another dataset, or there twice.
     """
-    digests = _digests(tensors)
+    digests = _digests(tensors, of)
     there = [shard for name in digests if (shard := Shard.called(name))]
     numbers = [of] if of else sorted({shard.of for shard in there})
     if not numbers:

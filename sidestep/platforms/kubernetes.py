@@ -189,7 +189,13 @@ def render(job: Job) -> Rendered:
     """The manifests, and `kubectl apply`."""
     command = f"kubectl apply -f {job.file}"
     comment = f"Side-Step: the job {job.spec.name} on Kubernetes. Submit it:\n  {command}\n"
+    made = manifests(job)
     comment += job.many("a pod")
+    if job.shards:
+        name = made[1]["metadata"]["name"]
+        comment += (
+            f"  kubectl wait --for=condition=complete --timeout=-1s job/{name} && kubectl apply -f NEXT\n"
+        )
     if job.secrets:
         comment += f"The credentials, once per namespace:\n  {secret_command(job)}\n"
     if job.clouds:
@@ -197,7 +203,7 @@ def render(job: Job) -> Rendered:
             f"{' and '.join(job.clouds)}: the pod has the access of its service account (the namespace's\n"
             "default, or serviceAccountName) by workload identity, or of its node. No other cluster has it.\n"
         )
-    return Rendered(dump(*manifests(job), comment=comment), command)
+    return Rendered(dump(*made, comment=comment), command)
 
 
 PLATFORM = Platform(

@@ -21,8 +21,8 @@ def test_kubernetes_has_an_index_for_each_shard() -> None:
         return spec
 
     job = job_of(DEALT)
-    assert (job["completionMode"], job["completions"], job["parallelism"]) == ("Indexed", 5, 5)
-    assert job["backoffLimitPerIndex"] == BACKOFF_LIMIT and "backoffLimit" not in job
+    assert job.items() >= {"completionMode": "Indexed", "completions": 5, "parallelism": 5}.items()
+    assert job.get("backoffLimitPerIndex") == BACKOFF_LIMIT and "backoffLimit" not in job
     assert job["podFailurePolicy"] == indexed_failure_policy()
     assert "successPolicy" not in job  # it would end shards that are still made
     for other in ({"shards": 1}, {"shards": 5, "shard": 2}):

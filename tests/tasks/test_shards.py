@@ -31,7 +31,9 @@ from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
 from sidestep.tasks import run
 from sidestep.tasks.preprocess import preprocess
+from tests.faults import faulty_server
 from tests.runs import run_task
+from tests.s3 import S3Server
 from tests.tasks.preprocessing import Counted, MakeJob, write_song
 
 NAMES = [f"{letter}.wav" for letter in "abcdefgh"]
@@ -232,6 +234,23 @@ def test_another_number_of_shards_makes_nothing_twice(
     done = counted()
     assert "encode_audio" not in done and done["encode_conditions"] == 3
     assert merge_shards(place(three)).foreign.keys() == {"0-of-2", "1-of-2"}
+
+
+@pytest.mark.slow  # a server
+def test_a_bucket_whose_listings_lag_behind(
+    sharded: Callable[..., JobSpec], s3_server: S3Server, counted: Counted
+) -> None:
+    with faulty_server(s3_server.endpoint) as proxy:
+        proxy.listings_lag = 3600
+        places = {"dataset_dir": s3_server.place("tensors"), "storage": {"endpoint_url": proxy.endpoint}}
+        dealt = sharded(2, **places)
+        make(dealt, 1)
+        with pytest.raises(MissingInputError, match="0-of-2"):
+            merge_waiting(place(dealt), 2)
+        make(dealt, 0)
+        merge_waiting(place(dealt), 2)
+        assert is_merged(place(dealt), 2) and len(list_samples(place(dealt))) == 4
+        assert counted()["encode_audio"] == 4
 
 
 @pytest.mark.slow  # some processes that load torch
