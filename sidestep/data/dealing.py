@@ -12,9 +12,15 @@ from sidestep.data.shards import dealt_to
 _PLACE = ("store", "file")  # of a song: where it is, here
 
 
+def shard_of_song(song: Song, of: int) -> int:
+    """The number, below `of`, of the shard that a song is dealt to: by the dataset JSON's entry, as the files
+    of many folders have the same names, or by the path below audio_dir."""
+    return dealt_to(song.entry or song.path, of)
+
+
 def songs_of(songs: Sequence[Song], shard: Shard | None) -> list[Song]:
     """The songs of a shard, in the order of all; all of them where there is none."""
-    return [song for song in songs if shard is None or dealt_to(song.path, shard.of) == shard.k]
+    return [song for song in songs if shard is None or shard_of_song(song, shard.of) == shard.k]
 
 
 def list_digest(songs: Sequence[Song]) -> str:

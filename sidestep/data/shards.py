@@ -26,7 +26,7 @@ class Dealt:
 
 
 def dealt_to(path: str, of: int) -> int:
-    """The shard, below `of`, of the song with this path below its folder.
+    """The shard, below `of`, of the song that a dataset lists under this path.
 
     Jump consistent hash (Lamping, Veach 2014, https://arxiv.org/abs/1406.2294) over 64 bits of the path's.
     """

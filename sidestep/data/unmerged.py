@@ -15,7 +15,7 @@ from hashlib import sha256
 from sidestep.config.shards import FOLDER, Shard, shards_of
 from sidestep.data.index import Index, find_files, read_index, tensors_file, write_index
 from sidestep.data.listing import PREVIEWS
-from sidestep.data.shards import INDEX_FILE, Dealt, dealt_to, shards_in
+from sidestep.data.shards import INDEX_FILE, Dealt, shards_in
 from sidestep.data.survey import joined, read_survey, write_survey
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError, SideStepError, StorageError
@@ -227,7 +227,7 @@ def _parts(tensors: Store, of: int, songs: str | None) -> list[Part]:
     ]
     if unfinished:
         raise MissingInputError(f"{where}: songs are left to preprocess of {some(unfinished)}\n  {AGAIN}")
-    _check_dealt(parts, where)
+    _check_once(parts, where)
     return parts
 
 
@@ -244,12 +244,13 @@ def _of_others(parts: Sequence[Part], songs: str | None) -> str:
     return f"they are of different {what}: {'; '.join(some(names) for names in groups.values())}"
 
 
-def _check_dealt(parts: Sequence[Part], where: str) -> None:
-    """Raise BadDataError where a shard has a song that is not dealt to it."""
+def _check_once(parts: Sequence[Part], where: str) -> None:
+    """Raise BadDataError where two shards have the same song."""
+    of: dict[str, str] = {}
     for part in parts:
         for place in part.index.samples:
-            if dealt_to(path := _path(place, part.dealt), part.shard.of) != part.shard.k:
-                raise BadDataError(f"{where}: {part.shard.name} has {path}, which is another's\n  {AGAIN}")
+            if (other := of.setdefault(place, part.shard.name)) != part.shard.name:
+                raise BadDataError(f"{where}: {other} and {part.shard.name} both have {place}\n  {AGAIN}")
 
 
 def _path(place: str, dealt: Dealt) -> str:

@@ -8,7 +8,7 @@ from rich.filesize import decimal
 
 from sidestep.config.shards import shards_of
 from sidestep.data.dataset import Song
-from sidestep.data.shards import dealt_to
+from sidestep.data.dealing import shard_of_song
 from sidestep.runtime.words import counted
 
 
@@ -25,7 +25,7 @@ def plan_shards(songs: Sequence[Song], of: int) -> list[ShardPlan]:
     """What each of so many shards is dealt."""
     sizes: list[list[int]] = [[] for _ in range(of)]
     for song in songs:
-        sizes[dealt_to(song.path, of)].append(song.file.size)
+        sizes[shard_of_song(song, of)].append(song.file.size)
     return [
         ShardPlan(shard.name, len(own), sum(own)) for shard, own in zip(shards_of(of), sizes, strict=True)
     ]

@@ -113,7 +113,7 @@ def test_two_whole_sets_of_different_songs_are_asked_for(store: Store, write: Wr
     assert merge_shards(store).of == 2
 
 
-def test_a_song_that_is_anothers_and_tensors_that_are_gone(store: Store, write: Write) -> None:
+def test_a_song_of_two_shards_and_tensors_that_are_gone(store: Store, write: Write) -> None:
     for k in range(2):
         write(k)
     own = root(store.child("shards/0-of-2"))
@@ -124,7 +124,7 @@ def test_a_song_that_is_anothers_and_tensors_that_are_gone(store: Store, write: 
     other = next(name for name in NAMES if dealt_to(name, 2) == 1)
     own.samples[f"/songs/{other}"] = own.samples.pop(f"/songs/{lost}")
     write_index(store.child("shards/0-of-2"), own)
-    with pytest.raises(BadDataError, match=f"0-of-2 has {other}"):
+    with pytest.raises(BadDataError, match=f"0-of-2 and 1-of-2 both have /songs/{other}"):
         merge_shards(store)
 
 
