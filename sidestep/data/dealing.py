@@ -13,8 +13,8 @@ _PLACE = ("store", "file")  # of a song: where it is, here
 
 
 def shard_of_song(song: Song, of: int) -> int:
-    """The number, below `of`, of the shard that a song is dealt to: by the dataset JSON's entry, as the files
-    of many folders have the same names, or by the path below audio_dir."""
+    """The number, below `of`, of the shard that a song is dealt to: by the dataset JSON's entry, or by the
+    path below audio_dir, and not by where this machine has found it."""
     return dealt_to(song.entry or song.path, of)
 
 

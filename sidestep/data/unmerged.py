@@ -46,32 +46,25 @@ class Merged:
     foreign: dict[str, str]
 
 
-def places_before(tensors: Store, own: Store) -> list[Store]:
-    """Where earlier attempts have left indexes and reports, the one to be believed most at the end."""
-    others = [tensors.child(shard.folder) for shard in shards_in(tensors)] if own is not tensors else []
-    return [tensors, *(other for other in others if other.place != own.place), own]
+def places_before(tensors: Store, shard: Shard | None) -> list[Store]:
+    """Where earlier attempts have left indexes, reports and unfinished work of this one's songs, its own
+    folder first: of all songs by one job, and of shards of another number."""
+    if shard is None:
+        return [tensors]
+    others = [other for other in shards_in(tensors) if other.of != shard.of]
+    return [tensors.child(one.folder) for one in (shard, *others)] + [tensors]
 
 
-def of_other_counts(tensors: Store, shard: Shard | None) -> list[Store]:
-    """The folders of shards of another number than this one's: some of their songs are its own by now."""
-    found = shards_in(tensors) if shard else []
-    return [tensors.child(other.folder) for other in found if shard and other.of != shard.of]
-
-
-def known_before(tensors: Store, own: Store) -> Index:
-    """What earlier attempts knew of songs and tensors. Those of other shards, or of another number of them,
-    are read, too: no song is read twice for its digest."""
-    if own is tensors:
-        return read_index(tensors) or Index()
-    *others, last = places_before(tensors, own)
-    with ThreadPoolExecutor(tensors.options.connections) as pool:
+def known_before(own: Store, *others: Store) -> Index:
+    """What earlier attempts knew of songs and tensors: no song is read again for its digest."""
+    known = read_index(own) or Index()
+    with ThreadPoolExecutor(own.options.connections) as pool:
         indexes = [index for index in pool.map(_read_if_sound, others) if index]
-    mine = read_index(last) or Index()
-    known = Index(weights=next((one.weights for one in (mine, *indexes) if one.weights), None))
-    for index in (*indexes, mine):
-        known.files |= index.files
-        known.tensors |= index.tensors
-        known.samples |= index.samples
+    for index in indexes:
+        known.files = index.files | known.files
+        known.tensors = index.tensors | known.tensors
+        known.samples = index.samples | known.samples
+        known.weights = known.weights or index.weights
     return known
 
 
@@ -96,7 +89,7 @@ def is_merged(tensors: Store, of: int | None = None) -> bool:
     if not digests:
         return True
     try:
-        return tensors.read_small(NOTE) == json_bytes(digests) and read_index(tensors) is not None
+        return tensors.read_small(NOTE) == json_bytes(digests) and tensors.stat(INDEX_FILE) is not None
     except MissingInputError:
         return False
 

@@ -40,7 +40,7 @@ from sidestep.data.prompts import alternates_of
 from sidestep.data.shards import Dealt
 from sidestep.data.survey import Heard, heard_before, in_words, survey_of, write_survey
 from sidestep.data.unfinished import GoneError, Unfinished
-from sidestep.data.unmerged import known_before, of_other_counts, places_before, settle
+from sidestep.data.unmerged import known_before, places_before, settle
 from sidestep.data.weights import made_with
 from sidestep.lifecycle.held_out import check_to_be_trained
 from sidestep.lifecycle.job import Job
@@ -61,7 +61,7 @@ def preprocess(job: Job, reporter: Reporter) -> None:
 
     Raises SideStepErrors of what it reads: the dataset, songs, checkpoints and places.
     """
-    tensors, store, own = job.tensors, job.checkpoints, job.beside_tensors
+    tensors, store = job.tensors, job.checkpoints
     listed = job.read_songs()
     songs = songs_of(listed, job.shard)
     if job.shard:
@@ -71,10 +71,11 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     vae, text_encoder = find_vae(store), find_text_encoder(store)
     model = find_variant(store, job.spec.model_variant)
     scratch = open_store(str(job.workspace.scratch("preprocess")), StorageSpec())
-    unfinished = Unfinished(scratch, own, of_other_counts(tensors, job.shard))
-    known = known_before(tensors, own)
+    own, *others = places_before(tensors, job.shard)
+    unfinished = Unfinished(scratch, own, others)
+    known = known_before(own, *others)
     settings = job.spec.preprocess
-    heard = heard_before(places_before(tensors, own), songs, settings)
+    heard = heard_before([*others, own], songs, settings)
     songs = sound_songs(songs, settings, known, job.workspace, heard, judge=look)
     works, index = _plan(job, (vae, text_encoder, model), songs, known, list_digest(listed))
     if job.spec.task == "pipeline":
@@ -82,8 +83,8 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     unique = {work.tensors: work for work in works}
     sound, damaged = find_made(tensors, unique, known.tensors, unfinished, job.workspace)
     # What has a digest there is waited for, where it does not show: so nothing has that is still to be made.
-    others = {key: digest for key, digest in known.tensors.items() if key not in unique}
-    index = replace(index, tensors=(others if not job.shard else {}) | sound, weights=known.weights)
+    left = {key: digest for key, digest in known.tensors.items() if key not in unique}
+    index = replace(index, tensors=({} if job.shard else left) | sound, weights=known.weights)
     missing = [work for key, work in unique.items() if key not in sound]
     for work in missing:
         if digest := known.tensors.get(work.tensors):

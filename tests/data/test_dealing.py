@@ -9,6 +9,7 @@ from sidestep.config.shards import Shard
 from sidestep.data.dataset import Song, read_songs
 from sidestep.data.dealing import list_digest, songs_of
 from sidestep.data.index import Share
+from sidestep.data.shards import dealt_to
 from sidestep.storage.local import LocalStore
 from sidestep.storage.store import FileInfo
 
@@ -19,21 +20,20 @@ def song(path: str = "a.wav", size: int = 1, version: str = "1") -> Song:
     return Song(STORE, FileInfo(path, size, version), "a caption")
 
 
-def test_entries_of_many_albums_are_dealt_by_the_whole_of_their_paths(tmp_path: Path) -> None:
-    """On a disk beside audio_dir, where each album begins with a 01.mp3."""
+def test_songs_of_a_json_are_dealt_by_its_entries(tmp_path: Path) -> None:
+    """Wherever they were found: each machine may have them elsewhere."""
     for album in range(12):
         (tmp_path / f"disk/{album}").mkdir(parents=True)
         (tmp_path / f"disk/{album}/01.mp3").write_bytes(b"sound")
-    entries = [{"audio_path": str(tmp_path / f"disk/{album}/01.mp3")} for album in range(12)]
+    entries = [f"/another machine/disk/{album}/01.mp3" for album in range(12)]
 
-    def listed(count: int) -> list[Song]:
-        (tmp_path / "dataset.json").write_text(json.dumps(entries[:count]))
-        return read_songs(None, (LocalStore(tmp_path, StorageSpec()), "dataset.json"))
+    def dealt(count: int) -> list[list[str]]:
+        (tmp_path / "dataset.json").write_text(json.dumps([{"audio_path": one} for one in entries[:count]]))
+        songs = read_songs(None, (LocalStore(tmp_path, StorageSpec()), "dataset.json"))
+        return [[one.entry for one in songs_of(songs, Shard(k, 2))] for k in range(2)]
 
-    dealt = [{one.place for one in songs_of(listed(12), Shard(k, 2))} for k in range(2)]
-    assert min(map(len, dealt)) > 2 and len(dealt[0] | dealt[1]) == 12 and not dealt[0] & dealt[1]
-    for k in range(2):
-        assert {one.place for one in songs_of(listed(8), Shard(k, 2))} <= dealt[k]
+    assert dealt(12) == [[one for one in entries if dealt_to(one, 2) == k] for k in range(2)]
+    assert all(set(few) <= set(many) for few, many in zip(dealt(8), dealt(12), strict=True))
 
 
 def test_what_is_another_list_of_songs() -> None:
