@@ -79,7 +79,7 @@ def said_by(process: subprocess.Popen[str]) -> str:
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()  # its processes end with it
-        raise
+        pytest.fail("it has not ended")
 
 
 def test_what_the_processes_know(tmp_path: Path) -> None:
@@ -124,7 +124,9 @@ def test_none_is_left_where_the_launcher_is_killed(tmp_path: Path) -> None:
     pids = [int((tmp_path / str(number)).read_text()) for number in range(2)]
     process.kill()
     try:
-        assert process.communicate(timeout=SOON)  # each of them holds the other end of the pipe
+        process.communicate(timeout=SOON)  # each of them holds the other end of the pipe
+    except subprocess.TimeoutExpired:
+        pytest.fail("they have not ended")
     finally:
         for pid in pids:
             with suppress(ProcessLookupError):
