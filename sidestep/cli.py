@@ -16,6 +16,7 @@ from sidestep.runtime import interrupts
 from sidestep.runtime.console import answered, is_interactive, write, write_json
 from sidestep.runtime.errors import ExitCode, MachineError, SideStepError, UsageError
 from sidestep.runtime.logs import is_json, log_file, setup_logging
+from sidestep.runtime.ranks import is_rank
 from sidestep.runtime.secrets import hide
 from sidestep.runtime.shown import indented
 from sidestep.runtime.words import did_you_mean
@@ -96,7 +97,10 @@ def entry() -> NoReturn:
     except (interrupts.Terminated, KeyboardInterrupt):  # the latter: once more, while the first was told
         code = ExitCode.AGAIN
     interrupts.end_at_once(code)
-    if code == ExitCode.AGAIN:
+    if code == ExitCode.AGAIN or is_rank(
+        os.environ
+    ):  # torch's own end may abort while other ranks still work
+        sys.stdout.flush()
         logging.shutdown()
         os._exit(code)
     gc.freeze()  # the last collections would look through all of torch, for seconds

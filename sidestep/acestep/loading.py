@@ -5,9 +5,10 @@ exception that is mended here (XL's timbre token).
 """
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -25,8 +26,11 @@ from sidestep.acestep.config import TextConfig, VaeConfig, read_config
 from sidestep.acestep.headers import check_part
 from sidestep.acestep.layout import SILENCE_FILE, find_text_encoder, find_vae, find_variant, open_checkpoints
 from sidestep.acestep.names import diffusers_name
+from sidestep.acestep.quantized import Quantizing
+from sidestep.acestep.swap import swapped_layers
 from sidestep.acestep.vae import build_vae
 from sidestep.acestep.weights import check_finite, load_exactly, read_weights
+from sidestep.config.memory import Quantization
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import BadDataError, SideStepError
 from sidestep.runtime.parsing import parse_as, parse_json, read_small
@@ -77,11 +81,15 @@ def load_model(
     parts: tuple[str, ...] = PARTS,
     base_model: str | None = None,
     attention: AttentionName = "sdpa",
+    quantize: Quantization = "none",
+    swapped: int = 0,
 ) -> AceStepModel:
     """Load a variant from a local checkpoint folder, by alias (`base`) or by its folder's name.
 
     `base_model` is the release that a fine-tune was made from, for what its own config.json leaves out;
-    `attention` is how the decoder computes it. Weights are cast to `dtype` one by one, as they are read.
+    `attention` is how the decoder computes it. Weights are cast to `dtype` one by one, as they are read;
+    those of the decoder's layers are held as `quantize` says. So many of these layers as `swapped` says stay
+    in the CPU's memory, for `acestep.swap`.
 
     Raises MissingInputError for an unknown variant or a missing file, BadDataError where the weights
     are not exactly those that config.json describes.
@@ -90,7 +98,10 @@ def load_model(
     part = find_variant(_checkpoints(checkpoint_dir), variant)
     folder = Path(checkpoint_dir) / part.folder
     config = read_config(folder, base_model)
-    loaders = {"transformer": _load_transformer, "condition_encoder": _load_condition_encoder}
+    loaders: dict[str, Callable[..., nn.Module]] = {
+        "transformer": partial(_load_transformer, quantize=quantize, swapped=swapped),
+        "condition_encoder": _load_condition_encoder,
+    }
     modules = {part: loaders[part](folder, config, device, dtype).eval() for part in parts}
     model = AceStepModel(modules, config, part.folder)
     if "transformer" in modules:
@@ -235,12 +246,23 @@ def build_condition_encoder(config: dict[str, Any]) -> AceStepConditionEncoder:
 
 
 def _load_transformer(
-    folder: Path, config: dict[str, Any], device: str | torch.device, dtype: torch.dtype
+    folder: Path,
+    config: dict[str, Any],
+    device: str | torch.device,
+    dtype: torch.dtype,
+    quantize: Quantization,
+    swapped: int,
 ) -> nn.Module:
     with torch.device("meta"):
         transformer: nn.Module = build_transformer(config)
     weights = _renamed(read_weights(folder, ("decoder.",)), "decoder.")
-    load_exactly(transformer, weights, device, dtype, source=f"{folder} (decoder)")
+    elsewhere = tuple(f"layers.{n}." for n in swapped_layers(config["num_hidden_layers"], swapped))
+    load_exactly(
+        *(transformer, weights, device, dtype),
+        source=f"{folder} (decoder)",
+        quantizing=None if quantize == "none" else Quantizing(quantize, dtype),
+        is_elsewhere=lambda name: name.startswith(elsewhere),
+    )
     return transformer.requires_grad_(False)
 
 

@@ -4,7 +4,10 @@ What diffusers' modules say, without building them: torch takes seconds to impor
 """
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from typing import Any
+
+from sidestep.config.memory import QUANTIZED, Quantization, bytes_held
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -35,6 +38,19 @@ def decoder_shapes(config: Mapping[str, Any]) -> Shapes:
         shapes[f"{layer}.mlp_norm.weight"] = (hidden,)
         shapes[f"{layer}.scale_shift_table"] = (1, 6, hidden)
     return {f"decoder.{name}": shape for name, shape in shapes.items()}
+
+
+def decoder_bytes(config: Mapping[str, Any], size: int) -> dict[Quantization, int]:
+    """Bytes of the decoder's weights under each quantization of its layers' matrices, of `size` each else."""
+
+    def held(name: str, shape: tuple[int, ...], kind: Quantization) -> int:
+        is_rounded = name.startswith("decoder.layers.") and name.endswith(".weight") and len(shape) == 2
+        return bytes_held(prod(shape), shape[0], kind if is_rounded else "none", size)
+
+    shapes = decoder_shapes(config)
+    return {
+        kind: sum(held(name, shape, kind) for name, shape in shapes.items()) for kind in ("none", *QUANTIZED)
+    }
 
 
 def condition_encoder_shapes(config: Mapping[str, Any]) -> Shapes:

@@ -4,7 +4,7 @@ A checkpoint with a key too few, a key too many or a wrong shape is refused with
 a model that is half random trains without complaint and produces noise.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sidestep.acestep.layout import choose_weights
 from sidestep.acestep.names import original_name
+from sidestep.acestep.quantized import Quantizing
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.parsing import read_small
 from sidestep.runtime.tensorfiles import read_tensors
@@ -69,14 +70,19 @@ def load_exactly(
     device: str | torch.device,
     dtype: torch.dtype,
     source: str,
+    quantizing: Quantizing | None = None,
+    is_elsewhere: Callable[[str], bool] = lambda name: False,
 ) -> None:
     """Put `weights` into `module` (built on the meta device) as `dtype` on `device`.
 
-    Each is cast as it comes, so that no second copy of the model is ever in memory. Floating-point
-    weights only are cast. Raises BadDataError naming every key that is missing, left over or of another
-    shape, as the checkpoint spells it; `source` is what the message calls the checkpoint.
+    Each is cast, or quantized, as it comes, so that no second copy of the model is ever in memory.
+    Floating-point weights only are cast. Those of which `is_elsewhere` is true stay in the CPU's memory.
+
+    Raises BadDataError naming every key that is missing, left over or of another shape, as the checkpoint
+    spells it; `source` is what the message calls the checkpoint.
     """
     missing = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    to_round = {f"{layer}.weight" for layer in quantizing.of(module)} if quantizing else set()
     placed: dict[str, Tensor] = {}
     problems = []
     for name, tensor in weights:
@@ -87,8 +93,12 @@ def load_exactly(
             problems.append(
                 f"shape of {original_name(name)}: {list(tensor.shape)}, config.json wants {list(shape)}"
             )
+        elif quantizing and name in to_round:
+            for part, held in quantizing.packed(name, tensor.to(device)):
+                placed[part] = held.cpu() if is_elsewhere(name) else held
         else:
-            placed[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+            place = "cpu" if is_elsewhere(name) else device
+            placed[name] = tensor.to(device=place, dtype=dtype if tensor.is_floating_point() else None)
     problems = [f"missing: {original_name(name)}" for name in sorted(missing)] + sorted(problems)
     if problems:
         more = [f"… and {len(problems) - SHOWN_KEYS} more"] if len(problems) > SHOWN_KEYS else []
@@ -96,4 +106,6 @@ def load_exactly(
             "\n  ".join([f"{source} does not fit its config.json:", *problems[:SHOWN_KEYS], *more])
             + "\n  the files may be of different models, or a download that was cut short"
         )
+    if quantizing:
+        quantizing.put_into(module)
     module.load_state_dict(placed, strict=True, assign=True)

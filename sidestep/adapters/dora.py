@@ -17,6 +17,8 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
+from sidestep.acestep.quantized import weight_of
+
 KEY = "lora_magnitude_vector"
 """What PEFT's files call the lengths m."""
 COMFYUI_KEY = "dora_scale"
@@ -26,10 +28,10 @@ COMFYUI_KEY = "dora_scale"
 class Dora(nn.Module):
     """The lengths of one layer, and how PEFT's layer computes with them: one of its "variants"."""
 
-    def __init__(self, base: nn.Module) -> None:
+    def __init__(self, base: nn.Linear) -> None:
         """The lengths of `base`'s own rows, in float32."""
         super().__init__()
-        self.weight = nn.Parameter(_lengths(base.get_parameter("weight").detach().float()))
+        self.weight = nn.Parameter(_lengths(weight_of(base).detach().float()))
         self.strength = 1.0
 
     def forward(
@@ -42,7 +44,7 @@ class Dora(nn.Module):
         bias = base.get_parameter("bias") if base.bias is not None else None
         down, up = layer.lora_A[active_adapter], layer.lora_B[active_adapter]
         scale = layer.scaling[active_adapter]
-        weight = base.get_parameter("weight")
+        weight = base.weight
         gain = self.weight / adapted_lengths(weight, up.weight, down.weight, scale)
         update = up(down(layer.lora_dropout[active_adapter](x))) * scale
         adapted: Tensor = (result + update) * gain if bias is None else (result - bias + update) * gain + bias

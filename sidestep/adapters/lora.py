@@ -29,6 +29,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
 from sidestep.acestep.names import diffusers_name
+from sidestep.acestep.quantized import weight_of
 from sidestep.adapters import dora
 from sidestep.adapters.adapter import Adapter, draw
 from sidestep.adapters.targets import linear_modules, target_paths
@@ -172,7 +173,7 @@ class LoraAdapter(Adapter):
         found = {f"{APP_PREFIX}{path}.{dora.KEY}": own}
         if self.lengths is None:
             parts = (raw[f"{path}.lora_B.weight"], raw[f"{path}.lora_A.weight"], self.scale(path))
-            weight = self.layers[path].get_base_layer().get_parameter("weight")
+            weight = weight_of(cast(nn.Linear, self.layers[path].get_base_layer()))
             found[f"{APP_PREFIX}{path}.{dora.COMFYUI_KEY}"] = dora.comfyui_lengths(own, weight, *parts)
         elif path in self.lengths:
             found[f"{APP_PREFIX}{path}.{dora.COMFYUI_KEY}"] = self.lengths[path]
@@ -228,7 +229,9 @@ def _attach(transformer: nn.Module, spec: AdapterSpec, sizes: Mapping[str, Size]
         layer.lora_B.float()
         if spec.weight_decompose:
             # Not PEFT's own, whose lengths are in the base's dtype: see `adapters.dora` for its other ways.
-            layer.lora_magnitude_vector[_NAME] = layer.lora_variant[_NAME] = dora.Dora(layer.get_base_layer())
+            layer.lora_magnitude_vector[_NAME] = layer.lora_variant[_NAME] = dora.Dora(
+                cast(nn.Linear, layer.get_base_layer())
+            )
     adapter = LoraAdapter(spec, transformer, layers)
     adapter.make_trainable()
     return adapter

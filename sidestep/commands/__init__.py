@@ -13,6 +13,7 @@ _ROWS = {
         ("train", "sidestep.commands.run", "train an adapter on tensors"),
         ("fixed", "sidestep.commands.run", "train in corrected mode (with --preprocess: make the tensors)"),
         ("vanilla", "sidestep.commands.run", "train in vanilla mode (with --preprocess: make the tensors)"),
+        ("launch", "sidestep.commands.launch", "train by several processes, one for each GPU"),
         (
             "sample",
             "sidestep.commands.sample",

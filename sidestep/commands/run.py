@@ -18,6 +18,7 @@ from sidestep.runtime.console import write, write_json
 from sidestep.runtime.errors import AgainError, BadSpecError, StalledError
 from sidestep.runtime.interrupts import Terminated
 from sidestep.runtime.logs import setup_logging
+from sidestep.runtime.ranks import rank_in
 
 if TYPE_CHECKING:
     from sidestep.platforms.release import RentedMachine
@@ -77,7 +78,8 @@ def run(call: Call) -> None:
             options, spec, origins = read_job(call, says)
             setup_logging(options.verbose, as_json=spec.runtime.log_format == "json")
             _check_command(call.parser.command, spec)
-            machine.keep_or_release(spec.runtime.on_exit)
+            rank = rank_in(os.environ)
+            machine.keep_or_release("none" if rank and rank.number else spec.runtime.on_exit)
         if call.is_process:
             stand_guard(machine, spec.runtime)
         preemption.set_grace(spec.runtime.grace_seconds)
@@ -85,7 +87,7 @@ def run(call: Call) -> None:
         from sidestep.tasks import run as run_task
 
         try:
-            with SpotNotice(spec.runtime.spot_notice, preemption):
+            with SpotNotice("none" if rank and rank.local else spec.runtime.spot_notice, preemption):
                 made = run_task(
                     spec,
                     preemption,
@@ -97,7 +99,7 @@ def run(call: Call) -> None:
                 log.info("%s", error)
                 raise Terminated(error.exit_code) from error
             raise
-        if options.json:
+        if options.json and not (rank and rank.number):
             write_json(asdict(made) if made else _made_by(spec))
 
 

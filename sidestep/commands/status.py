@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from sidestep.commands.command import Call
 from sidestep.commands.flags import add_flags
@@ -12,7 +13,6 @@ from sidestep.config.sources import Given
 from sidestep.lifecycle.shards_status import ShardsStatus, are_newest, shards_status
 from sidestep.lifecycle.status import FILE, Status
 from sidestep.lifecycle.sweep import read_sweep
-from sidestep.lifecycle.sweep_status import SweepStatus, sweep_status
 from sidestep.runtime.console import write, write_json
 from sidestep.runtime.errors import MissingInputError
 from sidestep.runtime.logs import setup_logging
@@ -20,6 +20,9 @@ from sidestep.runtime.shown import on_one_line
 from sidestep.runtime.words import duration
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
+
+if TYPE_CHECKING:
+    from sidestep.lifecycle.sweep_status import SweepStatus
 
 WATCH_SECONDS = 5.0
 
@@ -48,9 +51,13 @@ def show_status(
 
     Raises MissingInputError where there is none, and what the store raises.
     """
-    whole = sweep_status if read_sweep(store) else shards_status if are_newest(store) else None
-    if whole:
-        _show_whole(lambda: whole(store), as_json=as_json, watch=watch, sleep=sleep)
+    if read_sweep(store):
+        from sidestep.lifecycle.sweep_status import sweep_status  # it loads numpy, to judge runs
+
+        _show_whole(lambda: sweep_status(store), as_json=as_json, watch=watch, sleep=sleep)
+        return
+    if are_newest(store):
+        _show_whole(lambda: shards_status(store), as_json=as_json, watch=watch, sleep=sleep)
         return
     while True:
         status = _read(store)
@@ -64,7 +71,7 @@ def show_status(
 
 
 def _show_whole(
-    look: Callable[[], SweepStatus | ShardsStatus],
+    look: "Callable[[], SweepStatus | ShardsStatus]",
     *,
     as_json: bool,
     watch: bool,

@@ -87,8 +87,8 @@ GROUPS = (
         "memory and speed",
         ("train.gradient_checkpointing", "runtime.precision"),
         (
-            "train.gradient_checkpointing_ratio",
-            *_under("runtime", "attention offload_encoder device deterministic"),
+            *_under("train", "gradient_checkpointing_ratio quantize block_swap offload_activations"),
+            *_under("runtime", "attention compile offload_encoder device deterministic gradient_sums"),
         ),
     ),
     Group(

@@ -19,8 +19,7 @@ job by itself has an index, too: then one of one is none."""
 COUNTS: Mapping[str, str] = {
     "SLURM_ARRAY_TASK_ID": "SLURM_ARRAY_TASK_COUNT",
     "SKYPILOT_JOB_RANK": "SKYPILOT_NUM_JOBS",
-    "SKYPILOT_NODE_RANK": "SKYPILOT_NUM_NODES",
-    "DSTACK_NODE_RANK": "DSTACK_NODES_NUM",
+    **{name: count for name, count in VARIABLES.items() if count},
 }
 """Where a platform says how many jobs it has started, by the index's variable. Kubernetes does not."""
 

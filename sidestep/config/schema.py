@@ -165,6 +165,17 @@ class RuntimeSpec(WatchingFields):
         "auto: flash if it is installed and the GPU and precision allow it.",
         flag="--attention-backend",
     )
+    compile: Literal["off", "blocks"] = setting(
+        "off",
+        "blocks: torch.compile of the decoder's blocks, while training. Before the first step, the loss and "
+        "the gradients of one micro-batch are compared with those of the plain path; where they differ, or "
+        "the blocks cannot be compiled, the run warns and trains without.",
+    )
+    gradient_sums: Literal["ordered", "all_reduce"] = setting(
+        "ordered",
+        "How several processes of one training (`sidestep launch`) add up their gradients: ordered (the same "
+        "adapter, to the bit, as of one process), or all_reduce (less traffic, and other last bits).",
+    )
     offload_encoder: bool = setting(
         True,
         "Keep the encoders out of memory while training. Accepted, but always on: training reads what "

@@ -9,6 +9,7 @@ from sidestep.config.adapter import AdapterSpec
 from sidestep.config.ema import EmaSpec
 from sidestep.config.hearing import SampleSpec
 from sidestep.config.judging import StopSpec, ValidationSpec
+from sidestep.config.memory import Quantization
 from sidestep.config.optimizers import OPTIMIZERS, OptimizerName, Scheduler
 from sidestep.config.section import Place, Section, setting, split_named_pairs, split_pairs
 
@@ -200,6 +201,25 @@ class TrainSpec(Section):
         "more memory.",
         ge=0,
         le=1,
+    )
+    quantize: Quantization | Literal["auto"] = setting(
+        "none",
+        "How the decoder's frozen weights are held: none, 8bit (half the memory of bf16), nf4 (4 bits, "
+        "needs bitsandbytes), or auto: the first of these under which the GPU has memory to train. It "
+        "changes numbers, so a run keeps what it began with.",
+    )
+    block_swap: int = setting(
+        0,
+        "So many of the decoder's layers wait in the CPU's memory and are on the GPU only while they work: "
+        "the same numbers, slower.",
+        ge=0,
+        le=256,
+        unit="layers",
+        aliases=["--blocks-to-swap"],
+    )
+    offload_activations: bool = setting(
+        False,
+        "Keep activations in the CPU's memory until the backward pass needs them: the same numbers, slower.",
     )
     log_every: int = setting(
         1, "Optimizer steps between points of the loss and lr curves in TensorBoard.", ge=1, unit="steps"

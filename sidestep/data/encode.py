@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from diffusers import AutoencoderOobleck
@@ -36,6 +36,7 @@ from sidestep.acestep.loading import load_model, load_text_encoder, load_tokeniz
 from sidestep.acestep.vae import SAMPLE_RATE, encode_audio
 from sidestep.config.schema import PreprocessSpec
 from sidestep.config.training import Alternate
+from sidestep.data.checked import Checked
 from sidestep.data.dataset import Song, by_store
 from sidestep.data.index import tensors_file
 from sidestep.data.keys import Work, levels
@@ -44,7 +45,7 @@ from sidestep.data.preview import has_preview, write_preview
 from sidestep.data.probe import Decoded, decoded, problem_in
 from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
 from sidestep.data.survey import Heard
-from sidestep.data.tensors import AUDIO, Sample, sample_bytes, silent_context
+from sidestep.data.tensors import AUDIO, Sample, checked_of, read_sample, sample_bytes, silent_context
 from sidestep.data.unfinished import HEARD, Unfinished, packed
 from sidestep.runtime import tally
 from sidestep.runtime.beside import Behind, made_ahead
@@ -73,6 +74,7 @@ class SongEncoder:
         unfinished: latents and texts on their way.
         damaged: the keys of tensors that are there and are not what was written.
         made: the keys of tensors that this attempt has made, with the sha256 of their files.
+        checked: these digests, with what is known of the files, which are sound.
         heard: what was heard of songs, by the keys of their latents.
         bad: why songs cannot be used, in the same way.
     """
@@ -86,6 +88,7 @@ class SongEncoder:
     device: torch.device
     damaged: Set[str] = frozenset()
     made: dict[str, str] = field(default_factory=dict)
+    checked: dict[str, Checked] = field(default_factory=dict)
     heard: dict[str, Heard] = field(default_factory=dict)
     bad: dict[str, str] = field(default_factory=dict)
 
@@ -211,6 +214,7 @@ class SongEncoder:
                 parts=("condition_encoder",),
                 base_model=self.base_model,
             )
+        silence = model.condition_encoder.silence_latent
         with track("Pass 2", len(works), "songs") as bar, self._behind() as behind:
             for work in works:
                 song = self.unfinished.read(work.latents_file)
@@ -222,13 +226,13 @@ class SongEncoder:
                 sample = Sample(
                     song["latents"],
                     conditions,
-                    silent_context(model.condition_encoder.silence_latent, len(song["latents"])),
+                    silent_context(silence, len(song["latents"])),
                     _metadata(work, self.settings, int(song["samples"]) / SAMPLE_RATE),
                     dict(zip(work.alternates, others, strict=True)),
                 )
                 for made in (conditions, *others):
                     _check_finite(made, "the conditions", work.song)
-                behind.call(self._publish, work.tensors, sample)
+                behind.call(self._publish, work, sample, silence)
                 bar.advance(1)
 
     def _as_before(self, key: str, sample: Sample) -> bytes:
@@ -242,9 +246,10 @@ class SongEncoder:
                 return older
         return data
 
-    def _publish(self, key: str, sample: Sample) -> None:
+    def _publish(self, work: Work, sample: Sample, silence: Tensor) -> None:
         """Write a song's tensors, but where another attempt was faster: a machine of another kind may have
         made them of other bits, and then each digest that was kept is of those that are there."""
+        key = work.tensors
         data = self._as_before(key, sample)
         file = tensors_file(key)
         if key not in self.damaged and self.tensors.stat(file):
@@ -253,6 +258,8 @@ class SongEncoder:
             self.unfinished.note_digest(key, sha256(data).hexdigest())
             self.tensors.write_bytes(file, data)
         self.made[key] = sha256(data).hexdigest()
+        read = read_sample(data, file, tuple(work.alternates))
+        self.checked[self.made[key]] = checked_of(read, len(data), get_args(Alternate), silence)
         tally.add(tally.SONGS)
 
 

@@ -18,13 +18,15 @@ reading trims them away. In memory a sample has no masks, and in the files writt
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sidestep.config.training import Alternate
+from sidestep.data.checked import Checked, Context
 from sidestep.runtime.canonical import torch_bytes
 from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.tensorfiles import load_torch
@@ -56,8 +58,6 @@ def silent_context(silence_latent: Tensor, frames: int) -> Tensor:
 
 SAME = 0.01  # of the latents' deviation: half precision moves each by less
 
-Context = Literal["silence", "answer", "other"]
-
 
 def context_kind(sample: Sample, silence_latent: Tensor) -> Context:
     """What a sample's context holds: silence, as in whole songs; the song's own latents; or something else.
@@ -71,6 +71,39 @@ def context_kind(sample: Sample, silence_latent: Tensor) -> Context:
     if len(silence) == len(latents) and (mask == 1).all() and _is_same(latents, silence):
         return "silence"
     return "answer" if _is_same(latents, sample.target_latents) else "other"
+
+
+def checked_of(
+    sample: Sample, size: int, asked: Collection[Alternate], silence_latent: Tensor | None = None
+) -> Checked:
+    """What is known of a file of `size` bytes, by what `read_sample` has read, `asked` for these prompts.
+
+    `silence_latent` [1, 15000, 64] is the model's; without, nothing is said of the context.
+    """
+
+    def said(key: str) -> str:
+        text = sample.metadata.get(key)
+        return text.encode(errors="replace").decode() if isinstance(text, str) else ""
+
+    return Checked(
+        size,
+        frames=len(sample.target_latents),
+        width=sample.encoder_hidden_states.shape[1],
+        latents=digest_of(sample.target_latents),
+        context=None if silence_latent is None else context_kind(sample, silence_latent),
+        silence="" if silence_latent is None else digest_of(silence_latent),
+        asked=tuple(sorted(asked)),
+        alternates=tuple(sorted(sample.alternates)),
+        filename=said("filename"),
+        caption=said("caption"),
+        trigger=said("custom_tag"),
+        audio=said(AUDIO),
+    )
+
+
+def digest_of(tensor: Tensor) -> str:
+    """The sha256 of a tensor's values as fp32."""
+    return sha256(tensor.detach().float().cpu().contiguous().numpy().data).hexdigest()
 
 
 def _is_same(latents: Tensor, other: Tensor) -> bool:
@@ -100,43 +133,53 @@ def sample_bytes(sample: Sample) -> bytes:
     )
 
 
-def read_sample(source: Path | bytes, name: str = "", alternates: Collection[Alternate] = ()) -> Sample:
+def read_sample(
+    source: Path | bytes,
+    name: str = "",
+    alternates: Collection[Alternate] = (),
+    *,
+    is_sound: bool = False,
+) -> Sample:
     """Read a `.pt` file, of this trainer or another one, of any float type and padded or not.
 
     `name` is what messages call it, where its content is given; `alternates` are the other prompts whose
-    conditions are read, where the file has them: nothing is asked of those that nobody trains on.
+    conditions are read, where the file has them: nothing is asked of those that nobody trains on. `is_sound`:
+    its digest is that of a file all of whose values are finite, so that they need not be looked at again.
 
     Raises MissingInputError where there is no such file, and BadDataError where it is not plain tensors (a
     pickle that would run code is refused, not run), or they are not of the shapes above or not finite.
     """
     name = name or ("these tensors" if isinstance(source, bytes) else str(source))
     try:
-        return _checked(load_torch(source, name), alternates)
+        return _checked(load_torch(source, name), alternates, is_sound)
     except BadDataError as error:
         raise BadDataError(f"{error}\n  preprocess this song again, or take the file out") from error
     except ValueError as error:
         raise BadDataError(f"{name} is not a preprocessed song: {error}") from error
 
 
-def _checked(data: Any, alternates: Collection[Alternate]) -> Sample:
+def _checked(data: Any, alternates: Collection[Alternate], is_sound: bool) -> Sample:
     """The sample in what a file held. Raises ValueError with what is wrong."""
     if not isinstance(data, dict):
         raise ValueError(f"it holds a {type(data).__name__}, not a dict")
     latents = _matrix(data, "target_latents", LATENT_CHANNELS)
     context = _matrix(data, "context_latents", CONTEXT_CHANNELS)
     conditions = _conditions(data, "")
-    frames = _mask(data, "attention_mask", latents)
+    others = {name: _conditions(data, f"_{name}") for name in alternates if _has(data, name)}
     if len(context) != len(latents):
         raise ValueError(f"context_latents has {len(context)} frames, target_latents {len(latents)}")
-    latents, context = latents[frames], context[frames]
-    _refuse_nan("target_latents", latents)
-    _refuse_nan("context_latents", context)
-    others = {name: _conditions(data, f"_{name}") for name in alternates if _has(data, name)}
+    latents, context = _trimmed(data, "attention_mask", latents, context)
     for name, other in others.items():
         if other.shape[1] != conditions.shape[1]:
             raise ValueError(
                 f"encoder_hidden_states_{name} are {other.shape[1]} wide, the song's {conditions.shape[1]}"
             )
+    if not is_sound:
+        _refuse_nan("target_latents", latents)
+        _refuse_nan("context_latents", context)
+        _refuse_nan("encoder_hidden_states", conditions)
+        for name, other in others.items():
+            _refuse_nan(f"encoder_hidden_states_{name}", other)
     return Sample(latents, conditions, context, _plain(data.get("metadata")), others)
 
 
@@ -147,9 +190,7 @@ def _has(data: dict[Any, Any], alternate: Alternate) -> bool:
 def _conditions(data: dict[Any, Any], ending: str) -> Tensor:
     """The valid tokens [L, D] under the keys that end so."""
     key = f"encoder_hidden_states{ending}"
-    padded = _matrix(data, key, None)
-    conditions = padded[_mask(data, f"encoder_attention_mask{ending}", padded)]
-    _refuse_nan(key, conditions)
+    (conditions,) = _trimmed(data, f"encoder_attention_mask{ending}", _matrix(data, key, None))
     return conditions
 
 
@@ -183,6 +224,12 @@ def _matrix(data: dict[Any, Any], key: str, columns: int | None) -> Tensor:
     if tensor.nbytes > tensor.untyped_storage().nbytes():  # a few bytes, repeated, could fill any memory
         raise ValueError(f"{key} claims to be {list(tensor.shape)}, but the file holds less")
     return tensor.float()
+
+
+def _trimmed(data: dict[Any, Any], key: str, *padded: Tensor) -> tuple[Tensor, ...]:
+    """Tensors of one length without what a mask calls padding; where that is nothing, they themselves."""
+    mask = _mask(data, key, padded[0])
+    return tuple(tensor.contiguous() for tensor in padded) if mask.all() else tuple(t[mask] for t in padded)
 
 
 def _mask(data: dict[Any, Any], key: str, of: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from sidestep.config.shards import FOLDER, Shard, shards_of
+from sidestep.data.checked import read_checked, write_checked
 from sidestep.data.index import Index, find_files, read_index, tensors_file, write_index
 from sidestep.data.listing import PREVIEWS
 from sidestep.data.shards import INDEX_FILE, Dealt, shards_in
@@ -168,6 +169,7 @@ def merge_shards(tensors: Store, of: int | None = None, songs: str | None = None
     index = _joined(tensors, parts)
     _report(tensors, parts, index)
     _keep_preview(tensors, parts)
+    write_checked(tensors, read_checked(*(tensors.child(part.shard.folder) for part in parts)))
     write_index(tensors, index)
     _note(tensors, digests)
     songs_said = counted(len(index.samples), "songs")

@@ -25,6 +25,7 @@ CHANGES_NOTHING = {
     "accept_other_weights",
     *("init_from", "init_resize"),  # the adapter's digest counts, and one that does not fit begins no run
     *("gradient_checkpointing", "gradient_checkpointing_ratio"),
+    *("block_swap", "offload_activations"),
     *("best", "publish", "sample"),
 }
 """Fields of `train` that do not touch the adapter's numbers; all others make the fingerprint."""
@@ -60,6 +61,7 @@ NEUTRAL: dict[str, Any] = {
     "train.epochs": 100,
     "train.max_steps": None,
     "train.accumulation": 4,
+    "train.quantize": "none",
     "train.chunk_duration": None,
     "train.chunks": "random",
     "train.optimizer_type": "adamw",
@@ -90,6 +92,8 @@ NEUTRAL: dict[str, Any] = {
     "train.target_loss": None,
     "deterministic": True,
     "batch_size": 1,
+    "kernels": "plain",
+    "compile": "off",
     "numerics.fp32": 1,
     "numerics.bf16": 1,
     "numerics.fp16": 1,  # of a machine's kind
@@ -103,7 +107,7 @@ field does. `dataset` and `weights` have none: a state without them is damaged.
 
 UNSAID = (
     *("train.ema.decay", "train.ema.use", "train.lr_groups", "train.adapter.rank_from"),
-    *("train.loss_weighting", "train.min_snr_gamma"),
+    *("train.loss_weighting", "train.min_snr_gamma", "train.quantize"),
 )
 """Settings that a run leaves out of its fingerprint while they are neutral: so a run without them says what
 it has always said, byte for byte."""
@@ -127,8 +131,9 @@ def settings_of(job: Job, before: Numbers | None = None) -> dict[str, Any]:
     train["accumulation"] = spec.train.samples_per_step
     if before and before.progress.law == 1 and spec.train.adapter.type == "lokr":
         # It has no dropout, and its recipe says LoRA's default: so may the spec today, or nothing.
-        recorded = NEUTRAL["train.adapter.dropout"]
-        train["adapter"]["dropout"] = train["adapter"]["dropout"] or recorded
+        train["adapter"]["dropout"] = train["adapter"]["dropout"] or NEUTRAL["train.adapter.dropout"]
+    if before and train["quantize"] == "auto":
+        train["quantize"] = recorded(before.recipe, "train.quantize")
     kept = frozen_ranks(before)
     if kept and spec.train.adapter.rank_from:
         train["adapter"] |= kept.model_dump()
@@ -152,6 +157,12 @@ def _said_of(settings: dict[str, Any]) -> dict[str, Any]:
         if section[key] == NEUTRAL[name]:
             del section[key]
     return {key: value for key, value in settings.items() if value != {} or key in NEUTRAL}
+
+
+def with_quantization(settings: Mapping[str, Any], resolved: str) -> dict[str, Any]:
+    """The fingerprint `settings` with what `train.quantize` is in this run, where `auto` was to find out."""
+    others = {key: value for key, value in settings.items() if key != "train.quantize"}
+    return others if resolved == NEUTRAL["train.quantize"] else others | {"train.quantize": resolved}
 
 
 def check_same_run(

@@ -88,6 +88,7 @@ PUBLIC = (
             "ema.use",
             "loss_weighting",
             "min_snr_gamma",
+            "quantize",
             "timestep_mu",
             "timestep_sigma",
             "validation.share",

@@ -4,9 +4,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from sidestep.acestep.shapes import decoder_bytes
 from sidestep.config.job import JobSpec
+from sidestep.config.memory import chosen_quantization
 from sidestep.config.optimizers import OPTIMIZERS
 from sidestep.planning.trace import Trace, trace_step
+from sidestep.training.savings import MOST_AT_ONCE
 
 CONTEXT = 1.0e9
 """Assumed for CUDA's context, cuBLAS' workspace, loaded kernels, and what the allocator cannot use."""
@@ -47,6 +50,7 @@ def memory_of(
     """The most that a micro-batch of `samples` takes, of `frames` latents and `tokens` condition tokens each.
 
     Gradients and optimizer state are there from the second one on, so they count beside activations.
+    A quantization that is still to be found out is none: see `on_a_card`.
     """
     train = spec.train
     trace = trace_step(
@@ -57,9 +61,12 @@ def memory_of(
         frames=frames,
         conditions=tokens,
         samples=samples,
+        quantize="none" if train.quantize == "auto" else train.quantize,
+        offload=train.offload_activations,
     )
+    waiting = max(0, min(train.block_swap, config["num_hidden_layers"]) - MOST_AT_ONCE)
     return Memory(
-        weights=trace.weights,
+        weights=trace.weights - waiting * trace.layer,
         adapter=4 * trace.adapter_parameters,
         average=4 * trace.adapter_parameters if train.ema.decay else 0,
         gradients=4 * trace.adapter_parameters,
@@ -70,6 +77,14 @@ def memory_of(
         context=CONTEXT,
         trace=trace,
     )
+
+
+def on_a_card(spec: JobSpec, config: dict[str, Any], memory: float | None) -> JobSpec:
+    """`spec` with what `train.quantize` is on a GPU of so many bytes, where it is auto."""
+    if spec.train.quantize != "auto" or memory is None:
+        return spec
+    sizes = decoder_bytes(config, 4 if spec.runtime.precision == "fp32" else 2)
+    return spec.changed({"train.quantize": chosen_quantization(sizes, int(memory))})
 
 
 def estimate_memory_of(

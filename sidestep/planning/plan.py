@@ -11,6 +11,7 @@ from sidestep.planning.cards import CARDS, Card
 from sidestep.planning.figures import Figure, gigabytes
 from sidestep.planning.fit import changes_to_fit
 from sidestep.planning.job import figures_of
+from sidestep.planning.memory import on_a_card
 from sidestep.planning.phase import Phase
 from sidestep.planning.phases import checkpoint_bytes, phases_of, trains
 from sidestep.planning.preemption import RESTART_SECONDS, Preemptions, plan_for_preemptions
@@ -92,7 +93,7 @@ def make_plan(
         hours_between_preemptions: how long a machine is kept on the average, where it may be taken away.
         prices: of cards, in place of the spec's one price.
     """
-    phases = phases_of(spec, configs, songs)
+    phases = phases_of(on_a_card(spec, configs.model, limit), configs, songs)
     uptime = hours_between_preemptions * 3600 if hours_between_preemptions else None
     found = (
         plan_for_preemptions(checkpoint_bytes(spec, configs, songs.trained), uptime)
@@ -103,6 +104,7 @@ def make_plan(
 
     def card_estimates() -> Iterator[CardEstimate]:
         for card in CARDS:
+            phases = phases_of(on_a_card(spec, configs.model, card.memory), configs, songs)
             as_run = [card.precision(phase.precision) for phase in phases]
             if "bf16" in as_run and not card.has_bf16:
                 continue
@@ -159,7 +161,7 @@ def _fit(spec: JobSpec, configs: Configs, songs: Songs, limit: float) -> Fit:
 
     def total(changed: JobSpec) -> float:
         nonlocal largest
-        phases = phases_of(changed, configs, songs)
+        phases = phases_of(on_a_card(changed, configs.model, limit), configs, songs)
         memory, largest = max((phase.memory(phase.usual_precision), phase.name) for phase in phases)
         return memory
 

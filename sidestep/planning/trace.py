@@ -15,25 +15,28 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 from diffusers import AceStepTransformer1DModel
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sidestep import adapters
 from sidestep.acestep.attention import WindowedAttnProcessor
 from sidestep.acestep.loading import build_transformer
+from sidestep.acestep.quantized import Quantizing
 from sidestep.acestep.recompute import recompute_layers, recomputed_layers
 from sidestep.acestep.weights import load_exactly
 from sidestep.config.adapter import AdapterSpec
+from sidestep.config.memory import Quantization
 from sidestep.planning.meter import Meter
 from sidestep.training.flow import Batch, flow_loss
 from sidestep.training.machine import Machine
+from sidestep.training.offload import Away, Offload
 from sidestep.training.sensitivity import attention_weights
 
 
@@ -42,6 +45,7 @@ class Trace:
     """One micro-batch. Bytes, but for the two counts and FLOPs."""
 
     weights: int  # of the frozen decoder
+    layer: int  # those of one of its layers
     adapter_tensors: int
     adapter_parameters: int
     shapes: tuple[torch.Size, ...]  # of the adapter's tensors
@@ -60,21 +64,34 @@ def trace_step(
     frames: int,
     conditions: int,
     samples: int = 1,
+    quantize: Quantization = "none",
+    offload: bool = False,
 ) -> Trace:
     """Trace a step on so many `samples` of `frames` latents and `conditions` condition tokens each.
 
     `config` is an original config.json, `recomputed` the share of layers under gradient checkpointing,
-    `precision` bf16, fp16 or fp32. Without an `adapter` the attention's own weights get gradients, as in an
-    estimate, and count as its tensors. Raises BadSpecError where the adapter's targets do not fit the model.
+    `precision` bf16, fp16 or fp32; `quantize` and `offload` are those of `train`. Without an `adapter` the
+    attention's own weights get gradients, as in an estimate, and count as its tensors.
+
+    Raises BadSpecError where the adapter's targets do not fit the model.
     """
     # As text they are the cache's key: plans of neighbouring settings share their traces.
     model, tuning = json.dumps(config, sort_keys=True), adapter.model_dump_json() if adapter else ""
-    return _trace(model, tuning, recomputed, precision, frames, conditions, samples)
+    step = (frames, conditions, samples)
+    return _trace(model, tuning, recomputed, precision, *step, quantize, offload)
 
 
 @lru_cache(maxsize=256)
 def _trace(
-    model: str, tuning: str, recomputed: float, precision: str, frames: int, conditions: int, samples: int
+    model: str,
+    tuning: str,
+    recomputed: float,
+    precision: str,
+    frames: int,
+    conditions: int,
+    samples: int,
+    quantize: Quantization,
+    offload: bool,
 ) -> Trace:
     # fp16 is as wide as bf16, which CPUs have.
     machine = Machine(torch.device("cpu"), "fp32" if precision == "fp32" else "bf16")
@@ -82,7 +99,10 @@ def _trace(
         transformer = build_transformer(json.loads(model))
         load_exactly(transformer, transformer.state_dict().items(), "meta", machine.dtype, "the config")
         transformer.requires_grad_(False)
+        if quantize != "none":
+            Quantizing(quantize, machine.dtype).put_into(transformer)
         weights = sum(weight.nbytes for weight in transformer.state_dict().values())
+        layer = sum(weight.nbytes for weight in transformer.layers[0].state_dict().values())
         parameters = _to_train(transformer, tuning)
     transformer.set_attn_processor(WindowedAttnProcessor())
     recompute_layers(transformer, recomputed)
@@ -90,7 +110,7 @@ def _trace(
     shown = {kind: index for index, kind in enumerate(kinds)}  # the last layer of each kind
     transformer.layers = nn.ModuleList(transformer.layers[index] for index in sorted(shown.values()))
     step = (frames, conditions, samples)
-    meter, forward = _measure_step(machine, transformer, sorted(shown.values()), len(kinds), *step)
+    meter, forward = _measure_step(machine, transformer, sorted(shown.values()), len(kinds), *step, offload)
 
     left_out = {index: shown[kind] for index, kind in enumerate(kinds) if shown[kind] != index}
 
@@ -99,6 +119,7 @@ def _trace(
 
     return Trace(
         weights=weights,
+        layer=layer,
         adapter_tensors=len(parameters),
         adapter_parameters=sum(parameter.numel() for parameter in parameters.values()),
         shapes=tuple(parameter.shape for parameter in parameters.values()),
@@ -108,6 +129,17 @@ def _trace(
         forward=forward.total() + of_left_out(forward, before=len(kinds)),
         flops=meter.flops.total() + of_left_out(meter.flops, before=len(kinds)),
     )
+
+
+class _Vanishing(Offload):
+    """What leaves the device is in no memory that counts."""
+
+    def leave(self, tensor: Tensor) -> Any:
+        return tensor.size(), tensor.stride(), tensor.dtype
+
+    def come_back(self, away: Away) -> Tensor:
+        size, stride, dtype = away.content
+        return torch.empty_strided(size, stride, dtype=dtype)
 
 
 def _to_train(transformer: nn.Module, tuning: str) -> dict[str, nn.Parameter]:
@@ -164,6 +196,7 @@ def _measure_step(
     frames: int,
     conditions: int,
     samples: int,
+    offload: bool,
 ) -> tuple[Meter, Counter[int]]:
     """Forward and backward, and the FLOPs of the first by layer.
 
@@ -190,7 +223,8 @@ def _measure_step(
             for parameter in transformer.parameters():
                 if parameter.requires_grad:
                     parameter.register_post_accumulate_grad_hook(meter.leave_out)
-            with meter.watch(transformer.layers, numbers, head):
+            kept_elsewhere = _Vanishing(transformer) if offload else nullcontext()
+            with meter.watch(transformer.layers, numbers, head), kept_elsewhere:
                 loss = flow_loss(model, batch)
             meter.kept, forward = Counter(meter.held), Counter(meter.flops)
             fabric.backward(loss)

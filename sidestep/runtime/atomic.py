@@ -15,16 +15,22 @@ NO_SYNC_OF_FOLDERS = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)  # as SMB an
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path, *, lasting: bool = True) -> Iterator[Path]:
     """Yield a temporary path to write; at the end of the block that file becomes `target`.
 
     Readers see the old file or the new one, never a part. After a failure the old one stays.
+
+    Args:
+        lasting: wait until it is on the disk. A copy of what is elsewhere need not be: where the machine
+            goes away, it is compared with its digest and made again.
     """
     with temporary_beside(target) as temporary:
         yield temporary
-        sync(temporary)
+        if lasting:
+            sync(temporary)
         temporary.replace(target)
-        sync_entries(target.parent)
+        if lasting:
+            sync_entries(target.parent)
 
 
 @contextmanager

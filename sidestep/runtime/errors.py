@@ -49,6 +49,11 @@ class ExitCode(IntEnum):
     OUT_OF_MEMORY = 71, Rerun.PERMANENT, "The GPU has too little memory for these settings."
     MACHINE = 72, Rerun.COUNTED, "This machine cannot run the job: no GPU, a full disk, …"
     TAKEN = 73, Rerun.COUNTED, "Another run is writing to the same output."
+    PEER = (
+        74,
+        Rerun.COUNTED,
+        "Another process of the same training has ended or is lost; its own code says why.",
+    )
     AGAIN = 75, Rerun.AGAIN, "The job was told to stop; its progress is saved."
     STALLED = 76, Rerun.COUNTED, "Nothing has advanced for too long."
     ACCESS = 77, Rerun.PERMANENT, "Credentials are missing, or do not allow this."
@@ -128,6 +133,12 @@ class TakenError(SideStepError):
     """Another run is alive and writes to the output; what this one had committed is safe."""
 
     exit_code = ExitCode.TAKEN
+
+
+class PeerLostError(SideStepError):
+    """A training of several processes has lost one, see `training.team`. Beside other codes it has no say."""
+
+    exit_code = ExitCode.PEER
 
 
 class StalledError(SideStepError):

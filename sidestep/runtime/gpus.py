@@ -132,6 +132,19 @@ class GpuWatch:
         self._has_failed = True
 
 
+def count_gpus(environ: Mapping[str, str]) -> int:
+    """How many GPUs CUDA shows a process of `environ`, as far as there is a driver that says it; else 0."""
+    import pynvml
+
+    try:
+        CDLL(LIBRARY)
+        pynvml.nvmlInit()
+        return len(list(_visible(environ.get("CUDA_VISIBLE_DEVICES"))))
+    except (OSError, pynvml.NVMLError) as error:
+        log.debug("No GPU can be counted: %s", error)
+        return 0
+
+
 def _visible(words: str | None) -> Iterator[Any]:
     """The handles of the GPUs that CUDA shows a process for these words of CUDA_VISIBLE_DEVICES; None: all.
 

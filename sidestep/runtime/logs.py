@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from sidestep.runtime.jsonlines import json_line
+from sidestep.runtime.ranks import follower
 from sidestep.runtime.secrets import hide
 from sidestep.runtime.shown import indented
 
@@ -29,7 +30,8 @@ def setup_logging(verbose: bool = False, as_json: bool | None = None) -> None:
     Standard error shows Side-Step's own lines from INFO on (DEBUG when `verbose`) and other libraries'
     from ERROR on, each as one JSON object where `as_json`; None leaves that as it is. `sidestep.log` in the
     working directory, where that is writable, is appended with Side-Step's lines from DEBUG on, other
-    libraries' from WARNING on, and tracebacks.
+    libraries' from WARNING on, and tracebacks. Of several processes that train together, only rank 0 does
+    that, and the others show errors alone.
     """
     root = logging.getLogger()
     console = _console()
@@ -40,11 +42,12 @@ def setup_logging(verbose: bool = False, as_json: bool | None = None) -> None:
         root.addHandler(_Early())
         _be_quiet()
         _log.setLevel(logging.DEBUG)
-        try:
-            root.addHandler(_file_handler(Path(LOG_FILE)))
-        except OSError as error:
-            _log.info("No %s here (%s): only this screen shows what happens", LOG_FILE, error.strerror)
-    console.setLevel(logging.DEBUG if verbose else logging.INFO)
+        if not console.rank:
+            try:
+                root.addHandler(_file_handler(Path(LOG_FILE)))
+            except OSError as error:
+                _log.info("No %s here (%s): only this screen shows what happens", LOG_FILE, error.strerror)
+    console.setLevel(logging.DEBUG if verbose else logging.ERROR if console.rank else logging.INFO)
     if as_json is not None:
         console.as_json = as_json
 
@@ -161,6 +164,7 @@ class _Console(logging.StreamHandler[TextIO]):
     def __init__(self) -> None:
         super().__init__()
         self.as_json = False
+        self.rank = follower(os.environ)
         self.addFilter(lambda record: _is_ours(record) or record.levelno >= logging.ERROR)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -173,6 +177,8 @@ class _Console(logging.StreamHandler[TextIO]):
         message = hide(record.getMessage())  # without a traceback: that is for the log file
         if record.levelno >= logging.WARNING:
             message = f"{record.levelname.lower()}: {message}"
+        if self.rank:
+            message = f"rank {self.rank}: {message}"
         return indented(message)
 
 
@@ -222,5 +228,4 @@ def _be_quiet() -> None:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }.items():
         os.environ.setdefault(variable, value)
-    for name in ("lightning.fabric", "lightning.pytorch"):  # they print through handlers of their own
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it prints through a handler of its own

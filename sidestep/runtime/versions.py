@@ -9,7 +9,7 @@ log = logging.getLogger(__name__)
 
 PACKAGES = (
     "torch",
-    "lightning",
+    "lightning_fabric",
     "diffusers",
     "transformers",
     "peft",

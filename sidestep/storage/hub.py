@@ -145,7 +145,11 @@ class HubStore(Store):
                 os.truncate(temporary, 0)
             check_answer(f"{self.place}/{path}", got, info.size)
 
-        with local_errors(target), replacing(target) as temporary, self._failures(path):
+        with (
+            local_errors(target),
+            replacing(target, lasting=False) as temporary,
+            self._failures(path),
+        ):
             self._ask(lambda: get(temporary))
 
     def write_bytes(self, path: str, data: bytes) -> None:

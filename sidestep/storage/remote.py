@@ -103,7 +103,11 @@ class RemoteStore(Store):
             self._fs.get_file(key, str(temporary), callback=Forwarded(count))
             self._check_whole(path, temporary.stat().st_size)
 
-        with local_errors(target), replacing(target) as temporary, self._failures(path):
+        with (
+            local_errors(target),
+            replacing(target, lasting=False) as temporary,
+            self._failures(path),
+        ):
             self._ask(lambda: get(temporary))
 
     def upload(self, source: Path, path: str, progress: ProgressCallback = no_progress) -> None:

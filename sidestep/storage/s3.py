@@ -2,13 +2,14 @@
 
 import io
 import logging
+import os
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 from s3transfer.subscribers import BaseSubscriber
 
@@ -16,7 +17,7 @@ from sidestep.config.schema import StorageSpec
 from sidestep.runtime.atomic import replacing
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.storage.clients import Clients
-from sidestep.storage.retry import Limits, ShortAnswerError, check_answer, was_short
+from sidestep.storage.retry import Limits, was_short
 from sidestep.storage.s3_answers import bucket_and_prefix, listed, version_of
 from sidestep.storage.s3_client import S3Client, connect
 from sidestep.storage.s3_errors import (
@@ -26,6 +27,7 @@ from sidestep.storage.s3_errors import (
     may_lack_conditions,
     to_user_error,
 )
+from sidestep.storage.s3_read import Answer, Reader, Write, whole_headers
 from sidestep.storage.s3_unfinished import find_unfinished
 from sidestep.storage.store import FileInfo, ProgressCallback, Store, Unfinished, no_progress
 
@@ -54,7 +56,7 @@ class S3Store(Store):
         below, start = (f"{key}/" if key else "" for key in (self._key(path), self._prefix))
 
         def ask() -> list[FileInfo]:
-            with _whole_headers(f"{self.place}/{path}"):
+            with whole_headers(f"{self.place}/{path}"):
                 return [
                     FileInfo(found["Key"].removeprefix(start), found["Size"], version_of(found))
                     for found in listed(self._requests, self.bucket, below)
@@ -74,37 +76,28 @@ class S3Store(Store):
                     raise
                 self._refuse_missing_bucket()
                 return None
-            with _whole_headers(f"{self.place}/{path}"):
+            with whole_headers(f"{self.place}/{path}"):
                 return FileInfo(self.clean_path(path), found["ContentLength"], version_of(found))
 
         with self._failures(path):
             return self.limits.retry.call(ask, was_short)
 
     def read_bytes(self, path: str) -> bytes:
-        target = io.BytesIO()
-        self._fetch(path, target, no_progress)
+        target, lock = io.BytesIO(), threading.Lock()
+
+        def write(offset: int, block: bytes) -> None:
+            with lock:
+                target.seek(offset)
+                target.write(block)
+
+        self._fetch(path, write, no_progress)
         return target.getvalue()
 
     def read_range(self, path: str, start: int, size: int) -> bytes:
-        asked_for = f"bytes={start}-{start + size - 1}"
-
-        def ask() -> bytes:
-            try:
-                found = self._requests.get_object(Bucket=self.bucket, Key=self._key(path), Range=asked_for)
-            except ClientError as error:
-                if error_code(error) not in ("InvalidRange", "416"):
-                    raise
-                return b""  # it ends before
-            with closing(found["Body"]) as body:
-                if "ContentRange" in found:  # not by its code: rclone's server says 200 to a part
-                    data = bytes(body.read())
-                    whole = int(found["ContentRange"].rpartition("/")[2])
-                    check_answer(f"{self.place}/{path}", len(data), min(size, whole - start))
-                    return data
-                return bytes(body.read(start + size)[start:])  # from a server that knows no ranges
-
+        blocks: dict[int, bytes] = {}
         with self._failures(path):
-            return self.limits.retry.call(ask, _broke_off)
+            self._reader(path).part(start, size, blocks.__setitem__, no_progress)
+        return b"".join(blocks.values())
 
     def write_bytes(self, path: str, data: bytes) -> None:
         self._send(path, io.BytesIO(data), no_progress)
@@ -133,9 +126,21 @@ class S3Store(Store):
     def creates_atomically(self) -> bool:
         return self.clients.mine().has_conditions is not False
 
-    def download(self, path: str, target: Path, progress: ProgressCallback = no_progress) -> None:
-        with local_errors(target), replacing(target) as temporary, temporary.open("wb") as file:
-            self._fetch(path, file, progress)
+    def download(self, path: str, target: Path, progress: ProgressCallback = no_progress) -> FileInfo | None:
+        with (
+            local_errors(target),
+            replacing(target, lasting=False) as temporary,
+            temporary.open("wb") as file,
+        ):
+
+            def write(offset: int, block: bytes) -> None:
+                with local_errors(target):  # else it would be the store's failure
+                    while block:
+                        written = os.pwrite(file.fileno(), block, offset)
+                        offset, block = offset + written, block[written:]
+
+            found = self._fetch(path, write, progress)
+        return FileInfo(self.clean_path(path), found.size, found.version) if found else None
 
     def upload(self, source: Path, path: str, progress: ProgressCallback = no_progress) -> None:
         with local_errors(source):
@@ -184,38 +189,15 @@ class S3Store(Store):
     def _key(self, path: str) -> str:
         return "/".join(part for part in (self._prefix, self.clean_path(path)) if part)
 
-    def _fetch(self, path: str, target: io.IOBase, progress: ProgressCallback) -> None:
-        """In parts where it is large; a part that breaks off is asked for again, of the same version.
+    def _reader(self, path: str) -> Reader:
+        return Reader(
+            *(self._requests, self.bucket, self._key(path), f"{self.place}/{path}", self.limits.retry)
+        )
 
-        A part that is whole and too short is not noticed by the manager, and leaves a hole.
-        """
-        key, moved, lock = self._key(path), 0, threading.Lock()
-
-        def count(size: int) -> None:
-            nonlocal moved
-            with lock:
-                moved += size
-            progress(size)
-
-        def fetch() -> None:
-            count(-moved)  # what an earlier try had got through
-            if target.tell():
-                target.seek(0)
-                target.truncate()
-            manager = self.clients.mine().transfers
-            asked = manager.download(self.bucket, key, target, subscribers=[Forwarded(count)])
-            try:
-                with _whole_headers(f"{self.place}/{path}"):
-                    asked.result()
-            except ClientError as error:
-                # An empty file has no first part. The manager knows that answer by another name alone.
-                if error_code(error) == "416":
-                    return
-                raise
-            check_answer(f"{self.place}/{path}", moved, asked.meta.size)
-
+    def _fetch(self, path: str, write: Write, progress: ProgressCallback) -> Answer | None:
         with self._failures(path):
-            self.limits.retry.call(fetch, was_short)
+            parts = self.clients.mine().parts
+            return self._reader(path).read(write, self.limits.part_bytes, parts, progress)
 
     def _send(self, path: str, source: str | io.BytesIO, progress: ProgressCallback) -> None:
         key, moved = self._key(path), 0
@@ -281,11 +263,6 @@ def _put_if_absent(client: S3Client, bucket: str, key: str, data: bytes) -> bool
     return True
 
 
-def _broke_off(error: Exception) -> bool:
-    """Whether an answer's body came to an end before its time, so that it is to be asked for again."""
-    return isinstance(error, IncompleteReadError | HTTPClientError) or was_short(error)
-
-
 def _was_misheard(error: Exception) -> bool:
     """Whether an answer broke off within, so that what was asked is to be asked again.
 
@@ -303,15 +280,3 @@ class Forwarded(BaseSubscriber):  # type: ignore[misc]  # published without type
 
     def on_progress(self, future: Any, bytes_transferred: int, **_: Any) -> None:
         self._progress(bytes_transferred)
-
-
-@contextmanager
-def _whole_headers(where: str) -> Iterator[None]:
-    """An answer that was cut off within its headers lacks some of them, which nothing below notices."""
-    try:
-        yield
-    except KeyError as error:
-        raise ShortAnswerError(
-            f"{where}: an answer came without {error}, time and again. Run the same command again; if that "
-            "does not pass, ask who runs the store, or a proxy before it."
-        ) from error

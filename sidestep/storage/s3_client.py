@@ -8,6 +8,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -40,12 +41,15 @@ class S3Client:
     """boto3's client, and what moves files with it. Both may be used by many threads at a time.
 
     Attributes:
+        transfers: sends files.
+        parts: the threads that read parts of large files.
         has_conditions: whether the server takes `If-None-Match`; None until one was sent.
         keeps_all: whether it has refused to delete a file, and that was said.
     """
 
     requests: Any
     transfers: TransferManager
+    parts: Executor
     has_conditions: bool | None = None
     keeps_all: bool = False
 
@@ -92,7 +96,8 @@ def connect(bucket: str, options: StorageSpec, limits: Limits) -> S3Client:
         multipart_chunksize=limits.part_bytes,
         max_request_concurrency=options.connections,
     )
-    return S3Client(requests, TransferManager(requests, transfers))
+    parts = ThreadPoolExecutor(options.connections, thread_name_prefix="part")
+    return S3Client(requests, TransferManager(requests, transfers), parts)
 
 
 def find_credentials(session: Any) -> Any:

@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
-from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
 from sidestep.runtime import diskerrors
 from sidestep.runtime.errors import (
@@ -22,7 +21,6 @@ from sidestep.storage.s3_client import NoS3Error, is_unknown_host
 
 FAILURES = (
     *(boto.BotoCoreError, boto.ClientError, ResponseParserError),
-    *(RetriesExceededError, S3DownloadFailedError),
     OSError,  # the local end of a copy
 )
 
@@ -101,8 +99,6 @@ def to_user_error(error: BaseException, where: str, place: str) -> SideStepError
 
     The server's own words are left out: they can repeat what was sent to it.
     """
-    if isinstance(error, RetriesExceededError):
-        error = error.last_exception
     if isinstance(error, NO_CREDENTIALS):
         return AccessError(
             f"{where}: no usable credentials were found ({type(error).__name__}). Set {CREDENTIALS}; "
@@ -120,8 +116,6 @@ def to_user_error(error: BaseException, where: str, place: str) -> SideStepError
         )
     if isinstance(error, boto.ClientError):
         return _from_response(error, where, place)
-    if isinstance(error, S3DownloadFailedError):
-        return StorageError(f"{where} changed while it was read. Run again when nobody writes there.")
     if is_unknown_host(error):
         return StorageError(
             f"{where}: the host{_address(error, 'of the store,')} is not known: its name cannot be resolved. "

@@ -136,8 +136,11 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def download(self, path: str, target: Path, progress: ProgressCallback = no_progress) -> None:
-        """Copy a file to the local path `target`, which appears only when it is complete."""
+    def download(self, path: str, target: Path, progress: ProgressCallback = no_progress) -> FileInfo | None:
+        """Copy a file to the local path `target`, which appears only when it is complete.
+
+        Returns the file that came, where the store says which one; None where only `stat` can tell.
+        """
 
     @abstractmethod
     def upload(self, source: Path, path: str, progress: ProgressCallback = no_progress) -> None:

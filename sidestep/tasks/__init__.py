@@ -13,12 +13,13 @@ from sidestep.config.shards import shard_of
 from sidestep.config.sweep import members_of, shared_of
 from sidestep.runtime.display import Wanted, shower
 from sidestep.runtime.environment import tidy_environment
-from sidestep.runtime.errors import AgainError, SideStepError
+from sidestep.runtime.errors import AgainError, BadSpecError, SideStepError
 from sidestep.runtime.folders import provide_folders
 from sidestep.runtime.lean import import_diffusers
 from sidestep.runtime.logs import guest_logging
 from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.progress import shown_by
+from sidestep.runtime.ranks import Rank, rank_in
 from sidestep.runtime.secrets import hide_in
 from sidestep.runtime.versions import log_versions
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from sidestep.lifecycle.reporter import Reporter
     from sidestep.lifecycle.watchdog import End
     from sidestep.lifecycle.watching import Watching
+    from sidestep.training.team import Processes
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,9 @@ def run(
 
     A spec with a `sweep` stands for many runs, see `tasks.sweep`; tasks other than training make what they
     share.
+
+    Where RANK and WORLD_SIZE say so, this is one of several processes that train together. Rank 0 does all
+    that is said here; the others make steps with it, and return nothing.
 
     SIGTERM and Ctrl-C are taken as notice that the machine will go (see `Preemption`), unless the caller has
     taken them already. The run's log is written into its output; a program's own logging stays as it is.
@@ -79,6 +84,8 @@ def run(
                 return _sweep(spec, noted, progress, end_stalled)
             if spec.sweep:
                 spec = shared_of(spec, members_of(spec), spec.task)
+            if rank := rank_in(os.environ):
+                return _run_as(rank, spec, noted, may_go_back, end_stalled)
             with Watching(spec, noted) as watching:
                 shard = shard_of(whole, os.environ)
                 check_needs(spec)
@@ -109,6 +116,45 @@ def _sweep(
     return run_sweep(spec, noted, run_one, os.environ)
 
 
+def _run_as(
+    rank: Rank, spec: JobSpec, preemption: Preemption, may_go_back: bool, end_stalled: "End | None"
+) -> "TrainResult | None":
+    """One of several processes. They meet before all else, so that each hears of whatever ends another."""
+    if spec.task != "train":
+        raise BadSpecError(
+            f"RANK and WORLD_SIZE say that this is one of {rank.count} processes, but only training is done "
+            f"by several, and the task is {spec.task}\n"
+            "  make preprocessing and training jobs of their own, and launch only the training"
+        )
+    if spec.runtime.device not in ("auto", "cpu", "cuda"):
+        raise BadSpecError(
+            f"runtime.device is {spec.runtime.device}, which {rank.count} processes cannot share\n"
+            "  set it to auto: each takes a GPU of its own"
+        )
+    check_needs(spec)
+    tidy_environment(os.environ)
+
+    from sidestep.lifecycle.job import Job
+    from sidestep.lifecycle.trackers import check_trackers
+    from sidestep.lifecycle.watching import Watching
+    from sidestep.tasks.limits import limits_explained
+    from sidestep.training.team import met
+
+    with met(rank, preemption) as team:
+        if rank.number:
+            from sidestep.tasks.follow import follow
+            from sidestep.training.machine import of_local_rank
+
+            import_diffusers()
+            runtime = of_local_rank(spec.runtime, rank.local)
+            with limits_explained(spec, "train"):
+                follow(Job(spec.model_copy(update={"runtime": runtime}), preemption, may_go_back), team)
+            return None
+        with Watching(spec, preemption) as watching:
+            check_trackers(spec)
+            return _run(Job(spec, preemption, may_go_back), watching, end_stalled, team)
+
+
 @contextmanager
 def _bound_told(reporter: "Reporter") -> Iterator[None]:
     """A job that was ended as its hours or its money are used up says so, with 70."""
@@ -120,7 +166,9 @@ def _bound_told(reporter: "Reporter") -> Iterator[None]:
         raise
 
 
-def _run(job: "Job", watching: "Watching", end_stalled: "End | None") -> "TrainResult | None":
+def _run(
+    job: "Job", watching: "Watching", end_stalled: "End | None", team: "Processes | None" = None
+) -> "TrainResult | None":
     """Each task is imported where its turn comes: a spec and its places are checked, and a run is known to be
     finished, before torch is loaded."""
     from sidestep.data.unmerged import merge_waiting
@@ -156,9 +204,11 @@ def _run(job: "Job", watching: "Watching", end_stalled: "End | None") -> "TrainR
         if spec.task in ("train", "pipeline"):
             with limits_explained(spec, "train"):
                 if result := finished_before(job, reporter):
+                    if team:
+                        team.say_over()
                     return result
                 import_diffusers()
                 from sidestep.tasks.train import train
 
-                return train(job, reporter)
+                return train(job, reporter, team)
     return None

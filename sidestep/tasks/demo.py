@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from sidestep.config.job import JobSpec
 from sidestep.runtime.folders import provide_folders
+from sidestep.runtime.lean import import_diffusers
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +164,7 @@ def demo(folder: Path, run: Callable[[JobSpec], object]) -> None:
     `run` is `sidestep.tasks.run`. Run again in the same folder it finds its work done and says so.
     """
     provide_folders(workspace=None)
+    import_diffusers()  # before the tiny model does, and with it what no demo needs
     from sidestep.acestep.tiny import write_tiny_checkpoint
     from sidestep.lifecycle.finish import TrainResult
 

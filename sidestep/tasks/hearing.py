@@ -77,9 +77,9 @@ class _Stage:
 class Hearing:
     """What an attempt makes to be heard, where `train.sample` asks for it."""
 
-    def __init__(self, job: Job, machine: Machine) -> None:
+    def __init__(self, job: Job, machine: Machine, *, is_on: bool = True) -> None:
         self._job, self._machine = job, machine
-        self._is_on = job.spec.train.sample.is_on
+        self._is_on = is_on and job.spec.train.sample.is_on
         self._studio: _Studio | None = None
         self._stage: _Stage | None = None
         self._failures = 0  # in a row

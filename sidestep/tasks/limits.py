@@ -11,7 +11,8 @@ from sidestep.training.savings import MODEL_WEIGHTS, Saving, savings
 
 MOST_FIRST = (
     "train.batch_size",
-    *("train.gradient_checkpointing", "runtime.precision", "model_variant", "train.chunk_duration"),
+    *("train.gradient_checkpointing", "runtime.precision", "model_variant", "train.quantize"),
+    *("train.block_swap", "train.chunk_duration", "train.offload_activations"),
     *("train.adapter.rank", "train.optimizer_type"),
 )
 ALLOCATION_FAILED = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # as CUDA's own libraries put it

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sidestep.acestep.quantized import check_quantization
 from sidestep.config.job import JobSpec
 from sidestep.config.optimizers import OPTIMIZERS
 from sidestep.data.sides import Song, by_hash
@@ -67,9 +68,15 @@ def lr_find(job: Job, steps: int) -> Found:
     spec = job.spec
     check_rate_is_sought(spec)
     check_optimizer(spec.train)
+    check_quantization(spec.train.quantize)
     spec = spec.changed({"train.epochs": steps, "train.max_steps": steps, "train.stop": {}})
     first = find_first_adapter(job, None)
-    setup = prepare_setup(job, choose_machine(spec.runtime), sides=first.sides(spec.train.validation))
+    setup = prepare_setup(
+        *(job, choose_machine(spec.runtime)),
+        sides=first.sides(spec.train.validation),
+        quantize=spec.train.quantize,
+        swapped=spec.train.block_swap,
+    )
     trainer = build_trainer(spec, setup, job.preemption, first)
     measure, measured_on = _measure(spec, setup, trainer)
     log.info("Range test from %g to %g, in %d steps, with %d seeds", LOWEST, HIGHEST, steps, SEEDS)
@@ -124,7 +131,8 @@ def _ramp(
     seed = rng.key(spec.train.seed, "range test", number)
     trainer.sampling = replace(trainer.sampling, seed=seed)
     trainer.schedule = Ramp.of(spec.train.model_copy(update={"seed": seed}), len(trainer.samples))
-    trainer.optimizer = build_optimizer(trainer.adapter, spec.train)
+    fused = bool(trainer.optimizer.defaults.get("fused"))
+    trainer.optimizer = build_optimizer(trainer.adapter, spec.train, fused=fused)
     before = measure()
     rates: list[float] = []
     losses: list[float] = []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
 from sidestep.commitlog.leftovers import clear_abandoned
 from sidestep.config.schema import PreprocessSpec, StorageSpec
+from sidestep.data.checked import write_checked
 from sidestep.data.dataset import Song, by_store
 from sidestep.data.dealing import list_digest, songs_of
 from sidestep.data.index import (
@@ -145,6 +146,7 @@ def preprocess(job: Job, reporter: Reporter) -> None:
             sound |= find_made(tensors, keys, digests, unfinished, job.workspace)[0]
         sound |= encoder.made
         missing = [work for work in missing if work.tensors not in sound]
+    write_checked(own, encoder.checked)
     record_tensors(own, index, sound)
     unfinished.clear()
     log.info("%s preprocessed, in %s", _all(len(songs)), tensors.place)

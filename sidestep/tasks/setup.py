@@ -3,17 +3,21 @@
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from sidestep.acestep.config import read_config
 from sidestep.acestep.layout import Part, find_variant, is_silence
 from sidestep.acestep.loading import AceStepModel, load_model, load_null_condition, read_silence
+from sidestep.acestep.shapes import decoder_bytes
 from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.config.job import JobSpec
 from sidestep.config.judging import ValidationSpec
+from sidestep.config.memory import Quantization, chosen_quantization
 from sidestep.config.training import Alternate
+from sidestep.data.checked import read_checked
 from sidestep.data.index import Share, log_left_out, read_index
 from sidestep.data.keys import PulledModel, pull_model
 from sidestep.data.shares import shares_of
@@ -45,6 +49,7 @@ class TrainingSetup:
     silence: Tensor  # the model's latents of it, [1, 15000, 64]
     shares: list[Share]  # how much of an epoch each song is
     sides: Sides | None  # which songs are held out; None: none is
+    quantize: Quantization  # how the decoder's layers are held
     weights: str  # digest of the files of the model's folder; and @ the commit, of a repository
 
     @property
@@ -63,13 +68,16 @@ def prepare_setup(
     alternates: Collection[Alternate] = (),
     sides: Sides | None = None,
     before_loading: Callable[[Sides | None, PulledModel], object] = lambda sides, pulled: None,
+    quantize: Quantization | Literal["auto"] = "none",
+    swapped: int = 0,
 ) -> TrainingSetup:
     """Pull the tensors and the variant's weights and load the decoder onto `machine`.
 
     `before` is the run to go on with, which keeps to the tensors that it was begun with; `alternates` are the
     prompts that samples are drawn from, beside each song's own. `sides` are those that a new run takes over,
     as its adapter was trained with them: what it was not trained on stays out, also where validation is off.
-    `before_loading` is called while nothing is in the machine's memory yet.
+    `before_loading` is called while nothing is in the machine's memory yet. The decoder's layers are held as
+    `quantize` says, and so many of them as `swapped` says in the CPU's memory: see `acestep.swap`.
 
     Raises MissingInputError for what is not there, BadDataError for what is damaged or does not fit together,
     BadSpecError for other tensors than those that the run was begun with, or without these prompts.
@@ -80,7 +88,8 @@ def prepare_setup(
     silence = _silence(store, part, workspace)
     validation, frozen = job.spec.train.validation, before.sides if before else sides
     known = validation.is_on or frozen is not None
-    samples = Samples.pull(job.tensors, workspace, before, silence, alternates, known=known)
+    sound = read_checked(job.tensors, job.output_store)
+    samples = Samples.pull(job.tensors, workspace, before, silence, alternates, known=known, sound=sound)
     sides = split(samples.songs, validation, frozen) if known else None
     if sides:
         _log_held_out(samples, sides, validation)
@@ -91,17 +100,36 @@ def prepare_setup(
         log.warning("%s", warning)
     before_loading(sides, pulled)
     with using_copies(store, part.files, workspace):
+        quantize = _quantization(quantize, job, pulled, machine)
         model = load_model(
             *(pulled.root, pulled.folder, device, dtype),
             parts=("transformer",),
             base_model=job.spec.base_model,
             attention=machine.attention,
+            quantize=quantize,
+            swapped=swapped,
         )
         null_condition = load_null_condition(pulled.root, pulled.folder)
     log.info("Loaded only the decoder of %s: no encoder is in memory during training", model.variant)
     _check_fit(samples, model)
     weights = f"{pulled.digest}@{store.commit}" if store.commit else pulled.digest
-    return TrainingSetup(machine, samples, model, null_condition, silence, shares, sides, weights)
+    return TrainingSetup(machine, samples, model, null_condition, silence, shares, sides, quantize, weights)
+
+
+def _quantization(
+    wish: Quantization | Literal["auto"], job: Job, pulled: PulledModel, machine: Machine
+) -> Quantization:
+    """What `train.quantize` is on this machine, where it is auto."""
+    if wish == "auto":
+        config = read_config(pulled.root / pulled.folder, job.spec.base_model)
+        sizes = decoder_bytes(config, machine.dtype.itemsize)
+        quantize = chosen_quantization(sizes, machine.memory)
+        on = f"of a GPU's {machine.memory / 1e9:.0f} GB" if machine.memory else "on a CPU"
+        log.info("Quantization: %s (weights of %.1f GB, %s)", quantize, sizes[quantize] / 1e9, on)
+        return quantize
+    if wish != "none":
+        log.info("Quantization: %s (as the run began, or the spec says)", wish)
+    return wish
 
 
 def _log_held_out(samples: Samples, sides: Sides, validation: ValidationSpec) -> None:
@@ -147,10 +175,10 @@ def sampling_config(spec: JobSpec, config: dict[str, Any], dtype: torch.dtype) -
 
 def _check_fit(samples: Samples, model: AceStepModel) -> None:
     """Refuse tensors that were made for a model of another width, before any step is taken."""
-    width = samples[0].encoder_hidden_states.shape[-1]
     expected = model.transformer.condition_embedder.in_features
-    if width != expected:
+    if samples.width != expected:
         raise BadDataError(
-            f"the tensors in {samples.place} have conditions {width} wide, not {model.variant}'s {expected}\n"
+            f"the tensors in {samples.place} have conditions {samples.width} wide, not {model.variant}'s "
+            f"{expected}\n"
             f"  preprocess the songs with model_variant {model.variant}"
         )

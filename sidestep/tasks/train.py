@@ -1,16 +1,18 @@
 """The train task: tensors and a base model in, an adapter out."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sidestep.acestep.quantized import check_quantization
 from sidestep.adapters.adapter import Adapter
 from sidestep.commitlog.writer import Writer, take_over
 from sidestep.config.job import JobSpec
 from sidestep.config.training import TrainSpec
 from sidestep.config.yaml12 import dump_yaml
 from sidestep.data.card import Facts
+from sidestep.data.checked import Checked, read_checked, write_checked
 from sidestep.data.preview import read_preview
 from sidestep.lifecycle.best import Best, best_commit
 from sidestep.lifecycle.events import EventsToSend
@@ -24,80 +26,69 @@ from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.judgements import Judgements
 from sidestep.lifecycle.output import RUNS
 from sidestep.lifecycle.policy import CheckpointPolicy
-from sidestep.lifecycle.ranks import (
-    find_ranking,
-    frozen_ranks,
-)
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.lifecycle.resume import ResumePoint, check_crash_loop, find_resume_point
 from sidestep.lifecycle.saver import RETRY, Saver
-from sidestep.runtime.errors import BadSpecError
+from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
 from sidestep.runtime.words import counted
-from sidestep.tasks.first_adapter import find_first_adapter
 from sidestep.tasks.hearing import Hearing
-from sidestep.tasks.setup import TrainingSetup, prepare_setup
+from sidestep.tasks.prepared import kind_of, prepare
+from sidestep.tasks.setup import TrainingSetup
 from sidestep.tasks.train_log import log_resume, log_training, report_step, stopped
-from sidestep.tasks.trainer import build_trainer, with_ranks
-from sidestep.training.batches import at_once
 from sidestep.training.card import facts_of
 from sidestep.training.checkpoint import restore
 from sidestep.training.history import HeldOut, history_bytes, with_shares
-from sidestep.training.loop import Trainer
-from sidestep.training.machine import choose_machine
+from sidestep.training.loop import StepResult, Trainer
 from sidestep.training.metrics import Metrics
-from sidestep.training.numbers import LAW, Numbers, Progress
+from sidestep.training.numbers import NUMBERS_FILE, STATE_FILES, Numbers, Progress
 from sidestep.training.optimizer import check_optimizer
 from sidestep.training.schedule import Group, Schedule
 from sidestep.training.snapshot import Snapshot
+from sidestep.training.team import BEGINS, Team
 from sidestep.training.throughput import Throughput
 from sidestep.training.verdict import judge
 
 log = logging.getLogger(__name__)
 
 
-def train(job: Job, reporter: Reporter) -> TrainResult:
+def train(job: Job, reporter: Reporter, team: Team | None = None) -> TrainResult:
     """Train an adapter as the spec says, or go on where an earlier attempt stopped, and publish it.
 
-    That the run is not finished has been asked before, see `lifecycle.finish.finished_before`.
+    Of a `team` of several processes, this is what rank 0 does; the others `follow`. That the run is not
+    finished has been asked before, see `lifecycle.finish.finished_before`.
 
     Raises MissingInputError or BadDataError for tensors or weights that are not there or not sound,
     BadSpecError where the output was begun with other settings, MachineError for a missing GPU or package,
     AgainError where notice came, TakenError where another run has taken over, StorageError where the last
     checkpoint could not be sent.
     """
-    spec = job.spec
+    spec, team = job.spec, team or Team()
     reporter.count()
     check_crash_loop(job)
     check_optimizer(spec.train)
+    check_quantization(spec.train.quantize)
     with job.workspace.temporary() as temporary:
         start = find_resume_point(job, Path(temporary))
         settings = settings_of(job, start.numbers)
         check_same_run(spec, start.numbers, settings, start.place)  # before gigabytes are pulled
         reporter.begin("pull")
-        machine = choose_machine(spec.runtime, start.numbers.machine if start.numbers else None)
-        ranking = find_ranking(job) if spec.train.adapter.rank_from and not start.numbers else None
-        first = find_first_adapter(job, start.numbers)
-        hearing = Hearing(job, machine)
-        setup = prepare_setup(
-            *(job, machine, start.numbers, spec.train.alternates, first.sides(spec.train.validation)),
-            before_loading=hearing.prepare,
-        )
-        known_now = {"dataset_content": setup.samples.content, "weights": setup.weights}
-        spec, ranks = with_ranks(job, setup, frozen_ranks(start.numbers), ranking)
-        fingerprint = {**settings, **known_now, **first.fingerprint}
-        if ranks:
-            fingerprint["train.adapter"] = settings["train.adapter"] | ranks.model_dump()
-        check_same_run(spec, start.numbers, fingerprint, start.place)
-        trainer = build_trainer(spec, setup, job.preemption, first)
-        law = start.numbers.progress.law if start.numbers else LAW
-        kind = machine.kind(at_once(spec.train.batch_size, law))
-        with take_over(job.commits, reporter.lease, reporter.watch, kind) as writer:
+        team.tell(BEGINS, (start.folder / NUMBERS_FILE).read_bytes() if start.folder else b"")
+        prepared = prepare(job, start, settings, team)
+        if prepared.why_plain:
+            reporter.update(message=f"trains without runtime.compile: {prepared.why_plain}")
+        fingerprint, trainer = prepared.fingerprint, prepared.trainer
+        team.check_same(fingerprint | {"machine": prepared.kind})
+        with take_over(job.commits, reporter.lease, reporter.watch, prepared.kind) as writer:
             reporter.update(generation=writer.generation)  # what others say, who are not, is overwritten
             if writer.newest != start.newest:  # the writer before had still added to the log
                 start = find_resume_point(job, Path(temporary))
                 check_same_run(spec, start.numbers, fingerprint, start.place)
             with job.preemption.deferred():
-                result = _train(job, reporter, setup, fingerprint, trainer, writer, start, hearing)
+                files = STATE_FILES if start.folder else ()
+                team.send({name: start.folder / name for name in files if start.folder})
+                result = _train(
+                    job, reporter, prepared.setup, fingerprint, trainer, writer, start, prepared.hearing
+                )
     log.info("Loss on fixed draws: %.4f at the start, %.4f at the end", result.first_loss, result.last_loss)
     if result.best_step is not None:
         log.info(
@@ -126,11 +117,11 @@ def _train(
     spec, schedule = job.spec, trainer.schedule
     total_steps = schedule.total_steps
     reporter.speak()
-    reporter.begin("train", gpus=int(setup.machine.device.type == "cuda"))
+    reporter.begin("train", gpus=trainer.team.count if setup.machine.device.type == "cuda" else 0)
     progress = Progress()
     if start.folder:
         progress = restore(start.folder, trainer.adapter, trainer.optimizer, trainer.ema)
-    machine = setup.machine.kind(at_once(spec.train.batch_size, progress.law))
+    machine = kind_of(setup.machine, spec, progress.law, trainer.team)
     if start.numbers:
         reporter.resumed_at(_check_length(start.numbers, schedule))
         log_resume(start.numbers, fingerprint, machine, schedule)
@@ -138,6 +129,7 @@ def _train(
         machine = start.numbers.machine
     log_training(spec, setup, progress.law)
     job.output.keep_spec(spec)
+    _keep_checked(job, setup.samples.checked)
     snapshot = Snapshot(
         *(trainer.adapter, trainer.optimizer, spec.train, fingerprint, machine),
         *(setup.samples.records, setup.sides, trainer.ema),
@@ -178,6 +170,7 @@ def _train(
             metrics.leave_out(seconds)
             throughput.leave_out(seconds)
 
+        trainer.team.begin_with(progress)
         settled = progress.step > 0 and trainer.settle(progress)  # what notice had cut off
         judgements.tell()
         metrics.log_settled()
@@ -189,7 +182,17 @@ def _train(
             saver.send(start.unsent, progress)
         throughput = Throughput()
         hear()  # what an attempt before was to make, and had no time for
-        for result in trainer.steps(progress):
+
+        def steps() -> Iterator[StepResult]:
+            """Where a song cannot be read, what is made without it is committed first."""
+            try:
+                yield from trainer.steps(progress)
+            except (BadDataError, MissingInputError):
+                events.add(metrics.rotate(progress.step + 1))
+                saver.save_in_time(f"checkpoint-step-{progress.step}", progress)
+                raise
+
+        for result in steps():
             metrics.log_step(result)
             judgements.tell()
             saver.check()
@@ -198,6 +201,7 @@ def _train(
                 events.add(metrics.rotate(progress.step + 1))
                 saver.save(name, progress)
             hear()
+        trainer.team.leave()
         step = progress.step
         if not trainer.is_over(progress):
             events.add(metrics.rotate(step + 1))
@@ -212,6 +216,12 @@ def _train(
     held_out = HeldOut.of(setup.samples.songs, setup.sides, means) if setup.sides else None
     history = history_bytes(progress, rates, songs, spec.train.lr_groups, held_out)
     return finish(job, reporter, writer, fingerprint, progress, history, best, total_steps)
+
+
+def _keep_checked(job: Job, checked: Mapping[str, Checked]) -> None:
+    """Later attempts need not read what was found sound, where preprocessing has not said it already."""
+    known = read_checked(job.tensors)
+    write_checked(job.output_store, {d: file for d, file in checked.items() if known.get(d) != file})
 
 
 def _facts(spec: JobSpec, setup: TrainingSetup, adapter: Adapter) -> Facts:

@@ -2,7 +2,9 @@
 
 import logging
 
+from sidestep.acestep.norms import fuse_norms
 from sidestep.acestep.recompute import recompute_layers
+from sidestep.acestep.swap import swap_layers
 from sidestep.adapters import inject
 from sidestep.adapters.targets import linear_modules
 from sidestep.config.job import JobSpec
@@ -21,8 +23,11 @@ from sidestep.training.dataset import Chosen
 from sidestep.training.dropout import Masks
 from sidestep.training.ema import Ema
 from sidestep.training.loop import Trainer
+from sidestep.training.offload import Offload
 from sidestep.training.optimizer import build_optimizer
+from sidestep.training.parallel import sums_of
 from sidestep.training.schedule import Schedule
+from sidestep.training.team import Team
 from sidestep.training.validation import Validator
 from sidestep.training.verdict import judge
 
@@ -34,10 +39,12 @@ def build_trainer(
     setup: TrainingSetup,
     preemption: Preemption | None = None,
     first: FirstAdapter | None = None,
+    team: Team | None = None,
 ) -> Trainer:
     """Put the adapter into the decoder and set both up to be trained. Everything is keyed by the seed.
 
-    `first` is the adapter that the run begins from, where it begins from one.
+    `first` is the adapter that the run begins from, where it begins from one; `team` the processes that make
+    the steps.
     """
     train, transformer = spec.train, setup.model.transformer
     adapter = inject(transformer, train.adapter, train.seed)
@@ -45,6 +52,10 @@ def build_trainer(
         first.begin(adapter, setup.model.config, resize=train.init_resize)
     if train.gradient_checkpointing:
         recompute_layers(transformer, train.gradient_checkpointing_ratio)
+    if setup.machine.kernels == "fused":
+        fuse_norms(transformer)
+    if train.block_swap:
+        swap_layers(transformer, train.block_swap, setup.machine.device)
     fabric = setup.machine.fabric()
     sampling = sampling_config(spec, setup.model.config, setup.machine.dtype)
     held_out = setup.sides.are_held_out(setup.samples.songs) if setup.sides else [False] * len(setup.samples)
@@ -56,12 +67,13 @@ def build_trainer(
     log.info("Optimizer %s, learning rate %g, scheduler %s", train.optimizer_type, train.lr, train.scheduler)
     for name, factor in train.lr_groups.items():
         log.info("Learning rate of %s: %g times that", name, factor)
+    team = team or Team()
     return Trainer(
         fabric=fabric,
         model=fabric.setup_module(transformer),
         adapter=adapter,
         masks=Masks(adapter, train.seed),
-        optimizer=build_optimizer(adapter, train),
+        optimizer=build_optimizer(adapter, train, fused=setup.machine.fuses_optimizer),
         samples=Chosen(setup.samples, trained),
         frames=[setup.samples.frames[song] for song in trained],
         weights=[setup.shares[song].weight for song in trained],
@@ -75,7 +87,10 @@ def build_trainer(
         validate_every=train.validation.every_epochs,
         ends=lambda progress: judge(progress, train).end is not None,
         ema=Ema.of(adapter, train.ema),
+        offload=Offload(transformer) if train.offload_activations else None,
         min_snr_gamma=train.min_snr_gamma if train.loss_weighting == "min_snr" else None,
+        team=team,
+        sums=sums_of(team, list(adapter.parameters().values()), train.batch_size, spec.runtime.gradient_sums),
     )
 
 

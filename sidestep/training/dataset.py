@@ -1,15 +1,16 @@
 """The songs of a run as the loop sees them: a sequence of samples, read from disk when they are needed.
 
-Each file is compared with its digest once in an attempt, and again where it has changed since. Those that
-preprocessing writes are in the index; of others, a run keeps what it was begun with in its checkpoints.
+Each file is compared with its digest once in an attempt, before it is used, and again where it has changed
+since. Those that preprocessing writes are in the index; of others, a run keeps what it was begun with in its
+checkpoints. A start reads only files of which it is not known that they are sound: see `data.checked`.
 """
 
 import logging
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.config.training import Alternate
+from sidestep.data.checked import Checked, Context
 from sidestep.data.index import (
     FileRecord,
     audio_digests,
@@ -28,7 +30,7 @@ from sidestep.data.index import (
     written_digests,
 )
 from sidestep.data.sides import Song
-from sidestep.data.tensors import AUDIO, Context, Sample, context_kind, read_sample
+from sidestep.data.tensors import Sample, checked_of, digest_of, read_sample
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
 from sidestep.runtime.progress import track
@@ -41,13 +43,17 @@ from sidestep.training.numbers import Numbers
 
 log = logging.getLogger(__name__)
 
+READERS = 4  # threads that check files, each with one song in memory
+
+Seen = tuple[int, int]  # size and time of a file on this machine
+
 
 @dataclass(frozen=True)
 class _Content:
     """What a file on this machine holds, and its size and time when it was read."""
 
     data: bytes
-    seen: tuple[int, int]
+    seen: Seen
 
     @classmethod
     def of(cls, path: Path) -> "_Content":
@@ -60,47 +66,58 @@ class _Content:
 
 
 @dataclass(frozen=True)
-class _Checked:
-    """A sample that holds what was written, and by what its file is known again."""
+class _Known:
+    """What is known of a file, and by what it is known again.
 
-    sample: Sample
+    Attributes:
+        seen: when it was compared with its digest in this attempt; None: it was not.
+    """
+
+    checked: Checked
     record: FileRecord
-    seen: tuple[int, int]
+    seen: Seen | None
 
 
 @dataclass(frozen=True)
 class _Check:
-    """Reads tensors of a store, and compares each file with the digest that is known of it.
+    """Finds out what tensors of a store are, and reads those that are not known to be sound.
 
     Attributes:
         written: file → sha256, of what preprocessing has written.
         begun_with: file → what it was when the run began; one of another size or time may hold the same.
-        audio: file → sha256 of the song that it was made of, as far as the index says; None: nobody asks.
-        names: file → what songs it was made of, likewise.
-        hashing: goes on beside the reading of the same bytes.
+        sound: sha256 → what is known of a file that was found sound.
         alternates: prompts whose conditions are read, too.
+        silence: with which contexts are compared, and its digest; None: nobody asks.
     """
 
     store: Store
     written: Mapping[str, str]
     begun_with: Mapping[str, FileRecord]
-    audio: Mapping[str, str] | None
-    names: Mapping[str, tuple[str, ...]]
-    hashing: Executor
+    sound: Mapping[str, Checked]
     alternates: Collection[Alternate] = ()
+    silence: tuple[Tensor, str] | None = None
 
-    def read(self, path: Path, file: FileInfo) -> _Checked:
+    def look(self, path: Path, file: FileInfo) -> _Known:
         """A file whose copy on this machine is at `path`: what was pulled, as `pull` has seen to that.
 
         Raises BadDataError where it is not what was written, and what `read_sample` does.
         """
+        expected = self._expected(file)
+        if expected and (checked := self.sound.get(expected)):
+            if checked.size != file.size:
+                raise self._damaged(file)
+            if checked.answers(self.alternates, self.silence and self.silence[1]):
+                return _Known(checked, FileRecord(file.size, file.version, expected), None)
+        return self._read(path, file, expected)
+
+    def _read(self, path: Path, file: FileInfo, expected: str | None) -> _Known:
         content = _Content.of(path)
-        digest = self.hashing.submit(content.sha256)
-        sample = read_sample(content.data, str(path), self.alternates)
-        found, expected = digest.result(), self._expected(file)
+        found = content.sha256()
         if expected not in (None, found):
-            raise BadDataError(f"{self.store.place}/{file.path} is damaged: it is not what was written")
-        return _Checked(sample, FileRecord(file.size, file.version, found), content.seen)
+            raise self._damaged(file)
+        sample = read_sample(content.data, str(path), self.alternates)
+        checked = checked_of(sample, file.size, self.alternates, self.silence and self.silence[0])
+        return _Known(checked, FileRecord(file.size, file.version, found), content.seen)
 
     def _expected(self, file: FileInfo) -> str | None:
         if digest := self.written.get(file.path):
@@ -109,15 +126,22 @@ class _Check:
         is_same = then and (then.size, then.version) == (file.size, file.version)
         return then.sha256 if then and is_same else None
 
+    def _damaged(self, file: FileInfo) -> BadDataError:
+        return BadDataError(f"{self.store.place}/{file.path} is damaged: it is not what was written")
+
 
 class Samples(Sequence[Sample]):
     """Preprocessed songs in the order of their names. Reading one costs some megabytes for a moment.
 
+    It may be read by several threads at a time.
+
     Attributes:
-        facts: of each song, once `pull` has read them.
+        facts: of each song, once `pull` has looked at them.
         frames: the latents of each, likewise.
         records: file → its size, version and digest, likewise; of the files whose digest no index has.
         songs: what each is known by, likewise, where `pull` was asked for it; see `data.sides`.
+        checked: sha256 → what is known of each file, likewise.
+        width: of the conditions, likewise.
     """
 
     def __init__(self, place: str, files: Sequence[Path], alternates: Collection[Alternate] = ()) -> None:
@@ -128,9 +152,12 @@ class Samples(Sequence[Sample]):
         self.frames: list[int] = []
         self.records: dict[str, FileRecord] = {}
         self.songs: list[Song] = []
+        self.checked: dict[str, Checked] = {}
+        self.width = 0
         self._digests: dict[str, str] = {}  # of all files, by name
+        self._names: list[str] = []
         self._files = files
-        self._known: dict[Path, tuple[tuple[int, int], str]] = {}
+        self._seen: dict[int, Seen] = {}  # by its number, of each file that was compared with its digest
         self._contexts: dict[str, Context] = {}
 
     @classmethod
@@ -143,12 +170,14 @@ class Samples(Sequence[Sample]):
         alternates: Collection[Alternate] = (),
         *,
         known: bool = False,
+        sound: Mapping[str, Checked] | None = None,
     ) -> "Samples":
-        """Bring a dataset's tensors to this machine, and read each once: no step shall meet a bad one.
+        """Bring a dataset's tensors to this machine, and look at each: no step shall meet a bad one.
 
         `before` is the run to go on with, which keeps to the files that it was begun with. `silence` is the
         model's, [1, 15000, 64], with which contexts are compared. `alternates` are the prompts that samples
-        are drawn from, beside each song's own. `known`: whether `songs` is asked for.
+        are drawn from, beside each song's own. `known`: whether `songs` is asked for. `sound` is what is
+        known of files by their digests: such a file is read when it is needed, and all others here.
 
         Raises MissingInputError where there are none, BadDataError with all that cannot be trained on, and
         BadSpecError where the run was begun with others, or an alternate was never encoded.
@@ -157,10 +186,14 @@ class Samples(Sequence[Sample]):
         begun_with = before.dataset_files if before else {}
         folder = pull(store, files, workspace, title="Pulling tensors")
         samples = cls(store.place, [copy_of(store, folder, file.path) for file in files], alternates)
-        with ThreadPoolExecutor(1) as hashing:
-            audio, song = (audio_digests(store), song_names(store)) if known else (None, {})
-            check = _Check(store, written_digests(store), begun_with, audio, song, hashing, alternates)
-            problems = samples._problems(check, files, silence)
+        compared = None if silence is None else (silence, digest_of(silence))
+        check = _Check(store, written_digests(store), begun_with, sound or {}, alternates, compared)
+        problems = samples._problems(check, files)
+        if known:
+            audio, names = audio_digests(store), song_names(store)
+            samples.songs = [
+                samples._song(file, audio.get(file, ""), names.get(file, ())) for file in samples.names
+            ]
         if problems:
             report = "\n  ".join(
                 [f"{out_of(len(problems), len(samples), 'tensor files')} cannot be used:", *problems]
@@ -169,6 +202,7 @@ class Samples(Sequence[Sample]):
                 f"{report}\n  `sidestep preprocess` with the same settings makes those anew that it had made;"
                 f" others can be taken out of {store.place}"
             )
+        samples._names = samples.names
         samples._refuse_others(begun_with)
         samples._judge_alternates()
         samples._judge_contexts()
@@ -213,36 +247,58 @@ class Samples(Sequence[Sample]):
                     *(out_of(len(lack), len(self), "songs"), alternate),
                 )
 
-    def _problems(self, check: _Check, files: Sequence[FileInfo], silence: Tensor | None) -> list[str]:
+    def _problems(self, check: _Check, files: Sequence[FileInfo]) -> list[str]:
         problems: list[str] = []
-        width: int | None = None
         with track("Checking tensors", len(self), "songs") as bar:
-            for path, file in zip(self._files, files, strict=True):
-                try:
-                    checked = check.read(path, file)
-                    self._digests[file.path] = checked.record.sha256
-                    # What an index says is known without a time, which is another one in every copy.
-                    if file.path not in check.written:
-                        self.records[file.path] = checked.record
-                    self._known[path] = (checked.seen, checked.record.sha256)
-                    self.facts.append(_facts(checked.sample, posixpath.basename(file.path)))
-                    self.frames.append(len(checked.sample.target_latents))
-                    if check.audio is not None:
-                        audio, also = check.audio.get(file.path, ""), check.names.get(file.path, ())
-                        self.songs.append(song_of(checked.sample, file.path, audio, also))
-                    for alternate in self._alternates:
-                        if alternate not in checked.sample.alternates:
-                            self._lack[alternate].append(file.path)
-                    if silence is not None:
-                        self._contexts[file.path] = context_kind(checked.sample, silence)
-                    found = checked.sample.encoder_hidden_states.shape[1]
-                    width = width or found
-                    if found != width:
-                        problems.append(f"{path} has conditions {found} wide, those before it {width}")
-                except (BadDataError, MissingInputError) as error:
-                    problems.append(str(error).splitlines()[0])
+            for number, (file, known) in enumerate(zip(files, self._looks(check, files), strict=True)):
                 bar.advance(1)
+                if isinstance(known, Exception):
+                    problems.append(str(known).splitlines()[0])
+                    continue
+                checked, digest = known.checked, known.record.sha256
+                self.checked[digest], self._digests[file.path] = checked, digest
+                # What an index says is known without a time, which is another one in every copy.
+                if file.path not in check.written:
+                    self.records[file.path] = known.record
+                if known.seen:
+                    self._seen[number] = known.seen
+                self.facts.append(_facts(checked, file.path))
+                self.frames.append(checked.frames)
+                for alternate in self._alternates:
+                    if alternate not in checked.alternates:
+                        self._lack[alternate].append(file.path)
+                if check.silence and checked.context:
+                    self._contexts[file.path] = checked.context
+                found, width = checked.width, self.width or checked.width
+                self.width = width
+                if found != width:
+                    problems.append(
+                        f"{self._files[number]} has conditions {found} wide, those before it {width}"
+                    )
         return problems
+
+    def _looks(
+        self, check: _Check, files: Sequence[FileInfo]
+    ) -> Iterator[_Known | BadDataError | MissingInputError]:
+        """What is found of each file, or what is wrong with it, in their order."""
+
+        def look(path: Path, file: FileInfo) -> _Known | BadDataError | MissingInputError:
+            try:
+                return check.look(path, file)
+            except (BadDataError, MissingInputError) as error:
+                return error
+
+        pool = ThreadPoolExecutor(min(READERS, os.cpu_count() or 1), "checking")
+        try:
+            yield from pool.map(look, self._files, files)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _song(self, file: str, audio: str, also: tuple[str, ...]) -> Song:
+        checked = self.checked[self._digests[file]]
+        return Song(
+            checked.filename or posixpath.basename(file), checked.latents, checked.audio or audio, also
+        )
 
     def _refuse_others(self, begun_with: Mapping[str, FileRecord]) -> None:
         then = {name: record.sha256 for name, record in begun_with.items()}
@@ -257,29 +313,28 @@ class Samples(Sequence[Sample]):
         return len(self._files)
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # nobody asks for a slice
-        path = self._files[index]
-        content, (seen, digest) = _Content.of(path), self._known[path]
+        path, name = self._files[index], self._names[index]
+        content, digest, seen = _Content.of(path), self._digests[name], self._seen.get(index)
         if content.seen != seen and content.sha256() != digest:
             raise BadDataError(
                 f"{path} has changed since this run began to read it\n"
                 "  once it is as it was, the same command goes on from the last checkpoint"
+                if seen
+                else f"{self.place}/{name} is damaged: it is not what was written\n"
+                "  `sidestep preprocess` with the same settings makes it anew, if it had made it; the same "
+                "command then goes on from the last checkpoint"
             )
-        return read_sample(content.data, str(path), self._alternates)
+        self._seen[index] = content.seen
+        return read_sample(content.data, str(path), self._alternates, is_sound=True)
 
 
-def _facts(sample: Sample, file: str) -> SongFacts:
-    caption, trigger = sample.metadata.get("caption"), sample.metadata.get("custom_tag")
+def _facts(checked: Checked, file: str) -> SongFacts:
     return SongFacts(
-        name=_name(sample, file),
-        seconds=round(len(sample.target_latents) / LATENTS_PER_SECOND, 2),
-        caption=caption if isinstance(caption, str) else "",
-        trigger=trigger if isinstance(trigger, str) else "",
+        name=checked.filename or posixpath.basename(file),
+        seconds=round(checked.frames / LATENTS_PER_SECOND, 2),
+        caption=checked.caption,
+        trigger=checked.trigger,
     )
-
-
-def _name(sample: Sample, file: str) -> str:
-    name = sample.metadata.get("filename")
-    return name if isinstance(name, str) and name else posixpath.basename(file)
 
 
 def song_of(sample: Sample, file: str, audio: str = "", also: tuple[str, ...] = ()) -> Song:
@@ -290,9 +345,8 @@ def song_of(sample: Sample, file: str, audio: str = "", also: tuple[str, ...] = 
         audio: its digest, by the index.
         also: its names there: a file keeps the one that the song had when it was made.
     """
-    said = sample.metadata.get(AUDIO)
-    latents = sha256(sample.target_latents.contiguous().numpy().tobytes()).hexdigest()
-    return Song(_name(sample, file), latents, said if isinstance(said, str) and said else audio, also)
+    checked = checked_of(sample, 0, ())
+    return Song(checked.filename or posixpath.basename(file), checked.latents, checked.audio or audio, also)
 
 
 class Chosen(Sequence[Sample]):

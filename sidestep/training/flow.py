@@ -1,5 +1,6 @@
 """The training objective: flow matching on latents, as the original model's own training code has it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,9 +26,15 @@ class Batch:
     mask: Tensor | None = None  # [B, L] (bool): the conditions that are no padding; None: all of them
 
     def to(self, device: str | torch.device) -> "Batch":
-        return replace(
-            self, **{name: part.to(device) for name, part in vars(self).items() if part is not None}
-        )
+        """Out of pinned memory, without waiting until all of it is there."""
+        return self._each(lambda part: part.to(device, non_blocking=part.is_pinned()))
+
+    def pinned(self) -> "Batch":
+        """The same in pinned memory, from which a GPU takes it by itself."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, moved: Callable[[Tensor], Tensor]) -> "Batch":
+        return replace(self, **{name: moved(part) for name, part in vars(self).items() if part is not None})
 
 
 @dataclass(frozen=True)

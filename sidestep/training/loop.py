@@ -8,21 +8,26 @@ counts as a step. Ten in a row stop the run, as its weights have left what can b
 
 Where notice comes that the machine is taken away, the step is ended, or given up when the time is too short
 for that: its gradients are dropped, and another attempt makes it anew.
+
+Several processes make the same steps together: see `training.parallel`. Where they ask each other, all do,
+and go on by the same answer.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from math import isfinite, nan
+from itertools import islice
+from math import inf, isfinite, nan
 
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from sidestep.adapters import Adapter
 from sidestep.data.tensors import Sample
+from sidestep.runtime.ahead import ahead
 from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.liveness import sign_of_life
 from sidestep.runtime.preemption import Preemption
@@ -34,13 +39,17 @@ from sidestep.training.dropout import Masks
 from sidestep.training.ema import Ema
 from sidestep.training.flow import Batch, SamplingConfig, draw_batch, flow_loss, flow_losses
 from sidestep.training.numbers import Progress
+from sidestep.training.offload import Offload
+from sidestep.training.parallel import Sums
 from sidestep.training.schedule import Entry, Group, Schedule
+from sidestep.training.team import Team
 from sidestep.training.validation import Validator
 from sidestep.training.weighting import min_snr
 
 log = logging.getLogger(__name__)
 
 EVALUATION_DRAWS = 16
+AHEAD = 2  # micro-batches that are read and drawn before their turn comes: each is some 12 MB a song
 SKIPPED_LIMIT = 10
 SECONDS_TO_SAVE = 3.0  # of the time after notice that are left for saving when a step is ended or given up
 
@@ -87,7 +96,11 @@ class Trainer:
     )  # whether the run is to end before its last step
     watch: Callable[[int, int], None] = lambda done, total: None  # told how far a validation is
     ema: Ema | None = None  # the average of the adapter's weights, where one is kept
+    offload: Offload | None = None  # where activations wait for the backward pass; None: on the device
     min_snr_gamma: float | None = None  # samples weigh by their noise level: see `training.weighting`
+    team: Team = field(default_factory=Team)  # the processes that make the steps
+    sums: Sums = field(default_factory=Sums)  # how they add up a step's gradients
+    _ahead: Iterator[Batch] | None = field(default=None, init=False)  # while steps are made: their samples
 
     def steps(self, progress: Progress) -> Iterator[StepResult]:
         """Make the steps that follow `progress`, kept up to date, until the schedule ends or notice comes.
@@ -104,8 +117,11 @@ class Trainer:
         if progress.step == 0:
             progress.evaluations[0] = self.evaluate()
             self.validate(progress)
-        with track("Training", total=total, unit="steps", done=progress.step) as bar:
-            while progress.step < total and not (self.preemption.requested or self.ends(progress)):
+        with (
+            self._drawing_ahead(progress.step),
+            track("Training", total=total, unit="steps", done=progress.step) as bar,
+        ):
+            while progress.step < total and not (self.ends(progress) or self._noticed()):
                 result = self.step(progress.step)
                 if result is None:
                     log.info("Step %d is given up: it would not end in time", progress.step + 1)
@@ -146,18 +162,27 @@ class Trainer:
         """
         if self.validator is None or self.is_settled(progress):
             return False
-        step, losses = progress.step, []
+        step, losses = progress.step, dict[int, float]()
         self.model.eval()
-        count = len(self.validator)
-        with torch.no_grad(), self.as_published(), track("Validating", count, "draws") as bar:
-            for batch in self.validator.batches(self.null_condition, self.fabric.device):
-                if self.preemption.requested:
+        count, rank, ranks = len(self.validator), self.team.rank, self.team.count
+        own = islice(self.validator.batches(self.null_condition, torch.device("cpu")), rank, None, ranks)
+        with (
+            torch.no_grad(),
+            self.as_published(),
+            ahead(self._sendable(own), AHEAD, "draws") as batches,
+            track("Validating", count, "draws") as bar,
+        ):
+            for number in range(0, count, ranks):
+                if self._noticed():
                     log.info("The validation after step %d is given up: the next attempt makes it", step)
                     return False
-                losses.append(float(flow_loss(self.model, batch)))
-                bar.advance(1)
-                self.watch(len(losses), count)
-        progress.validations[step] = self.validator.validation(losses)
+                if number + rank < count:
+                    batch = next(batches).to(self.fabric.device)
+                    losses[number + rank] = float(flow_loss(self.model, batch))
+                together = min(ranks, count - number)
+                bar.advance(together)
+                self.watch(number + together, count)
+        progress.validations[step] = self.validator.validation(self.team.shared(losses, count))
         progress.timesteps = tuple(self.validator.timesteps)
         return True
 
@@ -168,32 +193,40 @@ class Trainer:
         time after notice is too short for the rest of the step, and then the answer is None.
         """
         group, lr = self.schedule.group(step), self.schedule.learning_rate(step)
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)  # fp16 alone has one
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         entries = group.entries
-        made: dict[int, Tensor] = {}  # position in the group → loss
         weights = torch.tensor(relative([self.weights[entry.song] for entry in entries]))
         if self.min_snr_gamma is not None:
             timesteps = torch.cat([self.sampling.timestep(entry.index) for entry in entries])
             weights = weights * min_snr(timesteps, self.min_snr_gamma)
-        started = time.monotonic()
-        for positions in self._micro_batches(entries):
-            if self.preemption.requested and made:
-                seconds = (time.monotonic() - started) / len(made)
-                rest = seconds * (len(entries) - len(made))
-                if self.preemption.seconds_left() < rest + SECONDS_TO_SAVE:
-                    return None
-            together = [entries[position] for position in positions]
-            self.masks.begin([entry.index for entry in together], self.fabric.device)
-            losses = self.losses(together)
-            # Divided by the group's own size: an epoch's short last group weighs each song the same.
-            self.fabric.backward((losses * weights[positions].to(losses.device)).sum() / len(entries))
-            made.update(zip(positions, losses.detach(), strict=True))
+        started, made = time.monotonic(), 0
+        batches = self.micro_batches(entries)
+        self.sums.begin()
+        for first in range(0, len(batches), self.team.count):
+            if made and self._is_too_late(time.monotonic() - started, made, len(entries)):
+                return None
+            dealt = batches[first : first + self.team.count]
+            losses = None
+            if self.team.rank < len(dealt):
+                positions = dealt[self.team.rank]
+                together = [entries[position] for position in positions]
+                self.masks.begin([entry.index for entry in together], self.fabric.device)
+                with self.offload or nullcontext():
+                    losses = self.losses(together)
+                # Divided by the group's own size: an epoch's short last group weighs each song the same.
+                self.fabric.backward((losses * weights[positions].to(losses.device)).sum() / len(entries))
+                losses = losses.detach()
+            elif scaler:
+                scaler.scale(torch.zeros((), device=self.fabric.device))  # its scale is made by its first use
+            self.sums.add(dealt, losses)
+            made += sum(map(len, dealt))
+        each = self.sums.finish(len(entries))
         norm = self.fabric.clip_gradients(
             self.model, self.optimizer, max_norm=self.max_grad_norm, error_if_nonfinite=False
         )
         assert norm is not None
-        each = torch.stack([made[position] for position in range(len(entries))])
         mean = (each * weights.to(each.device)).mean()
         # At once, and for the first time in the step: each number that is asked for waits for the GPU.
         *numbers, loss, grad_norm = torch.cat([each, torch.stack([mean, norm])]).tolist()
@@ -204,17 +237,55 @@ class Trainer:
             self.optimizer.step()
             if self.ema:
                 self.ema.update(step + 1)
-        # fp16 alone has a scaler. Clipping has unscaled the gradients and noted whether they are finite:
-        # where they are not, the scale is halved, so that the next step's may be.
-        if scaler := getattr(self.fabric.strategy.precision, "scaler", None):
+        # Clipping has unscaled the gradients and noted whether they are finite: where they are not, the scale
+        # is halved, so that the next step's may be.
+        if scaler:
             scaler.update()
         return result
+
+    def _noticed(self) -> bool:
+        """Whether notice has come to any rank."""
+        return self.team.heard(self.preemption)[0] < inf
+
+    def _is_too_late(self, seconds: float, made: int, count: int) -> bool:
+        """Whether the rest of a step, whose `made` samples took `seconds`, is longer than the time after
+        notice: by the rank that has the least of it, and by the slowest."""
+        left, longest = self.team.heard(self.preemption, seconds)
+        return left < longest / made * (count - made) + SECONDS_TO_SAVE
 
     def losses(self, entries: Sequence[Entry]) -> Tensor:
         """The flow loss of each of these samples, [B], which are of one length."""
         sign_of_life()
-        batch = join([self._drawn(entry) for entry in entries])
+        batch = self._batch(entries) if self._ahead is None else next(self._ahead)
         return flow_losses(self.model, batch.to(self.fabric.device))
+
+    @contextmanager
+    def _drawing_ahead(self, step: int) -> Iterator[None]:
+        """Inside the block, the micro-batches of the steps from this one on are drawn before they are due.
+
+        What each of them is follows from the step alone, and so it is the same. Of several processes, each
+        draws its own.
+        """
+
+        def batches() -> Generator[Batch, None, None]:
+            for number in range(step, self.schedule.total_steps):
+                entries = self.schedule.group(number).entries
+                for positions in self.micro_batches(entries)[self.team.rank :: self.team.count]:
+                    yield self._batch([entries[position] for position in positions])
+
+        with ahead(self._sendable(batches()), AHEAD, "samples") as self._ahead:
+            try:
+                yield
+            finally:
+                self._ahead = None
+
+    def _sendable(self, batches: Iterable[Batch]) -> Generator[Batch, None, None]:
+        """Each in memory that the device takes it from by itself, where it is a GPU."""
+        for batch in batches:
+            yield batch.pinned() if self.fabric.device.type == "cuda" else batch
+
+    def _batch(self, entries: Sequence[Entry]) -> Batch:
+        return join([self._drawn(entry) for entry in entries])
 
     def _drawn(self, entry: Entry) -> Batch:
         sample, sampling = self.samples[entry.song], self.sampling
@@ -222,16 +293,11 @@ class Trainer:
             *(sample, self.null_condition, sampling, entry.index, "cpu"), song=entry.song, visit=entry.visit
         )
 
-    def _micro_batches(self, entries: Sequence[Entry]) -> list[list[int]]:
-        """The positions among `entries` of those that are computed at once."""
+    def micro_batches(self, entries: Sequence[Entry]) -> list[list[int]]:
+        """The positions among `entries` of those that are computed at once: no rank is to be left without."""
         frames = [self.sampling.length(self.frames[entry.song]) for entry in entries]
-        return cut(frames, at_once(self.batch_size, self.masks.law))
-
-    def loss(self, sample: Sample, index: int, sampling: SamplingConfig) -> Tensor:
-        """The flow loss of one sample."""
-        sign_of_life()
-        batch = draw_batch(sample, self.null_condition, sampling, index, self.fabric.device)
-        return flow_loss(self.model, batch)
+        most = min(at_once(self.batch_size, self.masks.law), -(-len(entries) // self.team.count))
+        return cut(frames, most)
 
     @torch.no_grad()
     def evaluate(self) -> float:
@@ -242,12 +308,18 @@ class Trainer:
         """
         self.model.eval()
         sampling = self.sampling.as_captioned(seed=rng.key(self.sampling.seed, "evaluation"))
-        with self.as_published():
-            losses = [
-                self.loss(self.samples[index % len(self.samples)], index, sampling)
-                for index in range(EVALUATION_DRAWS)
-            ]
-        found: list[float] = torch.stack(losses).tolist()
+        own = range(self.team.rank, EVALUATION_DRAWS, self.team.count)
+        drawn = (
+            draw_batch(self.samples[index % len(self.samples)], self.null_condition, sampling, index, "cpu")
+            for index in own
+        )
+        losses = []
+        with self.as_published(), ahead(self._sendable(drawn), AHEAD, "draws") as batches:
+            for batch in batches:
+                sign_of_life()
+                losses.append(flow_loss(self.model, batch.to(self.fabric.device)))
+        numbers: list[float] = torch.stack(losses).tolist() if losses else []
+        found = self.team.shared(dict(zip(own, numbers, strict=True)), EVALUATION_DRAWS)
         if bad := sum(not isfinite(loss) for loss in found):
             log.warning("The loss on fixed draws is not finite in %s", out_of(bad, len(found), "draws"))
             return nan

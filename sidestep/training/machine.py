@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from sidestep.acestep.attention import AttentionName, why_no_flash
 from sidestep.config.schema import RuntimeSpec
@@ -20,7 +21,9 @@ from sidestep.training.numbers import NUMERICS
 
 log = logging.getLogger(__name__)
 
-logging.getLogger("lightning").handlers.clear()  # it prints its precision beside our log, which says it too
+logging.getLogger(
+    "lightning_fabric"
+).handlers.clear()  # it prints its precision beside our log, which says it too
 
 _PACKAGES = ("torch", "diffusers", "peft", "lycoris-lora", "transformers")
 _FABRIC_PRECISION: dict[str, Literal["bf16-mixed", "16-mixed", "32-true"]] = {
@@ -39,15 +42,19 @@ class Machine:
     attention: AttentionName = "sdpa"
     threads: int = 1  # that compute on a CPU
     deterministic: bool = True
+    kernels: Literal["plain", "fused"] = "plain"  # of the norms and AdamW: in pieces, or one kernel each
+    compile: Literal["off", "blocks"] = "off"  # of the decoder's blocks: see `training.compiled`
 
     def chosen(self) -> dict[str, Any]:
         """What `auto` became, for later attempts: numbers depend on it, in their last bits."""
         return {"precision": self.precision, "attention": self.attention, "threads": self.threads}
 
-    def kind(self, batch_size: int = 1) -> dict[str, Any]:
+    def kind(self, batch_size: int = 1, reduced_by: int = 1) -> dict[str, Any]:
         """The hardware, the versions and the settings on which equal runs give equal bits.
 
-        `batch_size` is how many samples are computed at once. One is not written: older versions had no more.
+        `batch_size` is how many samples are computed at once, `reduced_by` how many ranks add up gradients in
+        another order than one does. One is not written: older versions had no more. Nor are plain kernels,
+        and that nothing is compiled: there was nothing else.
         """
         versions = {name: version(name) for name in _PACKAGES}
         if torch.version.cuda:
@@ -55,6 +62,9 @@ class Machine:
         return {
             **self.chosen(),
             **({"batch_size": batch_size} if batch_size > 1 else {}),
+            **({"kernels": self.kernels} if self.kernels != "plain" else {}),
+            **({"compile": self.compile} if self.compile != "off" else {}),
+            **({"reduced_by": reduced_by} if reduced_by > 1 else {}),
             "deterministic": self.deterministic,
             "numerics": {self.precision: NUMERICS[self.precision]},
             "processor": _processor(self.device),
@@ -66,13 +76,33 @@ class Machine:
         """In which the base weights are held; adapters are always fp32."""
         return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[self.precision]
 
+    @property
+    def fuses_optimizer(self) -> bool:
+        """Not in fp16: a fused optimizer unscales gradients by itself, and they are clipped before."""
+        return self.kernels == "fused" and self.precision != "fp16"
+
+    @property
+    def memory(self) -> int | None:
+        """The GPU's, in bytes, whatever else runs on it; None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        return torch.cuda.get_device_properties(self.device).total_memory
+
     def fabric(self) -> Fabric:
         """Lightning's Fabric for it. With fp16 its precision has a gradient scaler."""
         return Fabric(
             accelerator=self.device.type,
             devices=[self.device.index or 0] if self.device.type == "cuda" else 1,
             precision=_FABRIC_PRECISION[self.precision],
+            plugins=[LightningEnvironment()],  # Slurm's or torchrun's would have it start processes
         )
+
+
+def of_local_rank(runtime: RuntimeSpec, number: int) -> RuntimeSpec:
+    """`runtime` for the process of that number on its machine: each has a GPU of its own, where any are."""
+    if number and runtime.device != "cpu" and torch.cuda.is_available():
+        return runtime.model_copy(update={"device": f"cuda:{number}"})
+    return runtime
 
 
 def choose_machine(runtime: RuntimeSpec, chosen: Mapping[str, Any] | None = None) -> Machine:
@@ -92,7 +122,9 @@ def choose_machine(runtime: RuntimeSpec, chosen: Mapping[str, Any] | None = None
     before = chosen if chosen and device.type == "cpu" else {}
     threads: int = before.get("threads", torch.get_num_threads())
     torch.set_num_threads(threads)
-    return Machine(device, precision, attention, threads, runtime.deterministic)
+    began_plain = chosen and chosen.get("kernels", "plain") == "plain"
+    kernels: Literal["plain", "fused"] = "fused" if device.type == "cuda" and not began_plain else "plain"
+    return Machine(*(device, precision, attention, threads, runtime.deterministic), kernels, runtime.compile)
 
 
 def _as_before(runtime: RuntimeSpec, chosen: Mapping[str, Any]) -> RuntimeSpec:

@@ -15,9 +15,14 @@ Group = dict[str, Any]
 """Of parameters, as torch's optimizers take them."""
 
 
-def build_optimizer(adapter: Adapter, train: TrainSpec) -> Optimizer:
-    """The optimizer of `train`; the schedule sets its rate before each step, times each group's `factor`."""
+def build_optimizer(adapter: Adapter, train: TrainSpec, *, fused: bool = False) -> Optimizer:
+    """The optimizer of `train`; the schedule sets its rate before each step, times each group's `factor`.
+
+    `fused` AdamW makes its step in one kernel, with other last bits; the others have no such kernel.
+    """
     assert train.lr is not None, "resolved by the schema"
+    if fused and train.optimizer_type == "adamw":
+        return AdamW(_groups(adapter, train), lr=train.lr, weight_decay=train.weight_decay, fused=True)
     return BUILD[train.optimizer_type](_groups(adapter, train), train.lr, train.weight_decay)
 
 

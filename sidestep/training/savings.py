@@ -6,10 +6,18 @@ from math import inf
 from typing import Any
 
 from sidestep.config.job import JobSpec
+from sidestep.config.memory import QUANTIZED, Quantization
 from sidestep.config.optimizers import OPTIMIZERS
 from sidestep.runtime.words import as_typed
 
 MODEL_WEIGHTS = "half of the model's weights"
+BLOCKS_TO_SWAP = (8, 16, 24)  # of 24 layers, of XL's 32
+MOST_AT_ONCE = 2
+"""Of the swapped layers, on the GPU: one at work, and one on its way. See `acestep.swap`."""
+_ROUNDED: tuple[tuple[Quantization, str, str], ...] = (
+    ("8bit", "half of the weights in bf16", "nearly the same numbers, somewhat slower"),
+    ("nf4", "seven tenths of the weights in bf16", "rougher numbers, somewhat slower; needs bitsandbytes"),
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,22 @@ def savings(spec: JobSpec, longest: float = inf) -> Iterator[Saving]:
         if lighter.lr != optimizer.lr:
             changed |= {"train.lr": lighter.lr, "train.scheduler": lighter.scheduler}
         yield Saving(changed, lighter.saves, optimizer.price)
+    if not train.offload_activations:
+        yield Saving(
+            {"train.offload_activations": True},
+            "activations that wait for the backward pass, which the CPU's memory takes",
+            "the same numbers, slower by the copies",
+        )
+    for layers in BLOCKS_TO_SWAP:
+        if layers > train.block_swap:
+            yield Saving(
+                {"train.block_swap": layers},
+                f"the weights of {layers - MOST_AT_ONCE} layers, which the CPU's memory takes",
+                "the same numbers, slower by the copies",
+            )
+    for kind, frees, price in _ROUNDED:
+        if train.quantize in ("none", *QUANTIZED[: QUANTIZED.index(kind)]):
+            yield Saving({"train.quantize": kind}, frees, price)
     for seconds in (120.0, 60.0, 30.0):
         if seconds < min(longest, train.chunk_duration or inf):
             settings = {"train.chunk_duration": seconds}

@@ -60,6 +60,9 @@ _OTHERS = {
     "train.timestep_sigma": "Timestep deviation",
     "train.chunk_duration": "Chunk length",
     "train.chunks": "Choice of chunks",
+    "train.quantize": "Weights in fewer bits",
+    "train.block_swap": "Layers that wait in memory",
+    "train.offload_activations": "Activations that wait in memory",
     "train.log_every": "Steps between losses",
     "train.log_heavy_every": "Steps between gradient norms",
     "train.resume_from": "Checkpoint to resume from",
@@ -101,6 +104,12 @@ _CHOICES: dict[str, dict[str, str]] = {
         "adamw8bit": "a quarter of adamw's memory; needs bitsandbytes",
         "adafactor": "hardly any memory of its own",
         "prodigy": "finds the learning rate by itself",
+    },
+    "train.quantize": {
+        "none": "as they are",
+        "8bit": "half of bf16's memory",
+        "nf4": "4 bits; needs bitsandbytes",
+        "auto": "none, 8bit or nf4, by the GPU's memory",
     },
 }
 

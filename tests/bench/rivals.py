@@ -3,10 +3,9 @@
 The same weights and songs, fp32: a decoder of a quarter of the released width and a third of its depth, a
 LoRA of rank 64 with dropout 0.1, AdamW. Steps are made in turn, so that a busy machine slows both alike, and
 the ratio is the median of the pairs'. The plain step's conditions are padded to 769 tokens, as other trainers
-store them; ours has as many as prompt and lyrics come to. About eight minutes on two idle cores.
+store them; ours has as many as prompt and lyrics come to. Less than five minutes on two idle cores.
 """
 
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +18,11 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from peft import LoraConfig, inject_adapter_in_model
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from sidestep import adapters
 from sidestep.acestep.attention import WindowedAttnProcessor
+from sidestep.acestep.norms import fuse_norms
 from sidestep.acestep.recompute import recompute_layers
 from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.config.adapter import AdapterSpec
@@ -32,9 +31,10 @@ from sidestep.planning.meter import Meter
 from sidestep.training.dropout import Masks
 from sidestep.training.flow import Batch, flow_loss
 from sidestep.training.machine import choose_machine
+from tests.bench.rows import Row, table_of
 
 PADDED, SHORT = 769, 260  # condition tokens: as others store them; of a prompt with a verse
-REPEATS = {10: 9, 60: 7, 240: 3}  # by seconds of a song
+REPEATS = {10: 7, 60: 5, 240: 2}  # by seconds of a song
 WIDTH, LAYERS, HEADS, HEAD_WIDTH, WINDOW = 512, 8, 4, 128, 128
 RATE = 0.1
 
@@ -69,33 +69,50 @@ class Side:
 
 def main() -> None:
     device = choose_machine(RuntimeSpec(deterministic=False)).device
-    times = Table("song", "tokens", "recompute", "diffusers + PEFT", "ours", "theirs / ours (range)")
-    times.title = f"A training step on {device}, {torch.get_num_threads()} threads, medians"
-    contents = Table("song", "tokens", "recompute", "side", "calls", "FLOPs / least", "of matmul's rate")
-    contents.title = "What it is made of; MB are kept for the backward pass, and in use at the most"
-    for heading in ("kept", "peak"):
-        contents.add_column(heading)
+    title = f"A training step on {device}, {torch.get_num_threads()} threads"
+    Console(width=130).print(table_of(title, "diffusers + PEFT", rows(device)))
+
+
+def rows(device: torch.device) -> Iterator[Row]:
+    """What a step takes; and, where nothing is recomputed and ours trims, what it is made of."""
     for seconds, repeats in REPEATS.items():
         for tokens, recompute in ((SHORT, False), (PADDED, False), (SHORT, True)):
-            row = [f"{seconds} s", f"{PADDED} / {tokens}", "yes" if recompute else "no"]
+            name = f"{seconds} s, {PADDED} / {tokens} tokens{', recompute' if recompute else ''}"
             sides = {"diffusers + PEFT": plain(device, recompute), "ours": ours(device, recompute)}
             batches = dict(zip(sides, songs(seconds, tokens, device), strict=True))
             check_same(sides, batches)
-            taken = in_turn(sides, batches, repeats)
-            theirs, own = taken.values()
-            ratios = [a / b for a, b in zip(theirs, own, strict=True)]
-            seconds_each = {name: statistics.median(row) for name, row in taken.items()}
-            ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
-            times.add_row(*row, *(f"{found:.3f} s" for found in seconds_each.values()), ratio)
-            least, rate = least_flops(seconds, tokens, device), matmul_rate(seconds, device)
-            counted = sides | {"ours": ours(device, recompute, by_layer=True)}  # as a GPU has it
-            for name, side in counted.items():
-                meter, kept = measured(side, batches[name])
-                flops = meter.flops.total()
-                share = flops / seconds_each[name] / rate
-                sizes = (f"{size / 1e6:.0f}" for size in (kept, max(meter.peaks.values())))
-                contents.add_row(*row, name, f"{meter.calls}", f"{flops / least:.2f}", f"{share:.0%}", *sizes)
-    Console(width=130).print(times, contents)
+            theirs, own = in_turn(sides, batches, repeats).values()
+            row = Row.of(name, own, theirs)
+            yield row
+            if tokens == SHORT and not recompute:
+                yield from contents(f"{seconds} s: ", sides, batches, (row.ours, row.rival), seconds)
+
+
+def contents(
+    name: str,
+    sides: dict[str, Side],
+    batches: dict[str, Batch],
+    medians: tuple[float, float],
+    seconds: int,
+) -> Iterator[Row]:
+    """Of a forward and a backward pass: calls (ours with a layer's masks together, as on a GPU), FLOPs over
+    the least, share of matmul's rate, bytes that the one keeps for the other, and bytes at the most."""
+    device = batches["ours"].latents.device
+    least = least_flops(seconds, batches["ours"].conditions.shape[1], device)
+    rate = matmul_rate(seconds, device)
+    found = []
+    for side, taken in zip(("ours", "diffusers + PEFT"), medians, strict=True):
+        meter, kept = measured(sides[side], batches[side])
+        calls = meter.calls
+        if side == "ours":
+            calls = measured(ours(device, False, by_layer=True), batches[side])[0].calls
+        flops = meter.flops.total()
+        found.append(
+            (calls, flops / least, flops / taken / rate, kept / 1e6, max(meter.peaks.values()) / 1e6)
+        )
+    units = ("calls", "× FLOPs of the least", "of matmul's rate", "MB kept for backward", "MB at the peak")
+    for unit, own, theirs in zip(units, *found, strict=True):
+        yield Row(f"{name}{unit}", own, theirs, theirs / own, "")
 
 
 def plain(device: torch.device, recompute: bool) -> Side:
@@ -115,17 +132,19 @@ def ours(device: torch.device, recompute: bool, by_layer: bool | None = None) ->
     model.set_attn_processor(WindowedAttnProcessor())
     adapter = adapters.inject(model, AdapterSpec(rank=64, alpha=128, dropout=RATE), seed=1)
     masks = Masks(adapter, seed=1, by_layer=by_layer)
+    if device.type == "cuda":
+        fuse_norms(model)
     if recompute:
         recompute_layers(model, 1.0)
     return Side(model, lambda number: masks.begin([number], device), deterministic=True)
 
 
-def decoder(device: torch.device) -> AceStepTransformer1DModel:
-    torch.manual_seed(0)
+def decoder(device: torch.device, layers: int = LAYERS, seed: int = 0) -> AceStepTransformer1DModel:
+    torch.manual_seed(seed)
     model = AceStepTransformer1DModel(
         hidden_size=WIDTH,
         intermediate_size=3 * WIDTH,
-        num_hidden_layers=LAYERS,
+        num_hidden_layers=layers,
         num_attention_heads=HEADS,
         num_key_value_heads=HEADS // 2,
         head_dim=HEAD_WIDTH,
@@ -156,7 +175,11 @@ def check_same(sides: dict[str, Side], batches: dict[str, Batch]) -> None:
 
 def in_turn(sides: dict[str, Side], batches: dict[str, Batch], repeats: int) -> dict[str, list[float]]:
     """The seconds of each side's steps, but for the first."""
-    optimizers = {name: torch.optim.AdamW(side.trained, lr=1e-4) for name, side in sides.items()}
+    fuses = torch.cuda.is_available()
+    optimizers = {
+        name: torch.optim.AdamW(side.trained, lr=1e-4, fused=fuses and side.deterministic)
+        for name, side in sides.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(repeats + 1):
         for name, side in sides.items():

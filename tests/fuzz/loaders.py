@@ -25,6 +25,7 @@ from sidestep.config.job import JobSpec, resolve
 from sidestep.config.schema import StorageSpec
 from sidestep.config.training import TrainSpec
 from sidestep.data.audio import seconds_by_header
+from sidestep.data.checked import read_checked
 from sidestep.data.entries import read_dataset
 from sidestep.data.foreign import counted
 from sidestep.data.index import read_index
@@ -190,6 +191,10 @@ def sound(name: str) -> Loader:
 
 
 DIGEST = "ab" * 32
+CHECKED = {
+    "version": 1,
+    "files": {"0" * 64: {"size": 9, "frames": 24, "width": 64, "latents": "1", "alternates": ["genre"]}},
+}
 RECORD = {
     "kind": "commit", "generation": 1, "nonce": "a", "folder": "checkpoints/c", "step": 3,
     "files": {"training_state.json": {"size": 3, "sha256": DIGEST}}, "kept": ["checkpoints/c"],
@@ -277,6 +282,7 @@ LOADERS = {
     "status": Loader(as_json(STATUS), in_store("status.json", look_at_status)),
     "estimate": Loader(as_json(RANKING), in_store("estimate/report.json", read_ranking)),
     "receipt": Loader(as_json(RECEIPT), in_store("receipt.json", show_page, {"history.json": HISTORY})),
+    "checked": Loader(as_json(CHECKED), in_store("checked.json", read_checked)),
     "history": Loader(as_json(HISTORY), in_store("history.json", show_page, {"receipt.json": RECEIPT})),
     "made": Loader(
         as_json({"record": 4, "files": {"job.yaml": DIGEST}}), in_store("made.json", look_at_made)

@@ -7,7 +7,7 @@ import sys
 from tests.mutants.command import main
 
 PRELOAD = (
-    *("torch", "transformers", "diffusers", "peft", "lycoris", "lightning.fabric"),
+    *("torch", "transformers", "diffusers", "peft", "lycoris", "lightning_fabric"),
     *("accelerate", "bitsandbytes.optim", "prodigyopt", "numpy", "matplotlib.figure", "tensorboard.summary"),
     *(
         "av",

@@ -15,11 +15,14 @@ from sidestep import adapters
 from sidestep.acestep import load_model
 from sidestep.acestep.recompute import recompute_layers
 from sidestep.acestep.releases import released_config
+from sidestep.acestep.shapes import decoder_bytes
 from sidestep.acestep.tiny import tiny_config
 from sidestep.config.adapter import AdapterSpec
+from sidestep.config.memory import Quantization
 from sidestep.planning import trace
 from sidestep.planning.meter import Meter
 from sidestep.planning.trace import Trace, trace_step
+from sidestep.training import offload
 from sidestep.training.flow import Batch, flow_loss
 from sidestep.training.machine import Machine
 
@@ -188,3 +191,19 @@ def test_control_c_ends_it_where_a_tensor_is_just_being_freed(monkeypatch: pytes
     with pytest.raises(KeyboardInterrupt):
         traced(frames=FRAMES + 1)  # not one that is known already
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("quantize", ["8bit", "nf4"])
+def test_quantized_weights_are_counted_as_they_are_held(quantize: Quantization) -> None:
+    """And what is worked out of them for a moment counts among what a step takes."""
+    plain, rough = traced(), traced(quantize=quantize)
+    saved = decoder_bytes(tiny_config("base"), 4)
+    assert plain.weights - rough.weights == saved["none"] - saved[quantize]
+    assert (rough.kept, rough.flops) == (plain.kept, plain.flops) and rough.peak > plain.peak
+
+
+def test_offloaded_activations_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload, "LEAST", 4096)
+    for recomputed in (0.0, 1.0):
+        plain, away = traced(recomputed=recomputed), traced(recomputed=recomputed, offload=True)
+        assert away.kept < 0.5 * plain.kept and away.peak < plain.peak and away.weights == plain.weights

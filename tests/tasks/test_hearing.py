@@ -401,7 +401,7 @@ def test_notice_ends_it_at_the_next_sampling_step_and_the_next_attempt_makes_the
 
     with monkeypatch.context() as patch:
         patch.setattr(Sampler, "latents", latents)
-        patch.setattr("sidestep.tasks.train.Hearing", Noticed)
+        patch.setattr("sidestep.tasks.prepared.Hearing", Noticed)
         train_with_notice_after(spec, 2, request=False)
     assert steps == [2, 2, 2, 1]
     assert tells(caplog.text, "after step 2", "next attempt")

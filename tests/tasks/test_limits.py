@@ -54,9 +54,12 @@ def test_out_of_gpu_memory_says_what_to_change(
     lines = said[said.index("error: train: the GPU has too little memory") :].splitlines()
     assert lines[1] == f"  {str(failure).splitlines()[0]}"
     changes = [line.removeprefix("  - ").partition(" (")[0] for line in lines[3:]]
-    assert changes[:4] == [
+    assert changes[:7] == [
         "train.gradient_checkpointing: true, train.gradient_checkpointing_ratio: 1",
+        "train.quantize: 8bit or nf4",
+        "train.block_swap: 8 or 16 or 24",
         "train.chunk_duration: 120 or 60 or 30",
+        "train.offload_activations: true",
         "train.adapter.rank: 32 or 16 or 8",
         "train.optimizer_type: adamw8bit",
     ]

@@ -16,9 +16,11 @@ from sidestep.acestep.vae import encode_audio
 from sidestep.config.schema import StorageSpec
 from sidestep.data import encode
 from sidestep.data.audio import read_audio
+from sidestep.data.checked import read_checked
 from sidestep.data.tensors import read_sample
 from sidestep.runtime import tally
 from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.storage.local import LocalStore
 from sidestep.storage.open import open_store
 from sidestep.tasks.preprocess import preprocess
 from tests.facts import tells
@@ -128,10 +130,12 @@ def test_nothing_of_this_machine_is_in_the_tensors(spec: MakeJob, tmp_path: Path
 def test_only_keys_the_index_a_report_and_a_preview_are_written(spec: MakeJob, tmp_path: Path) -> None:
     run_task(preprocess, spec(output_dir=str(tmp_path / "output")))
     files = {path.name for path in (tmp_path / "tensors").iterdir()}
-    assert len(files) == 5 and files >= {"index.json", "dataset-report.json"}
-    assert all(
-        re.fullmatch(r"[0-9a-f]{64}\.pt|index\.json|dataset-report\.json|preview", name) for name in files
-    )
+    others = {"index.json", "checked.json", "dataset-report.json", "preview"}
+    assert others <= files and len(files - others) == 2
+    assert all(re.fullmatch(r"[0-9a-f]{64}\.pt", name) for name in files - others)
+    written = {sha256(content) for content in tensors(spec()).values()}
+    known = read_checked(LocalStore(tmp_path / "tensors", StorageSpec()))
+    assert known.keys() == written and all(file.context == "silence" for file in known.values())
     assert {path.name for path in (tmp_path / "tensors" / "preview").iterdir()} == {
         *("clip.wav", "reconstruction.wav")
     }

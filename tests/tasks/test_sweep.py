@@ -79,6 +79,7 @@ def test_all_runs_one_after_the_other_and_the_best_by_name(sweep: MakeSpec, tmp_
         losses[entry.folder] = read_run(open_store(f"{output}/{entry.folder}", spec.storage)).loss
     assert best.folder == min(losses, key=lambda folder: losses[folder])
     assert best.held_out == pytest.approx(min(losses.values()))
+    assert (output / "adapter").is_dir()
     assert files(output / "adapter") == files(output / best.folder / "adapter")
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")}
     run(spec.changed({"sweep": {**SWEEP, "train.lr": [1e-2, 1e-3]}}))

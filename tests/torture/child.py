@@ -11,8 +11,8 @@ import os
 import select
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from sidestep.cli import main
 from sidestep.storage.open import open_store
 from sidestep.storage.retry import Limits, Retry
-from tests.torture.points import JUDGED, POINTS, PREPROCESS, signal_at, wrap
+from tests.torture.points import JUDGED, OF_ANY_RANK, POINTS, PREPROCESS, signal_at, wrap
 
 WARM = (
     *("sidestep.tasks.train", "sidestep.tasks.preprocess", "sidestep.tasks.limits", "sidestep.storage.s3"),
@@ -42,6 +42,7 @@ class Order:
     signal: int = 0
     at: float | None = None  # when it begins, by the monotonic clock that all processes share
     is_impatient: bool = False  # with a store, so that faults cost no minutes
+    environ: Mapping[str, str] = field(default_factory=dict)  # variables that it alone has
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))
@@ -53,8 +54,9 @@ def attempt(order: Order) -> int:
     os.dup2(said, 1)
     os.dup2(said, 2)
     os.chdir(Path(order.said).parent)
+    os.environ.update(order.environ)
     if order.point:
-        signal_at((POINTS | PREPROCESS | JUDGED)[order.point], order.number, order.signal)
+        signal_at((POINTS | PREPROCESS | JUDGED | OF_ANY_RANK)[order.point], order.number, order.signal)
     if order.is_impatient:
         (open_store.__kwdefaults__ or {})["limits"] = IMPATIENT
     note_steps(Path(order.steps))

@@ -86,6 +86,20 @@ PREPROCESS = {
     "encoded": Point("sidestep.data.unfinished:Unfinished.write", after=True, most=6),
 }
 
+OF_ANY_RANK = {
+    "meeting": Point("sidestep.training.team:_meet", after=True, most=2),
+    "met": Point("sidestep.training.team:met"),
+    "setting up": Point("sidestep.tasks.prepared:prepare", after=True),
+    "a step": Point("sidestep.training.loop:Trainer.step", most=6),
+    "computed": Point("sidestep.training.loop:Trainer.losses", after=True, most=6),
+    "exchanging": Point("sidestep.training.team:Processes.exchange", most=6),
+    "exchanged": Point("sidestep.training.team:Processes.exchange", after=True, most=6),
+    "all parts": Point("sidestep.training.team:Processes.joined", after=True, most=14),
+    "leaving": Point("sidestep.training.team:Processes.leave"),
+    "left": Point("sidestep.training.team:Processes.leave", after=True),
+}
+"""Of one of several processes, whichever it is."""
+
 
 def signal_at(point: Point, number: int, what: int) -> None:
     """From now on, this process gets the signal `what` at the call `number`, from 1, that counts."""

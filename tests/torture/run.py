@@ -24,6 +24,7 @@ from tests.torture.field import CELLS, Field, torture_field
 from tests.torture.kills import PIPELINE, kill
 from tests.torture.pairs import STARTS, pair
 from tests.torture.pauses import pause
+from tests.torture.ranks import lose
 from tests.torture.tally import Tally, table
 
 FAILURES_AT_MOST = 8  # of one cell, which then is given up
@@ -48,6 +49,7 @@ ACTIONS = {
     ),
     "pauses": Action(pause, {"s3": 40, "local": 40}),
     "pairs": Action(pair, STARTS),
+    "ranks": Action(lose, {"lora-adamw": 30, "lokr-prodigy": 10, "lora-judged": 10}),
     "damage": Action(damage, dict.fromkeys(STATES, 80)),
     "S3 faults": Action(fail, dict.fromkeys(ONLY, 50)),
     "lagging lists": Action(lag, {"undisturbed": 8, "killed": 8}),

@@ -108,7 +108,7 @@ def test_songs_of_other_lengths_are_in_other_micro_batches(make_spec: MakeSpec) 
     assert result.losses == pytest.approx(wanted.losses, rel=1e-5)
     assert_same(found, gradients)
     chunked = trainer_with(make_spec, 8, 1, **settings, chunk_duration=1)  # 25 frames of a longer song
-    assert sorted(len(batch) for batch in chunked._micro_batches(chunked.schedule.group(0).entries)) == [4, 4]
+    assert sorted(len(batch) for batch in chunked.micro_batches(chunked.schedule.group(0).entries)) == [4, 4]
 
 
 def test_cut() -> None:
@@ -196,13 +196,13 @@ def test_a_layer_is_computed_again_with_the_mask_of_its_own_forward_pass(make_sp
 def trained(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[StepResult, list[Entry]]]:
     """Train to the end: of each step its result, and what was computed in it."""
     seen: list[Entry] = []
-    original = Trainer._drawn
+    original = Trainer.losses
 
-    def drawn(self: Trainer, entry: Entry) -> Batch:
-        seen.append(entry)
-        return original(self, entry)
+    def losses(self: Trainer, entries: Sequence[Entry]) -> Tensor:
+        seen.extend(entries)
+        return original(self, entries)
 
-    monkeypatch.setattr(Trainer, "_drawn", drawn)
+    monkeypatch.setattr(Trainer, "losses", losses)
     for result in trainer.steps(Progress()):
         yield result, seen.copy()
         seen.clear()

@@ -172,7 +172,7 @@ def test_the_weights_are_back_after_an_evaluation_that_fails(
         seen.append(raw(trainer))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Trainer, "loss", fail)
+    monkeypatch.setattr("sidestep.training.loop.flow_loss", fail)
     with pytest.raises(KeyboardInterrupt):
         trainer.evaluate()
     assert same(seen[0], average)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.plugins import MixedPrecision
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 
 from sidestep.training.checkpoint import checkpoint_files, restore
 from sidestep.training.loop import Trainer

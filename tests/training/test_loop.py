@@ -43,7 +43,8 @@ def test_accumulation_is_the_mean_over_the_group(make_spec: MakeSpec) -> None:
         trainer.optimizer.zero_grad()
         losses = []
         for index, sample in enumerate(group.samples, start=group.first_index):
-            losses.append(trainer.loss(trainer.samples[sample], index, trainer.sampling))
+            parts = trainer.samples[sample], trainer.null_condition, trainer.sampling, index, "cpu"
+            losses.append(flow_loss(trainer.model, draw_batch(*parts)))
         torch.stack(losses).mean().backward()
         wanted = {n: p.grad.clone() for n, p in trainer.adapter.parameters().items() if p.grad is not None}
         norm = torch.nn.utils.get_total_norm(wanted.values())

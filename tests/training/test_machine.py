@@ -33,7 +33,7 @@ def test_bf16_where_a_gpu_computes_it(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str
 ) -> None:
     pretend_gpu(monkeypatch, capability)
-    assert choose() == Machine(torch.device("cuda:0"), precision, deterministic=False)
+    assert choose() == Machine(torch.device("cuda:0"), precision, deterministic=False, kernels="fused")
     assert choose(precision="fp32").precision == "fp32"
     assert choose(device="cpu") == Machine(torch.device("cpu"), "fp32", deterministic=False)
 

@@ -154,7 +154,7 @@ def test_a_missing_bitsandbytes_is_named_before_a_model_is_pulled(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
-    monkeypatch.delattr("sidestep.tasks.train.prepare_setup")
+    monkeypatch.delattr("sidestep.tasks.prepared.prepare_setup")
     with pytest.raises(MachineError, match=facts("adamw8bit", "bitsandbytes")):
         train(make_spec(optimizer_type="adamw8bit"))
 

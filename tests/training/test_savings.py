@@ -11,6 +11,12 @@ from sidestep.planning.fit import changed
 from sidestep.training.optimizer import BUILD
 from sidestep.training.savings import savings
 
+HELD_ELSEWHERE: list[dict[str, Any]] = [
+    {"train.offload_activations": True},
+    *({"train.block_swap": layers} for layers in (8, 16, 24)),
+]
+ROUNDED: list[dict[str, Any]] = [{"train.quantize": "8bit"}, {"train.quantize": "nf4"}]
+
 
 def spec_of(model_variant: str = "base", precision: str = "auto", **train: Any) -> JobSpec:
     return JobSpec.load(
@@ -35,6 +41,8 @@ def test_all_of_them_the_cheapest_first() -> None:
         {"train.gradient_checkpointing": True, "train.gradient_checkpointing_ratio": 1.0},
         {"runtime.precision": "bf16"},
         {"train.optimizer_type": "adamw8bit"},
+        *HELD_ELSEWHERE,
+        *ROUNDED,
         *({"train.chunk_duration": seconds} for seconds in (120, 60, 30)),
         {"train.adapter.rank": 16, "train.adapter.alpha": 4},
         {"train.adapter.rank": 8, "train.adapter.alpha": 2},
@@ -52,11 +60,20 @@ def test_a_step_of_the_same_samples_is_cut_smaller() -> None:
 
 def test_what_is_saved_already_is_not_offered() -> None:
     small = {"rank": 8, "alpha": 16}
-    assert left(spec_of(optimizer_type="adamw8bit", adapter=small, chunk_duration=30)) == []
-    assert left(spec_of(optimizer_type="adafactor", adapter=small), longest=60) == [
+    held: dict[str, Any] = {"quantize": "nf4", "block_swap": 24, "offload_activations": True}
+    assert left(spec_of(optimizer_type="adamw8bit", adapter=small, chunk_duration=30, **held)) == []
+    assert left(spec_of(optimizer_type="adafactor", adapter=small, **held), longest=60) == [
         {"train.chunk_duration": 30}
     ]
-    (partly,) = left(spec_of(gradient_checkpointing_ratio=0.9, adapter=small, optimizer_type="adafactor"), 10)
+    partly_held: dict[str, Any] = {"quantize": "8bit", "block_swap": 9}
+    assert left(spec_of(optimizer_type="adafactor", adapter=small, **partly_held), longest=30) == [
+        HELD_ELSEWHERE[0],
+        *HELD_ELSEWHERE[2:],
+        ROUNDED[1],
+    ]
+    assert not any("train.quantize" in saving for saving in left(spec_of(quantize="auto")))
+    few: dict[str, Any] = {"adapter": small, "optimizer_type": "adafactor", **held}
+    (partly,) = left(spec_of(gradient_checkpointing_ratio=0.9, **few), 10)
     assert partly["train.gradient_checkpointing_ratio"] == 1
 
 

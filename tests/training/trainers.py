@@ -10,7 +10,12 @@ from sidestep.training.numbers import Progress
 
 
 def trainer_of(spec: JobSpec, machine: Machine | None = None) -> Trainer:
-    return build_trainer(spec, prepare_setup(Job(spec), machine or choose_machine(spec.runtime)))
+    setup = prepare_setup(
+        *(Job(spec), machine or choose_machine(spec.runtime)),
+        quantize=spec.train.quantize,
+        swapped=spec.train.block_swap,
+    )
+    return build_trainer(spec, setup)
 
 
 def run(trainer: Trainer, progress: Progress) -> list[StepResult]:

@@ -1,0 +1,106 @@
+"""Which process and which node this is, by the variables of whoever has started it."""
+
+import pytest
+
+from sidestep.runtime.errors import BadSpecError
+from sidestep.runtime.ranks import Node, Rank, follower, node_in, rank_in
+
+OF_LAUNCH = {
+    "RANK": "5",
+    "WORLD_SIZE": "8",
+    "LOCAL_RANK": "1",
+    "MASTER_ADDR": "node-0",
+    "MASTER_PORT": "29500",
+}
+
+
+def test_a_rank() -> None:
+    assert rank_in(OF_LAUNCH) == Rank(5, 8, 1, "node-0", 29500)
+    assert follower(OF_LAUNCH) == 5
+
+
+def test_torchrun_s() -> None:
+    of_torchrun = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "2"}
+    rank = rank_in(OF_LAUNCH | of_torchrun)
+    assert rank == Rank(5, 8, 1, "node-0", 29500, is_hosted=True, attempt="2")
+    assert rank.is_by_torchrun
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"RANK": "0"},
+        OF_LAUNCH | {"RANK": "0", "WORLD_SIZE": "1"},
+        {"JOB_COMPLETION_INDEX": "3"},  # of a sweep or of shards, unless `sidestep launch` reads it
+        {"SLURM_PROCID": "1", "SLURM_NTASKS": "4"},
+    ],
+)
+def test_one_process_is_no_rank(environ: dict[str, str]) -> None:
+    assert rank_in(environ) is None
+    assert follower(environ) == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"RANK": "8"}, "RANK is 8"),
+        ({"RANK": "-1"}, "whole number"),
+        ({"WORLD_SIZE": "many"}, "whole number"),
+        ({"MASTER_ADDR": ""}, "sidestep launch"),
+        ({"MASTER_PORT": ""}, "sidestep launch"),
+    ],
+)
+def test_a_rank_that_cannot_be(changed: dict[str, str], said: str) -> None:
+    with pytest.raises(BadSpecError, match=said):
+        rank_in(OF_LAUNCH | changed)
+    assert follower(OF_LAUNCH | changed) == 0  # the error is to be seen
+
+
+@pytest.mark.parametrize(
+    ("environ", "nodes", "found"),
+    [
+        ({}, None, Node(0, 1, "127.0.0.1", 0)),
+        ({"JOB_COMPLETION_INDEX": "3"}, None, Node(0, 1, "127.0.0.1", 0)),
+        ({"JOB_COMPLETION_INDEX": "3", "MASTER_ADDR": "a-0"}, 4, Node(3, 4, "a-0", 29500)),
+        ({"JOB_COMPLETION_INDEX": "3", "MASTER_ADDR": "a", "MASTER_PORT": "7"}, 4, Node(3, 4, "a", 7)),
+        ({"PET_NODE_RANK": "1", "PET_NNODES": "2", "PET_MASTER_ADDR": "b"}, None, Node(1, 2, "b", 29500)),
+        (
+            {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LAUNCH_NODE_IPADDR": "c"},
+            2,
+            Node(1, 2, "c", 29500),
+        ),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "8"}, None, Node(0, 1, "127.0.0.1", 0)),
+        (
+            {"SKYPILOT_NODE_RANK": "0", "SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2"},
+            None,
+            Node(0, 2, "10.0.0.1", 29500),
+        ),
+        (
+            {"DSTACK_NODE_RANK": "1", "DSTACK_NODES_NUM": "2", "DSTACK_MASTER_NODE_IP": "d"},
+            None,
+            Node(1, 2, "d", 29500),
+        ),
+        (  # in this order
+            {"PET_NODE_RANK": "1", "JOB_COMPLETION_INDEX": "0", "MASTER_ADDR": "a"},
+            2,
+            Node(1, 2, "a", 29500),
+        ),
+    ],
+)
+def test_a_node(environ: dict[str, str], nodes: int | None, found: Node) -> None:
+    assert node_in(environ, nodes) == found
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({}, "nothing says which"),
+        ({"JOB_COMPLETION_INDEX": "2", "MASTER_ADDR": "a"}, "is 2, but --nodes is 2"),
+        ({"JOB_COMPLETION_INDEX": "0"}, "MASTER_ADDR"),
+        ({"PET_NODE_RANK": "0", "PET_NNODES": "3", "MASTER_ADDR": "a"}, "PET_NNODES is 3"),
+    ],
+)
+def test_a_node_that_cannot_be(environ: dict[str, str], said: str) -> None:
+    with pytest.raises(BadSpecError, match=said):
+        node_in(environ, 2)
