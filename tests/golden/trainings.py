@@ -72,8 +72,8 @@ class Difference(NamedTuple):
 
 
 def tolerance(name: str) -> float:
-    """How far off a run may be on any CPU: 1.2e-5 was seen, of one with AMX. A rounding error may tip an 8-bit
-    value over to the next one."""
+    """How far off a run may be on any CPU (1.2e-5 was seen). A rounding error may tip an 8-bit value over to
+    the next one."""
     return 1e-3 if "8bit" in name else 3e-5
 
 
