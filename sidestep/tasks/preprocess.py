@@ -7,7 +7,7 @@ same command again makes what is missing, and with nothing missing it loads no m
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
@@ -111,63 +111,82 @@ def preprocess(job: Job, reporter: Reporter) -> None:
         log.info("%s already preprocessed, in %s", _all(len(songs)), tensors.place)
         return
 
+    reporter.begin("preprocess")
+    todo = _Todo(songs, works, index, heard, sound, damaged, missing, unfinished)
+    _make(job, todo, (vae, text_encoder, model), own, known)
+    log.info("%s preprocessed, in %s", _all(len(todo.songs)), tensors.place)
+
+
+@dataclass
+class _Todo:
+    """What is to be made, and what is known of all songs; both change while songs are decoded."""
+
+    songs: list[Song]
+    works: list[Work]
+    index: Index
+    heard: dict[str, Heard]
+    sound: dict[str, str]  # tensors that are made, by key, with their digests
+    damaged: set[str]  # keys of those that are there and are not what was written
+    missing: list[Work]
+    unfinished: Unfinished
+
+
+def _make(job: Job, todo: _Todo, parts: tuple[Part, Part, Part], own: Store, known: Index) -> None:
+    """Make the tensors that are missing, and keep what is known of them in `own`, beside the index."""
     # Imported here: they load torch, and bad songs and finished work are known without it.
     import_diffusers()
     from sidestep.data.encode import SongEncoder, free_memory
     from sidestep.training.machine import choose_machine
 
-    reporter.begin("preprocess")
+    store, tensors, settings, unfinished = job.checkpoints, job.tensors, job.spec.preprocess, todo.unfinished
+    vae, text_encoder, model = parts
     device = choose_machine(job.spec.runtime).device
-    log.info("Preprocessing %d of %s, in fp32 on %s", len(missing), counted(len(songs), "songs"), device)
+    counts = len(todo.missing), counted(len(todo.songs), "songs"), device
+    log.info("Preprocessing %d of %s, in fp32 on %s", *counts)
     encoder = SongEncoder(
-        *(store, tensors, unfinished, job.workspace, settings, job.spec.base_model, device), damaged=damaged
+        *(store, tensors, unfinished, job.workspace, settings, job.spec.base_model, device),
+        damaged=todo.damaged,
     )
     # All that is read after the last song is looked at before the first one.
     encoder.check_tokenizer(text_encoder)
-    index = replace(index, weights=made_with(store, job.workspace, vae, text_encoder, model))
-    write_weights(own, index)
+    todo.index = replace(todo.index, weights=made_with(store, job.workspace, vae, text_encoder, model))
+    write_weights(own, todo.index)
     # A song is encoded again for the dataset's preview, but not for that of each shard.
-    shown = "" if job.shard and unfinished.has(works[0].latents_file) else works[0].latents
+    first = todo.works[0]
+    shown = "" if job.shard and unfinished.has(first.latents_file) else first.latents
     is_judged = False
-    while missing:
+    while todo.missing:
         try:
-            encoder.encode_songs(vae, missing, shown)
+            encoder.encode_songs(vae, todo.missing, shown)
             free_memory()
-            if not is_judged or any(work.latents in encoder.bad for work in missing):
-                songs, works = _judged(job, encoder, songs, works, index, heard)
-                missing = [work for work in missing if work.latents not in encoder.bad]
+            if not is_judged or any(work.latents in encoder.bad for work in todo.missing):
+                _judge(job, encoder, todo)
                 is_judged = True
-            encoder.encode(text_encoder, model, missing)
+            encoder.encode(text_encoder, model, todo.missing)
         except GoneError as error:
             # Each time there is one less to count on, so this comes to an end.
             log.info("%s is gone: another attempt has ended, or it was damaged", error)
             digests = (read_index(own) or known).tensors
-            keys = [work.tensors for work in missing]
-            sound |= find_made(tensors, keys, digests, unfinished, job.workspace)[0]
-        sound |= encoder.made
-        missing = [work for work in missing if work.tensors not in sound]
+            keys = [work.tensors for work in todo.missing]
+            todo.sound |= find_made(tensors, keys, digests, unfinished, job.workspace)[0]
+        todo.sound |= encoder.made
+        todo.missing = [work for work in todo.missing if work.tensors not in todo.sound]
     write_checked(own, encoder.checked)
-    record_tensors(own, index, sound)
+    record_tensors(own, todo.index, todo.sound)
     unfinished.clear()
-    log.info("%s preprocessed, in %s", _all(len(songs)), tensors.place)
 
 
-def _judged(
-    job: Job,
-    encoder: "SongEncoder",
-    songs: list[Song],
-    works: list[Work],
-    index: Index,
-    heard: dict[str, Heard],
-) -> tuple[list[Song], list[Work]]:
-    """Songs and works without what decoding has shown to be no song, and the report of what is left.
+def _judge(job: Job, encoder: "SongEncoder", todo: _Todo) -> None:
+    """Leave out what decoding has shown to be no song, and report what is left.
 
     Raises BadDataError where there are such songs, as `data.probe.without_bad` says.
     """
-    settings = job.spec.preprocess
+    settings, index, heard = job.spec.preprocess, todo.index, todo.heard
+    works = todo.works
     problems = {work.song.place: encoder.bad[work.latents] for work in works if work.latents in encoder.bad}
-    songs = without_bad(songs, problems, settings)
-    works = [work for work in works if work.song.place not in problems]
+    todo.songs = songs = without_bad(todo.songs, problems, settings)
+    todo.works = works = [work for work in works if work.song.place not in problems]
+    todo.missing = [work for work in todo.missing if work.latents not in encoder.bad]
     heard |= {work.song.place: encoder.heard[work.latents] for work in works if work.latents in encoder.heard}
     _mark_sound(index, songs, settings)
     for place in problems:
@@ -178,7 +197,6 @@ def _judged(
         _report(job.beside_tensors, songs, heard, index, settings, is_second=True)
     if problems and job.spec.task == "pipeline":
         check_to_be_trained(job, songs, index)
-    return songs, works
 
 
 def _mark_sound(index: Index, songs: Iterable[Song], settings: PreprocessSpec) -> None:
