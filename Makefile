@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo test test-slow lint format typecheck house golden mutants docs music torture fuzz bench evidence clean
+.PHONY: help setup dev demo test test-slow lint format typecheck house golden mutants docs music torture fuzz bench bench-gpu evidence clean
 .PHONY: has-engine has-helm has-chromium has-apt
 .PHONY: tools hooks image test-image sbom chart test-chart lint-deploy cuda-check jobs test-platforms test-places test-browser
 
@@ -90,16 +90,14 @@ fuzz: dev ## every reader of foreign files on changed ones, five minutes each (S
 golden: dev ## record the golden runs anew, and print what moved
 	@$(RUN) tests.golden.record
 
-bench: dev ## a training step beside diffusers and PEFT's, stall of a checkpoint, transfers, digests of tensors, dropout, the command's start
-	@$(RUN) tests.bench.rivals
-	@$(RUN) tests.bench.run
-	@$(RUN) tests.bench.stall
-	@$(RUN) tests.bench.transfers
+bench: dev ## the step, the start, preprocessing, checkpoints and transfers beside what others use, in one table (15 minutes)
+	@$(RUN) tests.bench.table $(if $(WRITE),--write)
 	@$(RUN) tests.bench.start_up
-	@$(RUN) tests.bench.first_step
-	@$(RUN) tests.bench.digests
-	@$(RUN) tests.bench.dropout
-	@$(RUN) tests.bench.small_cards
+
+bench-gpu: dev ## the step beside diffusers and PEFT's, on this machine's GPU
+	@.venv/bin/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())" \
+		|| { echo "make bench-gpu needs a GPU that torch can use, and finds none."; exit 1; }
+	@$(RUN) tests.bench.table
 
 evidence: dev ## the trainings that docs/evidence.md shows, and its pictures (5 minutes)
 	@$(RUN) tests.bench.evidence

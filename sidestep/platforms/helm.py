@@ -3,7 +3,7 @@
 from typing import Any
 
 from sidestep.platforms import kubernetes
-from sidestep.platforms.job import SHARED, Job
+from sidestep.platforms.job import Job
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import dump
 from sidestep.runtime.errors import Rerun
@@ -36,8 +36,7 @@ def render(job: Job) -> Rendered:
         f"Side-Step: the job {job.spec.name} on Kubernetes, by the chart. Submit it:\n  {command}\n"
         "All values and what they mean: helm/side-step/values.yaml\n"
     )
-    if job.runs:
-        comment += f"A sweep of {job.runs} runs, each a pod of its own. {SHARED}\n"
+    comment += job.many("a pod")
     if job.secrets:
         comment += f"The credentials, once per namespace:\n  {kubernetes.secret_command(job)}\n"
     if job.clouds:
@@ -61,5 +60,6 @@ PLATFORM = Platform(
     },
     brings=kubernetes.PLATFORM.brings,
     render=render,
+    starts_many=True,
     grants=frozenset({"disk"}),
 )

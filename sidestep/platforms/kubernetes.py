@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from sidestep.config.job import JobSpec
-from sidestep.platforms.job import SHARED, WORKSPACE, Job, digest
+from sidestep.platforms.job import WORKSPACE, Job, digest
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import dump
 from sidestep.runtime.errors import ExitCode, Rerun, codes
@@ -45,7 +45,8 @@ def pod_failure_policy() -> dict[str, Any]:
 
 
 def indexed_failure_policy() -> dict[str, Any]:
-    """The same for a Job with an index for each run of a sweep: what is wrong with a run ends that alone.
+    """The same for a Job with an index for each run of a sweep, or for each shard: what is wrong with one
+    ends that alone.
 
     What is wrong with the command, the credentials or the spec is wrong for all of them, and fails the Job.
     """
@@ -65,12 +66,12 @@ def indexed_failure_policy() -> dict[str, Any]:
 
 def _pods(job: Job) -> dict[str, Any]:
     """How many pods the Job has, and how often each is tried."""
-    if not job.runs:
+    if not job.jobs:
         return {"backoffLimit": BACKOFF_LIMIT}
     return {
         "completionMode": "Indexed",
-        "completions": job.runs,
-        "parallelism": job.runs,
+        "completions": job.jobs,
+        "parallelism": job.jobs,
         "backoffLimitPerIndex": BACKOFF_LIMIT,
     }
 
@@ -96,7 +97,7 @@ def manifests(job: Job) -> list[dict[str, Any]]:
             "spec": {
                 **_pods(job),
                 "podReplacementPolicy": "Failed",  # the old pod is gone before the next one starts
-                "podFailurePolicy": indexed_failure_policy() if job.runs else pod_failure_policy(),
+                "podFailurePolicy": indexed_failure_policy() if job.jobs else pod_failure_policy(),
                 "ttlSecondsAfterFinished": TTL_SECONDS,
                 "template": template,
             },
@@ -188,8 +189,13 @@ def render(job: Job) -> Rendered:
     """The manifests, and `kubectl apply`."""
     command = f"kubectl apply -f {job.file}"
     comment = f"Side-Step: the job {job.spec.name} on Kubernetes. Submit it:\n  {command}\n"
-    if job.runs:
-        comment += f"A sweep of {job.runs} runs, each a pod of its own. {SHARED}\n"
+    made = manifests(job)
+    comment += job.many("a pod")
+    if job.shards:
+        name = made[1]["metadata"]["name"]
+        comment += (
+            f"  kubectl wait --for=condition=complete --timeout=-1s job/{name} && kubectl apply -f NEXT\n"
+        )
     if job.secrets:
         comment += f"The credentials, once per namespace:\n  {secret_command(job)}\n"
     if job.clouds:
@@ -197,7 +203,7 @@ def render(job: Job) -> Rendered:
             f"{' and '.join(job.clouds)}: the pod has the access of its service account (the namespace's\n"
             "default, or serviceAccountName) by workload identity, or of its node. No other cluster has it.\n"
         )
-    return Rendered(dump(*manifests(job), comment=comment), command)
+    return Rendered(dump(*made, comment=comment), command)
 
 
 PLATFORM = Platform(
@@ -217,5 +223,6 @@ PLATFORM = Platform(
         Way.IDENTITY: "the pod's service account's, or its node's",
     },
     render=render,
+    starts_many=True,
     grants=frozenset({"disk"}),
 )

@@ -34,7 +34,7 @@ class _Processes:
 
     Attributes:
         ends: the codes of those that have ended, as they are told, in the order of their ends.
-        is_noticed: whether a signal came.
+        is_noticed: whether a signal came, or was sent as one of them has ended.
         kill_at: when those that are left are killed.
     """
 
@@ -63,10 +63,15 @@ class _Processes:
                     self._kill_after(SECONDS_AFTER_PEER)
                 elif is_failure or rank == 0:
                     self._kill_after(SECONDS_TO_END)
-                if is_failure:
-                    self._signal(signal.SIGTERM)
+                if is_failure or code == ExitCode.AGAIN:  # it may not have met the others yet
+                    self._end_others()
             if self.kill_at is not None and time.monotonic() > self.kill_at:
                 self._signal(signal.SIGKILL)
+
+    def _end_others(self) -> None:
+        """Once: a later signal would end rank 0 while it saves."""
+        if not self.is_noticed:
+            self.pass_on(signal.SIGTERM)
 
     def _kill_after(self, seconds: float) -> None:
         at = time.monotonic() + seconds

@@ -13,17 +13,15 @@ A step's share of waiting is the reading thread's own count, in the training's p
 
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from sidestep.acestep.loading import read_silence
@@ -33,10 +31,12 @@ from sidestep.data.checked import FILE, write_checked
 from sidestep.data.index import Index, write_index
 from sidestep.data.tensors import Sample, checked_of, sample_bytes, silent_context
 from sidestep.storage.open import open_store
+from tests.bench.rows import Row, table_of
 from tests.songs import sha256
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 SONGS = int(os.environ.get("SONGS", "1000"))
+FLOOR_NAME = "imports and weights"
 FLOOR = """
 import time; started = time.perf_counter()
 import torch, diffusers, peft
@@ -76,41 +76,38 @@ main(sys.argv[1:])
 """
 
 
-def main() -> None:
-    console = Console()
+def rows(rounds: int = ROUNDS, songs: int = SONGS) -> Iterator[Row]:
+    """Each way's seconds beside the floor's; and the share of a step that waits for songs."""
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_tiny_checkpoint(folder / "checkpoints", ["base"])
         silence = read_silence(folder / "checkpoints/acestep-v15-base/silence_latent.pt")
         one = dataset(folder / "one", silence, songs=1, seconds=10)
-        many = dataset(folder / "many", silence, songs=SONGS, seconds=240)
+        many = dataset(folder / "many", silence, songs=songs, seconds=240)
         unknown = folder / "unknown"
         shutil.copytree(many, unknown, copy_function=os.link)
         (unknown / FILE).unlink()
         finish(folder, one)
         ways: dict[str, Callable[[], float]] = {
-            "floor": lambda: floor(folder),
-            "first step": lambda: train(folder, one)[0],
-            "first step, known": lambda: train(folder, many)[0],
-            "first step, unknown": lambda: train(folder, unknown)[0],
-            "finished": lambda: finish(folder, one),
+            FLOOR_NAME: lambda: floor(folder),
+            "first step, one song": lambda: train(folder, one)[0],
+            f"first step, {songs} songs that preprocessing has made": lambda: train(folder, many)[0],
+            f"first step, {songs} songs of others' making": lambda: train(folder, unknown)[0],
+            "a run that is finished": lambda: finish(folder, one),
         }
         times: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for name, way in ways.items():
                 times[name].append(way())
-        table = Table(
-            "", "median", "over the floor", "least and most", title=f"{ROUNDS} rounds, {SONGS} songs of 240 s"
-        )
         for name, found in times.items():
-            ratios = [mine / least for mine, least in zip(found, times["floor"], strict=True)]
-            spread = f"{min(found):.2f} - {max(found):.2f} s"
-            table.add_row(
-                name, f"{statistics.median(found):.2f} s", f"{statistics.median(ratios):.2f}", spread
-            )
-        console.print(table)
+            if name != FLOOR_NAME:
+                yield Row.of(name, found, times[FLOOR_NAME])
         share = train(folder, many, steps=8, chunk=None)[1]
-        console.print(f"Of the time of steps on 240 s of a tiny model, waiting for songs: {share:.2%}")
+        yield Row("share of a tiny model's step that waits for 240 s of song", share, 0.01, 0.01 / share, "")
+
+
+def main() -> None:
+    Console(width=140).print(table_of("The start", FLOOR_NAME, rows()))
 
 
 def dataset(folder: Path, silence: Tensor, songs: int, seconds: int) -> Path:

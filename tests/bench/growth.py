@@ -30,6 +30,7 @@ from sidestep.acestep.loading import read_silence
 from sidestep.acestep.tiny import write_tiny_checkpoint
 from sidestep.config.job import JobSpec
 from sidestep.data.checked import write_checked
+from sidestep.data.dealing import list_digest
 from sidestep.data.index import Index, write_index
 from sidestep.data.survey import Heard
 from sidestep.data.tensors import Sample, checked_of, sample_bytes, silent_context
@@ -119,7 +120,7 @@ def make(spec: JobSpec, bucket: Path) -> None:
         content = (bucket / "songs" / Path(song.place).name).read_bytes()
         index.remember(song.store, song.file, sha256(content).hexdigest(), probed=settings.max_duration)
     parts = (find_vae(store), find_text_encoder(store), find_variant(store, "base"))
-    works, planned = preprocess._plan(job, parts, songs, index)
+    works, planned = preprocess._plan(job, parts, songs, index, list_digest(songs))
     preprocess._mark_sound(planned, songs, settings)
     silence = read_silence(next((bucket / "checkpoints").rglob("silence_latent.*")))
     sample = Sample(torch.randn(50, 64), torch.randn(16, 64), silent_context(silence, 50), {})

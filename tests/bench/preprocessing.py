@@ -5,23 +5,23 @@ song. Both have the same songs, tiles and weights, and give the same latents, wh
 of random weights with the released one's shape at a quarter of its width; rounds are made in turn.
 """
 
-import statistics
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from diffusers import AutoencoderOobleck
 from diffusers.models.autoencoders.autoencoder_oobleck import Snake1d
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from sidestep.acestep.vae import build_vae, encode_audio
 from sidestep.data.audio import read_audio
 from sidestep.runtime.beside import Behind, made_ahead
 from sidestep.tasks.demo import write_songs
+from tests.bench.rows import Row, table_of
 
 ROUNDS, SECONDS = 3, 2.0
 VAE = {
@@ -35,17 +35,6 @@ VAE = {
 }
 
 
-@dataclass(frozen=True)
-class Row:
-    """A measurement: `ratio` is the rival's over ours, the median of the rounds'."""
-
-    name: str
-    ours: float
-    rival: float
-    ratio: float
-    unit: str
-
-
 def rows() -> list[Row]:
     """Two seconds of four songs each. Raises AssertionError where the two ways give other latents."""
     torch.manual_seed(0)
@@ -56,13 +45,14 @@ def rows() -> list[Row]:
         folder = Path(temporary)
         write_songs(folder)
         songs = sorted(path for path in folder.iterdir() if path.suffix != ".json")
-        pairs = [(seconds(beside, ours, songs), seconds(one_by_one, plain, songs)) for _ in range(ROUNDS)]
+        pairs = [
+            (seconds(beside, ours, songs), seconds(one_by_one, plain, songs)) for _ in range(ROUNDS + 1)
+        ][1:]  # the first round warms up
         for song in songs:
             kept = [load_file(kept_in(song, way))["latents"] for way in (beside, one_by_one)]
             assert torch.equal(*kept), song.name
-    ours_took, plain_took = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratio = statistics.median(theirs / mine for mine, theirs in pairs)
-    return [Row("preprocess: 2 s of four songs to latents", ours_took, plain_took, ratio, "s")]
+    own, theirs = zip(*pairs, strict=True)
+    return [Row.of("2 s of four songs to latents", own, theirs)]
 
 
 Way = Callable[[AutoencoderOobleck, list[Path]], None]
@@ -94,5 +84,4 @@ def kept_in(song: Path, way: Way) -> Path:
 
 
 if __name__ == "__main__":
-    for row in rows():
-        print(row)
+    Console().print(table_of("Preprocessing", "one after the other", rows()))

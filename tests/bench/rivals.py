@@ -6,7 +6,6 @@ the ratio is the median of the pairs'. The plain step's conditions are padded to
 store them; ours has as many as prompt and lyrics come to. Less than five minutes on two idle cores.
 """
 
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,6 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from peft import LoraConfig, inject_adapter_in_model
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from sidestep import adapters
@@ -33,6 +31,7 @@ from sidestep.planning.meter import Meter
 from sidestep.training.dropout import Masks
 from sidestep.training.flow import Batch, flow_loss
 from sidestep.training.machine import choose_machine
+from tests.bench.rows import Row, table_of
 
 PADDED, SHORT = 769, 260  # condition tokens: as others store them; of a prompt with a verse
 REPEATS = {10: 7, 60: 5, 240: 2}  # by seconds of a song
@@ -50,18 +49,6 @@ class Calls(Meter):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.calls += not (func.is_view or func is torch.ops.aten.detach.default)
         return super().__torch_dispatch__(func, types, args, kwargs)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One comparison. `ratio` is the rival's figure over ours: of times, above 1 ours is faster."""
-
-    name: str
-    ours: float
-    rival: float
-    ratio: float
-    unit: str
-    spread: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,28 +70,22 @@ class Side:
 def main() -> None:
     device = choose_machine(RuntimeSpec(deterministic=False)).device
     title = f"A training step on {device}, {torch.get_num_threads()} threads"
-    table = Table("", "ours", "diffusers + PEFT", "theirs / ours", "range", title=title)
-    for row in rows(device):
-        cells = (f"{value:.4g} {row.unit}".strip() for value in (row.ours, row.rival))
-        table.add_row(row.name, *cells, f"{row.ratio:.2f}", row.spread)
-    Console(width=130).print(table)
+    Console(width=130).print(table_of(title, "diffusers + PEFT", rows(device)))
 
 
 def rows(device: torch.device) -> Iterator[Row]:
     """What a step takes; and, where nothing is recomputed and ours trims, what it is made of."""
     for seconds, repeats in REPEATS.items():
         for tokens, recompute in ((SHORT, False), (PADDED, False), (SHORT, True)):
-            name = f"step, {seconds} s, {PADDED} / {tokens} tokens{', recompute' if recompute else ''}"
+            name = f"{seconds} s, {PADDED} / {tokens} tokens{', recompute' if recompute else ''}"
             sides = {"diffusers + PEFT": plain(device, recompute), "ours": ours(device, recompute)}
             batches = dict(zip(sides, songs(seconds, tokens, device), strict=True))
             check_same(sides, batches)
             theirs, own = in_turn(sides, batches, repeats).values()
-            ratios = [a / b for a, b in zip(theirs, own, strict=True)]
-            medians = (statistics.median(own), statistics.median(theirs))
-            spread = f"{min(ratios):.2f}–{max(ratios):.2f}"
-            yield Row(name, *medians, statistics.median(ratios), "s", spread)
+            row = Row.of(name, own, theirs)
+            yield row
             if tokens == SHORT and not recompute:
-                yield from contents(f"{name}: ", sides, batches, medians, seconds)
+                yield from contents(f"{seconds} s: ", sides, batches, (row.ours, row.rival), seconds)
 
 
 def contents(
@@ -158,12 +139,12 @@ def ours(device: torch.device, recompute: bool, by_layer: bool | None = None) ->
     return Side(model, lambda number: masks.begin([number], device), deterministic=True)
 
 
-def decoder(device: torch.device) -> AceStepTransformer1DModel:
-    torch.manual_seed(0)
+def decoder(device: torch.device, layers: int = LAYERS, seed: int = 0) -> AceStepTransformer1DModel:
+    torch.manual_seed(seed)
     model = AceStepTransformer1DModel(
         hidden_size=WIDTH,
         intermediate_size=3 * WIDTH,
-        num_hidden_layers=LAYERS,
+        num_hidden_layers=layers,
         num_attention_heads=HEADS,
         num_key_value_heads=HEADS // 2,
         head_dim=HEAD_WIDTH,

@@ -21,15 +21,17 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from sidestep import adapters
+from sidestep.acestep.attention import WindowedAttnProcessor
 from sidestep.acestep.quantized import Quantizing
 from sidestep.acestep.recompute import recompute_layers
 from sidestep.acestep.swap import swap_layers
+from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.acestep.weights import load_exactly
 from sidestep.config.adapter import AdapterSpec
 from sidestep.config.memory import Quantization
 from sidestep.training.flow import Batch, flow_loss
 from sidestep.training.offload import Offload
-from tests.bench.run import FRAMES_PER_SECOND, decoder
+from tests.bench.rivals import decoder
 
 SECONDS, TOKENS, SEEDS = 30, 260, 5
 CPU = torch.device("cpu")
@@ -96,14 +98,15 @@ def main() -> None:
 
 def song(seed: int) -> Batch:
     torch.manual_seed(100 + seed)
-    frames = SECONDS * FRAMES_PER_SECOND
+    frames = SECONDS * LATENTS_PER_SECOND
     latents, context, noise = (torch.randn(1, frames, width) for width in (64, 128, 64))
     return Batch(latents, context, torch.randn(1, TOKENS, 512), torch.rand(1), noise)
 
 
 def with_adapter(seed: int, change: Callable[[nn.Module], object] = lambda model: None) -> Side:
     torch.manual_seed(seed)
-    model = decoder(banded=True, seed=seed).requires_grad_(False)
+    model = decoder(torch.device("cpu"), layers=4, seed=seed)
+    model.set_attn_processor(WindowedAttnProcessor())
     change(model)
     adapter = adapters.inject(model, AdapterSpec(rank=64, alpha=128, dropout=0), seed=seed)
     generator = torch.Generator().manual_seed(seed)

@@ -5,18 +5,15 @@ same state to this disk, as a training does that saves between two steps. The sa
 checkpoint, and with one as the training makes it; the share is of an epoch of a minute.
 """
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from sidestep import adapters
 from sidestep.commitlog.lease import Lease
@@ -36,7 +33,8 @@ from sidestep.training.numbers import Progress
 from sidestep.training.optimizer import build_optimizer
 from sidestep.training.schedule import Schedule
 from sidestep.training.snapshot import Snapshot
-from tests.bench.run import decoder
+from tests.bench.rivals import decoder
+from tests.bench.rows import Row, table_of
 
 BYTES_PER_SECOND = 100e6
 STEPS, STEP_SECONDS, ROUNDS = 60, 0.1, 3
@@ -57,17 +55,6 @@ class SlowJob(Job):
         return SlowStore(Path(self.spec.output_place), self.spec.storage)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One comparison. `ratio` is the rival's time over ours: above 1 ours is faster."""
-
-    name: str
-    ours: float
-    rival: float
-    ratio: float
-    unit: str
-
-
 def rows(rounds: int = ROUNDS) -> list[Row]:
     """How long a checkpoint holds the steps up, and how long `torch.save` of the same state does."""
     found = []
@@ -81,19 +68,14 @@ def rows(rounds: int = ROUNDS) -> list[Row]:
                 theirs.append(time.monotonic() - begin)
                 name, progress = f"checkpoint-step-{number}0", Progress(10 * number)
                 plain = _steps(lambda: None)  # just before: other work on the machine changes
-                ours.append(_steps(partial(saver.save, name, progress)) - plain)
+                ours.append(max(_steps(partial(saver.save, name, progress)) - plain, 1e-3))
                 saver.finish()
-        held, plainly = max(statistics.median(ours), 1e-3), statistics.median(theirs)
-        found.append(Row(f"{size / 1e6:.0f} MB to {where}", held, plainly, plainly / held, "s"))
+        found.append(Row.of(f"{size / 1e6:.0f} MB to {where}", ours, theirs))
     return found
 
 
 def main() -> None:
-    table = Table("checkpoint", "holds up", "torch.save", "ratio", "of a minute")
-    for row in rows():
-        values = f"{row.ours:.3f} s", f"{row.rival:.3f} s", f"{row.ratio:.1f}", f"{row.ours / 60:.2%}"
-        table.add_row(row.name, *values)
-    Console().print(table)
+    Console().print(table_of("A checkpoint holds up the steps", "torch.save, waited for", rows()))
 
 
 def _state(snapshot: Snapshot) -> dict[str, Any]:
@@ -116,7 +98,7 @@ def _steps(save: Callable[[], object]) -> float:
 def _saver(folder: Path, kind: type[Job]) -> tuple[Saver, Snapshot, int]:
     """A saver of a state that has been through a step, and the size of a checkpoint."""
     train = TrainSpec(adapter=AdapterSpec(rank=RANK, dropout=0))
-    adapter = adapters.inject(decoder(banded=True), train.adapter, seed=1)
+    adapter = adapters.inject(decoder(torch.device("cpu"), layers=4), train.adapter, seed=1)
     optimizer = build_optimizer(adapter, train)
     for parameter in adapter.parameters().values():
         parameter.grad = torch.randn_like(parameter)

@@ -6,7 +6,6 @@ By default 100 files of 4 MB and 2 of 200 MB; the sizes of a data set and of a m
 """
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,24 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+
+from tests.bench.rows import Row, table_of
 
 ROUNDS = 3
 SIZES = ("100×4", "2×200")
 KINDS = ("ours", "boto3", "rclone")
 CONNECTIONS = 8
-
-
-@dataclass(frozen=True)
-class Row:
-    """One comparison. `ratio` is the rival's time over ours: above 1 ours is faster."""
-
-    name: str
-    ours: float
-    rival: float
-    ratio: float
-    unit: str
-    spread: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +36,7 @@ class Run:
 
 def rows(sizes: tuple[str, ...] = SIZES, rounds: int = ROUNDS) -> list[Row]:
     """Each rival's time and processor time over ours, and the most memory, for pulls and pushes."""
-    found = []
+    found: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "source")
         for size in sizes:
@@ -71,9 +59,7 @@ def _compared(name: str, runs: dict[str, list[Run]]) -> Iterator[Row]:
     for rival in KINDS[1:]:
         for what, unit in (("seconds", "s"), ("processor", "s of the processor"), ("memory", "MB")):
             ours, theirs = ([getattr(run, what) for run in runs[kind]] for kind in ("ours", rival))
-            ratios = sorted(one / mine for one, mine in zip(theirs, ours, strict=True))
-            middle = [statistics.median(values) for values in (ours, theirs, ratios)]
-            yield Row(f"{name}, {rival}", *middle, unit, f"{ratios[0]:.2f}–{ratios[-1]:.2f}")
+            yield Row.of(f"{name}, {rival}", ours, theirs, unit)
 
 
 def _make_files(folder: Path, size: str) -> None:
@@ -157,11 +143,9 @@ def main() -> None:
     if sys.argv[1:2] and sys.argv[1] in KINDS:
         kind, way, endpoint, there, folder = sys.argv[1:]
         return {"ours": ours, "boto3": boto3}[kind](way, endpoint, there, Path(folder))
-    table = Table("what, beside", "ours", "rival", "ratio (spread)", title=f"Medians of {ROUNDS} rounds")
-    for row in rows(tuple(sys.argv[1:]) or SIZES):
-        values = (f"{value:.2f} {row.unit}" for value in (row.ours, row.rival))
-        table.add_row(row.name, *values, f"{row.ratio:.2f} ({row.spread})")
-    return Console(width=140).print(table)
+    return Console(width=140).print(
+        table_of("Files of a bucket", "rival", rows(tuple(sys.argv[1:]) or SIZES))
+    )
 
 
 if __name__ == "__main__":

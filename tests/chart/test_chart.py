@@ -128,6 +128,22 @@ def test_a_sweep_is_an_indexed_job(version: str) -> None:
     assert "completions" not in one("Job", rendered({"job": {**sweep, "task": "preprocess"}}))["spec"]
 
 
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+def test_shards_are_an_indexed_job(version: str) -> None:
+    import kubernetes_validate
+
+    dealt = {**JOB["job"], "task": "preprocess", "preprocess": {"shards": 5}}
+    made = one("Job", rendered({"job": dealt, "parallelism": 2, "maxFailedIndexes": 1}))
+    kubernetes_validate.validate(made, version, strict=True)
+    spec = made["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 5, 2)
+    assert (spec["backoffLimitPerIndex"], spec["maxFailedIndexes"]) == (3, 1)
+    assert spec["podFailurePolicy"] == indexed_failure_policy() and "successPolicy" not in spec
+    for other in ({"shards": 1}, {"shards": 5, "shard": 0}):
+        assert "completions" not in one("Job", rendered({"job": {**dealt, "preprocess": other}}))["spec"]
+    assert "completions" not in one("Job", rendered({"job": {**dealt, "task": "train"}}))["spec"]
+
+
 def test_every_pod_is_within_the_restricted_standard(documents: list[Manifest]) -> None:
     volumes = {
         "configMap",

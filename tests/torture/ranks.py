@@ -67,15 +67,19 @@ def _start(
 
 def _ends(attempts: list[Attempt]) -> list[tuple[int, int]]:
     """Rank and code of each, in the order of their ends. As by `sidestep launch`, who is left behind by one
-    that has died is told to end, and what has died counts as 76."""
+    that has died or was told to end is told so, once, and what has died counts as 76."""
     ends: list[tuple[int, int]] = []
+    is_told = False
     while len(ends) < len(attempts):
         running = [attempt for attempt in attempts if not attempt.has_ended]
         running[0].wait_until(partial(_any_is_gone, running))
         for attempt in [attempt for attempt in running if attempt.is_gone]:
             code = attempt.end()
             ends.append((attempts.index(attempt), ExitCode.STALLED if code < 0 else code))
-            for left in [left for left in attempts if code < 0 and not left.has_ended]:
+            if is_told or (code >= 0 and code != ExitCode.AGAIN):
+                continue
+            is_told = True
+            for left in [left for left in attempts if not left.has_ended]:
                 with suppress(ProcessLookupError):
                     kill(left.pid, signal.SIGTERM)
     return ends
