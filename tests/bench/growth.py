@@ -64,7 +64,6 @@ def main() -> None:
     for songs in sizes:
         with TemporaryDirectory() as temporary:
             costs[songs] = measured(Path(temporary), songs)
-        Console().print(table_of({songs: costs[songs]}))
     Console().print(table_of(costs))
 
 
@@ -93,7 +92,11 @@ def measured(folder: Path, songs: int) -> dict[str, Cost]:
             "go on, first step": [*train, *longer],
             "status": [sys.executable, "-m", "sidestep", "status", "s3://b/out", "--endpoint-url", endpoint],
         }
-        return {name: cost_of(command, endpoint) for name, command in ways.items()}
+        found = {}
+        for name, command in ways.items():
+            found[name] = cost_of(command, endpoint)
+            print(songs, name, found[name], flush=True)  # the whole takes minutes
+        return found
 
 
 def spec_of(folder: Path, endpoint: str) -> JobSpec:
