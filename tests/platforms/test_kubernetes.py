@@ -63,7 +63,7 @@ def test_every_code_has_its_outcome() -> None:
     outcomes = {int(code): outcome(code) for code in ExitCode if code is not ExitCode.DONE}
     assert outcomes == {
         **dict.fromkeys((64, 65, 66, 70, 71, 77, 78), "FailJob"),
-        **dict.fromkeys((69, 72, 73, 76), "Count"),
+        **dict.fromkeys((69, 72, 73, 74, 76), "Count"),
         75: "Ignore",
     }
     by_class = {Rerun.PERMANENT: "FailJob", Rerun.COUNTED: "Count", Rerun.AGAIN: "Ignore"}
