@@ -202,6 +202,19 @@ class Processes(Team):
         self._thread.join(2 * EVERY_SECONDS)
         dist.destroy_process_group()
 
+    def outlast_rank_0(self) -> None:
+        """After `leave`, on another machine than rank 0: wait until that one has ended, too.
+
+        It saves what was done, and a platform ends it as soon as another machine has ended. After notice the
+        time for that is bounded by `preemption`, which ends this process.
+        """
+        if self._node == 0:
+            return
+        with suppress(RuntimeError):  # its connections end with it
+            while self._preemption.seconds_left() > 0:
+                self._store.check(["count"])
+                time.sleep(0.1)
+
     def part(self) -> None:
         """This process ends while the others go on: tell them, as far as that can be done."""
         if self._over.is_set():
