@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sidestep.platforms import kubernetes
+from sidestep.platforms import jobset, kubernetes
 from sidestep.platforms.job import SHARED, Job
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import dump
@@ -17,7 +17,9 @@ def values(job: Job) -> dict[str, Any]:
     image = _image(job.image)
     secret = {"existingSecret": kubernetes.SECRET} if job.secrets else {}
     workspace = {"workspace": {"size": f"{job.workspace_gib}Gi"}} if job.wishes.disk else {}
-    return {"image": image, **secret, **workspace, "job": job.values}
+    resources = {"requests": {"cpu": str(job.cpus), "memory": f"{job.memory_gb}Gi"}}
+    several = {"resources": resources} if job.gpus > 1 else {}
+    return {"image": image, **secret, **workspace, **several, "job": job.values}
 
 
 def _image(reference: str) -> dict[str, str]:
@@ -38,6 +40,8 @@ def render(job: Job) -> Rendered:
     )
     if job.runs:
         comment += f"A sweep of {job.runs} runs, each a pod of its own. {SHARED}\n"
+    if job.nodes > 1:
+        comment += f"The cluster must have JobSet {jobset.OLDEST} or newer: https://jobset.sigs.k8s.io\n"
     if job.secrets:
         comment += f"The credentials, once per namespace:\n  {kubernetes.secret_command(job)}\n"
     if job.clouds:
@@ -61,5 +65,7 @@ PLATFORM = Platform(
     },
     brings=kubernetes.PLATFORM.brings,
     render=render,
+    many_gpus=True,
+    many_nodes=True,
     grants=frozenset({"disk"}),
 )

@@ -33,4 +33,6 @@ class Platform:
     rented: bool = False  # a machine of ours alone, paid until it is given back: runtime.on_exit
     gpu_only: bool = False
     grants: frozenset[str] = frozenset()  # which of the `Wishes` it can be asked for
+    many_gpus: bool = False  # its machines may have several: runtime.gpus
+    many_nodes: bool = False  # several machines may train together: runtime.nodes
     cuda: int = 13  # of its image by default: 12 where nobody can choose the machine's driver
