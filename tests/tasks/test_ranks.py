@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sidestep.tasks import run
 from sidestep.training import team
 from sidestep.training.loop import StepResult, Trainer
 from tests.facts import tells
-from tests.ranks import together
+from tests.ranks import start, together
 from tests.runs import log_of, newest, outcome, train
 from tests.songs import MakeSpec, song, write_songs
 
@@ -111,6 +112,33 @@ def test_where_one_is_killed_the_others_end_and_another_attempt_goes_on(
     assert newest(spec).step in (2, 3)  # the last one may still have been on its way
     assert together(spec, 2) == [0, 0]
     assert outcome(spec) == outcome(make_spec("alone", **every))
+
+
+@pytest.mark.slow
+def test_another_machine_outlasts_rank_0_and_has_a_probe_s_file(make_spec: MakeSpec) -> None:
+    """A platform ends the others as soon as one has ended: rank 0 has saved by then."""
+    spec = make_spec(**CLIPPED)
+
+    def before(rank: int) -> None:
+        if rank == 0:
+            original = Saver.save_in_time
+
+            def slow(*given: Any) -> Any:
+                time.sleep(1.5)
+                return original(*given)
+
+            Saver.save_in_time = slow  # type: ignore[method-assign]
+        else:
+            os.environ["LOCAL_RANK"] = "0"
+            spec.runtime.__dict__["workspace"] = str(Path("of node 1").absolute())
+            signal_in_step(2, signal.SIGTERM)
+
+    started = start(spec, 2, before)
+    ended = [os.wait() for _ in started.pids]
+    assert [pid for pid, _ in ended] == started.pids
+    assert [os.waitstatus_to_exitcode(status) for _, status in ended] == [ExitCode.AGAIN] * 2
+    assert newest(spec).step in (2, 3)
+    assert list(Path("of node 1").rglob("alive"))
 
 
 @pytest.mark.slow
