@@ -39,7 +39,7 @@ def task(job: Job) -> dict[str, Any]:
         "name": f"sidestep-{job.label}",
         **({"nodes": job.nodes} if job.nodes > 1 else {}),
         "image": job.image,
-        "entrypoint": command if job.wishes.keep_codes else below_a_parent(command, "dstack"),
+        "entrypoint": command if job.wishes.keep_codes else below_a_parent(command, "dstack", job.nodes > 1),
         "env": {**job.environment, **secrets},
         **({"backends": [BACKENDS[cloud] for cloud in job.clouds]} if job.clouds else {}),
         "resources": {

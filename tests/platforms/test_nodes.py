@@ -83,6 +83,14 @@ def test_dstack_has_several_machines() -> None:
     assert "nodes" not in yaml("dstack", GPUS) and "shm_size" not in yaml("dstack", ON_S3)["resources"]
 
 
+def test_dstack_is_told_0_by_a_machine_that_only_lost_another_one() -> None:
+    """It tries again where any machine ends with another code: a permanent one would be tried for ever."""
+    for nodes, told in ((2, 0), (1, 74)):
+        task = yaml("dstack", {**GPUS, "runtime": {"nodes": nodes, "gpus": 4}})
+        script = task["entrypoint"].replace("sidestep launch", 'sh -c "exit 74" launch')
+        assert subprocess.run(["bash", "-c", script], stderr=subprocess.DEVNULL).returncode == told
+
+
 def test_docker_starts_a_process_for_each_gpu() -> None:
     text = render("docker", GPUS).text
     assert text.rstrip().endswith(OF_ONE) and "--gpus all" in text and "--shm-size 2g" in text
