@@ -142,6 +142,27 @@ def test_another_machine_outlasts_rank_0_and_has_a_probe_s_file(make_spec: MakeS
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_one_that_hangs_is_lost(make_spec: MakeSpec, victim: int) -> None:
+    """It is stopped: its connections stay, and rank 0's store answers nothing any more."""
+
+    def before(rank: int) -> None:
+        team.LOST_AFTER, team.LAST_WORDS = 4.0, 0.0
+        if rank == victim:
+            signal_in_step(2, signal.SIGSTOP)
+
+    started = start(make_spec(**CLIPPED), 2, before)
+    other = started.pids.pop(1 - victim)
+    until = time.monotonic() + 60
+    while not (ended := os.waitpid(other, os.WNOHANG))[0] and time.monotonic() < until:
+        time.sleep(0.1)
+    for pid in started.pids if ended[0] else [*started.pids, other]:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert ended[0] and os.waitstatus_to_exitcode(ended[1]) == ExitCode.PEER
+
+
+@pytest.mark.slow
 def test_a_rank_that_has_read_other_songs_ends_it(
     make_spec: MakeSpec, capfd: pytest.CaptureFixture[str]
 ) -> None:
