@@ -18,7 +18,7 @@ LONGEST_LABEL = 24  # so that such a name has 63 characters at most
 
 _NAME = "jobset.sigs.k8s.io/jobset-name"  # a label that JobSet gives every pod
 
-WHERE_NODE_0_IS = [
+WHERE_NODE_0_IS: list[dict[str, Any]] = [
     {"name": "JOBSET_NAME", "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{_NAME}']"}}},
     {"name": "MASTER_ADDR", "value": f"$(JOBSET_NAME)-{NODES}-0-0.$(JOBSET_NAME)"},
 ]

@@ -121,13 +121,7 @@ def test_another_machine_outlasts_rank_0_and_has_a_probe_s_file(make_spec: MakeS
 
     def before(rank: int) -> None:
         if rank == 0:
-            original = Saver.save_in_time
-
-            def slow(*given: Any) -> Any:
-                time.sleep(1.5)
-                return original(*given)
-
-            Saver.save_in_time = slow  # type: ignore[method-assign]
+            delay_calls(Saver, "save_in_time", 1.5)
         else:
             os.environ["LOCAL_RANK"] = "0"
             spec.runtime.__dict__["workspace"] = str(Path("of node 1").absolute())
@@ -226,3 +220,13 @@ def note_calls(kind: type, name: str, file: Path) -> None:
         return original(*given)
 
     setattr(kind, name, noted)
+
+
+def delay_calls(kind: type, name: str, seconds: float) -> None:
+    original = getattr(kind, name)
+
+    def delayed(*given: Any) -> Any:
+        time.sleep(seconds)
+        return original(*given)
+
+    setattr(kind, name, delayed)
