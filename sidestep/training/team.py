@@ -93,7 +93,7 @@ class Processes(Team):
         self._preemption, self._end = preemption, end
         self._lost = ""  # who, and how that showed
         self._over = threading.Event()
-        self._beat, self._is_silent = 0, False
+        self._beat = 0
         self._store = _meet(rank, preemption, hosts=rank.number == 0 and not rank.is_hosted)
         self._store.set(f"alive/{self.rank}", self._sign())
         self._check_counts()
@@ -222,9 +222,8 @@ class Processes(Team):
         if self._over.is_set():
             return
         self._over.set()
-        if not self._is_silent:  # else this call would not end either
-            with suppress(RuntimeError):
-                self._store.set(f"alive/{self.rank}", self._sign(is_gone=True))
+        with suppress(RuntimeError):
+            self._store.set(f"alive/{self.rank}", self._sign(is_gone=True))
 
     def check(self) -> None:
         """Raise PeerLostError where another process is gone."""
@@ -348,14 +347,13 @@ class Processes(Team):
 
     def _listen(self) -> None:
         """Whether rank 0 still answers. Where it hangs, or its machine is cut off, `_live` waits for it for
-        ever: a store's calls have no time-out."""
+        ever: a store's questions have no time-out."""
         before, still, looked = 0, 0.0, time.monotonic()
         while not self._over.wait(EVERY_SECONDS) and not self._lost:
             now = time.monotonic()
             passed, looked = min(now - looked, 2 * EVERY_SECONDS), now
             before, still = self._beat, still + passed if self._beat == before else 0.0
             if still >= LOST_AFTER:
-                self._is_silent = True
                 self._lose(f"rank 0 has given no answer for {LOST_AFTER:g} s")
 
     def _lose(self, who: str) -> None:
