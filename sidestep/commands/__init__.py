@@ -8,6 +8,7 @@ _ROWS = {
         ("wizard", "sidestep.commands.wizard", "answer questions instead of typing flags"),
         ("run", "sidestep.commands.run", "do the spec's task (by default preprocess, estimate, train)"),
         ("preprocess", "sidestep.commands.run", "turn songs into tensors"),
+        ("merge-index", "sidestep.commands.merge_index", "make one dataset of what shards have preprocessed"),
         ("estimate", "sidestep.commands.run", "rank modules by how strongly a dataset pulls on them"),
         ("train", "sidestep.commands.run", "train an adapter on tensors"),
         ("fixed", "sidestep.commands.run", "train in corrected mode (with --preprocess: make the tensors)"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sidestep.commands.command import Call
 from sidestep.commands.job import add_job_flags, read_job
 from sidestep.commands.parser import Parser, whole
+from sidestep.config.shards import is_sharded
 from sidestep.config.sweep import members_of, shared_of
 from sidestep.runtime.console import write, write_json
 from sidestep.runtime.errors import SideStepError
@@ -130,7 +131,14 @@ def _whole_plan(job: "Job", options: argparse.Namespace) -> dict[str, Any]:
         made = plan_of(job.spec)
         if not options.json:
             write(as_text(made))
-        return as_data(made)
+        if not is_sharded(job.spec) or options.offline:
+            return as_data(made)
+        from sidestep.planning.shards import plan_shards, shards_as_data, shards_as_text
+
+        shards = plan_shards(job.read_songs(), job.spec.preprocess.shards)
+        if not options.json:
+            write(f"\n{shards_as_text(shards)}")
+        return {**as_data(made), "shards": shards_as_data(shards)}
     from sidestep.planning.sweep import SweepPlan, sweep_as_data, sweep_as_text
 
     members = members_of(job.spec)

@@ -146,12 +146,13 @@ def _made_by(spec: JobSpec) -> dict[str, Any]:
         from sidestep.tasks.estimate import report
 
         return report(spec)
+    from sidestep.config.shards import shard_of
     from sidestep.data.survey import read_survey
-    from sidestep.storage.open import open_store
+    from sidestep.lifecycle.job import Job
 
-    tensors = open_store(spec.tensors_place, spec.storage)
-    survey = read_survey(tensors)
-    return {"tensors": tensors.place, "dataset": survey.model_dump(mode="json") if survey else None}
+    job = Job(spec, shard=shard_of(spec, os.environ))
+    survey = read_survey(job.beside_tensors)
+    return {"tensors": job.tensors.place, "dataset": survey.model_dump(mode="json") if survey else None}
 
 
 def _dry_run(call: Call, says: dict[FieldPath, str]) -> None:

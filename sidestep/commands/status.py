@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from sidestep.commands.command import Call
 from sidestep.commands.flags import add_flags
@@ -9,9 +10,9 @@ from sidestep.commands.parser import Parser
 from sidestep.config.fields import spec_fields
 from sidestep.config.job import resolve
 from sidestep.config.sources import Given
+from sidestep.lifecycle.shards_status import ShardsStatus, are_newest, shards_status
 from sidestep.lifecycle.status import FILE, Status
 from sidestep.lifecycle.sweep import read_sweep
-from sidestep.lifecycle.sweep_status import sweep_status
 from sidestep.runtime.console import write, write_json
 from sidestep.runtime.errors import MissingInputError
 from sidestep.runtime.logs import setup_logging
@@ -19,6 +20,9 @@ from sidestep.runtime.shown import on_one_line
 from sidestep.runtime.words import duration
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
+
+if TYPE_CHECKING:
+    from sidestep.lifecycle.sweep_status import SweepStatus
 
 WATCH_SECONDS = 5.0
 
@@ -48,7 +52,12 @@ def show_status(
     Raises MissingInputError where there is none, and what the store raises.
     """
     if read_sweep(store):
-        _show_sweep(store, as_json=as_json, watch=watch, sleep=sleep)
+        from sidestep.lifecycle.sweep_status import sweep_status  # it loads numpy, to judge runs
+
+        _show_whole(lambda: sweep_status(store), as_json=as_json, watch=watch, sleep=sleep)
+        return
+    if are_newest(store):
+        _show_whole(lambda: shards_status(store), as_json=as_json, watch=watch, sleep=sleep)
         return
     while True:
         status = _read(store)
@@ -61,14 +70,21 @@ def show_status(
         sleep(WATCH_SECONDS)
 
 
-def _show_sweep(store: Store, *, as_json: bool, watch: bool, sleep: Callable[[float], object]) -> None:
+def _show_whole(
+    look: "Callable[[], SweepStatus | ShardsStatus]",
+    *,
+    as_json: bool,
+    watch: bool,
+    sleep: Callable[[float], object],
+) -> None:
+    """Of many jobs that are one to its user."""
     while True:
-        sweep = sweep_status(store)
+        whole = look()
         if as_json:
-            write_json(sweep.model_dump(mode="json"))
+            write_json(whole.model_dump(mode="json"))
         else:
-            write("\n  ".join(map(on_one_line, sweep.in_words())) + "\n")
-        if not watch or sweep.has_ended:
+            write("\n  ".join(map(on_one_line, whole.in_words())) + "\n")
+        if not watch or whole.has_ended:
             return
         sleep(WATCH_SECONDS)
 

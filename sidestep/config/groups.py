@@ -43,7 +43,8 @@ GROUPS = (
         _under("preprocess", "max_duration normalize"),
         _under(
             "preprocess",
-            "target_db target_lufs lyrics_format timbre alternates bare_text float_scale on_bad_file",
+            "target_db target_lufs lyrics_format timbre alternates bare_text float_scale on_bad_file "
+            "shards shard",
         ),
         tasks=("preprocess",),
     ),

@@ -18,6 +18,7 @@ from sidestep.config.needs import missing_places
 from sidestep.config.presets import Preset, preset_fields
 from sidestep.config.problems import Problem, invalid_values, report
 from sidestep.config.schema import JobFields
+from sidestep.config.shards import shard_problems
 from sidestep.config.sources import (
     Given,
     Source,
@@ -98,6 +99,8 @@ def resolve(
     try:
         spec = _Settings(_build_sources=(sources, {})).spec
         problems += expanded(spec, origins["sweep",])[1]
+        if needs_places:
+            problems += shard_problems(spec, {".".join(path): origin for path, origin in origins.items()})
     except ValidationError as error:
         problems += invalid_values(error, origins)
     if needs_places:

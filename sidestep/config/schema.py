@@ -75,6 +75,21 @@ class PreprocessSpec(Section):
         "What to do about songs that are silent, damaged or not audio: fail (name them all and make "
         "nothing), or skip (name them and leave them out).",
     )
+    shards: int = setting(
+        1,
+        "How many jobs share the songs, in task preprocess; each makes the tensors of its own share. Which "
+        "one a job is, the platform says (JOB_COMPLETION_INDEX, SLURM_ARRAY_TASK_ID, SKYPILOT_JOB_RANK, "
+        "SKYPILOT_NODE_RANK or DSTACK_NODE_RANK), or preprocess.shard. `sidestep merge-index`, or the next "
+        "task, makes one dataset of them.",
+        ge=1,
+        le=100_000,
+        unit="jobs",
+    )
+    shard: int | None = setting(
+        None,
+        "Which of preprocess.shards this job makes, from 0 on, where no platform says so.",
+        ge=0,
+    )
 
     @field_validator("max_duration", mode="before")
     @classmethod

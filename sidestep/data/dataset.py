@@ -49,6 +49,7 @@ class Song:
     uses_genre: bool = False
     share: Share = ONE  # of a run
     may_use_genre: bool = False  # in some samples: it has one, and no prompt_override
+    entry: str = ""  # its path as a dataset JSON has it
 
     @property
     def path(self) -> str:
@@ -182,7 +183,7 @@ def _songs_of_json(
         elif isinstance(result, BadDataError):
             problems.append(f"{where}: {result}")
         else:
-            song = _song(*result, entry, dataset.metadata)
+            song = replace(_song(*result, entry, dataset.metadata), entry=entry.audio_path)
             if first.setdefault(song.place, number) != number:
                 problems.append(f"{where}: the same file as sample {first[song.place]}")
             songs.append(song)

@@ -106,7 +106,7 @@ class SongEncoder:
         `shown` are those of the song that a preview is made of. Songs that cannot be used are in `bad`
         afterwards; where the spec says that one of them ends the job, no other one is encoded after it.
         """
-        unheard = "" if has_preview(self.tensors) else shown
+        unheard = "" if has_preview(self.unfinished.beside) else shown
         unique = {
             work.latents: work
             for work in works
@@ -163,7 +163,7 @@ class SongEncoder:
         latents = encode_audio(vae, song.waveform)
         _check_finite(latents, "the latents", work.song)
         if is_shown:
-            write_preview(self.tensors, vae, song.waveform, latents)
+            write_preview(self.unfinished.beside, vae, song.waveform, latents)
         samples = torch.tensor(song.waveform.shape[1])
         return {"latents": latents, "samples": samples, HEARD: packed(song.heard)}
 

@@ -18,7 +18,7 @@ its content, and a song that was found sound over `probed` seconds is not decode
 `tensors` has the digest of each of these files as it was written: who reads one compares. `alternates` are
 the prompts that were encoded beside the songs' own, where there are some; `shares` are the songs of which the
 dataset says that they are more or less of an epoch than others. `weights` says which encoders made the
-tensors, see `data.weights`.
+tensors, see `data.weights`. In the index of a shard, `dealt` says of what it is a part, see `data.shards`.
 """
 
 import hashlib
@@ -33,6 +33,7 @@ from pydantic import BaseModel, Field
 
 from sidestep.config.training import LEAST_WEIGHT, MOST_REPEATS, MOST_WEIGHT, SHARES, Alternate
 from sidestep.data import foreign
+from sidestep.data.shards import INDEX_FILE, Dealt, refuse_unmerged
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError, StorageError
 from sidestep.runtime.parsing import Count, parse_as
@@ -42,7 +43,6 @@ from sidestep.storage.store import FileInfo, Store
 
 log = logging.getLogger(__name__)
 
-INDEX_FILE = "index.json"
 TENSORS_SUFFIX = ".pt"
 
 WAIT = Retry(tries=1, seconds=60, first_pause=1, longest_pause=8, jitter=0)
@@ -95,6 +95,7 @@ class Index:
     weights: MadeWith | None = None  # older versions did not say
     alternates: list[str] = field(default_factory=list)
     shares: dict[str, Share] = field(default_factory=dict)  # by a song's place, as `samples` are
+    dealt: Dealt | None = None  # of a shard
 
     def sha256(self, store: Store, file: FileInfo) -> str | None:
         """The digest of a file's content; None where it is not known, or the file has changed since."""
@@ -123,6 +124,7 @@ class _Content(BaseModel):
     weights: MadeWith | None = None
     alternates: list[str] = []
     shares: dict[str, Share] = {}
+    dealt: Dealt | None = None
 
 
 def place_of(store: Store, file: FileInfo) -> str:
@@ -144,7 +146,7 @@ def read_index(store: Store) -> Index | None:
         raise BadDataError(
             f"{error}\n  delete it and preprocess again: tensors that exist are not made again"
         ) from error
-    return Index(read.files, read.samples, read.tensors, read.weights, read.alternates, read.shares)
+    return Index(**{name: getattr(read, name) for name in _Content.model_fields})
 
 
 def write_index(store: Store, index: Index) -> None:
@@ -153,9 +155,10 @@ def write_index(store: Store, index: Index) -> None:
     weights = {"weights": asdict(index.weights)} if index.weights else {}
     alternates = {"alternates": index.alternates} if index.alternates else {}
     shares = {"shares": {p: asdict(share) for p, share in index.shares.items()}} if index.shares else {}
+    dealt = {"dealt": asdict(index.dealt)} if index.dealt else {}
     content = json_bytes(
         {"files": files, "samples": index.samples, "tensors": index.tensors}
-        | {**alternates, **shares, **weights}
+        | {**alternates, **shares, **weights, **dealt}
     )
     if not store.stat(INDEX_FILE) or store.read_bytes(INDEX_FILE) != content:
         store.write_bytes(INDEX_FILE, content)
@@ -231,13 +234,14 @@ def list_samples(store: Store, begun_with: str = "", wait: Retry = WAIT) -> list
     of the two, all whole `*.pt` are the dataset: see `data.foreign`. A run whose dataset had the digest
     `begun_with` keeps its list: older versions took every `*.pt` of a place without an index.
 
-    Raises MissingInputError where the index names tensors that were never made: preprocessing has not
-    finished; where some were made, the same for a disk, which shows what it has, and else StorageError if
-    they do not show as long as `wait` says.
+    Raises BadDataError where there are shards that are not merged, and MissingInputError where the index
+    names tensors that were never made: preprocessing has not finished; where some were made, the same for a
+    disk, which shows what it has, and else StorageError if they do not show as long as `wait` says.
     """
     index = read_index(store)  # before the listing: what it says was made is not younger than that
     listed = _listed(store)
     if index is None:
+        refuse_unmerged(store)
         every = list(listed.values())
         return every if dataset_digest(every) == begun_with else list(foreign.counted(store, listed).values())
     keys = {tensors_file(key): key for key in sorted(set(index.samples.values()))}

@@ -90,6 +90,11 @@ def recipes_alike(recipe: Recipe) -> list[Recipe]:
     return [replace(recipe, max_duration=said) for said in (DEFAULT_DURATION, float(seconds))]
 
 
+def recipe_digest(recipe: Recipe) -> str:
+    """The same for all that make the same of a song: what shards of one dataset have in common."""
+    return _digest({**asdict(recipe), "max_duration": float(recipe.max_duration)})
+
+
 def latents_key(audio: str, recipe: Recipe) -> str:
     """The key of a song's latents: digest of its bytes (`audio`), level, length that is used, and the VAE."""
     parts = {"length": recipe.max_duration, "levels": recipe.levels, "vae": recipe.vae}

@@ -19,7 +19,7 @@ _SYSTEM_FOLDERS = {
     *("$recycle.bin", "system volume information", "__macosx", "@eadir", "lost+found"),
     *("#recycle", "@recycle", "#snapshot", "@recently-snapshot"),  # deleted files and older ones on a NAS
 }
-_PREVIEWS = ("preview/clip.wav", "preview/reconstruction.wav")  # beside tensors, see preview.py
+PREVIEWS = ("preview/clip.wav", "preview/reconstruction.wav")  # beside tensors, see preview.py
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _results(folder: Store, files: Sequence[FileInfo], own: Collection[str]) -> 
         for result in below:
             if f"{place}/".startswith(f"{result}/"):
                 found[file.path] = result.removeprefix(f"{root}/")
-        for name in _PREVIEWS:
+        for name in PREVIEWS:
             above = file.path.removesuffix(name)
             if above != file.path and above.rstrip("/") in tensors:
                 found[file.path] = posixpath.dirname(file.path)

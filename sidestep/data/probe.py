@@ -102,7 +102,7 @@ def without_bad(songs: list[Song], problems: Mapping[str, str], spec: Preprocess
             f"{report}\n  mend them or take them out of the dataset, "
             "or leave them out with preprocess.on_bad_file skip (--on-bad-file skip)"
         )
-    if len(problems) == len(songs):
+    if len(problems) == len(songs) and spec.shards == 1:  # others may have songs of this dataset
         raise BadDataError(f"{report}\n  none is left to preprocess")
     log.warning("%s\n  they are left out, as on_bad_file says", report)
     return [song for song in songs if song.place not in problems]
@@ -110,7 +110,7 @@ def without_bad(songs: list[Song], problems: Mapping[str, str], spec: Preprocess
 
 def probed_by(spec: PreprocessSpec) -> float | None:
     """The seconds over which a song is found sound. None for another full scale, which no index knows."""
-    return spec.max_duration if spec.float_scale == 1 else None
+    return float(spec.max_duration) if spec.float_scale == 1 else None  # as JSON gives it back
 
 
 def _problems_of_names(songs: list[Song]) -> dict[str, str]:

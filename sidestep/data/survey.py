@@ -9,6 +9,7 @@ decoded again to say it.
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -67,10 +68,12 @@ class Survey(BaseModel, frozen=True):
     songs: dict[str, HeardIn] = {}
 
 
-def heard_before(tensors: Store, songs: Iterable[Song], settings: PreprocessSpec) -> dict[str, Heard]:
-    """What the report beside the tensors knows of songs, by place, if they are as they were."""
-    survey = read_survey(tensors)
-    known = survey.songs if survey else {}
+def heard_before(
+    places: Iterable[Store], songs: Iterable[Song], settings: PreprocessSpec
+) -> dict[str, Heard]:
+    """What the reports in some places know of songs, by place, if they are as they were."""
+    surveys = [survey for place in places if (survey := read_survey(place))]
+    known = {name: one for survey in surveys for name, one in survey.songs.items()}
     return {
         song.place: known[song.place].heard
         for song in songs
@@ -82,27 +85,56 @@ def survey_of(
     songs: Sequence[Song], heard: Mapping[str, Heard], digests: Mapping[str, str], settings: PreprocessSpec
 ) -> Survey:
     """What a dataset is, by what was heard of its songs and the digests of their files, both by place."""
-    known = {song.path: heard[song.place] for song in songs if song.place in heard}
-    lengths = [Extreme(song=path, value=one.seconds) for path, one in known.items()]
-    levels = [Extreme(song=path, value=one.lufs) for path, one in known.items() if one.lufs is not None]
-    same_bytes = _alike((song.path, digests.get(song.place)) for song in songs)
-    same_sound = _alike((path, one.sound) for path, one in known.items())
     return Survey(
         count=len(songs),
-        measured=len(known),
-        hours=sum(one.seconds for one in known.values()) / 3600,
-        shortest=min(lengths, key=lambda one: one.value, default=None),
-        longest=max(lengths, key=lambda one: one.value, default=None),
-        quietest=min(levels, key=lambda one: one.value, default=None),
-        loudest=max(levels, key=lambda one: one.value, default=None),
+        **_of_heard({song.path: heard[song.place] for song in songs if song.place in heard}),
+        **_twice({song.path: (digests.get(song.place), heard.get(song.place)) for song in songs}),
         without_caption=[song.path for song in songs if song.caption == caption_from_name(song.path)],
-        same_bytes=same_bytes,
-        same_sound=[group for group in same_sound if group not in same_bytes],
         languages=dict(sorted(Counter(song.language for song in songs if not song.is_instrumental).items())),
         songs={
             song.place: _in_file(song, heard[song.place], settings) for song in songs if song.place in heard
         },
     )
+
+
+def joined(surveys: Sequence[Survey], paths: Mapping[str, str], digests: Mapping[str, str]) -> Survey:
+    """What a dataset is, of what its shards are. `paths` are those of its songs below their folders, and
+    `digests` those of their files, both by place."""
+    songs = {place: one for survey in surveys for place, one in survey.songs.items()}
+    heard = {place: one.heard for place, one in songs.items()}
+    known = sorted(paths, key=paths.__getitem__)
+    return Survey(
+        count=sum(survey.count for survey in surveys),
+        **_of_heard({paths[place]: heard[place] for place in known if place in heard}),
+        **_twice({paths[place]: (digests.get(place), heard.get(place)) for place in known}),
+        without_caption=sorted(path for survey in surveys for path in survey.without_caption),
+        languages=dict(sorted(sum((Counter(survey.languages) for survey in surveys), Counter()).items())),
+        songs=songs,
+    )
+
+
+def _of_heard(known: Mapping[str, Heard]) -> dict[str, Any]:
+    """The figures of songs, by path."""
+    lengths = [Extreme(song=path, value=one.seconds) for path, one in known.items()]
+    levels = [Extreme(song=path, value=one.lufs) for path, one in known.items() if one.lufs is not None]
+    return {
+        "measured": len(known),
+        "hours": sum(one.seconds for one in known.values()) / 3600,
+        "shortest": min(lengths, key=lambda one: one.value, default=None),
+        "longest": max(lengths, key=lambda one: one.value, default=None),
+        "quietest": min(levels, key=lambda one: one.value, default=None),
+        "loudest": max(levels, key=lambda one: one.value, default=None),
+    }
+
+
+def _twice(songs: Mapping[str, tuple[str | None, Heard | None]]) -> dict[str, list[list[str]]]:
+    """The songs that are the same file, and those that only sound the same, of both by path."""
+    same_bytes = _alike((path, digest) for path, (digest, _) in songs.items())
+    same_sound = _alike((path, heard.sound if heard else None) for path, (_, heard) in songs.items())
+    return {
+        "same_bytes": same_bytes,
+        "same_sound": [group for group in same_sound if group not in same_bytes],
+    }
 
 
 def in_words(survey: Survey) -> dict[str, str]:

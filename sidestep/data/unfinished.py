@@ -1,15 +1,15 @@
 """Keeps the intermediate results of preprocessing: latents, and the text encoder's states of the prompts.
 
 It lies in two places. This machine's disk keeps it, as a new caption needs the same latents again. The
-tensors' own place has it in `unfinished/` until all tensors are made, so that a job whose machine vanishes
-goes on elsewhere with the next song.
+tensors' own place (a shard's folder there) has it in `unfinished/` until all tensors are made, so that a job
+whose machine vanishes goes on elsewhere with the next song.
 
 Either place may lose a file or damage it at any time, and another attempt that ends clears `unfinished/`.
 What cannot be read back as it was written is made anew.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -35,20 +35,24 @@ class GoneError(Exception):
 class Unfinished:
     """Tensors by the keys of what they are made of (see `data.keys`), here and beside the finished ones."""
 
-    def __init__(self, here: Store, tensors: Store) -> None:
-        """`here` is a folder on this machine, `tensors` the place where the finished ones go."""
-        self._here, self._tensors = here, tensors
+    def __init__(self, here: Store, beside: Store, others: Sequence[Store] = ()) -> None:
+        """`here` is a folder on this machine, `beside` the place where the finished ones go, or a shard's own
+        folder there. In `others` it is read alone: what was left when there was another number of shards."""
+        self._here, self.beside = here, beside
+        self._others = [(other, _listed(other)) for other in others]
         self._names_here = {file.path for file in here.list_files()}
         self._names_there = self._listed_there()
 
     def has(self, name: str) -> bool:
-        return name in self._names_here or name in self._names_there
+        known = (self._names_here, self._names_there, *(names for _, names in self._others))
+        return any(name in names for names in known)
 
     def read(self, name: str) -> "dict[str, Tensor]":
         """Raises GoneError where it is gone from both places, or damaged."""
         for store, path, names in (
             (self._here, name, self._names_here),
-            (self._tensors, f"{FOLDER}/{name}", self._names_there),
+            (self.beside, f"{FOLDER}/{name}", self._names_there),
+            *((other, f"{FOLDER}/{name}", names) for other, names in self._others),
         ):
             if name in names:
                 try:
@@ -73,29 +77,29 @@ class Unfinished:
             self._names_here.add(name)
         except BadDataError as error:  # a folder or a link in its place
             log.warning("%s/%s is not kept on this machine: %s", self._here.place, name, error)
-        self._tensors.write_bytes(f"{FOLDER}/{name}", data)
+        self.beside.write_bytes(f"{FOLDER}/{name}", data)
         self._names_there.add(name)
 
     def note_digest(self, key: str, digest: str) -> None:
         """Keep the sha256 of finished tensors, before they are written and until the index has it."""
-        self._tensors.write_bytes(f"{FOLDER}/{_note(key)}", digest.encode())
+        self.beside.write_bytes(f"{FOLDER}/{_note(key)}", digest.encode())
         self._names_there.add(_note(key))
 
     def noted_digest(self, key: str) -> str | None:
         """The sha256 of tensors that an attempt wrote which came to no end; None where none is known."""
         try:
-            return self._tensors.read_bytes(f"{FOLDER}/{_note(key)}").decode("ascii", "replace")
+            return self.beside.read_bytes(f"{FOLDER}/{_note(key)}").decode("ascii", "replace")
         except MissingInputError:
             return None
 
     def clear(self) -> None:
         """Delete what lies beside the tensors, as all of them are made; this machine keeps its own copy."""
         for name in sorted(self._names_there | self._listed_there()):
-            self._tensors.delete(f"{FOLDER}/{name}")
+            self.beside.delete(f"{FOLDER}/{name}")
         self._names_there.clear()
 
     def _listed_there(self) -> set[str]:
-        return {file.path.removeprefix(f"{FOLDER}/") for file in self._tensors.list_files(FOLDER)}
+        return _listed(self.beside)
 
 
 def packed(heard: Heard) -> "Tensor":
@@ -103,6 +107,10 @@ def packed(heard: Heard) -> "Tensor":
     import torch
 
     return torch.frombuffer(bytearray(heard.model_dump_json().encode()), dtype=torch.uint8)
+
+
+def _listed(place: Store) -> set[str]:
+    return {file.path.removeprefix(f"{FOLDER}/") for file in place.list_files(FOLDER)}
 
 
 def _note(key: str) -> str:

@@ -1,4 +1,5 @@
-"""Attempts are facts: `attempts/<n>.json`, created by each attempt before it looks at GPU and model.
+"""Attempts are facts: `attempts/<n>.json`, of a shard `attempts/<k>-of-<N>-<n>.json`, created by each attempt
+before it looks at GPU and model.
 
 Hours and cost of a job are sums over these files, also where an attempt was killed before it could say
 anything else. One without an end counts until its last heartbeat. The time before a process runs is not seen.
@@ -13,6 +14,7 @@ from itertools import takewhile
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from sidestep.config.job import JobSpec
+from sidestep.config.shards import Shard
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.status import Phase, Spent, now
 from sidestep.runtime.canonical import json_bytes
@@ -55,11 +57,12 @@ class Attempt(BaseModel):
         return self.code in (None, ExitCode.AGAIN)
 
 
-def attempts_of(store: Store) -> dict[int, Attempt]:
-    """The attempts that an output tells of, by number. Of a damaged file no more is known than its number."""
+def attempts_of(store: Store, shard: Shard | None = None) -> dict[int, Attempt]:
+    """The attempts that an output tells of, or those at a shard, by number. Of a damaged file no more is
+    known than its number."""
     found: dict[int, Attempt] = {}
     for file in store.list_files(FOLDER):
-        if name := re.fullmatch(rf"{FOLDER}/(\d{{1,9}})\.json", file.path, re.ASCII):
+        if name := re.fullmatch(rf"{FOLDER}/{_prefix(shard)}(\d{{1,9}})\.json", file.path, re.ASCII):
             try:
                 found[int(name[1])] = parse_as(Attempt, store.read_small(file.path), file.path)
             except (BadDataError, MissingInputError) as error:
@@ -84,12 +87,14 @@ def spent_by(attempts: Mapping[int, Attempt], steps_repeated: int) -> Spent:
     )
 
 
-def create_attempt(store: Store, number: int, attempt: Attempt) -> tuple[int, Attempt]:
+def create_attempt(
+    store: Store, number: int, attempt: Attempt, shard: Shard | None = None
+) -> tuple[int, Attempt]:
     """Create the file of the first free number from `number` on; that number, and what the file says."""
     attempt = attempt.model_copy(update={"nonce": uuid.uuid4().hex})
-    while not store.create(path_of(number), content_of(attempt)):
+    while not store.create(path := path_of(number, shard), content_of(attempt)):
         try:  # the answer to a first try may have been lost
-            if parse_as(Attempt, store.read_small(path_of(number)), path_of(number)).nonce == attempt.nonce:
+            if parse_as(Attempt, store.read_small(path), path).nonce == attempt.nonce:
                 break
         except (BadDataError, MissingInputError):
             pass
@@ -97,9 +102,13 @@ def create_attempt(store: Store, number: int, attempt: Attempt) -> tuple[int, At
     return number, attempt
 
 
-def path_of(number: int) -> str:
+def path_of(number: int, shard: Shard | None = None) -> str:
     """Where an attempt's file is, relative to the output."""
-    return f"{FOLDER}/{number:06}.json"
+    return f"{FOLDER}/{_prefix(shard)}{number:06}.json"
+
+
+def _prefix(shard: Shard | None) -> str:
+    return f"{shard.name}-" if shard else ""
 
 
 def content_of(attempt: Attempt) -> bytes:
@@ -112,7 +121,8 @@ def position(job: Job) -> str:
     newest = job.commits.newest_commit(job.commits.tail())
     parts = [f"record {newest.number if newest else 0}"]
     if job.spec.task in ("preprocess", "pipeline"):
-        parts.append(counted(len(list(job.tensors.list_files())), "files"))
+        own = job.shard.folder if job.shard else ""  # what the others make is no progress of this one
+        parts.append(counted(len(list(job.tensors.list_files(own))), "files"))
     if job.spec.task in ("estimate", "pipeline"):
         parts.append(counted(len(list(job.output_store.list_files("estimate"))), "files of the estimate"))
     return ", ".join(parts)

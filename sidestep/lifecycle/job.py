@@ -11,9 +11,11 @@ from pathlib import Path
 from sidestep.acestep.layout import open_checkpoints
 from sidestep.commitlog.log import CommitLog
 from sidestep.config.job import JobSpec
+from sidestep.config.shards import Shard
 from sidestep.data.dataset import Song, read_songs
-from sidestep.lifecycle.output import Output
+from sidestep.lifecycle.output import LOGS, Output
 from sidestep.lifecycle.pending import PendingCheckpoints
+from sidestep.lifecycle.status import FILE as STATUS
 from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.workspace import Workspace, open_workspace
 from sidestep.storage.open import open_store
@@ -26,11 +28,13 @@ class Job:
 
     Attributes:
         may_go_back: whether --resume-from was typed, so that it may name an older checkpoint of this output.
+        shard: whose songs it preprocesses; None: all of them.
     """
 
     spec: JobSpec
     preemption: Preemption = field(default_factory=Preemption)
     may_go_back: bool = False
+    shard: Shard | None = None
 
     @cached_property
     def workspace(self) -> Workspace:
@@ -45,7 +49,7 @@ class Job:
     @cached_property
     def output(self) -> Output:
         """The same with its local folder, where files are made for it."""
-        return Output(self.output_store, self.workspace)
+        return Output(self.output_store, self.workspace, self._own(LOGS))
 
     @cached_property
     def commits(self) -> CommitLog:
@@ -63,6 +67,17 @@ class Job:
         if self.spec.dataset_dir or not self.spec.output_dir:
             return self._open(self.spec.tensors_place)
         return self.output_store.child("tensors")
+
+    @cached_property
+    def beside_tensors(self) -> Store:
+        """Where its index, its report and its unfinished work are: the tensors' place, or the shard's folder
+        there."""
+        return self.tensors.child(self.shard.folder) if self.shard else self.tensors
+
+    @property
+    def status_file(self) -> str:
+        """Where it says in its output what it is doing."""
+        return self._own(STATUS)
 
     @cached_property
     def checkpoints(self) -> Store:
@@ -103,6 +118,9 @@ class Job:
             *(self.output_store.place, self.tensors.place),
             *((str(Path(workspace).expanduser().absolute()),) if workspace else ()),
         )
+
+    def _own(self, name: str) -> str:
+        return f"{self.shard.folder}/{name}" if self.shard else name
 
     def _open(self, place: str) -> Store:
         return open_store(place, self.spec.storage)

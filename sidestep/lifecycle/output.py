@@ -20,16 +20,17 @@ LOGS, RUNS = "logs", "runs"  # folders of the attempts' logs, and of TensorBoard
 
 
 class Output:
-    """`store` is the output's place; `folder` is the same on a disk, else a copy in the workspace."""
+    """`store` is the output's place; `folder` is the same on a disk, else a copy in the workspace. `logs` is
+    the folder of the attempts' logs in it."""
 
-    def __init__(self, store: Store, workspace: Workspace) -> None:
-        self.store = store
+    def __init__(self, store: Store, workspace: Workspace, logs: str = LOGS) -> None:
+        self.store, self.logs = store, logs
         self.folder = store.local_root or workspace.pulled(store.place)
         self._here = store if isinstance(store, LocalStore) else LocalStore(self.folder, store.options)
 
     def begin_log(self, attempt: int) -> None:
         """Write this attempt's log into the output from now on."""
-        path = self.path(LOGS) / f"sidestep-{attempt}.log"
+        path = self.path(self.logs) / f"sidestep-{attempt}.log"
         with local_errors(path):
             add_log_file(path)
 

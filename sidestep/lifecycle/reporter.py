@@ -26,8 +26,7 @@ from sidestep.lifecycle.attempts import (
     spent_by,
 )
 from sidestep.lifecycle.job import Job
-from sidestep.lifecycle.output import LOGS
-from sidestep.lifecycle.status import FILE, HEARTBEAT_SECONDS, Commit, Phase, Spent, Status, now
+from sidestep.lifecycle.status import HEARTBEAT_SECONDS, Commit, Phase, Spent, Status, now
 from sidestep.lifecycle.watching import Watching, ending, last_words
 from sidestep.runtime import liveness
 from sidestep.runtime.canonical import json_bytes
@@ -56,7 +55,7 @@ class Reporter:
         watching: Watching | None = None,
     ) -> None:
         self._job, self._heartbeat_seconds = job, heartbeat_seconds
-        tail = job.commits.tail()
+        tail = None if job.shard else job.commits.tail()  # a shard's files are in no writer's way
         self.lease = Lease(job.spec.runtime.lease_seconds)
         self.watch = Watch(job.output_store, tail.generation, self.lease) if tail else None
         nothing = Status(
@@ -106,7 +105,7 @@ class Reporter:
             self.update(message=last_words(error))
         self.tell()
         try:
-            self._job.output.send(LOGS)
+            self._job.output.send(self._job.output.logs)
         except SideStepError as failure:
             log.warning("The log could not be sent: %s", failure)
 
@@ -128,7 +127,7 @@ class Reporter:
         if self._number:
             return
         store, spec = self._job.output_store, self._job.spec
-        others, before, at = attempts_of(store), self.before, position(self._job)
+        others, before, at = attempts_of(store, self._job.shard), self.before, position(self._job)
         earlier = before.spent if not others and before.spent.attempts else None
         spent = spent_by(others, before.spent.steps_repeated) if others else before.spent
         check_attempts(spec, others, at, store.place)
@@ -136,7 +135,7 @@ class Reporter:
             raise SideStepError(reached)
         first_free = max(*others, before.attempt, before.spent.attempts, 0) + 1
         own = Attempt(at=at, earlier=earlier)
-        self._number, self._attempt = create_attempt(store, first_free, own)
+        self._number, self._attempt = create_attempt(store, first_free, own, self._job.shard)
         self._spent_before = spent.model_copy(update={"attempts": self._number})
 
     def begin(self, phase: Phase, gpus: int | None = None) -> None:
@@ -221,11 +220,15 @@ class Reporter:
             there = self._read()
             if there and there.is_later_than(status):
                 return
-            self._job.output_store.write_bytes(FILE, json_bytes(status.model_dump(mode="json")))
+            self._job.output_store.write_bytes(
+                self._job.status_file, json_bytes(status.model_dump(mode="json"))
+            )
             self._told_failure = False
         except SideStepError as error:
             if not self._told_failure:
-                log.warning("%s could not be written and will be tried again: %s", FILE, error)
+                log.warning(
+                    "%s could not be written and will be tried again: %s", self._job.status_file, error
+                )
             self._told_failure = True
 
     def _keep_attempt(self, code: int | None = None) -> None:
@@ -237,16 +240,17 @@ class Reporter:
         changes: dict[str, Any] = {"phase": self.phase, "gpus": self._gpus, "seconds": seconds, "code": code}
         changes |= {"gpu_seconds": gpu_seconds, "heartbeat": now()}
         self._attempt = self._attempt.model_copy(update=changes)
+        path = path_of(self._number, self._job.shard)
         try:
-            self._job.output_store.write_bytes(path_of(self._number), content_of(self._attempt))
+            self._job.output_store.write_bytes(path, content_of(self._attempt))
         except SideStepError as error:
-            log.debug("%s could not be written: %s", path_of(self._number), error)
+            log.debug("%s could not be written: %s", path, error)
 
     def _read(self) -> Status | None:
         """What status.json says; None where there is none, or none that can be read, which is said once."""
-        store = self._job.output_store
+        store, file = self._job.output_store, self._job.status_file
         try:
-            return Status.read(store.read_small(FILE), f"{store.place}/{FILE}")
+            return Status.read(store.read_small(file), f"{store.place}/{file}")
         except MissingInputError:
             return None
         except BadDataError as error:

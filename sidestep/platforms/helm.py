@@ -3,7 +3,7 @@
 from typing import Any
 
 from sidestep.platforms import jobset, kubernetes
-from sidestep.platforms.job import SHARED, Job
+from sidestep.platforms.job import Job
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import dump
 from sidestep.runtime.errors import Rerun
@@ -38,8 +38,7 @@ def render(job: Job) -> Rendered:
         f"Side-Step: the job {job.spec.name} on Kubernetes, by the chart. Submit it:\n  {command}\n"
         "All values and what they mean: helm/side-step/values.yaml\n"
     )
-    if job.runs:
-        comment += f"A sweep of {job.runs} runs, each a pod of its own. {SHARED}\n"
+    comment += job.many("a pod")
     if job.nodes > 1:
         comment += f"The cluster must have JobSet {jobset.OLDEST} or newer: https://jobset.sigs.k8s.io\n"
     if job.secrets:
@@ -67,5 +66,6 @@ PLATFORM = Platform(
     render=render,
     many_gpus=True,
     many_nodes=True,
+    starts_many=True,
     grants=frozenset({"disk"}),
 )

@@ -13,6 +13,7 @@ from typing import Any
 from sidestep.config.adapter import OWN_ESTIMATE
 from sidestep.config.fields import FieldPath, spec_fields, variable
 from sidestep.config.job import JobSpec
+from sidestep.config.shards import is_sharded
 from sidestep.config.sweep import members_of
 from sidestep.config.trackers import TRACKERS, Tracker
 from sidestep.platforms.disk import workspace_gib
@@ -48,7 +49,11 @@ SHARED = (
     "them makes the tensors, and the others wait for it: task preprocess, as a job before this one, makes\n"
     "them on one machine."
 )
-"""For a comment in a file that runs a sweep on many machines."""
+MERGED = (
+    "The next\n"
+    "phase (task estimate or train) is a job after all of them: it merges what they have made, or says\n"
+    "which one is missing."
+)
 
 WEBHOOK: FieldPath = ("runtime", "webhook")
 """A secret of the spec's own, which no rendered file has: its variable carries it."""
@@ -128,6 +133,24 @@ class Job:
     @property
     def memory_gb(self) -> int:
         return MEMORY_GB * self.gpus
+
+    @property
+    def shards(self) -> int:
+        """How many shards are made, each by a job; 0 where this one makes all tensors, or the one shard that
+        its spec names."""
+        is_one = self.spec.preprocess.shard is not None
+        return self.spec.preprocess.shards if is_sharded(self.spec) and not is_one else 0
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs its file starts, each with an index of its own; 0 where it is one without."""
+        return self.runs or self.shards
+
+    def many(self, each: str) -> str:
+        """For a comment in a file that starts many jobs, `each` being what one of them is there."""
+        if self.shards:
+            return f"{self.shards} shards of the songs, each {each} of its own. {MERGED}\n"
+        return f"A sweep of {self.runs} runs, each {each} of its own. {SHARED}\n" if self.runs else ""
 
     @property
     def wants_gpu(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sidestep.config.job import JobSpec
 from sidestep.platforms import jobset
-from sidestep.platforms.job import SHARED, SHARED_MEMORY_GB, WORKSPACE, Job, digest
+from sidestep.platforms.job import SHARED_MEMORY_GB, WORKSPACE, Job, digest
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import dump
 from sidestep.runtime.errors import ExitCode, Rerun, codes
@@ -46,7 +46,8 @@ def pod_failure_policy() -> dict[str, Any]:
 
 
 def indexed_failure_policy() -> dict[str, Any]:
-    """The same for a Job with an index for each run of a sweep: what is wrong with a run ends that alone.
+    """The same for a Job with an index for each run of a sweep, or for each shard: what is wrong with one
+    ends that alone.
 
     What is wrong with the command, the credentials or the spec is wrong for all of them, and fails the Job.
     """
@@ -66,12 +67,12 @@ def indexed_failure_policy() -> dict[str, Any]:
 
 def _pods(job: Job) -> dict[str, Any]:
     """How many pods the Job has, and how often each is tried."""
-    if not job.runs:
+    if not job.jobs:
         return {"backoffLimit": BACKOFF_LIMIT}
     return {
         "completionMode": "Indexed",
-        "completions": job.runs,
-        "parallelism": job.runs,
+        "completions": job.jobs,
+        "parallelism": job.jobs,
         "backoffLimitPerIndex": BACKOFF_LIMIT,
     }
 
@@ -104,7 +105,7 @@ def manifests(job: Job) -> list[dict[str, Any]]:
             "spec": {
                 **_pods(job),
                 "podReplacementPolicy": "Failed",  # the old pod is gone before the next one starts
-                "podFailurePolicy": indexed_failure_policy() if job.runs else pod_failure_policy(),
+                "podFailurePolicy": indexed_failure_policy() if job.jobs else pod_failure_policy(),
                 "ttlSecondsAfterFinished": TTL_SECONDS,
                 "template": template,
             },
@@ -204,8 +205,13 @@ def render(job: Job) -> Rendered:
     """The manifests, and `kubectl apply`."""
     command = f"kubectl apply -f {job.file}"
     comment = f"Side-Step: the job {job.spec.name} on Kubernetes. Submit it:\n  {command}\n"
-    if job.runs:
-        comment += f"A sweep of {job.runs} runs, each a pod of its own. {SHARED}\n"
+    made = manifests(job)
+    comment += job.many("a pod")
+    if job.shards:
+        name = made[1]["metadata"]["name"]
+        comment += (
+            f"  kubectl wait --for=condition=complete --timeout=-1s job/{name} && kubectl apply -f NEXT\n"
+        )
     if job.nodes > 1:
         comment += f"The cluster must have JobSet {jobset.OLDEST} or newer: https://jobset.sigs.k8s.io\n"
     if job.secrets:
@@ -215,7 +221,7 @@ def render(job: Job) -> Rendered:
             f"{' and '.join(job.clouds)}: the pod has the access of its service account (the namespace's\n"
             "default, or serviceAccountName) by workload identity, or of its node. No other cluster has it.\n"
         )
-    return Rendered(dump(*manifests(job), comment=comment), command)
+    return Rendered(dump(*made, comment=comment), command)
 
 
 PLATFORM = Platform(
@@ -237,5 +243,6 @@ PLATFORM = Platform(
     render=render,
     many_gpus=True,
     many_nodes=True,
+    starts_many=True,
     grants=frozenset({"disk"}),
 )

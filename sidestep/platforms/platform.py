@@ -32,6 +32,7 @@ class Platform:
     local_paths: bool = False  # its machines have the folders that the spec names
     rented: bool = False  # a machine of ours alone, paid until it is given back: runtime.on_exit
     gpu_only: bool = False
+    starts_many: bool = False  # of one file, each with an index of its own
     grants: frozenset[str] = frozenset()  # which of the `Wishes` it can be asked for
     many_gpus: bool = False  # its machines may have several: runtime.gpus
     many_nodes: bool = False  # several machines may train together: runtime.nodes

@@ -102,6 +102,12 @@ def _check_suits(platform: Platform, job: Job) -> None:
     if not platform.rented and job.spec.runtime.on_exit != "none":
         rented = " and ".join(name for name, other in PLATFORMS.items() if other.rented)
         problems.append(f"runtime.on_exit = {job.spec.runtime.on_exit} is for machines of {rented} alone")
+    if job.shards and not platform.starts_many:
+        starting = ", ".join(name for name, other in PLATFORMS.items() if other.starts_many)
+        problems.append(
+            f"preprocess.shards = {job.shards}, and it starts one job: {starting} start one for each shard; "
+            f"or give each job its preprocess.shard, 0 to {job.shards - 1}"
+        )
     for name in job.wishes.said:
         if name not in platform.grants:
             granting = ", ".join(one.name for one in PLATFORMS.values() if name in one.grants)

@@ -9,7 +9,7 @@ from typing import Any
 
 from sidestep.platforms.disk import IMAGE, MACHINE
 from sidestep.platforms.docker import docker_run
-from sidestep.platforms.job import SHARED, Job, flattened
+from sidestep.platforms.job import Job, flattened
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.wishes import Spot
 from sidestep.platforms.yaml11 import dump
@@ -60,7 +60,7 @@ def task(job: Job) -> dict[str, Any]:
         '--user "$(id -u):$(id -g)"',  # the file is this user's
         f"--volume {MOUNTED}:/etc/sidestep/job.yaml:ro",
         *(f"--env {shlex.quote(f'{name}={value}')}" for name, value in flattened(elsewhere).items()),
-        secrets=[*job.secrets, *([RANK] if job.runs else []), *(OF_A_NODE if job.nodes > 1 else [])],
+        secrets=[*job.secrets, *([RANK] if job.jobs else []), *(OF_A_NODE if job.nodes > 1 else [])],
         stop_timeout=job.stop_seconds,
     )
     return {
@@ -112,9 +112,9 @@ def render(job: Job) -> Rendered:
         for name in job.secrets
     )
     command = f"sky jobs launch{secrets} {job.file}"
-    if job.runs:
+    if job.jobs:
         each = f"sky jobs launch --yes --detach-run --name {job.label}-$k --env {RANK}=$k{secrets} {job.file}"
-        command = f"for k in $(seq 0 {job.runs - 1}); do {each} || break; done"
+        command = f"for k in $(seq 0 {job.jobs - 1}); do {each} || break; done"
     oldest = OLDEST_WITH_PRICE if job.wishes.max_price else OLDEST
     comment = (
         f"Side-Step: the job {job.spec.name} as a SkyPilot managed job. Submit it from this folder:\n"
@@ -124,8 +124,12 @@ def render(job: Job) -> Rendered:
         "runtime.max_attempts bounds that.\n"
         f"{job.driver}; resources.image_id chooses another machine.\n"
     )
-    if job.runs:
-        comment += f"A sweep of {job.runs} runs, each a managed job of its own. {SHARED}\n"
+    comment += job.many("a managed job")
+    if job.jobs:
+        comment += (
+            "On a pool of machines the same is:\n"
+            f"  sky jobs launch --pool POOL --num-jobs {job.jobs}{secrets} {job.file}\n"
+        )
     return Rendered(dump(task(job), comment=comment), command)
 
 
@@ -148,6 +152,7 @@ PLATFORM = Platform(
         Way.IDENTITY: "the machine's: SkyPilot gives it an account of its own",
     },
     render=render,
+    starts_many=True,
     grants=frozenset({"max_price", "spot", "disk"}),
     many_gpus=True,
     many_nodes=True,

@@ -7,7 +7,7 @@ import re
 import shlex
 
 from sidestep.platforms.docker import mounts
-from sidestep.platforms.job import SHARED, WORKSPACE, Job
+from sidestep.platforms.job import WORKSPACE, Job
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import commented
 from sidestep.runtime.errors import ExitCode, Rerun
@@ -31,8 +31,12 @@ def render(job: Job) -> Rendered:
         f"for it, and submit the job from the same folder:\n  {pull}\n  sbatch {job.file}\n"
         "To end it without another attempt:\n  scancel JOB\n"
     )
-    if job.runs:
-        comment += f"A sweep of {job.runs} runs, each a task of an array. {SHARED}\n"
+    comment += job.many("a task of an array")
+    if job.shards:
+        comment += (
+            "Submitted at once, it begins when the last task has ended well:\n"
+            f"  sbatch --dependency=afterok:$(sbatch --parsable {job.file}) NEXT.sbatch\n"
+        )
     if needed := [name for name in job.secrets if name not in job.optional_secrets]:
         comment += f"The variables {' and '.join(needed)} must be set where that is typed.\n"
     if more := [*job.optional_secrets, *job.key_files]:
@@ -44,8 +48,8 @@ def _options(job: Job) -> str:
     """For sbatch. USR1 comes before the time is up, to this script alone (B:), which passes it on as TERM."""
     options = [
         f"--job-name={job.label}",
-        f"--output={job.label}-{'%A_%a' if job.runs else '%j'}.log",
-        *([f"--array=0-{job.runs - 1}"] if job.runs else []),
+        f"--output={job.label}-{'%A_%a' if job.jobs else '%j'}.log",
+        *([f"--array=0-{job.jobs - 1}"] if job.jobs else []),
         "--open-mode=append",  # the attempts of one job share a log
         *([f"--nodes={job.nodes}", "--ntasks-per-node=1"] if job.nodes > 1 else []),
         f"--cpus-per-task={job.cpus}",
@@ -88,7 +92,7 @@ def _script(job: Job) -> str:
         f'[[ -z "${{{name}+set}}" ]] || export APPTAINERENV_{name}="${name}"\n'
         for name in (
             "CUDA_VISIBLE_DEVICES",
-            *(["SLURM_ARRAY_TASK_ID"] if job.runs else []),
+            *(["SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"] if job.jobs else []),
             *(INTERFACES if job.nodes > 1 else []),
             *job.secrets_of_a_shell,
         )
@@ -220,6 +224,7 @@ PLATFORM = Platform(
         Way.IDENTITY: "the node's",
     },
     render=render,
+    starts_many=True,
     local_paths=True,
     many_gpus=True,
     many_nodes=True,

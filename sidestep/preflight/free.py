@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from sidestep.commitlog.lease import FOLDER as HEARTBEATS
 from sidestep.commitlog.leftovers import CHECKPOINTS, generation_of
 from sidestep.commitlog.log import FOLDER as COMMITS
-from sidestep.data.index import INDEX_FILE, TENSORS_SUFFIX
+from sidestep.config.shards import FOLDER as SHARDS
+from sidestep.data.index import TENSORS_SUFFIX
+from sidestep.data.shards import INDEX_FILE
 from sidestep.lifecycle.output import LOGS, RUNS, SPEC
 from sidestep.lifecycle.publish import FILES as ADAPTER_FILES
 from sidestep.lifecycle.publish import FOLDER as ADAPTER
@@ -26,7 +28,7 @@ from sidestep.training.history import FILE as HISTORY
 from sidestep.training.numbers import STATE_FILES
 
 FILES = (SPEC, STATUS, RECEIPT, HISTORY, CURVE, REPORT, MADE)
-FOLDERS = (COMMITS, HEARTBEATS, CHECKPOINTS, ADAPTER, LOGS, RUNS, "tensors", "estimate", "lr-find")
+FOLDERS = (COMMITS, HEARTBEATS, CHECKPOINTS, ADAPTER, LOGS, RUNS, "tensors", "estimate", "lr-find", SHARDS)
 """What an output holds, by name."""
 
 FILES_IN = {

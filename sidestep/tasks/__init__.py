@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sidestep.config.job import JobSpec
 from sidestep.config.needs import check_needs
 from sidestep.config.resolved import digest
+from sidestep.config.shards import shard_of
 from sidestep.config.sweep import members_of, shared_of
 from sidestep.runtime.display import Wanted, shower
 from sidestep.runtime.environment import tidy_environment
@@ -77,6 +78,7 @@ def run(
             log_versions("sidestep.run")
             log.debug("The resolved spec's digest is %s", digest(spec))
         noted.set_grace(spec.runtime.grace_seconds)
+        whole = spec
         try:
             if spec.is_sweep:
                 return _sweep(spec, noted, progress, end_stalled)
@@ -91,10 +93,11 @@ def run(
                     *(spec.runtime.gpus, spec.runtime.nodes),
                 )
             with Watching(spec, noted) as watching:
+                shard = shard_of(whole, os.environ)
                 check_needs(spec)
                 check_trackers(spec)
                 tidy_environment(os.environ)
-                return _run(Job(spec, noted, may_go_back), watching, end_stalled)
+                return _run(Job(spec, noted, may_go_back, shard), watching, end_stalled)
         except AgainError as error:
             if preemption is None and noted.is_interrupt:
                 raise KeyboardInterrupt(str(error)) from error
@@ -174,6 +177,7 @@ def _run(
 ) -> "TrainResult | None":
     """Each task is imported where its turn comes: a spec and its places are checked, and a run is known to be
     finished, before torch is loaded."""
+    from sidestep.data.unmerged import merge_waiting
     from sidestep.lifecycle.finish import finished_before
     from sidestep.lifecycle.reporter import Reporter
     from sidestep.lifecycle.watchdog import Watchdog
@@ -183,6 +187,8 @@ def _run(
     spec = job.spec
     bounds = spec.runtime.stall_minutes, spec.runtime.first_step_minutes
     provide_folders(spec.runtime.workspace)
+    if spec.task in ("estimate", "train"):
+        merge_waiting(job.tensors, spec.preprocess.shards if spec.preprocess.shards > 1 else None)
     check_places(job)
     with (
         Reporter(job, watching=watching) as reporter,

@@ -7,7 +7,7 @@ same command again makes what is missing, and with nothing missing it loads no m
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_variant
@@ -15,6 +15,7 @@ from sidestep.commitlog.leftovers import clear_abandoned
 from sidestep.config.schema import PreprocessSpec, StorageSpec
 from sidestep.data.checked import write_checked
 from sidestep.data.dataset import Song, by_store
+from sidestep.data.dealing import list_digest, songs_of
 from sidestep.data.index import (
     ONE,
     Index,
@@ -28,6 +29,7 @@ from sidestep.data.keys import (
     Work,
     digests_of,
     latents_key,
+    recipe_digest,
     recipe_of,
     recipes_alike,
     tensors_key,
@@ -36,8 +38,10 @@ from sidestep.data.keys import (
 from sidestep.data.made import find_made
 from sidestep.data.probe import look, probed_by, sound_songs, without_bad
 from sidestep.data.prompts import alternates_of
+from sidestep.data.shards import Dealt
 from sidestep.data.survey import Heard, heard_before, in_words, survey_of, write_survey
 from sidestep.data.unfinished import GoneError, Unfinished
+from sidestep.data.unmerged import known_before, places_before, settle
 from sidestep.data.weights import made_with
 from sidestep.lifecycle.held_out import check_to_be_trained
 from sidestep.lifecycle.job import Job
@@ -59,25 +63,29 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     Raises SideStepErrors of what it reads: the dataset, songs, checkpoints and places.
     """
     tensors, store = job.tensors, job.checkpoints
-    songs = job.read_songs()
+    listed = job.read_songs()
+    songs = songs_of(listed, job.shard)
+    if job.shard:
+        log.info("Shard %s: %d of %s", job.shard.name, len(songs), counted(len(listed), "songs"))
     clear_abandoned(tensors)
     # All models are found before any of them is pulled.
     vae, text_encoder = find_vae(store), find_text_encoder(store)
     model = find_variant(store, job.spec.model_variant)
     scratch = open_store(str(job.workspace.scratch("preprocess")), StorageSpec())
-    unfinished = Unfinished(scratch, tensors)
-    known = read_index(tensors) or Index()
+    own, *others = places_before(tensors, job.shard)
+    unfinished = Unfinished(scratch, own, others)
+    known = known_before(own, *others)
     settings = job.spec.preprocess
-    heard = heard_before(tensors, songs, settings)
+    heard = heard_before([*others, own], songs, settings)
     songs = sound_songs(songs, settings, known, job.workspace, heard, judge=look)
-    works, index = _plan(job, (vae, text_encoder, model), songs, known)
+    works, index = _plan(job, (vae, text_encoder, model), songs, known, list_digest(listed))
     if job.spec.task == "pipeline":
         check_to_be_trained(job, songs, index)
     unique = {work.tensors: work for work in works}
     sound, damaged = find_made(tensors, unique, known.tensors, unfinished, job.workspace)
     # What has a digest there is waited for, where it does not show: so nothing has that is still to be made.
-    others = {key: digest for key, digest in known.tensors.items() if key not in unique}
-    index = replace(index, tensors=others | sound, weights=known.weights)
+    left = {key: digest for key, digest in known.tensors.items() if key not in unique}
+    index = replace(index, tensors=({} if job.shard else left) | sound, weights=known.weights)
     missing = [work for key, work in unique.items() if key not in sound]
     for work in missing:
         if digest := known.tensors.get(work.tensors):
@@ -85,7 +93,9 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     # What was made of a song before proves that it is sound; the others are decoded now, for the VAE.
     undecoded = {work.latents for work in missing if not unfinished.has(work.latents_file)}
     _mark_sound(index, [work.song for work in works if work.latents not in undecoded], settings)
-    write_index(tensors, index)
+    write_index(own, index)
+    if not job.shard:
+        settle(tensors)
     # Those of which nothing but tensors is left, as of songs that were moved, are heard for the report alone.
     made = [work for work in works if work.tensors in sound and not unfinished.has(work.latents_file)]
     unheard = [work.song for work in made if work.song.place not in heard]
@@ -93,78 +103,100 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     for work in works:
         if work.song.place not in heard and (found := unfinished.heard(work.latents_file)):
             heard[work.song.place] = found
-    _report(tensors, songs, heard, index, settings)
+    _report(own, songs, heard, index, settings)
     if not missing:
         unfinished.clear()
+        if job.shard and reporter.before.state != "done":
+            reporter.begin("preprocess")  # that it is done is told, though nothing was
         log.info("%s already preprocessed, in %s", _all(len(songs)), tensors.place)
         return
 
+    reporter.begin("preprocess")
+    todo = _Todo(songs, works, index, heard, sound, damaged, missing, unfinished)
+    _make(job, todo, (vae, text_encoder, model), own, known)
+    log.info("%s preprocessed, in %s", _all(len(todo.songs)), tensors.place)
+
+
+@dataclass
+class _Todo:
+    """What is to be made, and what is known of all songs; both change while songs are decoded."""
+
+    songs: list[Song]
+    works: list[Work]
+    index: Index
+    heard: dict[str, Heard]
+    sound: dict[str, str]  # tensors that are made, by key, with their digests
+    damaged: set[str]  # keys of those that are there and are not what was written
+    missing: list[Work]
+    unfinished: Unfinished
+
+
+def _make(job: Job, todo: _Todo, parts: tuple[Part, Part, Part], own: Store, known: Index) -> None:
+    """Make the tensors that are missing, and keep what is known of them in `own`, beside the index."""
     # Imported here: they load torch, and bad songs and finished work are known without it.
     import_diffusers()
     from sidestep.data.encode import SongEncoder, free_memory
     from sidestep.training.machine import choose_machine
 
-    reporter.begin("preprocess")
+    store, tensors, settings, unfinished = job.checkpoints, job.tensors, job.spec.preprocess, todo.unfinished
+    vae, text_encoder, model = parts
     device = choose_machine(job.spec.runtime).device
-    log.info("Preprocessing %d of %s, in fp32 on %s", len(missing), counted(len(songs), "songs"), device)
+    counts = len(todo.missing), counted(len(todo.songs), "songs"), device
+    log.info("Preprocessing %d of %s, in fp32 on %s", *counts)
     encoder = SongEncoder(
-        *(store, tensors, unfinished, job.workspace, settings, job.spec.base_model, device), damaged=damaged
+        *(store, tensors, unfinished, job.workspace, settings, job.spec.base_model, device),
+        damaged=todo.damaged,
     )
     # All that is read after the last song is looked at before the first one.
     encoder.check_tokenizer(text_encoder)
-    index = replace(index, weights=made_with(store, job.workspace, vae, text_encoder, model))
-    write_weights(tensors, index)
+    todo.index = replace(todo.index, weights=made_with(store, job.workspace, vae, text_encoder, model))
+    write_weights(own, todo.index)
+    # A song is encoded again for the dataset's preview, but not for that of each shard.
+    first = todo.works[0]
+    shown = "" if job.shard and unfinished.has(first.latents_file) else first.latents
     is_judged = False
-    while missing:
+    while todo.missing:
         try:
-            encoder.encode_songs(vae, missing, works[0].latents)
+            encoder.encode_songs(vae, todo.missing, shown)
             free_memory()
-            if not is_judged or any(work.latents in encoder.bad for work in missing):
-                songs, works = _judged(job, encoder, songs, works, index, heard)
-                missing = [work for work in missing if work.latents not in encoder.bad]
+            if not is_judged or any(work.latents in encoder.bad for work in todo.missing):
+                _judge(job, encoder, todo)
                 is_judged = True
-            encoder.encode(text_encoder, model, missing)
+            encoder.encode(text_encoder, model, todo.missing)
         except GoneError as error:
             # Each time there is one less to count on, so this comes to an end.
             log.info("%s is gone: another attempt has ended, or it was damaged", error)
-            digests = (read_index(tensors) or known).tensors
-            keys = [work.tensors for work in missing]
-            sound |= find_made(tensors, keys, digests, unfinished, job.workspace)[0]
-        sound |= encoder.made
-        missing = [work for work in missing if work.tensors not in sound]
-    write_checked(tensors, encoder.checked)
-    record_tensors(tensors, index, sound)
+            digests = (read_index(own) or known).tensors
+            keys = [work.tensors for work in todo.missing]
+            todo.sound |= find_made(tensors, keys, digests, unfinished, job.workspace)[0]
+        todo.sound |= encoder.made
+        todo.missing = [work for work in todo.missing if work.tensors not in todo.sound]
+    write_checked(own, encoder.checked)
+    record_tensors(own, todo.index, todo.sound)
     unfinished.clear()
-    log.info("%s preprocessed, in %s", _all(len(songs)), tensors.place)
 
 
-def _judged(
-    job: Job,
-    encoder: "SongEncoder",
-    songs: list[Song],
-    works: list[Work],
-    index: Index,
-    heard: dict[str, Heard],
-) -> tuple[list[Song], list[Work]]:
-    """Songs and works without what decoding has shown to be no song, and the report of what is left.
+def _judge(job: Job, encoder: "SongEncoder", todo: _Todo) -> None:
+    """Leave out what decoding has shown to be no song, and report what is left.
 
     Raises BadDataError where there are such songs, as `data.probe.without_bad` says.
     """
-    settings = job.spec.preprocess
+    settings, index, heard = job.spec.preprocess, todo.index, todo.heard
+    works = todo.works
     problems = {work.song.place: encoder.bad[work.latents] for work in works if work.latents in encoder.bad}
-    songs = without_bad(songs, problems, settings)
-    works = [work for work in works if work.song.place not in problems]
+    todo.songs = songs = without_bad(todo.songs, problems, settings)
+    todo.works = works = [work for work in works if work.song.place not in problems]
+    todo.missing = [work for work in todo.missing if work.latents not in encoder.bad]
     heard |= {work.song.place: encoder.heard[work.latents] for work in works if work.latents in encoder.heard}
     _mark_sound(index, songs, settings)
     for place in problems:
         index.samples.pop(place, None)
         index.shares.pop(place, None)
-    record_songs(job.tensors, index, [song.place for song in songs], problems)
+    record_songs(job.beside_tensors, index, [song.place for song in songs], problems)
     if encoder.heard:
-        _report(job.tensors, songs, heard, index, settings, is_second=True)
+        _report(job.beside_tensors, songs, heard, index, settings, is_second=True)
     if problems and job.spec.task == "pipeline":
         check_to_be_trained(job, songs, index)
-    return songs, works
 
 
 def _mark_sound(index: Index, songs: Iterable[Song], settings: PreprocessSpec) -> None:
@@ -178,7 +210,7 @@ def _all(songs: int) -> str:
 
 
 def _report(
-    tensors: Store,
+    place: Store,
     songs: list[Song],
     heard: dict[str, Heard],
     index: Index,
@@ -188,16 +220,16 @@ def _report(
     """Say and write down what the dataset is: before any work on it, and again where decoding shows more."""
     digests = {song.place: index.files[song.place].sha256 for song in songs}
     survey = survey_of(songs, heard, digests, settings)
-    write_survey(tensors, survey)
+    write_survey(place, survey)
     log.info("The dataset: %s", "; ".join(f"{what}: {said}" for what, said in in_words(survey).items()))
     if alike := survey.same_sound if is_second else survey.same_bytes + survey.same_sound:
         log.warning("The dataset has songs twice: %s", some([" = ".join(group) for group in alike]))
 
 
 def _plan(
-    job: Job, parts: tuple[Part, Part, Part], songs: list[Song], known: Index
+    job: Job, parts: tuple[Part, Part, Part], songs: list[Song], known: Index, listed: str
 ) -> tuple[list[Work], Index]:
-    """What is to be made of each song, and the index that says so.
+    """What is to be made of each song, and the index that says so. `listed` is the digest of all songs.
 
     Songs and weights are read for this only where the last run's index does not know them.
     """
@@ -232,4 +264,8 @@ def _plan(
     if copies := len(works) - len(set(samples.values())):
         log.warning("%s: the same sound and texts as others, which count once", counted(copies, "songs"))
     shares = {song.place: song.share for song in songs if song.share != ONE}
-    return works, replace(index, samples=samples, alternates=list(job.spec.alternates), shares=shares)
+    index = replace(index, samples=samples, alternates=list(job.spec.alternates), shares=shares)
+    if job.shard:
+        roots = tuple(sorted({song.store.place for song in songs}))
+        index = replace(index, dealt=Dealt(job.shard.name, listed, recipe_digest(recipe), roots))
+    return works, index

@@ -13,6 +13,7 @@ from sidestep.config.index import completion_index
 from sidestep.config.job import JobSpec
 from sidestep.config.needs import check_needs
 from sidestep.config.sweep import Member, members_of, shared_of
+from sidestep.data.unmerged import merge_waiting
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.sweep import alone, in_order, keep_list, read_sweep
 from sidestep.lifecycle.sweep_best import publish_best
@@ -90,6 +91,9 @@ def _check(spec: JobSpec, members: Sequence[Member[JobSpec]], preemption: Preemp
     """Look at all that the runs read, before the first one is begun. Raises what a store raises."""
     check_needs(spec)
     provide_folders(spec.runtime.workspace)
+    if spec.task == "train":
+        shards = spec.preprocess.shards
+        merge_waiting(Job(spec, preemption).tensors, shards if shards > 1 else None)
     for member in members:
         try:
             raise_problems(run_checks(input_checks(Job(member.whole, preemption))))

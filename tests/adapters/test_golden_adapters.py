@@ -31,7 +31,7 @@ def test_a_recorded_adapter_gives_the_recorded_output(
         output = model.transformer(**inputs, timestep_r=inputs["timestep"], return_dict=False)[0]
     recorded = expected[f"{folder}/adapter.{kind}.output"]
     plain = expected[f"{folder}/decoder.output"]
-    assert (output - recorded).abs().max() <= 1e-5 * max(1, float(recorded.abs().max()))
+    assert (output - recorded).abs().max() <= 3e-5 * max(1, float(recorded.abs().max()))
     assert (recorded - plain).abs().max() > 0.1  # a golden adapter that does nothing would prove nothing
 
 

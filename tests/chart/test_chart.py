@@ -129,6 +129,22 @@ def test_a_sweep_is_an_indexed_job(version: str) -> None:
     assert "completions" not in one("Job", rendered({"job": {**sweep, "task": "preprocess"}}))["spec"]
 
 
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+def test_shards_are_an_indexed_job(version: str) -> None:
+    import kubernetes_validate
+
+    dealt = {**JOB["job"], "task": "preprocess", "preprocess": {"shards": 5}}
+    made = one("Job", rendered({"job": dealt, "parallelism": 2, "maxFailedIndexes": 1}))
+    kubernetes_validate.validate(made, version, strict=True)
+    spec = made["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 5, 2)
+    assert (spec["backoffLimitPerIndex"], spec["maxFailedIndexes"]) == (3, 1)
+    assert spec["podFailurePolicy"] == indexed_failure_policy() and "successPolicy" not in spec
+    for other in ({"shards": 1}, {"shards": 5, "shard": 0}):
+        assert "completions" not in one("Job", rendered({"job": {**dealt, "preprocess": other}}))["spec"]
+    assert "completions" not in one("Job", rendered({"job": {**dealt, "task": "train"}}))["spec"]
+
+
 def test_every_pod_is_within_the_restricted_standard(documents: list[Manifest]) -> None:
     volumes = {
         "configMap",
@@ -598,7 +614,7 @@ def test_every_command_of_the_page_works() -> None:
     """docs/kubernetes.md, without a cluster: what is installed is rendered, and not sent."""
     Path("helm").symlink_to(ROOT / "helm")
     found = [block for block in blocks(ROOT / "docs" / "kubernetes.md") if block.kind == "bash"]
-    assert len(found) == 3
+    assert len(found) == 4
     for block in found:
         text = block.text.replace("helm install", "helm install --dry-run=client")
         run(Block("bash", re.sub(r"^helm ", f"{HELM} ", text, flags=re.M)))

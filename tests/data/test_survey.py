@@ -85,11 +85,11 @@ def test_what_was_heard_is_kept_with_the_file_and_the_settings(store: Store) -> 
     survey = survey_of([one, other], heard, {}, SETTINGS)
     write_survey(store, survey)
     assert read_survey(store) == survey
-    assert heard_before(store, [one, other], SETTINGS) == heard
+    assert heard_before([store], [one, other], SETTINGS) == heard
     for change in ({"max_duration": 30}, {"float_scale": 32768}):
-        assert heard_before(store, [one], PreprocessSpec.model_validate(change)) == {}
+        assert heard_before([store], [one], PreprocessSpec.model_validate(change)) == {}
     changed = Song(store, FileInfo("a.wav", 1, "2"), "words")
-    assert heard_before(store, [changed], SETTINGS) == {}
+    assert heard_before([store], [changed], SETTINGS) == {}
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"count": "x"}', b'{"songs": {"a": 1}}'])
@@ -97,7 +97,7 @@ def test_a_damaged_report_is_made_anew(
     store: Store, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.write_bytes(FILE, content)
-    assert heard_before(store, [song(store, "a.wav")], SETTINGS) == {}
+    assert heard_before([store], [song(store, "a.wav")], SETTINGS) == {}
     assert FILE in caplog.text
     write_survey(store, Survey(count=1, measured=0, hours=0))
     assert read_survey(store) == Survey(count=1, measured=0, hours=0)

@@ -132,8 +132,8 @@ def check_end(run: str, store: Store) -> None:
     assert outcome.adapter.keys() == expected.keys()
     for name in expected:
         if name.endswith(".safetensors"):
-            # On another CPU: rounding that differs is made larger by each step (2.9e-5 with Prodigy).
-            assert largest_difference(load(expected[name]), load(outcome.adapter[name])) <= 1e-4
+            # On another CPU: rounding that differs is made larger by each step (1.3e-4 with Prodigy).
+            assert largest_difference(load(expected[name]), load(outcome.adapter[name])) <= 4e-4
 
 
 def check_content(store: Store) -> None:

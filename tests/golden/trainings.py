@@ -72,8 +72,9 @@ class Difference(NamedTuple):
 
 
 def tolerance(name: str) -> float:
-    """How far off a run may be on any CPU. A rounding error may tip an 8-bit value over to the next one."""
-    return 1e-3 if "8bit" in name else 1e-5
+    """How far off a run may be on any CPU (1.2e-5 was seen). A rounding error may tip an 8-bit value over to
+    the next one."""
+    return 1e-3 if "8bit" in name else 3e-5
 
 
 def train(name: str, inputs: Path, output: Path, **changes: Any) -> dict[str, Any]:

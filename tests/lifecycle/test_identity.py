@@ -56,6 +56,8 @@ FIELDS = {
     "name": Row(NOTHING, "another"),
     "task": Row(NOTHING, "pipeline"),
     "sweep": Row(NOTHING, {"train.lr": [1e-3]}),
+    "preprocess.shards": Row(NOTHING, 2),
+    "preprocess.shard": Row(NOTHING, 1),
     "checkpoint_dir": Row(NOTHING, "elsewhere"),  # what is in the weights is their digest's to say
     "model_variant": Row(FINGERPRINT, "turbo"),
     # It stands in for what a config.json leaves out, and of that all releases say the same: see below.

@@ -234,6 +234,6 @@ def test_another_run_that_came_first_is_not_gone_on_with(
         train(first)
         return prepare_setup(*args, **named)
 
-    monkeypatch.setattr("sidestep.tasks.train.prepare_setup", outrun)
+    monkeypatch.setattr("sidestep.tasks.prepared.prepare_setup", outrun)
     with pytest.raises(BadSpecError, match=r"lr: 0\.01 then, 0\.001 now"):
         train(second)

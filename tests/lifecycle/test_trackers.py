@@ -314,7 +314,7 @@ def test_an_unknown_tracker_is_refused(capsys: pytest.CaptureFixture[str]) -> No
 
 PRIVATE = {
     *("dataset", "dataset_content", "init_from", "train.repeats", "train.weights", "train.validation.songs"),
-    *("train.adapter.rank_from", "deterministic", "batch_size"),
+    *("train.adapter.rank_from", "deterministic", "batch_size", "compile", "kernels"),
     *("numerics.fp32", "numerics.bf16", "numerics.fp16"),
 }
 

@@ -264,7 +264,7 @@ def test_everything_from_and_to_s3(make_spec: MakeSpec, s3_server: S3Server, tmp
     stored = {file.path.split("/")[0] for file in output.list_files()}
     folders = {"adapter", "attempts", "checkpoints", "commits", "heartbeats", "logs", "runs"}
     assert stored == folders | {"job.yaml", "loss.png", "status.json"} | {
-        *("history.json", "made.json", "receipt.json", "report.html")
+        *("checked.json", "history.json", "made.json", "receipt.json", "report.html")
     }
     pulled = tmp_path / "elsewhere"
     again = make_spec(**places, storage={"endpoint_url": s3_server.endpoint})

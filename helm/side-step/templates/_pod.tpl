@@ -254,8 +254,9 @@ spec:
   {{- end }}
 {{- end }}
 
-{{/* How many runs the spec's sweep has, the product of its lists; 0 where it is no sweep. */}}
-{{- define "side-step.runs" -}}
+{{/* How many pods the Job has, each with an index: the runs of the spec's sweep (the product of its lists), or its
+shards; 0 where it is one pod. */}}
+{{- define "side-step.indexes" -}}
 {{- $job := default dict .Values.job }}
 {{- $sweep := default dict (dig "sweep" dict $job) }}
 {{- $runs := 0 }}
@@ -264,12 +265,16 @@ spec:
 {{- range $values := $sweep }}
 {{- $runs = mul $runs (len $values) }}
 {{- end }}
+{{- else if eq (dig "task" "pipeline" $job) "preprocess" }}
+{{- $shards := int (default 1 (dig "preprocess" "shards" 1 $job)) }}
+{{- $isOne := not (kindIs "invalid" (dig "preprocess" "shard" nil $job)) }}
+{{- $runs = ternary $shards 0 (and (gt $shards 1) (not $isOne)) }}
 {{- end }}
 {{- $runs }}
 {{- end }}
 
 {{- define "side-step.podFailurePolicy" -}}
-{{- $file := ternary "indexed" "pod" (gt (int (include "side-step.runs" .)) 0) }}
+{{- $file := ternary "indexed" "pod" (gt (int (include "side-step.indexes" .)) 0) }}
 {{- .Files.Get (printf "files/%s-failure-policy.json" $file) | fromJson | toYaml }}
 {{- end }}
 

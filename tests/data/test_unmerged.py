@@ -1,0 +1,170 @@
+"""Merging refuses what is no whole dataset, once, of one list of songs and one recipe."""
+
+import logging
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from sidestep.config.schema import StorageSpec
+from sidestep.config.shards import Shard
+from sidestep.data.index import FileRecord, Index, list_samples, read_index, write_index
+from sidestep.data.shards import Dealt, dealt_to
+from sidestep.data.unmerged import is_merged, merge_shards, merge_waiting, settle
+from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.storage.local import LocalStore
+from sidestep.storage.store import Store
+
+NAMES = [f"{letter}.wav" for letter in "abcdefgh"]
+Write = Callable[..., None]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return LocalStore(tmp_path, StorageSpec())
+
+
+@pytest.fixture
+def write(store: Store) -> Write:
+    """Write a shard as preprocessing leaves it; `left` songs are not made yet."""
+
+    def write(
+        k: int, of: int = 2, *, songs: str = "songs", recipe: str = "recipe", left: int = 0, folder: str = ""
+    ) -> None:
+        shard, index = Shard(k, of), Index()
+        index.dealt = Dealt(shard.name, songs, recipe, ("/songs",))
+        for name in (name for name in NAMES if dealt_to(name, of) == k):
+            place, key, content = f"/songs/{name}", sha256(name.encode()).hexdigest(), name.encode()
+            index.files[place] = FileRecord(1, "1", sha256(content).hexdigest())
+            index.samples[place] = key
+            index.tensors[key] = sha256(content).hexdigest()
+            store.write_bytes(f"{key}.pt", content)
+        for key in list(index.tensors)[:left]:
+            del index.tensors[key]
+        write_index(store.child(folder or shard.folder), index)
+
+    return write
+
+
+def root(store: Store) -> Index:
+    index = read_index(store)
+    assert index
+    return index
+
+
+def test_the_dataset_is_all_songs_once_none_of_the_shards_alone(store: Store, write: Write) -> None:
+    write(0)
+    with pytest.raises(BadDataError, match="merge-index"):  # or any .pt would be trained on
+        list_samples(store)
+    write(1)
+    write(0, 3)  # of another number, and not whole
+    merged = merge_shards(store)
+    assert (merged.of, list(merged.foreign)) == (2, ["0-of-3"])
+    assert sorted(root(store).samples) == [f"/songs/{name}" for name in NAMES]
+    assert len(list_samples(store)) == len(NAMES) and root(store).dealt is None
+    assert is_merged(store)
+
+
+@pytest.mark.parametrize(
+    ("second", "error", "said"),
+    [
+        (None, MissingInputError, "1 of 2 shards missing: 1-of-2"),
+        ({"left": 2}, MissingInputError, r"left to preprocess of 1-of-2 \(2 of"),
+        ({"songs": "with one more"}, BadDataError, "different songs or texts: 0-of-2; 1-of-2"),
+        ({"recipe": "another"}, BadDataError, "different settings or models: 0-of-2; 1-of-2"),
+        ({"k": 0, "folder": "shards/1-of-2"}, BadDataError, r"copies of others': 1-of-2 \(0-of-2\)"),
+    ],
+)
+def test_what_is_no_whole_dataset_is_not_merged(
+    store: Store, write: Write, second: dict[str, object] | None, error: type[Exception], said: str
+) -> None:
+    write(0)
+    if second is not None:
+        write(**{"k": 1, **second})
+    for merge in (merge_shards, merge_waiting):
+        with pytest.raises(error, match=said):
+            merge(store)
+    assert read_index(store) is None and not store.stat("shards/merged.json")
+
+
+def test_shards_of_an_older_list_are_foreign(store: Store, write: Write) -> None:
+    for k in range(2):
+        write(k)
+    with pytest.raises(BadDataError, match="than the dataset has now are 0-of-2, 1-of-2"):
+        merge_shards(store, 2, "of now")
+    write(1, songs="of now")
+    with pytest.raises(BadDataError, match="than the dataset has now are 0-of-2"):
+        merge_shards(store, 2, "of now")
+    write(0, songs="of now")
+    assert merge_shards(store, 2, "of now").of == 2
+
+
+def test_two_whole_sets_of_different_songs_are_asked_for(store: Store, write: Write) -> None:
+    for k in range(2):
+        write(k)
+    for k in range(3):
+        write(k, 3, songs="others")
+    with pytest.raises(BadDataError, match=r"2 and 3\n.*--shards"):
+        merge_shards(store)
+    assert merge_shards(store, 3).of == 3
+    for k in range(3):
+        write(k, 3)  # the same songs: either will do
+    assert merge_shards(store).of == 2
+
+
+def test_a_song_of_two_shards_and_tensors_that_are_gone(store: Store, write: Write) -> None:
+    for k in range(2):
+        write(k)
+    own = root(store.child("shards/0-of-2"))
+    lost = next(name for name in NAMES if dealt_to(name, 2) == 0)
+    Path(store.place, f"{own.samples[f'/songs/{lost}']}.pt").unlink()
+    with pytest.raises(MissingInputError, match="do not show"):
+        merge_shards(store)
+    other = next(name for name in NAMES if dealt_to(name, 2) == 1)
+    own.samples[f"/songs/{other}"] = own.samples.pop(f"/songs/{lost}")
+    write_index(store.child("shards/0-of-2"), own)
+    with pytest.raises(BadDataError, match=f"0-of-2 and 1-of-2 both have /songs/{other}"):
+        merge_shards(store)
+
+
+def test_of_copies_with_other_bits_the_file_decides(store: Store, write: Write) -> None:
+    """Two machines may make other bits of the same song under one key: the last one's have stayed."""
+    for k in range(2):
+        write(k)
+    mine, other = (root(store.child(f"shards/{k}-of-2")) for k in range(2))
+    key = next(iter(other.tensors))
+    mine.tensors[key] = sha256(b"other bits").hexdigest()
+    write_index(store.child("shards/0-of-2"), mine)
+    merge_shards(store)
+    assert root(store).tensors[key] == other.tensors[key]
+    store.write_bytes(f"{key}.pt", b"neither")
+    with pytest.raises(BadDataError, match="damaged"):
+        merge_shards(store)
+
+
+def test_it_is_merged_again_when_shards_have_changed_alone(store: Store, write: Write) -> None:
+    for k in range(2):
+        write(k)
+    merge_waiting(store)
+    (Path(store.place) / "index.json").unlink()  # nobody has it any more
+    assert not is_merged(store)
+    merge_waiting(store)
+    for k in range(2):
+        write(k, songs="with one more")
+        assert not is_merged(store)
+    write_index(store, Index(samples={"/songs/a.wav": "a"}))  # all songs by one job, after that
+    settle(store)
+    merge_waiting(store)
+    assert root(store).samples == {"/songs/a.wav": "a"}
+
+
+def test_tensors_of_songs_that_were_there_before_keep_their_digests(
+    store: Store, write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_index(store, Index(tensors={"old": "digest"}))
+    for k in range(2):
+        write(k)
+    with caplog.at_level(logging.INFO):
+        merge_waiting(store)
+    assert root(store).tensors["old"] == "digest" and "8 songs of 2 shards" in caplog.text
