@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from sidestep.config.job import JobSpec
 from sidestep.platforms.disk import chart_sizes
+from sidestep.platforms.jobset import chart_policies
 from sidestep.platforms.kubernetes import indexed_failure_policy, pod_failure_policy
 
 HERE = Path(__file__).parent
@@ -35,6 +36,7 @@ def generated() -> dict[Path, str]:
         CHART / "values.schema.json": values_schema(),
         CHART / "files" / "pod-failure-policy.json": pod_failure_policy(),
         CHART / "files" / "indexed-failure-policy.json": indexed_failure_policy(),
+        CHART / "files" / "jobset.json": chart_policies(),
         CHART / "files" / "workspace.json": chart_sizes(),
     }
     return {file: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for file, content in made.items()}

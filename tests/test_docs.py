@@ -137,6 +137,8 @@ def test_flags_exist(page: Path) -> None:
         "--local-dir",
         "--exclude",
         "--python",
+        *("--gpus", "--gpus-per-node", "--kill-on-bad-exit"),
+        *("--parsable", "--dependency", "--kill-on-invalid-dep", "--for", "--timeout"),
     }  # ours; the rest of others
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text())) <= known | others
 

@@ -88,7 +88,7 @@ GROUPS = (
         ("train.gradient_checkpointing", "runtime.precision"),
         (
             *_under("train", "gradient_checkpointing_ratio quantize block_swap offload_activations"),
-            *_under("runtime", "attention compile offload_encoder device deterministic gradient_sums"),
+            *_under("runtime", "attention compile offload_encoder device deterministic"),
         ),
     ),
     Group(
@@ -118,6 +118,12 @@ GROUPS = (
         tasks=("train",),
     ),
     Group("TensorBoard", (), _under("train", "log_every log_heavy_every"), tasks=("train",)),
+    Group(
+        "several GPUs",
+        (),
+        _under("runtime", "gpus nodes gradient_sums"),
+        tasks=("train",),
+    ),
     Group(
         "unattended",
         (),

@@ -176,6 +176,14 @@ class RuntimeSpec(WatchingFields):
         "How several processes of one training (`sidestep launch`) add up their gradients: ordered (the same "
         "adapter, to the bit, as of one process), or all_reduce (less traffic, and other last bits).",
     )
+    gpus: int = setting(
+        1,
+        "GPUs of each machine that `sidestep render` and the chart ask for to train, with a process for each "
+        "(`sidestep launch`).",
+        ge=1,
+        le=64,
+    )
+    nodes: int = setting(1, "Machines that they ask for, to train one adapter together.", ge=1, le=1000)
     offload_encoder: bool = setting(
         True,
         "Keep the encoders out of memory while training. Accepted, but always on: training reads what "

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterable
 
-from sidestep.platforms.job import WORKSPACE, Job, local_places
+from sidestep.platforms.job import SHARED_MEMORY_GB, WORKSPACE, Job, local_places
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import commented
 from sidestep.runtime.errors import Rerun, UsageError, codes
@@ -18,11 +18,12 @@ def docker_run(job: Job, *options: str, secrets: Iterable[str], stop_timeout: in
     lines = [
         "docker run --rm --init",  # Docker's init passes signals on from the first moment
         *(["--gpus all"] if job.wants_gpu else []),
+        *([f"--shm-size {SHARED_MEMORY_GB}g"] if job.gpus > 1 else []),
         f"--stop-timeout {stop_timeout}",
         "--cap-drop all --security-opt no-new-privileges",
         *options,
         *(f"--env {name}" for name in secrets),
-        f"{shlex.quote(job.image)} run",
+        f"{shlex.quote(job.image)} {' '.join(job.words)}",
     ]
     return " \\\n    ".join(lines)
 
@@ -92,4 +93,5 @@ PLATFORM = Platform(
     },
     render=render,
     local_paths=True,
+    many_gpus=True,
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sidestep.platforms.disk import IMAGE, MACHINE
-from sidestep.platforms.job import COMPUTE_CAPABILITY, GPU_MEMORY_GB, MEMORY_GB, Job
+from sidestep.platforms.job import COMPUTE_CAPABILITY, GPU_MEMORY_GB, SHARED_MEMORY_GB, Job
 from sidestep.platforms.parent import below_a_parent
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.wishes import Spot
@@ -15,7 +15,6 @@ from sidestep.platforms.yaml11 import dump
 from sidestep.runtime.errors import Rerun, codes
 from sidestep.storage.access import Way
 
-COMMAND = "sidestep run"
 RETRY_DURATION = "24h"  # counted from the last attempt that had a machine: it begins anew with each
 BACKENDS = {"Google Cloud": "gcp"}  # of `storage.access`, those that no variable can stand in for
 POLICIES: Mapping[Spot, str] = {"only": "spot", "preferred": "auto", "never": "on-demand"}
@@ -32,18 +31,21 @@ def task(job: Job) -> dict[str, Any]:
         "vendor": "nvidia",
         "memory": f"{GPU_MEMORY_GB}GB..",
         "compute_capability": COMPUTE_CAPABILITY,
-        "count": 1,
+        "count": job.gpus,
     }
+    command = " ".join(["sidestep", *job.words])
     return {
         "type": "task",
         "name": f"sidestep-{job.label}",
+        **({"nodes": job.nodes} if job.nodes > 1 else {}),
         "image": job.image,
-        "entrypoint": COMMAND if job.wishes.keep_codes else below_a_parent(COMMAND, "dstack"),
+        "entrypoint": command if job.wishes.keep_codes else below_a_parent(command, "dstack", job.nodes > 1),
         "env": {**job.environment, **secrets},
         **({"backends": [BACKENDS[cloud] for cloud in job.clouds]} if job.clouds else {}),
         "resources": {
-            "cpu": "4..",
-            "memory": f"{MEMORY_GB}GB..",
+            "cpu": f"{job.cpus}..",
+            "memory": f"{job.memory_gb}GB..",
+            **({"shm_size": f"{SHARED_MEMORY_GB}GB"} if job.gpus > 1 else {}),
             **({"gpu": gpu} if job.wants_gpu else {}),
             "disk": f"{job.workspace_gib + IMAGE + MACHINE}GB..",
         },
@@ -107,5 +109,7 @@ PLATFORM = Platform(
     },
     render=render,
     grants=frozenset({"max_price", "spot", "keep_codes", "disk"}),
+    many_gpus=True,
+    many_nodes=True,
     cuda=12,  # it cannot ask for a driver, and some of its backends have older ones than 13 needs
 )

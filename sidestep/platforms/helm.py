@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sidestep.platforms import kubernetes
+from sidestep.platforms import jobset, kubernetes
 from sidestep.platforms.job import Job
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import dump
@@ -17,7 +17,9 @@ def values(job: Job) -> dict[str, Any]:
     image = _image(job.image)
     secret = {"existingSecret": kubernetes.SECRET} if job.secrets else {}
     workspace = {"workspace": {"size": f"{job.workspace_gib}Gi"}} if job.wishes.disk else {}
-    return {"image": image, **secret, **workspace, "job": job.values}
+    resources = {"requests": {"cpu": str(job.cpus), "memory": f"{job.memory_gb}Gi"}}
+    several = {"resources": resources} if job.gpus > 1 else {}
+    return {"image": image, **secret, **workspace, **several, "job": job.values}
 
 
 def _image(reference: str) -> dict[str, str]:
@@ -37,6 +39,8 @@ def render(job: Job) -> Rendered:
         "All values and what they mean: helm/side-step/values.yaml\n"
     )
     comment += job.many("a pod")
+    if job.nodes > 1:
+        comment += f"The cluster must have JobSet {jobset.OLDEST} or newer: https://jobset.sigs.k8s.io\n"
     if job.secrets:
         comment += f"The credentials, once per namespace:\n  {kubernetes.secret_command(job)}\n"
     if job.clouds:
@@ -60,6 +64,8 @@ PLATFORM = Platform(
     },
     brings=kubernetes.PLATFORM.brings,
     render=render,
+    many_gpus=True,
+    many_nodes=True,
     starts_many=True,
     grants=frozenset({"disk"}),
 )

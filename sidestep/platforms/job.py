@@ -29,8 +29,14 @@ GPU_MEMORY_GB = 24
 COMPUTE_CAPABILITY = 8.0
 """Of the GPU: those with bf16, from Ampere on."""
 
+CPUS = 4
+"""Of the machine, for each process."""
+
 MEMORY_GB = 16
-"""Of the machine."""
+"""Of the machine, for each process."""
+
+SHARED_MEMORY_GB = 2
+"""What the processes of a machine exchange in memory (/dev/shm), of which a container has 64 MB by itself."""
 
 WORKSPACE = "/workspace"
 """The one folder of the image that is written to."""
@@ -96,6 +102,37 @@ class Job:
     def runs(self) -> int:
         """How many runs its sweep has; 0 where it is no sweep."""
         return len(members_of(self.spec)) if self.spec.is_sweep else 0
+
+    @property
+    def nodes(self) -> int:
+        """How many machines train together. The other tasks are done by one process."""
+        return self.spec.runtime.nodes if self.spec.task == "train" else 1
+
+    @property
+    def gpus(self) -> int:
+        """GPUs, and so processes, of each machine."""
+        return self.spec.runtime.gpus if self.spec.task == "train" else 1
+
+    @property
+    def is_launched(self) -> bool:
+        """Whether several processes train, which `sidestep launch` starts on each machine."""
+        return self.nodes * self.gpus > 1
+
+    @property
+    def words(self) -> list[str]:
+        """Of the command, behind `sidestep`."""
+        if not self.is_launched:
+            return ["run"]
+        nodes = ["--nodes", str(self.nodes)] if self.nodes > 1 else []
+        return ["launch", "--processes", str(self.gpus), *nodes, "train"]
+
+    @property
+    def cpus(self) -> int:
+        return CPUS * self.gpus
+
+    @property
+    def memory_gb(self) -> int:
+        return MEMORY_GB * self.gpus
 
     @property
     def shards(self) -> int:

@@ -8,13 +8,14 @@ import math
 from typing import Any
 
 from sidestep.config.job import JobSpec
-from sidestep.platforms.job import WORKSPACE, Job, digest
+from sidestep.platforms import jobset
+from sidestep.platforms.job import SHARED_MEMORY_GB, WORKSPACE, Job, digest
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import dump
 from sidestep.runtime.errors import ExitCode, Rerun, codes
 from sidestep.storage.access import Way
 
-CONTAINER = "sidestep"
+CONTAINER = jobset.CONTAINER
 SECRET = "sidestep-credentials"  # noqa: S105 - the name of one
 BACKOFF_LIMIT = 3  # for what another try, or another node, may mend: also 137 and unknown codes
 TTL_SECONDS = 7 * 24 * 3600
@@ -77,19 +78,26 @@ def _pods(job: Job) -> dict[str, Any]:
 
 
 def manifests(job: Job) -> list[dict[str, Any]]:
-    """The ConfigMap and the Job. Both are immutable, so their names carry a digest of what is in them."""
+    """The ConfigMap, and the Job or, of several nodes, the JobSet.
+
+    Both are immutable, so their names carry a digest of what is in them.
+    """
     spec = json.dumps(job.values, indent=2, sort_keys=True)
     config_name = f"sidestep-{job.label}-{digest(spec)}"
     labels = {"app.kubernetes.io/name": "side-step", "app.kubernetes.io/instance": job.label}
     template = {"metadata": {"labels": labels}, "spec": _pod(job, config_name)}
+    config = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": config_name, "labels": labels},
+        "immutable": True,
+        "data": {"job.yaml": spec + "\n"},  # JSON is YAML, and has one way to write a number
+    }
+    if job.nodes > 1:
+        name = f"sidestep-{job.label[: jobset.LONGEST_LABEL].strip('-')}-{digest(template)}"
+        return [config, jobset.manifest(name, labels, job.nodes, template, BACKOFF_LIMIT, TTL_SECONDS)]
     return [
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": config_name, "labels": labels},
-            "immutable": True,
-            "data": {"job.yaml": spec + "\n"},  # JSON is YAML, and has one way to write a number
-        },
+        config,
         {
             "apiVersion": "batch/v1",
             "kind": "Job",
@@ -108,19 +116,25 @@ def manifests(job: Job) -> list[dict[str, Any]]:
 def _pod(job: Job, config_name: str) -> dict[str, Any]:
     """The pod, within the restricted Pod Security Standard."""
     disk = f"{job.workspace_gib}Gi"
+    shared_memory = {"medium": "Memory", "sizeLimit": f"{SHARED_MEMORY_GB}Gi"}
     # Without the Secret a pod would wait on its node for ever; so the job starts, ends with 77, and fails.
     secret = {"secretRef": {"name": SECRET, "optional": True}}
     container = {
         "name": CONTAINER,
         "image": job.image,
-        "args": ["run"],
+        "args": job.words,
         # The last lines of the log say why it ended, or what it did when it was killed: they are what
         # `kubectl describe` shows.
         "terminationMessagePolicy": "FallbackToLogsOnError",
+        **({"env": jobset.WHERE_NODE_0_IS} if job.nodes > 1 else {}),
         **({"envFrom": [secret]} if job.secrets else {}),
         "resources": {
-            "requests": {"cpu": "4", "memory": "16Gi", "ephemeral-storage": disk},
-            "limits": {"nvidia.com/gpu": "1"} if job.wants_gpu else {},
+            "requests": {
+                "cpu": str(job.cpus),
+                "memory": f"{job.memory_gb}Gi",
+                "ephemeral-storage": disk,
+            },
+            "limits": {"nvidia.com/gpu": str(job.gpus)} if job.wants_gpu else {},
         },
         **({"livenessProbe": _probe(hung)} if (hung := hung_minutes(job.spec)) else {}),
         "securityContext": {
@@ -131,6 +145,7 @@ def _pod(job: Job, config_name: str) -> dict[str, Any]:
         "volumeMounts": [
             {"name": "job", "mountPath": "/etc/sidestep", "readOnly": True},
             {"name": "workspace", "mountPath": WORKSPACE},
+            *([{"name": "shared-memory", "mountPath": "/dev/shm"}] if job.gpus > 1 else []),  # noqa: S108
         ],
     }
     return {
@@ -150,6 +165,7 @@ def _pod(job: Job, config_name: str) -> dict[str, Any]:
         "volumes": [
             {"name": "job", "configMap": {"name": config_name}},
             {"name": "workspace", "emptyDir": {"sizeLimit": disk}},
+            *([{"name": "shared-memory", "emptyDir": shared_memory}] if job.gpus > 1 else []),
         ],
     }
 
@@ -196,6 +212,8 @@ def render(job: Job) -> Rendered:
         comment += (
             f"  kubectl wait --for=condition=complete --timeout=-1s job/{name} && kubectl apply -f NEXT\n"
         )
+    if job.nodes > 1:
+        comment += f"The cluster must have JobSet {jobset.OLDEST} or newer: https://jobset.sigs.k8s.io\n"
     if job.secrets:
         comment += f"The credentials, once per namespace:\n  {secret_command(job)}\n"
     if job.clouds:
@@ -223,6 +241,8 @@ PLATFORM = Platform(
         Way.IDENTITY: "the pod's service account's, or its node's",
     },
     render=render,
+    many_gpus=True,
+    many_nodes=True,
     starts_many=True,
     grants=frozenset({"disk"}),
 )

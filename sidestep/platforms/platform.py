@@ -34,4 +34,6 @@ class Platform:
     gpu_only: bool = False
     starts_many: bool = False  # of one file, each with an index of its own
     grants: frozenset[str] = frozenset()  # which of the `Wishes` it can be asked for
+    many_gpus: bool = False  # its machines may have several: runtime.gpus
+    many_nodes: bool = False  # several machines may train together: runtime.nodes
     cuda: int = 13  # of its image by default: 12 where nobody can choose the machine's driver

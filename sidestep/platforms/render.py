@@ -1,7 +1,7 @@
 """The table of platforms, and how a spec and one of them become a file and the command that submits it."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import reduce
 from operator import getitem
 from typing import Any
@@ -46,7 +46,7 @@ def job_for(
         cuda: the major version of CUDA that the image is for, where its tag does not say it.
 
     Raises UsageError with everything of the spec that cannot be had on the platform, and BadSpecError where
-    places are among it.
+    places, or what several processes cannot do, are among it.
     """
     given = {path: value for path, value in said(spec, origins).items() if path != OF_THIS_MACHINE}
     added: dict[FieldPath, Any] = {}
@@ -87,10 +87,16 @@ def default_file(platform: Platform, spec: JobSpec) -> str:
 
 
 def _check_suits(platform: Platform, job: Job) -> None:
-    """Raise BadSpecError with everything that cannot be had on the platform, where places are among it, else
-    UsageError."""
-    places = list(troubles(job, platform, PLATFORMS))
+    """Raise BadSpecError with everything that cannot be had on the platform, where places or what several
+    processes cannot do are among it, else UsageError."""
+    places = [*troubles(job, platform, PLATFORMS), *_of_several(job.spec)]
     problems = []
+    if job.gpus > 1 and not platform.many_gpus:
+        many = ", ".join(name for name, other in PLATFORMS.items() if other.many_gpus)
+        problems.append(f"it rents one GPU, and runtime.gpus is {job.gpus}: render for one of {many}")
+    if job.nodes > 1 and not platform.many_nodes:
+        many = ", ".join(name for name, other in PLATFORMS.items() if other.many_nodes)
+        problems.append(f"it is one machine, and runtime.nodes is {job.nodes}: render for one of {many}")
     if platform.gpu_only and not job.wants_gpu:
         problems.append("it rents GPUs, and runtime.device is cpu")
     if not platform.rented and job.spec.runtime.on_exit != "none":
@@ -109,6 +115,22 @@ def _check_suits(platform: Platform, job: Job) -> None:
     if told := [*places, *problems]:
         kind = BadSpecError if places else UsageError
         raise kind("\n".join([f"the spec does not suit {platform.name}", *(f"  {one}" for one in told)]))
+
+
+def _of_several(spec: JobSpec) -> Iterator[str]:
+    """What cannot be done by several processes."""
+    several = " and ".join(
+        f"runtime.{name} = {count}"
+        for name, count in (("gpus", spec.runtime.gpus), ("nodes", spec.runtime.nodes))
+        if count > 1
+    )
+    if several and spec.task == "pipeline":
+        yield (
+            f"several GPUs only train ({several}), and task is pipeline: render preprocess as a job of its "
+            "own (--task preprocess), and after it train (--task train)"
+        )
+    if several and spec.is_sweep:
+        yield f"a run of a sweep is one process, and {several}: leave sweep out, or train with one GPU each"
 
 
 def spec_file(origins: Mapping[str, str]) -> tuple[str | None, frozenset[FieldPath]]:

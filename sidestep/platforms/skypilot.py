@@ -9,7 +9,7 @@ from typing import Any
 
 from sidestep.platforms.disk import IMAGE, MACHINE
 from sidestep.platforms.docker import docker_run
-from sidestep.platforms.job import MEMORY_GB, Job, flattened
+from sidestep.platforms.job import Job, flattened
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.wishes import Spot
 from sidestep.platforms.yaml11 import dump
@@ -36,6 +36,20 @@ RANK = "SKYPILOT_JOB_RANK"
 """Which of several jobs of one file it is. `--num-jobs` sets it, too, which takes a pool of machines."""
 
 
+OF_A_NODE = ("SKYPILOT_NODE_RANK", "SKYPILOT_NUM_NODES", "SKYPILOT_NODE_IPS")
+"""What `sidestep launch` reads."""
+
+
+def recovered(job: Job) -> list[int]:
+    """The codes after which it is started again.
+
+    Of several machines, SkyPilot kills the others once one has failed, and one code in the list is enough:
+    their 137 would have a permanent failure tried again. Nor is 74 in it, as machines that cannot meet count
+    no attempts; where a machine is gone, SkyPilot sees that itself.
+    """
+    return [code for code in RECOVERED if not (job.nodes > 1 and code in (137, 143, ExitCode.PEER))]
+
+
 def task(job: Job) -> dict[str, Any]:
     """SkyPilot's task. The spec's own file is mounted; what was said elsewhere goes in as variables."""
     assert job.config is not None
@@ -46,20 +60,23 @@ def task(job: Job) -> dict[str, Any]:
         '--user "$(id -u):$(id -g)"',  # the file is this user's
         f"--volume {MOUNTED}:/etc/sidestep/job.yaml:ro",
         *(f"--env {shlex.quote(f'{name}={value}')}" for name, value in flattened(elsewhere).items()),
-        secrets=[*job.secrets, *([RANK] if job.jobs else [])],
+        secrets=[*job.secrets, *([RANK] if job.jobs else []), *(OF_A_NODE if job.nodes > 1 else [])],
         stop_timeout=job.stop_seconds,
     )
     return {
         "name": job.label,
+        **({"num_nodes": job.nodes} if job.nodes > 1 else {}),
         "resources": {
-            **({"accelerators": dict.fromkeys(GPUS, 1)} if job.wants_gpu else {"cpus": "4+"}),
-            "memory": f"{MEMORY_GB}+",
+            **(
+                {"accelerators": dict.fromkeys(GPUS, job.gpus)} if job.wants_gpu else {"cpus": f"{job.cpus}+"}
+            ),
+            "memory": f"{job.memory_gb}+",
             **({"max_hourly_cost": job.wishes.max_price} if job.wishes.max_price else {}),
             **_where(job, job.wishes.spot or "only"),
             "disk_size": job.workspace_gib + IMAGE + MACHINE,
             "job_recovery": {
                 "max_restarts_on_errors": 0,
-                "recover_on_exit_codes": list(RECOVERED),
+                "recover_on_exit_codes": list(recovered(job)),
             },
         },
         "file_mounts": {MOUNTED: job.config},
@@ -103,7 +120,8 @@ def render(job: Job) -> Rendered:
         f"Side-Step: the job {job.spec.name} as a SkyPilot managed job. Submit it from this folder:\n"
         f"  {command}\n"
         f"SkyPilot must be {oldest} or newer.\n"
-        f"It is started again after {', '.join(map(str, RECOVERED))}; runtime.max_attempts bounds that.\n"
+        f"It is started again after {', '.join(map(str, recovered(job)))}; "
+        "runtime.max_attempts bounds that.\n"
         f"{job.driver}; resources.image_id chooses another machine.\n"
     )
     comment += job.many("a managed job")
@@ -136,5 +154,7 @@ PLATFORM = Platform(
     render=render,
     starts_many=True,
     grants=frozenset({"max_price", "spot", "disk"}),
+    many_gpus=True,
+    many_nodes=True,
     cuda=12,  # it cannot ask for a driver, and only its newest machines on two of the clouds have one for 13
 )

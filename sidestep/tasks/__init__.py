@@ -86,6 +86,12 @@ def run(
                 spec = shared_of(spec, members_of(spec), spec.task)
             if rank := rank_in(os.environ):
                 return _run_as(rank, spec, noted, may_go_back, end_stalled)
+            if spec.task == "train" and spec.runtime.gpus * spec.runtime.nodes > 1:
+                log.warning(
+                    "The spec asks for %d GPUs on each of %d machines, but one process trains here: "
+                    "`sidestep launch train` starts one for each GPU",
+                    *(spec.runtime.gpus, spec.runtime.nodes),
+                )
             with Watching(spec, noted) as watching:
                 shard = shard_of(whole, os.environ)
                 check_needs(spec)

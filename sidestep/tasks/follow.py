@@ -10,6 +10,7 @@ from pathlib import Path
 from sidestep.lifecycle.identity import settings_of
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.resume import ResumePoint
+from sidestep.runtime import liveness
 from sidestep.runtime.errors import AgainError
 from sidestep.tasks.prepared import prepare
 from sidestep.training.checkpoint import restore
@@ -25,6 +26,7 @@ def follow(job: Job, team: Processes) -> None:
     Raises AgainError where notice came to any rank, PeerLostError where one is gone, and what
     `tasks.prepared.prepare` raises.
     """
+    liveness.begin(job.workspace.root)  # a probe asks at each node
     content = team.told(BEGINS)
     if content == OVER:
         return
@@ -45,6 +47,7 @@ def follow(job: Job, team: Processes) -> None:
                 pass
             team.leave()
     if not trainer.is_over(progress):
+        team.outlast_rank_0()
         raise AgainError(
             f"rank {team.rank} has stopped after step {progress.step}, as all have: rank 0 saves"
         )

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0  # between two signs of life
 LOST_AFTER = 30.0  # seconds without one
-SECONDS_TO_END = 20.0  # that a process has once it has lost another one: then it ends whatever it is doing
+SECONDS_TO_END = 12.0  # that a process has once it has lost another one: then it ends whatever it is doing
 LAST_WORDS = 8.0  # seconds that it waits before it ends, so that the cause is seen first
 MEET_WITHIN = 600.0  # seconds until all have come: images are pulled at different speeds
 POLL_SECONDS = 0.0005
@@ -93,6 +93,7 @@ class Processes(Team):
         self._preemption, self._end = preemption, end
         self._lost = ""  # who, and how that showed
         self._over = threading.Event()
+        self._beat = 0
         self._store = _meet(rank, preemption, hosts=rank.number == 0 and not rank.is_hosted)
         self._store.set(f"alive/{self.rank}", self._sign())
         self._check_counts()
@@ -100,6 +101,7 @@ class Processes(Team):
             target=self._live, args=[_meet(rank, preemption, hosts=False)], name="team", daemon=True
         )
         self._thread.start()
+        threading.Thread(target=self._listen, name="listen", daemon=True).start()
         self._wait_for(f"alive/{other}" for other in range(self.count))
         self._connect()
 
@@ -202,6 +204,19 @@ class Processes(Team):
         self._thread.join(2 * EVERY_SECONDS)
         dist.destroy_process_group()
 
+    def outlast_rank_0(self) -> None:
+        """After `leave`, on another machine than rank 0: wait until that one has ended, too.
+
+        It saves what was done, and a platform ends it as soon as another machine has ended. After notice the
+        time for that is bounded by `preemption`, which ends this process.
+        """
+        if self._node == 0:
+            return
+        with suppress(RuntimeError):  # its connections end with it
+            while self._preemption.seconds_left() > 0:
+                self._store.check(["count"])
+                time.sleep(0.1)
+
     def part(self) -> None:
         """This process ends while the others go on: tell them, as far as that can be done."""
         if self._over.is_set():
@@ -295,14 +310,14 @@ class Processes(Team):
         """
         others = [rank for rank in range(self.count) if rank != self.rank]
         seen, still = dict.fromkeys(others, ""), dict.fromkeys(others, 0.0)
-        own, before, beat, looked = 0, liveness.signs(), 0, time.monotonic()
+        own, before, looked = 0, liveness.signs(), time.monotonic()
         while not self._over.wait(EVERY_SECONDS):
             own += int(liveness.signs() != before or liveness.is_waiting())
-            beat += 1
+            self._beat += 1
             now = time.monotonic()
             passed, looked = min(now - looked, 2 * EVERY_SECONDS), now
             try:
-                store.set(f"alive/{self.rank}", self._sign(own) + f" {beat}")
+                store.set(f"alive/{self.rank}", self._sign(own) + f" {self._beat}")
                 keys = [f"alive/{rank}" for rank in others if store.check([f"alive/{rank}"])]
                 found = dict(zip(keys, store.multi_get(keys), strict=True)) if keys else {}
             except RuntimeError as error:
@@ -329,6 +344,17 @@ class Processes(Team):
             if moves:
                 liveness.sign_of_life()
             before = liveness.signs()
+
+    def _listen(self) -> None:
+        """Whether rank 0 still answers. Where it hangs, or its machine is cut off, `_live` waits for it for
+        ever: a store's questions have no time-out."""
+        before, still, looked = 0, 0.0, time.monotonic()
+        while not self._over.wait(EVERY_SECONDS) and not self._lost:
+            now = time.monotonic()
+            passed, looked = min(now - looked, 2 * EVERY_SECONDS), now
+            before, still = self._beat, still + passed if self._beat == before else 0.0
+            if still >= LOST_AFTER:
+                self._lose(f"rank 0 has given no answer for {LOST_AFTER:g} s")
 
     def _lose(self, who: str) -> None:
         """The main thread ends the process once it asks the others for anything. It may hang, or be long."""

@@ -164,6 +164,8 @@ FIELDS = {
     "runtime.compile": Row(MACHINE, "blocks"),
     "runtime.deterministic": Row(MACHINE, True),
     "runtime.gradient_sums": Row(NOTHING, "all_reduce"),  # of several processes, the machine's kind
+    "runtime.gpus": Row(NOTHING, 8),
+    "runtime.nodes": Row(NOTHING, 2),
     "runtime.offload_encoder": Row(NOTHING, NO_OTHER),
     "runtime.workspace": Row(NOTHING, "elsewhere"),
     "runtime.spot_notice": Row(NOTHING, "none"),

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sidestep.tasks import run
 from sidestep.training import team
 from sidestep.training.loop import StepResult, Trainer
 from tests.facts import tells
-from tests.ranks import together
+from tests.ranks import start, together
 from tests.runs import log_of, newest, outcome, train
 from tests.songs import MakeSpec, song, write_songs
 
@@ -114,6 +115,48 @@ def test_where_one_is_killed_the_others_end_and_another_attempt_goes_on(
 
 
 @pytest.mark.slow
+def test_another_machine_outlasts_rank_0_and_has_a_probe_s_file(make_spec: MakeSpec) -> None:
+    """A platform ends the others as soon as one has ended: rank 0 has saved by then."""
+    spec = make_spec(**CLIPPED)
+
+    def before(rank: int) -> None:
+        if rank == 0:
+            delay_calls(Saver, "save_in_time", 1.5)
+        else:
+            os.environ["LOCAL_RANK"] = "0"
+            spec.runtime.__dict__["workspace"] = str(Path("of node 1").absolute())
+            signal_in_step(2, signal.SIGTERM)
+
+    started = start(spec, 2, before)
+    ended = [os.wait() for _ in started.pids]
+    assert [pid for pid, _ in ended] == started.pids
+    assert [os.waitstatus_to_exitcode(status) for _, status in ended] == [ExitCode.AGAIN] * 2
+    assert newest(spec).step in (2, 3)
+    assert list(Path("of node 1").rglob("alive"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_one_that_hangs_is_lost(make_spec: MakeSpec, victim: int) -> None:
+    """It is stopped: its connections stay, and rank 0's store answers nothing any more."""
+
+    def before(rank: int) -> None:
+        team.LOST_AFTER, team.LAST_WORDS = 4.0, 0.0
+        if rank == victim:
+            signal_in_step(2, signal.SIGSTOP)
+
+    started = start(make_spec(**CLIPPED), 2, before)
+    other = started.pids.pop(1 - victim)
+    until = time.monotonic() + 60
+    while not (ended := os.waitpid(other, os.WNOHANG))[0] and time.monotonic() < until:
+        time.sleep(0.1)
+    for pid in started.pids if ended[0] else [*started.pids, other]:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert ended[0] and os.waitstatus_to_exitcode(ended[1]) == ExitCode.PEER
+
+
+@pytest.mark.slow
 def test_a_rank_that_has_read_other_songs_ends_it(
     make_spec: MakeSpec, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,3 +220,13 @@ def note_calls(kind: type, name: str, file: Path) -> None:
         return original(*given)
 
     setattr(kind, name, noted)
+
+
+def delay_calls(kind: type, name: str, seconds: float) -> None:
+    original = getattr(kind, name)
+
+    def delayed(*given: Any) -> Any:
+        time.sleep(seconds)
+        return original(*given)
+
+    setattr(kind, name, delayed)

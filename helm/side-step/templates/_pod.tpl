@@ -1,7 +1,7 @@
 {{/*
 What the pods of the Job and of `helm test` have in common. Takes a dict: root, the chart's context; args, the
 command; resources, those of the container; workspace, its volume; and, of the Job alone, initContainers,
-livenessProbe and metricsPort.
+livenessProbe, metricsPort, env and sharedMemory, the size of what its processes exchange in memory.
 */}}
 {{- define "side-step.podSpec" -}}
 {{- $values := .root.Values -}}
@@ -29,7 +29,7 @@ containers:
       {{- toYaml .args | nindent 6 }}
     # The last lines of the log say why it ended; kubectl describe shows them.
     terminationMessagePolicy: FallbackToLogsOnError
-    {{- $env := include "side-step.mayBeMissing" $values.extraEnv | fromYamlArray }}
+    {{- $env := concat (default list .env) (include "side-step.mayBeMissing" $values.extraEnv | fromYamlArray) }}
     {{- if and .metricsPort $values.metrics.port }}
     {{- $env = append $env (dict "name" "SIDESTEP_RUNTIME__METRICS_PORT" "value" .metricsPort) }}
     {{- end }}
@@ -60,6 +60,10 @@ containers:
         readOnly: true
       - name: workspace
         mountPath: /workspace
+      {{- if .sharedMemory }}
+      - name: shared-memory
+        mountPath: /dev/shm
+      {{- end }}
       {{- with $values.extraVolumeMounts }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
@@ -72,6 +76,12 @@ volumes:
       {{- end }}
   - name: workspace
     {{- toYaml .workspace | nindent 4 }}
+  {{- with .sharedMemory }}
+  - name: shared-memory
+    emptyDir:
+      medium: Memory
+      sizeLimit: {{ . }}
+  {{- end }}
   {{- with include "side-step.mayBeMissing" $values.extraVolumes | fromYamlArray }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -185,8 +195,10 @@ sidestep/platforms/kubernetes.py, it is slower than the job's own watchdog, and 
 {{- $resources = merge $resources (dict "requests" (dict "ephemeral-storage" $size)) }}
 {{- end }}
 {{- $device := dig "runtime" "device" "auto" (default dict .Values.job) }}
-{{- if and (gt (int .Values.gpu.count) 0) (ne $device "cpu") }}
-{{- $resources = merge $resources (dict "limits" (dict .Values.gpu.resource (toString .Values.gpu.count))) }}
+{{- $gpus := int (include "side-step.gpus" .) }}
+{{- $count := ternary $gpus (int .Values.gpu.count) (gt $gpus 1) }}
+{{- if and (gt $count 0) (ne $device "cpu") }}
+{{- $resources = merge $resources (dict "limits" (dict .Values.gpu.resource (toString $count))) }}
 {{- end }}
 {{- toYaml $resources }}
 {{- end }}
@@ -207,7 +219,13 @@ metadata:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 spec:
-  {{- $pod := dict "root" . "args" (list "run") }}
+  {{- $pod := dict "root" . "args" (include "side-step.args" . | fromJsonArray) }}
+  {{- if gt (int (include "side-step.nodes" .)) 1 }}
+  {{- $_ := set $pod "env" (include "side-step.several" . | fromJson).env }}
+  {{- end }}
+  {{- if gt (int (include "side-step.gpus" .)) 1 }}
+  {{- $_ := set $pod "sharedMemory" (include "side-step.several" . | fromJson).sharedMemory }}
+  {{- end }}
   {{- $_ := set $pod "livenessProbe" (include "side-step.livenessProbe" . | fromYaml) }}
   {{- $_ := set $pod "resources" (include "side-step.resources" . | fromYaml) }}
   {{- $_ := set $pod "metricsPort" (include "side-step.metricsPort" .) }}
@@ -269,4 +287,19 @@ is how often it was asked for. */}}
 {{- $fixed = printf "%s%d" $fixed (int .Values.rerun) }}
 {{- end }}
 {{- printf "%s-%s" (include "side-step.fullname" .) ($fixed | sha256sum | trunc 8) }}
+{{- end }}
+
+{{/* Those of the Job or the JobSet: Kueue's, too. */}}
+{{- define "side-step.jobLabels" -}}
+{{- $labels := include "side-step.labels" . | fromYaml }}
+{{- with .Values.kueue.queueName }}
+{{- $_ := set $labels "kueue.x-k8s.io/queue-name" . }}
+{{- end }}
+{{- with .Values.kueue.priorityClass }}
+{{- $_ := set $labels "kueue.x-k8s.io/priority-class" . }}
+{{- end }}
+{{- with .Values.kueue.maxExecTimeSeconds }}
+{{- $_ := set $labels "kueue.x-k8s.io/max-exec-time-seconds" (int . | toString) }}
+{{- end }}
+{{- toYaml (merge $labels .Values.jobLabels) }}
 {{- end }}
