@@ -30,7 +30,17 @@ class Row:
         """Name, ours, the rival's, and the ratio with its range."""
         spread = f" ({self.spread})" if self.spread else ""
         unit = f" {self.unit}" if self.unit else ""
-        return self.name, f"{self.ours:.3g}{unit}", f"{self.rival:.3g}{unit}", f"{self.ratio:.2f}{spread}"
+        return (
+            self.name,
+            f"{_short(self.ours)}{unit}",
+            f"{_short(self.rival)}{unit}",
+            f"{self.ratio:.2f}{spread}",
+        )
+
+
+def _short(value: float) -> str:
+    """Three digits, and all that are before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def table_of(title: str, rival: str, rows: Iterable[Row]) -> Table:
