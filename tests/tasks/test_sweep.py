@@ -212,6 +212,7 @@ def test_several_processes_take_no_sweep(sweep: MakeSpec, monkeypatch: pytest.Mo
     given = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
     for name, value in given.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sidestep.tasks.sweep.run_sweep", lambda *_: pytest.fail("it was begun"))
     spec = sweep()
     with pytest.raises(BadSpecError, match=facts("sweep", "one of 2 processes")):
         run(spec)
