@@ -44,7 +44,7 @@ class BestRun(BaseModel):
     runs: Count
 
     def __str__(self) -> str:
-        sure = "" if self.is_sure else ", though not by more than chance explains"
+        sure = "" if self.is_sure else ", but not a sure winner"
         return (
             f"{self.name} ({self.folder}): held-out loss {self.held_out:.4f} after step {self.step}, the "
             f"lowest of {self.finished} finished runs of {self.runs}{sure}"

@@ -26,6 +26,8 @@ LEVELS_AT_MOST = 100  # of lists and objects within each other; no format of our
 TOO_DEEP = f"nested too deeply: {LEVELS_AT_MOST} lists and objects within each other are read"
 _WHOLE_AT_MOST = 2**63
 _PROBLEMS = 5  # that a message shows
+_OBJECT = dict.fromkeys(("model_type", "dataclass_type", "dict_type"), "should be an object, as in {...}")
+"""What a message says in place of pydantic's words, which name a class."""
 
 Count = Annotated[int, Field(ge=0, le=10**12, strict=True)]
 """How many: steps, attempts, bytes."""
@@ -76,7 +78,7 @@ def as_kind(kind: type[T], value: Any, where: str) -> T:
         return made
     except ValidationError as error:
         problems = [
-            f"{'.'.join(map(str, fault['loc'])) or 'it'}: {fault['msg']}"
+            f"{'.'.join(map(str, fault['loc'])) or 'it'}: {_OBJECT.get(fault['type'], fault['msg'])}"
             for fault in error.errors(include_url=False, include_input=False)
         ]
         raise BadDataError(

@@ -14,6 +14,7 @@ LISTENER_VARIABLE = "SIDE_STEP_LISTENER"
 """The descriptor of a socket that listens already, for rank 0 of `sidestep launch`: no port can be taken."""
 
 DEFAULT_PORT = 29500  # torchrun's
+LAST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def rank_in(environ: Mapping[str, str]) -> Rank | None:
         count=count,
         local=_number(environ, "LOCAL_RANK") if "LOCAL_RANK" in environ else number,
         host=environ["MASTER_ADDR"],
-        port=_number(environ, "MASTER_PORT"),
+        port=_port(environ),
         listener=_number(environ, LISTENER_VARIABLE) if environ.get(LISTENER_VARIABLE) else None,
         is_hosted=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         attempt=environ.get("TORCHELASTIC_RESTART_COUNT", "0"),
@@ -158,8 +159,15 @@ def node_in(environ: Mapping[str, str], nodes: int | None = None) -> Node:
         raise BadSpecError(
             f"{nodes} nodes, but nothing says where node 0 is: set MASTER_ADDR to its name or address"
         )
-    port = _number(environ, "MASTER_PORT") if environ.get("MASTER_PORT") else DEFAULT_PORT
+    port = _port(environ) if environ.get("MASTER_PORT") else DEFAULT_PORT
     return Node(number, nodes, host, port)
+
+
+def _port(environ: Mapping[str, str]) -> int:
+    port = _number(environ, "MASTER_PORT")
+    if not 1 <= port <= LAST_PORT:
+        raise BadSpecError(f"MASTER_PORT is {port}: a port from 1 to {LAST_PORT} is expected")
+    return port
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:

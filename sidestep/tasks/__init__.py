@@ -81,6 +81,7 @@ def run(
         whole = spec
         try:
             if spec.is_sweep:
+                _refuse_ranks(rank_in(os.environ))
                 return _sweep(spec, noted, progress, end_stalled)
             if spec.sweep:
                 spec = shared_of(spec, members_of(spec), spec.task)
@@ -107,6 +108,17 @@ def run(
             if is_guest:
                 log.debug("The run ended with an error", exc_info=True)
             raise
+
+
+def _refuse_ranks(rank: Rank | None) -> None:
+    """Raise BadSpecError where a sweep is given to several processes: they meet for one training alone."""
+    if rank:
+        raise BadSpecError(
+            f"sweep: RANK and WORLD_SIZE say that this is one of {rank.count} processes, which train one "
+            "adapter together, and the spec stands for many\n"
+            "  `sidestep run` without `launch` trains them all, each in one process; --sweep '{}' trains "
+            "the spec without its sweep"
+        )
 
 
 def _sweep(

@@ -126,6 +126,13 @@ def test_a_wrong_field_is_named(data: bytes, field: str) -> None:
         parse_as(Kind, data, "the place")
 
 
+@pytest.mark.parametrize("kind", [Kind, Plain])
+def test_what_should_be_an_object_is_told_without_the_name_of_a_class(kind: type) -> None:
+    with pytest.raises(BadDataError, match="object") as refused:
+        parse_as(kind, b"[]", "the place")
+    assert kind.__name__ not in str(refused.value)
+
+
 def test_dataclasses_are_checked_too() -> None:
     assert parse_as(Plain, b'{"names": ["a"]}', "x") == Plain(["a"])
     with pytest.raises(BadDataError, match=r"names\.0: "):

@@ -49,6 +49,8 @@ def test_one_process_is_no_rank(environ: dict[str, str]) -> None:
         ({"WORLD_SIZE": "many"}, "whole number"),
         ({"MASTER_ADDR": ""}, "sidestep launch"),
         ({"MASTER_PORT": ""}, "sidestep launch"),
+        ({"MASTER_PORT": "65536"}, "MASTER_PORT is 65536"),
+        ({"MASTER_PORT": "0"}, "MASTER_PORT is 0"),
     ],
 )
 def test_a_rank_that_cannot_be(changed: dict[str, str], said: str) -> None:
@@ -99,6 +101,7 @@ def test_a_node(environ: dict[str, str], nodes: int | None, found: Node) -> None
         ({"JOB_COMPLETION_INDEX": "2", "MASTER_ADDR": "a"}, "is 2, but --nodes is 2"),
         ({"JOB_COMPLETION_INDEX": "0"}, "MASTER_ADDR"),
         ({"PET_NODE_RANK": "0", "PET_NNODES": "3", "MASTER_ADDR": "a"}, "PET_NNODES is 3"),
+        ({"PET_NODE_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "99999"}, "MASTER_PORT is 99999"),
     ],
 )
 def test_a_node_that_cannot_be(environ: dict[str, str], said: str) -> None:

@@ -11,7 +11,7 @@ from sidestep.config.job import JobSpec
 from sidestep.config.sweep import members_of, shared_of
 from sidestep.lifecycle.compared import read_run
 from sidestep.lifecycle.sweep import keep_list, read_sweep
-from sidestep.lifecycle.sweep_best import read_best
+from sidestep.lifecycle.sweep_best import BestRun, read_best
 from sidestep.runtime.errors import (
     AgainError,
     BadDataError,
@@ -25,6 +25,7 @@ from sidestep.runtime.preemption import Preemption
 from sidestep.storage.open import open_store
 from sidestep.tasks import run
 from sidestep.tasks.sweep import run_sweep
+from tests.facts import facts
 from tests.runs import files
 from tests.songs import MakeSpec, song, write_songs
 
@@ -205,6 +206,25 @@ def test_what_the_runs_share_has_the_prompts_that_any_of_them_needs(sweep: MakeS
     assert {member.spec.dataset_dir for member in members} == {f"{spec.output_place}/tensors"}
     assert {member.spec.train.adapter.rank_from for member in members} == {spec.output_place}
     assert {member.spec.alternates for member in members} >= {(), ("genre", "trigger")}
+
+
+def test_several_processes_take_no_sweep(sweep: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sidestep.tasks.sweep.run_sweep", lambda *_: pytest.fail("it was begun"))
+    spec = sweep()
+    with pytest.raises(BadSpecError, match=facts("sweep", "one of 2 processes")):
+        run(spec)
+    assert not Path(spec.output_place).exists()
+
+
+def test_the_best_one_of_too_few_songs_is_not_called_a_matter_of_chance() -> None:
+    kept = {"folder": "a", "name": "b", "values": {}, "step": 1, "held_out": 1.0, "finished": 2, "runs": 2}
+    best = BestRun.model_validate({**kept, "is_sure": False})
+    assert "chance" not in str(best)  # the difference may be large, and measured on two songs
+    assert "not a sure winner" in str(best)
+    assert "sure" not in str(best.model_copy(update={"is_sure": True}))
 
 
 @pytest.mark.parametrize("command", ["train", "fixed", "vanilla"])
