@@ -63,7 +63,8 @@ def test_skypilot() -> None:
     for resources in task["resources"]:
         assert resources["use_spot"] is True and resources["disk_size"] == 86
         recovery = {name: value for name, value in resources["job_recovery"].items() if value is not None}
-        assert recovery == {"max_restarts_on_errors": 0, "recover_on_exit_codes": [72, 73, 74, 75, 76, 137, 143]}
+        codes = [72, 73, 74, 75, 76, 137, 143]
+        assert recovery == {"max_restarts_on_errors": 0, "recover_on_exit_codes": codes}
     run = task["run"].replace("\\\n", " ").split()
     assert run[:2] == ["docker", "run"] and run[-2:] == [IMAGE, "run"]
     assert run[run.index("--stop-timeout") + 1] == "30"
