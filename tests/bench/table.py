@@ -74,7 +74,8 @@ def write(found: dict[Section, list[Row]]) -> None:
         ]
         lines += [f"| {' | '.join(row.cells)} |" for row in rows]
     before, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(before + "\n".join([*lines, "", END]) + rest.partition(END)[2])
+    lines += ["", f"![The same as bars]({PICTURE.name})", "", END]
+    PAGE.write_text(before + "\n".join(lines) + rest.partition(END)[2])
     PICTURE.write_bytes(png_bytes(picture(found)))
 
 
