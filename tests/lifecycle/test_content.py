@@ -28,7 +28,7 @@ def test_a_run_goes_on_with_the_bytes_that_it_was_begun_with(
     assert {name: kept["sha256"] for name, kept in state["dataset_files"].items()} == digests
 
     flip_a_bit(file)
-    with pytest.raises(BadDataError, match=facts("1 of 3", file)):
+    with pytest.raises(BadDataError, match=facts("is damaged", file)):
         train(spec)
     os.utime(file, ns=(1, 1))
     with pytest.raises(BadSpecError, match=facts(file.name, file.parent)):
