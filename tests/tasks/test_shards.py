@@ -104,7 +104,7 @@ def test_two_shards_make_what_one_job_makes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     read: dict[str, int] = {}
-    for module, name in ((keys, "_sha256"), (audio, "seems_whole"), (audio, "read_audio")):
+    for module, name in ((keys, "sha256_of"), (audio, "seems_whole"), (audio, "read_audio")):
         watched = getattr(module, name)
 
         def reading(path: Path, *given: Any, watched: Any = watched) -> Any:
