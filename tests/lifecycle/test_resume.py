@@ -27,6 +27,7 @@ from tests.runs import (
     train_until_stopped,
     train_with_notice_after,
 )
+from tests.s3 import S3Server
 from tests.songs import MakeSpec, song, write_songs
 
 
@@ -237,3 +238,13 @@ def test_another_run_that_came_first_is_not_gone_on_with(
     monkeypatch.setattr("sidestep.tasks.prepared.prepare_setup", outrun)
     with pytest.raises(BadSpecError, match=r"lr: 0\.01 then, 0\.001 now"):
         train(second)
+
+
+def test_curves_are_sent_before_the_record_that_counts_on_them(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, s3_server: S3Server
+) -> None:
+    storage = {"endpoint_url": s3_server.endpoint}
+    spec = make_spec(output_dir=s3_server.place("cut"), storage=storage, **EVERY_STEP)
+    train_until_stopped(spec, monkeypatch, commits=1)
+    sent = [file.path for file in s3_server.store("cut").list_files()]
+    assert any(path.startswith("runs/") for path in sent)
