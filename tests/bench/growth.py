@@ -14,8 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -37,6 +36,7 @@ from sidestep.data.tensors import Sample, checked_of, sample_bytes, silent_conte
 from sidestep.lifecycle.job import Job
 from sidestep.tasks import preprocess
 from tests.bench.first_step import STEP
+from tests.bench.transfers import serving
 from tests.s3 import ACCESS_KEY, SECRET_KEY
 
 LIST = """
@@ -73,9 +73,9 @@ def measured(folder: Path, songs: int) -> dict[str, Cost]:
     (bucket / "songs").mkdir()
     for number in range(songs):
         (bucket / f"songs/{number:07}.wav").write_bytes(b"RIFF%d" % number)
-    with serving(bucket) as endpoint:
+    with serving("tests.bench.keeping", bucket) as endpoint:
         make(spec_of(folder, endpoint), bucket)
-    with serving(bucket) as endpoint:  # which sees what was put below it
+    with serving("tests.bench.keeping", bucket) as endpoint:  # which sees what was put below it
         files = folder / "job.yaml"
         files.write_text(json.dumps(spec_of(folder, endpoint).model_dump(mode="json")))
         job = ["--config", str(files)]
@@ -141,17 +141,6 @@ def make(spec: JobSpec, bucket: Path) -> None:
     write_checked(job.tensors, {digest: checked_of(sample, len(data), (), silence)})
     heard = {song.place: Heard(seconds=2.0, lufs=-14.0, sound=song.path) for song in songs}
     preprocess._report(job.tensors, songs, heard, planned, settings)
-
-
-@contextmanager
-def serving(bucket: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "tests.bench.keeping", str(bucket)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout
-        try:
-            yield server.stdout.readline().strip()
-        finally:
-            server.terminate()
 
 
 def cost_of(command: list[str], endpoint: str) -> Cost:

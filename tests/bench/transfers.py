@@ -41,7 +41,7 @@ def rows(sizes: tuple[str, ...] = SIZES, rounds: int = ROUNDS) -> list[Row]:
         source = Path(folder, "source")
         for size in sizes:
             _make_files(source / size, size)
-        with _bucket(source) as endpoint:
+        with serving("tests.bench.bucket", source) as endpoint:
             for way in ("pull", "push"):
                 for size in sizes:
                     runs: dict[str, list[Run]] = {kind: [] for kind in KINDS}
@@ -72,8 +72,9 @@ def _make_files(folder: Path, size: str) -> None:
 
 
 @contextmanager
-def _bucket(folder: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "tests.bench.bucket", str(folder)]
+def serving(module: str, folder: Path) -> Iterator[str]:
+    """The endpoint of a server that a module is, over the folder, in a process of its own."""
+    command = [sys.executable, "-m", module, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
         try:
