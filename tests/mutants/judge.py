@@ -2,7 +2,8 @@
 
 A test kills when it fails in its call phase (not in a fixture, not while it is collected) with
 
-- an AssertionError, or a failure that pytest itself states, such as `pytest.raises` that saw nothing raised;
+- an AssertionError, or a failure that pytest itself states, such as `pytest.raises` that saw nothing raised, or
+  torch's own word that what it computed again is something else (CheckpointError: no frame of it is the product's);
 - an error that the product raised (its traceback passes through the product's files), unless it is one of
   `BROKEN`: those that a program makes which was put together wrongly say more of the row than of the test.
 
@@ -71,7 +72,7 @@ class Judge:
             return "kills"
         if is_timeout(error):
             return "timeout"
-        if isinstance(error, AssertionError | pytest.fail.Exception):
+        if isinstance(error, AssertionError | pytest.fail.Exception) or type(error).__name__ == "CheckpointError":
             return "kills"
         return "kills" if not isinstance(error, BROKEN) and self._is_of_product(error) else "broken"
 
