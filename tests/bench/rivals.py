@@ -55,9 +55,10 @@ class Calls(Meter):
 class Side:
     """A model to be trained, and what its step does before the forward pass."""
 
-    model: AceStepTransformer1DModel
+    model: nn.Module
     begin: Callable[[int], object]
     deterministic: bool
+    loss: Callable[[Any, Batch], Tensor] = flow_loss
 
     def __post_init__(self) -> None:
         self.model.train()
@@ -167,7 +168,7 @@ def songs(seconds: int, tokens: int, device: torch.device) -> tuple[Batch, Batch
 def check_same(sides: dict[str, Side], batches: dict[str, Batch]) -> None:
     """Without dropout and on the same conditions, the first loss is the same."""
     with torch.no_grad():
-        first, second = (float(flow_loss(side.model.eval(), batches["ours"])) for side in sides.values())
+        first, second = (float(side.loss(side.model.eval(), batches["ours"])) for side in sides.values())
     assert abs(first - second) < 1e-5 * first, (first, second)
     for side in sides.values():
         side.model.train()
@@ -186,7 +187,7 @@ def in_turn(sides: dict[str, Side], batches: dict[str, Batch], repeats: int) -> 
             with determinism(side):
                 started = time.perf_counter()
                 side.begin(number)
-                flow_loss(side.model, batches[name]).backward()
+                side.loss(side.model, batches[name]).backward()
                 nn.utils.clip_grad_norm_(side.trained, 1.0)
                 optimizers[name].step()
                 optimizers[name].zero_grad()
@@ -200,10 +201,10 @@ def measured(side: Side, batch: Batch) -> tuple[Calls, int]:
     """Of a forward and a backward pass, not the first; and the bytes that the one keeps for the other."""
     side.begin(0)
     with torch.no_grad():
-        flow_loss(side.model, batch)
+        side.loss(side.model, batch)
     side.begin(1)
     with determinism(side), Calls(side.model) as meter:
-        loss = flow_loss(side.model, batch)
+        loss = side.loss(side.model, batch)
         kept = meter.held.total()
         loss.backward()
     side.model.zero_grad()

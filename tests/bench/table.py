@@ -20,7 +20,7 @@ from rich.console import Console
 from sidestep.config.schema import RuntimeSpec
 from sidestep.runtime.canonical import png_bytes
 from sidestep.training.machine import choose_machine
-from tests.bench import first_step, preprocessing, rivals, stall, transfers
+from tests.bench import first_step, preprocessing, rivals, stall, transfers, upstream
 from tests.bench.rows import Row, table_of
 
 PAGE = Path(__file__).parents[2] / "docs/performance.md"
@@ -40,6 +40,10 @@ class Section:
 def main() -> None:
     console, device = Console(width=150), choose_machine(RuntimeSpec(deterministic=False)).device
     sections = [Section(f"A training step on {device.type}", "diffusers + PEFT", lambda: rivals.rows(device))]
+    if upstream.is_there():
+        sections.append(
+            Section(f"The same on {device.type}", "upstream Side-Step", lambda: upstream.rows(device))
+        )
     if device.type == "cpu":
         sections += [
             Section("The start of the process", first_step.FLOOR_NAME, lambda: first_step.rows(rounds=3)),
