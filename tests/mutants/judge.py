@@ -2,8 +2,9 @@
 
 A test kills when it fails in its call phase (not in a fixture, not while it is collected) with
 
-- an AssertionError, or a failure that pytest itself states, such as `pytest.raises` that saw nothing raised, or
-  torch's own word that what it computed again is something else (CheckpointError: no frame of it is the product's);
+- an AssertionError, or a failure that pytest itself states, such as `pytest.raises` that saw nothing raised;
+- an error by which it sees another result: it unpacks more than there is, say, or opens what is not there;
+- torch's word that what it computed again is something else, CheckpointError;
 - an error that the product raised (its traceback passes through the product's files), unless it is one of
   `BROKEN`: those that a program makes which was put together wrongly say more of the row than of the test.
 
@@ -19,6 +20,7 @@ from typing import Any, Literal
 import pytest
 
 BROKEN = (ImportError, SyntaxError, NameError, AttributeError, TypeError)
+SEEN = (AssertionError, pytest.fail.Exception, ValueError, LookupError, FileNotFoundError)
 
 Verdict = Literal["kills", "timeout", "broken"]
 
@@ -72,7 +74,7 @@ class Judge:
             return "kills"
         if is_timeout(error):
             return "timeout"
-        if isinstance(error, AssertionError | pytest.fail.Exception) or type(error).__name__ == "CheckpointError":
+        if isinstance(error, SEEN) or is_of_torch(error):
             return "kills"
         return "kills" if not isinstance(error, BROKEN) and self._is_of_product(error) else "broken"
 
@@ -84,6 +86,11 @@ class Judge:
                 return True
             frames = frames.tb_next
         return False
+
+
+def is_of_torch(error: BaseException) -> bool:
+    """Whether it is torch's own check of recomputed layers: no frame of it is the product's."""
+    return type(error).__name__ == "CheckpointError"
 
 
 def is_timeout(error: BaseException) -> bool:

@@ -113,6 +113,8 @@ def test_they_cost_text_encoding_alone_and_no_song_is_decoded_again(
 def test_what_training_is_set_to_draw_is_encoded(spec: MakeJob, dataset: MakeDataset) -> None:
     job = spec(dataset_json=dataset(custom_tag=TAG), train={"caption_dropout": 0.1, "genre_share": 0.2})
     assert job.alternates == ("genre", "trigger")
+    drawn_one = job.changed({"train.caption_dropout": 0, "preprocess.alternates": ["trigger"]})
+    assert drawn_one.alternates == ("genre", "trigger")
     run_task(preprocess, job)
     index = read_index(Job(job).tensors)
     assert index and index.alternates == ["genre", "trigger"]
