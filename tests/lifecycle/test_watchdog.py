@@ -216,12 +216,10 @@ def test_a_training_that_hangs_is_ended_and_goes_on(make_spec: MakeSpec, tmp_pat
 
     def attempt(*program: str) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, *program, "train", "--config", "job.json"]
-        return subprocess.run(words, capture_output=True, text=True, timeout=120)
+        return subprocess.run(words, capture_output=True, text=True, timeout=60)
 
-    began = time.monotonic()
     hung = attempt("-c", HANGS)
     assert hung.returncode == 76, hung.stderr
-    assert time.monotonic() - began < 60
     status: dict[str, Any] = json.loads((tmp_path / "out" / "status.json").read_text())
     assert (status["state"], status["exit_code"], status["step"]) == ("failed", 76, 2)
     assert "in hang" in (tmp_path / "out" / "logs" / "sidestep-1.log").read_text()
