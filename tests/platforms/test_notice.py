@@ -334,8 +334,8 @@ def test_a_host_that_has_ended_the_job_is_left_alone() -> None:
     assert not preemption.requested
 
 
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -344,7 +344,7 @@ def until(holds: Callable[[], bool]) -> None:
 def test_the_command_asks(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     def works(spec: Any, preemption: Preemption, **more: Any) -> None:
         with pytest.raises(KeyboardInterrupt):
-            until(lambda: False)
+            until(lambda: False, seconds=20)
         assert preemption.requested
         raise KeyboardInterrupt
 
