@@ -324,5 +324,5 @@ def test_tensors_that_were_deleted_are_not_waited_for_while_they_are_made(
     monkeypatch.setattr(encode, "encode_conditions", die)
     with pytest.raises(KeyboardInterrupt):
         run_task(preprocess, spec())
-    with pytest.raises(MissingInputError, match=facts("of 2", " 1 ")):
+    with pytest.raises(MissingInputError, match=facts("1 of 2", "to preprocess")):
         list_samples(open_store(spec().tensors_place, StorageSpec()), wait=Retry(tries=1, seconds=0))
