@@ -1,0 +1,25 @@
+"""Which kind of machine a run's steps are made on, as its receipt claims equal bytes for that kind alone."""
+
+import pytest
+
+from sidestep.tasks.prepared import kind_of
+from sidestep.training.machine import choose_machine
+from sidestep.training.numbers import LAW
+from sidestep.training.team import Team
+from tests.songs import MakeSpec
+
+
+@pytest.mark.parametrize(("batch_size", "law", "written"), [(1, LAW, None), (2, LAW, 2), (2, 1, None)])
+def test_how_many_samples_are_computed_at_once(
+    make_spec: MakeSpec, batch_size: int, law: int, written: int | None
+) -> None:
+    """Under law 1 it is one, whatever is asked for."""
+    spec = make_spec(batch_size=batch_size, accumulation=2)
+    assert kind_of(choose_machine(spec.runtime), spec, law, Team()).get("batch_size") == written
+
+
+def test_a_step_of_fewer_samples_than_ranks_computes_one_at_once(make_spec: MakeSpec) -> None:
+    team = Team()
+    team.count = 4
+    spec = make_spec(batch_size=4, accumulation=1)
+    assert "batch_size" not in kind_of(choose_machine(spec.runtime), spec, LAW, team)
