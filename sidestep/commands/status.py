@@ -10,11 +10,12 @@ from sidestep.commands.parser import Parser
 from sidestep.config.fields import spec_fields
 from sidestep.config.job import resolve
 from sidestep.config.sources import Given
+from sidestep.lifecycle.part_status import MENDED
 from sidestep.lifecycle.shards_status import ShardsStatus, are_newest, shards_status
 from sidestep.lifecycle.status import FILE, Status
 from sidestep.lifecycle.sweep import read_sweep
 from sidestep.runtime.console import write, write_json
-from sidestep.runtime.errors import MissingInputError
+from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.runtime.logs import setup_logging
 from sidestep.runtime.shown import on_one_line
 from sidestep.runtime.words import duration
@@ -96,11 +97,14 @@ def _read(store: Store) -> Status:
         raise MissingInputError(
             f"there is no {FILE} in {store.place}: no job has started there. Give the output_dir of a job."
         ) from error
+    except BadDataError as error:
+        raise BadDataError(f"{error}\n  {MENDED}") from error
 
 
 def _for_people(status: Status) -> str:
     """Some lines, the most important first; what is not known is not said."""
-    lines = [f"{status.name}: {status.state}" + (f" ({status.phase})" if status.state == "running" else "")]
+    phase = f" ({status.phase})" if status.state == "running" else ""
+    lines = [f"{status.name}: {status.state_now}{phase}"]
     if status.step is not None and status.steps:
         epoch = f", epoch {status.epoch} of {status.epochs}" if status.epoch is not None else ""
         loss = f", loss {status.loss:.4f}" if status.loss is not None else ""
@@ -119,11 +123,6 @@ def _for_people(status: Status) -> str:
     lines.append(f"attempt {status.attempt}{preempted}, {duration(seconds)} in all")
     if status.message:
         lines.append(status.message)
-    if status.is_stale():
-        lines.append(
-            f"no sign of life for {duration(status.silence())}: its machine is gone. The same command goes "
-            "on from the newest checkpoint."
-        )
-    elif status.state == "running":
-        lines.append(f"last sign of life {duration(max(status.silence(), 0))} ago")
+    if sign := status.sign_of_life():
+        lines.append(sign)
     return "\n  ".join(map(on_one_line, lines)) + "\n"
