@@ -195,8 +195,8 @@ DIGEST = "ab" * 32
 SWEPT: dict[str, Any] = {"train.lr": 1e-4, "train.target_modules": ["q_proj"]}
 SWEEP = {"format": 1, "runs": [{"folder": folder_of(SWEPT), "values": SWEPT}]}
 BEST = {
-    **{"folder": folder_of(SWEPT), "name": "a", "values": SWEPT, "step": 3, "held_out": 0.8},
-    **{"is_sure": True, "finished": 1, "runs": 1},
+    "folder": folder_of(SWEPT), "name": "a", "values": SWEPT, "step": 3, "held_out": 0.8,
+    "is_sure": True, "finished": 1, "runs": 1,
 }
 CHECKED = {
     "version": 1,
