@@ -15,7 +15,7 @@ ANSWERED = ("-h", "--help", "--help-all", "--dry-run")  # by one process
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.usage = f"{parser.prog} [--processes N] [--nodes N] {{{','.join(LAUNCHED)}}} [flags]"
+    parser.usage = f"{parser.prog} [--processes N] [--nodes N] COMMAND [flags]"
     parser.add_argument(
         "--processes",
         type=whole(1, MOST),

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from sidestep.config.shards import FOLDER, Shard, shards_of
-from sidestep.lifecycle.part_status import MENDED, PartStatus, counted_states, read_part
+from sidestep.lifecycle.part_status import MENDED, NOT_BEGUN, PartStatus, counted_states, read_part
 from sidestep.lifecycle.status import FILE, Spent
 from sidestep.runtime.errors import BadDataError, MissingInputError
-from sidestep.runtime.words import counted, duration
+from sidestep.runtime.words import counted, duration, some
 from sidestep.storage.store import Store
 
 
@@ -50,11 +50,14 @@ class ShardsStatus(BaseModel):
         return all(shard.state in ("done", "failed") for shard in self.shards)
 
     def in_words(self) -> list[str]:
-        """Some lines, the most important first. Of shards that are done no more than their number is said."""
+        """Some lines, the most important first. Of shards that are done no more than their number is said,
+        and of those that have not begun the first names."""
         shards = counted(len(self.shards), "shards")
         lines = [f"{self.name}: preprocess in {shards}: {counted_states(self.shards)}"]
         lines += [f"{self.damaged}: {MENDED}"] if self.damaged else []
-        lines += [shard.in_words() for shard in self.shards if shard.state != "done"]
+        lines += [shard.in_words() for shard in self.shards if shard.state not in ("done", NOT_BEGUN)]
+        if waiting := [shard.shard for shard in self.shards if shard.state == NOT_BEGUN]:
+            lines.append(f"{NOT_BEGUN}: {some(waiting)}")
         spent = self.spent
         preempted = f", {spent.preemptions} of them preempted" if spent.preemptions else ""
         seconds = sum(spent.seconds.values())

@@ -81,9 +81,11 @@ def read_sweep(store: Store) -> list[Entry]:
     Raises BadDataError where sweep.json is damaged.
     """
     try:
-        return parse_as(Listed, store.read_small(FILE), f"{store.place}/{FILE}").runs
+        data = store.read_small(FILE)
     except MissingInputError:
         return []
+    try:
+        return parse_as(Listed, data, f"{store.place}/{FILE}").runs
     except BadDataError as error:
         raise BadDataError(f"{error}\n  {ANEW}") from error
 

@@ -103,6 +103,22 @@ def test_the_last_sign_of_life_is_said_and_who_gives_none_is_lost(
     assert "1-of-3: running, attempt 2, last sign of life 2" in said
 
 
+def test_of_thousands_of_shards_the_first_that_wait_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told(tmp_path / "shards" / "7-of-5000", task="preprocess", phase="preprocess")
+    said = status_of(tmp_path, capsys)
+    assert tells(said, "1 running, 4999 not begun", "7-of-5000: running", "0-of-5000, 1-of-5000", "4989 more")
+    assert len(said.splitlines()) < 6
+
+
+def test_a_file_is_no_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["status", str(tmp_path / "file")]) == 65
+    said = capsys.readouterr().err
+    assert "is a file" in said and "sweep" not in said
+
+
 def test_lost_runs_of_a_sweep_are_not_called_running(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told(sweep / FOLDERS[0], seconds=300)
     told(sweep, seconds=300, task="preprocess", phase="preprocess")
