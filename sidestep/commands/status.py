@@ -10,12 +10,12 @@ from sidestep.commands.parser import Parser
 from sidestep.config.fields import spec_fields
 from sidestep.config.job import resolve
 from sidestep.config.sources import Given
-from sidestep.lifecycle.part_status import MENDED
+from sidestep.lifecycle.part_status import read_status
 from sidestep.lifecycle.shards_status import ShardsStatus, are_newest, shards_status
 from sidestep.lifecycle.status import FILE, Status
 from sidestep.lifecycle.sweep import read_sweep
 from sidestep.runtime.console import write, write_json
-from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.errors import MissingInputError
 from sidestep.runtime.logs import setup_logging
 from sidestep.runtime.shown import on_one_line
 from sidestep.runtime.words import duration
@@ -92,13 +92,11 @@ def _show_whole(
 
 def _read(store: Store) -> Status:
     try:
-        return Status.read(store.read_small(FILE), f"{store.place}/{FILE}")
+        return read_status(store)
     except MissingInputError as error:
         raise MissingInputError(
             f"there is no {FILE} in {store.place}: no job has started there. Give the output_dir of a job."
         ) from error
-    except BadDataError as error:
-        raise BadDataError(f"{error}\n  {MENDED}") from error
 
 
 def _for_people(status: Status) -> str:
@@ -109,11 +107,11 @@ def _for_people(status: Status) -> str:
         epoch = f", epoch {status.epoch} of {status.epochs}" if status.epoch is not None else ""
         loss = f", loss {status.loss:.4f}" if status.loss is not None else ""
         lines.append(f"step {status.step} of {status.steps} ({status.step / status.steps:.0%}){epoch}{loss}")
-    if status.state == "running" and status.steps_per_second and status.seconds_left is not None:
+    if status.state_now == "running" and status.steps_per_second and status.seconds_left is not None:
         lines.append(f"{status.steps_per_second:.3g} steps/s, {duration(status.seconds_left)} left")
     if status.validation:
         lines.append(f"validation after step {status.validation.step}: {status.validation}")
-    if status.state == "running" and (at := status.validating):
+    if status.state_now == "running" and (at := status.validating):
         lines.append(f"validating after step {at.step}: {at.done} of {at.total} draws")
     if status.last_commit:
         lines.append(f"newest checkpoint: {status.last_commit.folder}, after step {status.last_commit.step}")

@@ -15,7 +15,7 @@ from sidestep.storage.store import Store
 NOT_BEGUN = "not begun"
 DAMAGED = "damaged"  # nobody knows how it is
 STATES = ("done", "running", "preempted", "failed", "lost", DAMAGED, NOT_BEGUN)
-MENDED = "its next attempt writes the file anew, and makes nothing twice"
+MENDED = "its next attempt writes the file anew, and goes on from what is saved"
 
 
 class PartStatus(BaseModel):
@@ -33,7 +33,7 @@ class PartStatus(BaseModel):
     def trouble(self) -> list[str]:
         """What is to be said of its file, or of its silence; nothing where it is well."""
         if self.damaged:
-            return [self.damaged, MENDED]
+            return [self.damaged]
         return [said] if self.status and (said := self.status.sign_of_life()) else []
 
 
@@ -46,8 +46,17 @@ def counted_states(parts: Iterable[PartStatus]) -> str:
 def read_part(store: Store, path: str = FILE) -> tuple[Status | None, str]:
     """What a status file says, and what is wrong with it: one of the two, or neither where it is gone."""
     try:
-        return Status.read(store.read_small(path), f"{store.place}/{path}"), ""
+        return read_status(store, path), ""
     except MissingInputError:
         return None, ""
     except BadDataError as error:
-        return None, " ".join(map(str.strip, str(error).splitlines()[:2]))
+        return None, "; ".join(map(str.strip, str(error).splitlines())).replace(":;", ":")
+
+
+def read_status(store: Store, path: str = FILE) -> Status:
+    """What a status file says. Raises MissingInputError where it is gone, BadDataError where it is none."""
+    data = store.read_small(path)
+    try:
+        return Status.read(data, f"{store.place}/{path}")
+    except BadDataError as error:
+        raise BadDataError(f"{error}\n  {MENDED}") from error

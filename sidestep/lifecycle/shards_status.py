@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from sidestep.config.shards import FOLDER, Shard, shards_of
-from sidestep.lifecycle.part_status import MENDED, NOT_BEGUN, PartStatus, counted_states, read_part
+from sidestep.lifecycle.part_status import NOT_BEGUN, PartStatus, counted_states, read_part
 from sidestep.lifecycle.status import FILE, Spent
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.runtime.words import counted, duration, some
@@ -54,7 +54,7 @@ class ShardsStatus(BaseModel):
         and of those that have not begun the first names."""
         shards = counted(len(self.shards), "shards")
         lines = [f"{self.name}: preprocess in {shards}: {counted_states(self.shards)}"]
-        lines += [f"{self.damaged}: {MENDED}"] if self.damaged else []
+        lines += [self.damaged] if self.damaged else []
         lines += [shard.in_words() for shard in self.shards if shard.state not in ("done", NOT_BEGUN)]
         if waiting := [shard.shard for shard in self.shards if shard.state == NOT_BEGUN]:
             lines.append(f"{NOT_BEGUN}: {some(waiting)}")

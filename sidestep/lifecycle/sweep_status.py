@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel
 
-from sidestep.lifecycle.part_status import MENDED, PartStatus, counted_states, read_part
+from sidestep.lifecycle.part_status import PartStatus, counted_states, read_part
 from sidestep.lifecycle.status import Status
 from sidestep.lifecycle.sweep import Entry, read_sweep
 from sidestep.lifecycle.sweep_best import BestRun, read_best
@@ -80,7 +80,7 @@ def sweep_status(store: Store) -> SweepStatus:
         runs=runs,
         best=best,
         seconds=sum(sum(status.spent.seconds.values()) for status in told),
-        damaged=[*([f"{of_shared}: {MENDED}"] if of_shared else []), *([of_best] if of_best else [])],
+        damaged=[said for said in (of_shared, of_best) if said],
     )
 
 

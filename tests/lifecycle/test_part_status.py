@@ -112,6 +112,15 @@ def test_of_thousands_of_shards_the_first_that_wait_are_named(
     assert len(said.splitlines()) < 6
 
 
+def test_a_folder_in_place_of_a_status(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is told as it is: no attempt would write it anew."""
+    file = sweep / FOLDERS[0] / "status.json"
+    file.unlink()
+    file.mkdir()
+    said = status_of(sweep, capsys)
+    assert tells(said, f"({FOLDERS[0]}): damaged", file, "is a folder") and "next attempt" not in said
+
+
 def test_a_file_is_no_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     assert main(["status", str(tmp_path / "file")]) == 65
