@@ -57,6 +57,8 @@ MERGED = (
 
 _RANK_FROM = ("train.adapter.rank_from", "sweep.train.adapter.rank_from")
 
+METRICS_FILE: FieldPath = ("runtime", "metrics_file")
+
 WEBHOOK: FieldPath = ("runtime", "webhook")
 """A secret of the spec's own, which no rendered file has: its variable carries it."""
 
@@ -269,6 +271,11 @@ def local_places(spec: JobSpec) -> dict[FieldPath, Path]:
         and not (place == OWN_ESTIMATE and ".".join(path).startswith(_RANK_FROM))
         and (folder := local_path(place)) is not None
     }
+
+
+def metrics_file(spec: JobSpec) -> Path | None:
+    """The file for a collector on the job's machine, absolute."""
+    return Path(spec.runtime.metrics_file).expanduser().absolute() if spec.runtime.metrics_file else None
 
 
 def flattened(given: Mapping[FieldPath, Any]) -> dict[str, str]:

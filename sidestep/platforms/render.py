@@ -13,7 +13,7 @@ from sidestep.config.sources import FileLine
 from sidestep.platforms import docker, dstack, helm, kubernetes, runpod, skypilot, slurm, vast
 from sidestep.platforms.access import troubles
 from sidestep.platforms.image import cuda_of
-from sidestep.platforms.job import Job, local_places, places
+from sidestep.platforms.job import METRICS_FILE, Job, local_places, metrics_file, places
 from sidestep.platforms.platform import Platform
 from sidestep.platforms.wishes import NO_WISHES, Wishes, flag
 from sidestep.runtime.errors import BadSpecError, UsageError
@@ -53,6 +53,8 @@ def job_for(
     if platform.local_paths:  # a path means the same in the container
         local = local_places(spec)
         added |= {path: str(folder) for path, folder in local.items() if path[0] != "sweep"}
+        if metrics := metrics_file(spec):
+            added[METRICS_FILE] = str(metrics)
     if platform.grace_seconds is not None:
         added[GRACE] = min(platform.grace_seconds, spec.runtime.grace_seconds)
     if platform.rented and ON_EXIT not in given:
