@@ -7,7 +7,7 @@ says of which shards' indexes it was made, so that none of them is merged twice,
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -167,13 +167,15 @@ def merge_shards(tensors: Store, of: int | None = None, songs: str | None = None
     }
     for name, why in foreign.items():
         log.warning("%s/%s/%s %s: not used", tensors.place, FOLDER, name, why)
-    index = _joined(tensors, parts)
+    before = read_index(tensors)
+    index = _joined(tensors, parts, before or Index())
     _report(tensors, parts, index)
     _keep_preview(tensors, parts)
     write_checked(tensors, read_checked(*(tensors.child(part.shard.folder) for part in parts)))
     write_index(tensors, index)
     _note(tensors, digests)
-    _clear_unfinished(tensors, [shard for shard in there if shard.of != number], index)
+    others = [tensors.child(shard.folder) for shard in there if shard.of != number]
+    _clear_unfinished([(tensors, before), *((other, _index_or_damage(other)) for other in others)], index)
     songs_said = counted(len(index.samples), "songs")
     log.info("%s of %s are merged, in %s", songs_said, counted(number, "shards"), tensors.place)
     return Merged(index, number, foreign)
@@ -274,9 +276,11 @@ def _path(place: str, dealt: Dealt) -> str:
     return place.removeprefix(f"{max(roots, key=len)}/") if roots else place
 
 
-def _joined(tensors: Store, parts: Sequence[Part]) -> Index:
-    """The index of all. Raises MissingInputError where tensors that were written are gone."""
-    before = read_index(tensors) or Index()
+def _joined(tensors: Store, parts: Sequence[Part], before: Index) -> Index:
+    """The index of all, with what the one `before` knows of other songs' tensors.
+
+    Raises MissingInputError where tensors that were written are gone.
+    """
     first = parts[0].index
     index = Index(
         weights=next((part.index.weights for part in parts if part.index.weights), None),
@@ -300,20 +304,19 @@ def _joined(tensors: Store, parts: Sequence[Part]) -> Index:
     return replace(index, tensors={**before.tensors, **made}, weights=index.weights or before.weights)
 
 
-def _clear_unfinished(tensors: Store, foreign: Sequence[Shard], index: Index) -> None:
-    """Delete what lies beside tensors that are all made by now: of shards of another number.
+def _clear_unfinished(places: Iterable[tuple[Store, Index | BadDataError | None]], index: Index) -> None:
+    """Delete what others have left beside tensors that are all made by now: shards of another number, or one
+    job of all songs. `places` come with their own indexes.
 
-    One that has songs of its own to make still keeps its work: somebody may be at it.
+    Whoever has songs of its own to make still keeps its work: somebody may be at it.
     """
-    for shard in foreign:
-        own = tensors.child(shard.folder)
-        theirs = _index_or_damage(own)
+    for place, theirs in places:
         if isinstance(theirs, Index) and index.tensors.keys() >= {*theirs.samples.values()}:
-            clear_unfinished(own)
-        elif has_unfinished(own):
+            clear_unfinished(place)
+        elif has_unfinished(place):
             log.warning(
-                "%s/unfinished is work of other shards, and stays: delete it once nobody goes on with it",
-                own.place,
+                "%s/unfinished is the work of others, and stays: delete it once nobody goes on with it",
+                place.place,
             )
 
 

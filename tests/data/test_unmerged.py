@@ -148,11 +148,13 @@ def test_unfinished_work_of_other_shards_goes_once_its_songs_are_made(
     more = root(store.child("shards/1-of-3"))
     more.samples["/songs/new.wav"] = "new"  # a song that the merged set does not have
     write_index(store.child("shards/1-of-3"), more)
-    left = [f"shards/{k}-of-3/unfinished/latents" for k in range(3)]  # the last one has no index
+    write_index(store, Index(samples=dict(root(store.child("shards/0-of-2")).samples)))  # of one job
+    folders = ["shards/0-of-3", "shards/1-of-3", "shards/2-of-3", "."]  # the third one has no index
+    left = [f"{folder}/unfinished/latents".removeprefix("./") for folder in folders]
     for file in left:
         store.write_bytes(file, b"work")
     merge_shards(store, 2)
-    assert [bool(store.stat(file)) for file in left] == [False, True, True]
+    assert [bool(store.stat(file)) for file in left] == [False, True, True, False]
     assert f"{store.place}/shards/1-of-3/unfinished" in caplog.text
 
 
