@@ -1,4 +1,4 @@
-"""A command that is ended at each change that it makes on the disk, one after another."""
+"""Work that is ended by a real signal: at each change that it makes on the disk, or before a call."""
 
 import os
 import signal
@@ -8,8 +8,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from sidestep.config.job import JobSpec
 from sidestep.runtime import interrupts
-from sidestep.runtime.errors import ExitCode
+from sidestep.runtime.errors import AgainError, ExitCode
+from sidestep.runtime.preemption import Preemption
+from sidestep.tasks import run
+
+Point = tuple[Any, str]
+"""A class or a module, and the name of a function of it."""
 
 SIGNALS = [signal.SIGKILL, signal.SIGTERM]
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate"}
@@ -32,19 +38,56 @@ def ended_at_each_change(
         assert code == (-number if number == signal.SIGKILL else ExitCode.AGAIN)
 
 
+def attempt(spec: JobSpec, point: Point, number: int, what: signal.Signals) -> int:
+    """One attempt at a job, in a fork, that gets a signal before call `number` of the point: the exit code,
+    or minus the signal that it died of."""
+
+    def work() -> int:
+        _signal_at(point, number, what)
+        try:
+            with Preemption() as preemption:
+                run(spec, preemption)
+        except (AgainError, KeyboardInterrupt):
+            return ExitCode.AGAIN
+        return ExitCode.DONE
+
+    return _in_fork(work)
+
+
 def _forked(work: Callable[[], int], number: signal.Signals, root: Path, change: int) -> int:
+    def ended() -> int:
+        interrupts.raise_them()
+        _end_at(change, number, str(root))
+        try:
+            return work()
+        except interrupts.Terminated:
+            return ExitCode.AGAIN
+
+    return _in_fork(ended)
+
+
+def _in_fork(work: Callable[[], int]) -> int:
+    """The exit code that `work` returns, or minus the signal that it died of; 99 where it raised."""
     pid = os.fork()
     if not pid:
         code = 99
         try:
-            interrupts.raise_them()
-            _end_at(change, number, str(root))
             code = work()
-        except interrupts.Terminated:
-            code = ExitCode.AGAIN
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _signal_at(point: Point, number: int, what: signal.Signals) -> None:
+    owner, name = point
+    original, calls = getattr(owner, name), count(1)
+
+    def call(*given: Any, **named: Any) -> Any:
+        if next(calls) == number:
+            os.kill(os.getpid(), what)
+        return original(*given, **named)
+
+    setattr(owner, name, call)
 
 
 def _end_at(change: int, number: signal.Signals, root: str) -> None:

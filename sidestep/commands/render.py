@@ -11,6 +11,7 @@ from sidestep.commands.parser import Parser, whole
 from sidestep.config.presets import write_file
 from sidestep.config.sources import IMAGE_VARIABLE
 from sidestep.platforms.image import image_reference
+from sidestep.platforms.platform import Platform
 from sidestep.platforms.render import PLATFORMS, default_file, job_for, spec_file
 from sidestep.platforms.wishes import SPOT, Wishes
 from sidestep.runtime.console import write
@@ -76,14 +77,11 @@ def add_arguments(parser: Parser) -> None:
 def run(call: Call) -> None:
     """Write the file to --output or to standard output, and the command to standard error.
 
-    Raises UsageError for a platform that is not known, or that the spec does not suit; AccessError where the
-    file cannot be written.
+    Raises UsageError for a platform that is not known, or that cannot be asked for what flags want of it;
+    BadSpecError where the spec does not suit it; AccessError where the file cannot be written.
     """
+    platform = _platform(call)
     options, spec, origins = read_job(call)
-    platform = PLATFORMS.get(options.place)
-    if platform is None:
-        hint = did_you_mean(options.place, PLATFORMS)
-        raise UsageError(f"{options.place!r} is not a platform that jobs are rendered for; {hint}")
     config, _ = spec_file(origins)
     if options.output and config and Path(options.output).resolve() == Path(config).resolve():
         raise UsageError(f"--output {options.output} is the spec's own file: name another one")
@@ -98,6 +96,15 @@ def run(call: Call) -> None:
         write(rendered.text, exactly=True)
         how = f"Save this as {default_file(platform, spec)}, and submit it with"
     sys.stderr.write(shown(f"{how}:\n  {rendered.command}\n"))
+
+
+def _platform(call: Call) -> Platform:
+    """That of the command line, which is looked at before the spec is."""
+    place = call.parser.parse_known_args(call.words)[0].place
+    if place not in PLATFORMS:
+        hint = did_you_mean(place, PLATFORMS)
+        raise UsageError(f"{place!r} is not a platform that jobs are rendered for; {hint}")
+    return PLATFORMS[place]
 
 
 def _granting(wish: str) -> str:

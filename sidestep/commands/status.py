@@ -10,6 +10,7 @@ from sidestep.commands.parser import Parser
 from sidestep.config.fields import spec_fields
 from sidestep.config.job import resolve
 from sidestep.config.sources import Given
+from sidestep.lifecycle.part_status import read_status
 from sidestep.lifecycle.shards_status import ShardsStatus, are_newest, shards_status
 from sidestep.lifecycle.status import FILE, Status
 from sidestep.lifecycle.sweep import read_sweep
@@ -91,7 +92,7 @@ def _show_whole(
 
 def _read(store: Store) -> Status:
     try:
-        return Status.read(store.read_small(FILE), f"{store.place}/{FILE}")
+        return read_status(store)
     except MissingInputError as error:
         raise MissingInputError(
             f"there is no {FILE} in {store.place}: no job has started there. Give the output_dir of a job."
@@ -100,16 +101,17 @@ def _read(store: Store) -> Status:
 
 def _for_people(status: Status) -> str:
     """Some lines, the most important first; what is not known is not said."""
-    lines = [f"{status.name}: {status.state}" + (f" ({status.phase})" if status.state == "running" else "")]
+    phase = f" ({status.phase})" if status.state == "running" else ""
+    lines = [f"{status.name}: {status.state_now}{phase}"]
     if status.step is not None and status.steps:
         epoch = f", epoch {status.epoch} of {status.epochs}" if status.epoch is not None else ""
         loss = f", loss {status.loss:.4f}" if status.loss is not None else ""
         lines.append(f"step {status.step} of {status.steps} ({status.step / status.steps:.0%}){epoch}{loss}")
-    if status.state == "running" and status.steps_per_second and status.seconds_left is not None:
+    if status.state_now == "running" and status.steps_per_second and status.seconds_left is not None:
         lines.append(f"{status.steps_per_second:.3g} steps/s, {duration(status.seconds_left)} left")
     if status.validation:
         lines.append(f"validation after step {status.validation.step}: {status.validation}")
-    if status.state == "running" and (at := status.validating):
+    if status.state_now == "running" and (at := status.validating):
         lines.append(f"validating after step {at.step}: {at.done} of {at.total} draws")
     if status.last_commit:
         lines.append(f"newest checkpoint: {status.last_commit.folder}, after step {status.last_commit.step}")
@@ -119,11 +121,6 @@ def _for_people(status: Status) -> str:
     lines.append(f"attempt {status.attempt}{preempted}, {duration(seconds)} in all")
     if status.message:
         lines.append(status.message)
-    if status.is_stale():
-        lines.append(
-            f"no sign of life for {duration(status.silence())}: its machine is gone. The same command goes "
-            "on from the newest checkpoint."
-        )
-    elif status.state == "running":
-        lines.append(f"last sign of life {duration(max(status.silence(), 0))} ago")
+    if sign := status.sign_of_life():
+        lines.append(sign)
     return "\n  ".join(map(on_one_line, lines)) + "\n"

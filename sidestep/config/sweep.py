@@ -65,6 +65,11 @@ def called(values: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={as_typed(value) or 'null'}" for name, value in sorted(values.items()))
 
 
+def folder_of(values: Mapping[str, Any]) -> str:
+    """The folder of the run with these values of the swept settings."""
+    return sha256(json_bytes(dict(values))).hexdigest()[:DIGITS]
+
+
 def members_of(spec: Spec) -> list[Member[Spec]]:
     """The runs that `spec` stands for, in the order of its values: the last setting changes the fastest.
 
@@ -140,7 +145,7 @@ def _member(spec: Spec, values: Mapping[str, Any]) -> Member[Spec]:
     """The run with these values. Raises ValidationError where they are no spec together."""
     tried = _changed(spec, {**values, "sweep": {}}).model_dump(mode="json")
     checked = {name: reduce(getitem, name.split("."), tried) for name in values}
-    folder = sha256(json_bytes(checked)).hexdigest()[:DIGITS]
+    folder = folder_of(checked)
     own: dict[str, Any] = {
         "sweep": {},
         "name": f"{spec.name[: 62 - DIGITS]}-{folder}",

@@ -109,6 +109,17 @@ def packed(heard: Heard) -> "Tensor":
     return torch.frombuffer(bytearray(heard.model_dump_json().encode()), dtype=torch.uint8)
 
 
+def has_unfinished(place: Store) -> bool:
+    """Whether something lies beside the tensors of a place."""
+    return bool(_listed(place))
+
+
+def clear_unfinished(place: Store) -> None:
+    """Delete what lies beside the tensors of a place, as all of them are made."""
+    for name in sorted(_listed(place)):
+        place.delete(f"{FOLDER}/{name}")
+
+
 def _listed(place: Store) -> set[str]:
     return {file.path.removeprefix(f"{FOLDER}/") for file in place.list_files(FOLDER)}
 

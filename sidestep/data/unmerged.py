@@ -6,8 +6,8 @@ says of which shards' indexes it was made, so that none of them is merged twice,
 """
 
 import logging
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -18,6 +18,7 @@ from sidestep.data.index import Index, find_files, read_index, tensors_file, wri
 from sidestep.data.listing import PREVIEWS
 from sidestep.data.shards import INDEX_FILE, Dealt, shards_in
 from sidestep.data.survey import joined, read_survey, write_survey
+from sidestep.data.unfinished import clear_unfinished, has_unfinished
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError, SideStepError, StorageError
 from sidestep.runtime.words import counted, out_of, some
@@ -151,10 +152,10 @@ def merge_shards(tensors: Store, of: int | None = None, songs: str | None = None
     for number in numbers:
         try:
             whole[number] = _parts(tensors, number, songs)
-        except SideStepError as error:
+        except (BadDataError, MissingInputError) as error:
             failures[number] = error
     if not whole:
-        raise _first(failures)
+        raise _first(failures, [shard for shard in there if of and shard.of != of])
     if len({(parts[0].dealt.songs, parts[0].dealt.recipe) for parts in whole.values()}) > 1:
         raise BadDataError(
             f"{tensors.place} has whole sets of shards of different datasets: of {_numbers(whole)}\n"
@@ -166,21 +167,32 @@ def merge_shards(tensors: Store, of: int | None = None, songs: str | None = None
     }
     for name, why in foreign.items():
         log.warning("%s/%s/%s %s: not used", tensors.place, FOLDER, name, why)
-    index = _joined(tensors, parts)
+    before = read_index(tensors)
+    index = _joined(tensors, parts, before or Index())
     _report(tensors, parts, index)
     _keep_preview(tensors, parts)
     write_checked(tensors, read_checked(*(tensors.child(part.shard.folder) for part in parts)))
     write_index(tensors, index)
     _note(tensors, digests)
+    others = [tensors.child(shard.folder) for shard in there if shard.of != number]
+    _clear_unfinished([(tensors, before), *((other, _index_or_damage(other)) for other in others)], index)
     songs_said = counted(len(index.samples), "songs")
     log.info("%s of %s are merged, in %s", songs_said, counted(number, "shards"), tensors.place)
     return Merged(index, number, foreign)
 
 
-def _first(failures: Mapping[int, SideStepError]) -> SideStepError:
-    """The one failure; of several numbers of shards all of them."""
+def _first(failures: Mapping[int, SideStepError], others: Sequence[Shard]) -> SideStepError:
+    """The one failure, with the `others` that are there in place of what was asked for; of several numbers of
+    shards all of them."""
     if len(failures) == 1:
-        return next(iter(failures.values()))
+        (error,) = failures.values()
+        if not others:
+            return error
+        counts = Counter(shard.of for shard in others)
+        there = " and ".join(f"{count} of {of}" for of, count in sorted(counts.items()))
+        return type(error)(
+            f"{error}\n  there are other shards: {there}; preprocess.shards (--shards) says which are meant"
+        )
     kind = BadDataError if any(isinstance(error, BadDataError) for error in failures.values()) else None
     return (kind or MissingInputError)(
         f"no set of shards is whole, of {_numbers(failures)}: preprocess.shards says which one is meant\n"
@@ -196,8 +208,11 @@ def _parts(tensors: Store, of: int, songs: str | None) -> list[Part]:
     """All shards of so many, as they belong together; raises as `merge_shards`."""
     shards = shards_of(of)
     with ThreadPoolExecutor(tensors.options.connections) as pool:
-        indexes = list(pool.map(lambda shard: read_index(tensors.child(shard.folder)), shards))
+        found = list(pool.map(lambda shard: _index_or_damage(tensors.child(shard.folder)), shards))
     where = f"the {of} shards in {tensors.place} are not one dataset"
+    if damaged := [str(one) for one in found if isinstance(one, BadDataError)]:
+        raise BadDataError("\n  ".join([f"{where}: indexes are damaged", *damaged]))
+    indexes = [None if isinstance(one, BadDataError) else one for one in found]
     missing = [shard.name for shard, index in zip(shards, indexes, strict=True) if index is None]
     parts, doubled = [], []
     for shard, index in zip(shards, indexes, strict=True):
@@ -224,6 +239,13 @@ def _parts(tensors: Store, of: int, songs: str | None) -> list[Part]:
         raise MissingInputError(f"{where}: songs are left to preprocess of {some(unfinished)}\n  {AGAIN}")
     _check_once(parts, where)
     return parts
+
+
+def _index_or_damage(place: Store) -> Index | BadDataError | None:
+    try:
+        return read_index(place)
+    except BadDataError as error:
+        return error
 
 
 def _of_others(parts: Sequence[Part], songs: str | None) -> str:
@@ -254,9 +276,11 @@ def _path(place: str, dealt: Dealt) -> str:
     return place.removeprefix(f"{max(roots, key=len)}/") if roots else place
 
 
-def _joined(tensors: Store, parts: Sequence[Part]) -> Index:
-    """The index of all. Raises MissingInputError where tensors that were written are gone."""
-    before = read_index(tensors) or Index()
+def _joined(tensors: Store, parts: Sequence[Part], before: Index) -> Index:
+    """The index of all, with what the one `before` knows of other songs' tensors.
+
+    Raises MissingInputError where tensors that were written are gone.
+    """
     first = parts[0].index
     index = Index(
         weights=next((part.index.weights for part in parts if part.index.weights), None),
@@ -278,6 +302,22 @@ def _joined(tensors: Store, parts: Sequence[Part]) -> Index:
         )
     made = {key: _one(tensors, key, said) for key, said in digests.items()}
     return replace(index, tensors={**before.tensors, **made}, weights=index.weights or before.weights)
+
+
+def _clear_unfinished(places: Iterable[tuple[Store, Index | BadDataError | None]], index: Index) -> None:
+    """Delete what others have left beside tensors that are all made by now: shards of another number, or one
+    job of all songs. `places` come with their own indexes.
+
+    Whoever has songs of its own to make still keeps its work: somebody may be at it.
+    """
+    for place, theirs in places:
+        if isinstance(theirs, Index) and index.tensors.keys() >= {*theirs.samples.values()}:
+            clear_unfinished(place)
+        elif has_unfinished(place):
+            log.warning(
+                "%s/unfinished is the work of others, and stays: delete it once nobody goes on with it",
+                place.place,
+            )
 
 
 def _one(tensors: Store, key: str, said: set[str]) -> str:

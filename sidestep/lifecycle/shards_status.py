@@ -1,53 +1,48 @@
 """What a sharded preprocessing is doing: the status of each shard, and what all of them have cost."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 from pydantic import BaseModel
 
 from sidestep.config.shards import FOLDER, Shard, shards_of
-from sidestep.lifecycle.status import FILE, Spent, Status
-from sidestep.runtime.errors import MissingInputError
-from sidestep.runtime.words import counted, duration
+from sidestep.lifecycle.part_status import NOT_BEGUN, PartStatus, counted_states, read_part
+from sidestep.lifecycle.status import FILE, Spent
+from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.words import counted, duration, some
 from sidestep.storage.store import Store
 
-NOT_BEGUN = "not begun"
-LOST = "lost"  # it says that it runs, and has not been heard of
-STATES = ("done", "running", "preempted", "failed", LOST, NOT_BEGUN)
 
-
-class ShardStatus(BaseModel):
-    """One shard; without a status it has not begun."""
+class ShardStatus(PartStatus):
+    """One shard."""
 
     shard: str
-    status: Status | None
-
-    @property
-    def state(self) -> str:
-        if self.status is None:
-            return NOT_BEGUN
-        return LOST if self.status.is_stale() else self.status.state
 
     def in_words(self) -> str:
         """How it is, on one line."""
-        status = self.status
-        if status is None:
-            return f"{self.shard}: {NOT_BEGUN}"
-        parts = [f"{self.state}, attempt {status.attempt}"]
-        if self.state == LOST:
-            parts.append(f"no sign of life for {duration(status.silence())}")
-        if status.state == "failed":
+        parts = [self.state]
+        if status := self.status:
+            parts.append(f"attempt {status.attempt}")
+        parts += self.trouble()
+        if status and status.state == "failed":
             parts.append(f"code {status.exit_code}")
             parts += status.message.splitlines()[:3]
         return f"{self.shard}: {', '.join(parts)}"
 
 
 class ShardsStatus(BaseModel):
-    """All shards of one number; `spent` is what their attempts have cost together, at other numbers, too."""
+    """All shards of one number.
+
+    Attributes:
+        spent: what their attempts have cost together, at other numbers, too.
+        damaged: what is wrong with the status of the output itself, which a job after them has written.
+    """
 
     place: str
     name: str
     shards: list[ShardStatus]
     spent: Spent
+    damaged: str = ""
 
     @property
     def has_ended(self) -> bool:
@@ -55,11 +50,14 @@ class ShardsStatus(BaseModel):
         return all(shard.state in ("done", "failed") for shard in self.shards)
 
     def in_words(self) -> list[str]:
-        """Some lines, the most important first. Of shards that are done no more than their number is said."""
-        count = Counter(shard.state for shard in self.shards)
-        states = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
-        lines = [f"{self.name}: preprocess in {counted(len(self.shards), 'shards')}: {states}"]
-        lines += [shard.in_words() for shard in self.shards if shard.state != "done"]
+        """Some lines, the most important first. Of shards that are done no more than their number is said,
+        and of those that have not begun the first names."""
+        shards = counted(len(self.shards), "shards")
+        lines = [f"{self.name}: preprocess in {shards}: {counted_states(self.shards)}"]
+        lines += [self.damaged] if self.damaged else []
+        lines += [shard.in_words() for shard in self.shards if shard.state not in ("done", NOT_BEGUN)]
+        if waiting := [shard.shard for shard in self.shards if shard.state == NOT_BEGUN]:
+            lines.append(f"{NOT_BEGUN}: {some(waiting)}")
         spent = self.spent
         preempted = f", {spent.preemptions} of them preempted" if spent.preemptions else ""
         seconds = sum(spent.seconds.values())
@@ -67,39 +65,46 @@ class ShardsStatus(BaseModel):
 
 
 def are_newest(store: Store) -> bool:
-    """Whether shards are what an output was last heard of: it may hold a run as well that came after them."""
-    told = _told(store)
+    """Whether shards are what an output was last heard of: it may hold a run as well that came after them.
+
+    Where one of their files is damaged, or the run's own is, nobody knows: then what can be read counts.
+    """
+    told = [shard.status for shard in _told(store).values() if shard.status]
     if not told:
-        return False
-    try:
-        whole = Status.read(store.read_small(FILE), f"{store.place}/{FILE}")
-    except MissingInputError:
-        return True
-    return whole.heartbeat < max(status.heartbeat for status in told.values())
+        return not store.stat(FILE) and bool(_told(store))
+    whole, _ = read_part(store)
+    return whole is None or whole.heartbeat < max(status.heartbeat for status in told)
 
 
 def shards_status(store: Store) -> ShardsStatus:
-    """The shards in an output: those of the number that was last heard of. Raises BadDataError where one of
-    their files is damaged, MissingInputError where there are none."""
+    """The shards in an output: those of the number that was last heard of.
+
+    Raises BadDataError where all of their files are damaged, MissingInputError where there are none.
+    """
     told = _told(store)
     if not told:
         raise MissingInputError(f"there is no {FOLDER}/*/{FILE} in {store.place}: no shard has begun there")
-    newest = max(told, key=lambda shard: told[shard].heartbeat)
-    shards = [ShardStatus(shard=shard.name, status=told.get(shard)) for shard in shards_of(newest.of)]
+    known = {shard: one.status for shard, one in told.items() if one.status}
+    if not known:
+        raise BadDataError("\n  ".join(line for one in told.values() for line in one.trouble()))
+    newest = max(known, key=lambda shard: known[shard].heartbeat)
+    shards = [told.get(shard) or ShardStatus(shard=shard.name, status=None) for shard in shards_of(newest.of)]
     return ShardsStatus(
         place=store.place,
-        name=told[newest].name,
+        name=known[newest].name,
         shards=shards,
-        spent=_sum([one.spent for one in told.values()]),
+        spent=_sum([one.spent for one in known.values()]),
+        damaged=read_part(store)[1],
     )
 
 
-def _told(store: Store) -> dict[Shard, Status]:
-    found: dict[Shard, Status] = {}
+def _told(store: Store) -> Mapping[Shard, ShardStatus]:
+    found: dict[Shard, ShardStatus] = {}
     for file in store.list_files(FOLDER):
         _, name, *rest = file.path.split("/")
         if rest == [FILE] and (shard := Shard.called(name)):
-            found[shard] = Status.read(store.read_small(file.path), f"{store.place}/{file.path}")
+            status, damaged = read_part(store, file.path)
+            found[shard] = ShardStatus(shard=shard.name, status=status, damaged=damaged)
     return found
 
 

@@ -7,6 +7,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from sidestep.runtime.gpus import Gpu
 from sidestep.runtime.parsing import Amount, Count, Number, parse_as
+from sidestep.runtime.words import duration
 
 FILE = "status.json"
 HEARTBEAT_SECONDS = 5.0
@@ -108,6 +109,22 @@ class Status(BaseModel):
     def silence(self) -> float:
         """Seconds since the last sign of life, by this machine's clock."""
         return (now() - self.heartbeat).total_seconds()
+
+    @property
+    def state_now(self) -> str:
+        """The state; "lost" in place of a "running" that is not to be believed."""
+        return "lost" if self.is_stale() else self.state
+
+    def sign_of_life(self) -> str:
+        """When a job that says "running" was last heard of, in words; nothing of the others."""
+        if self.state != "running":
+            return ""
+        if not self.is_stale():
+            return f"last sign of life {duration(max(self.silence(), 0))} ago"
+        return (
+            f"no sign of life for {duration(self.silence())}: it is probably gone. "
+            "The same command goes on from what is saved"
+        )
 
     def is_stale(self) -> bool:
         """Whether it says "running" and has not been heard of for far too long."""

@@ -7,19 +7,20 @@
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from sidestep.commitlog.lease import Lease, Watch
 from sidestep.commitlog.log import CommitLog
 from sidestep.commitlog.writer import Writer, take_over
 from sidestep.config.job import JobSpec
-from sidestep.config.sweep import DIGITS, Member, called
+from sidestep.config.sweep import DIGITS, Member, called, folder_of
 from sidestep.runtime.canonical import json_bytes
-from sidestep.runtime.errors import MissingInputError, StorageError, TakenError
+from sidestep.runtime.errors import BadDataError, MissingInputError, StorageError, TakenError
 from sidestep.runtime.liveness import sign_of_life
 from sidestep.runtime.parsing import parse_as
 from sidestep.storage.store import Store
@@ -31,11 +32,27 @@ LEASE = "sweep"
 _TRIES = 10
 
 
+Folder = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{DIGITS}}}$")]
+"""Of a run, below the sweep's output."""
+
+ANEW = (
+    "restore it from a copy; or move it away, and `sidestep run` of the sweep writes it anew, in its spec's "
+    "order: nothing is trained twice, and runs with values that the spec has no more are not listed then, "
+    "but stay in their folders"
+)
+
+
 class Entry(BaseModel):
     """One run of a sweep: its folder, and the values of the swept settings by name, in plain values."""
 
-    folder: Annotated[str, Field(pattern=rf"^[0-9a-f]{{{DIGITS}}}$")]
+    folder: Folder
     values: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _is_its_folder(self) -> Self:
+        if folder_of(self.values) != self.folder:
+            raise ValueError(f"{self.folder} is not the folder of the run with these values")
+        return self
 
     @property
     def name(self) -> str:
@@ -47,7 +64,15 @@ class Listed(BaseModel):
     """The content of sweep.json."""
 
     format: Literal[1] = 1
-    runs: list[Entry] = []
+    runs: Annotated[list[Entry], Field(min_length=1)]
+
+    @field_validator("runs")
+    @classmethod
+    def _are_others(cls, runs: list[Entry]) -> list[Entry]:
+        twice = [folder for folder, count in Counter(run.folder for run in runs).items() if count > 1]
+        if twice:
+            raise ValueError(f"has the same run twice: {', '.join(twice)}")
+        return runs
 
 
 def read_sweep(store: Store) -> list[Entry]:
@@ -56,9 +81,13 @@ def read_sweep(store: Store) -> list[Entry]:
     Raises BadDataError where sweep.json is damaged.
     """
     try:
-        return parse_as(Listed, store.read_small(FILE), f"{store.place}/{FILE}").runs
+        data = store.read_small(FILE)
     except MissingInputError:
         return []
+    try:
+        return parse_as(Listed, data, f"{store.place}/{FILE}").runs
+    except BadDataError as error:
+        raise BadDataError(f"{error}\n  {ANEW}") from error
 
 
 def grown(known: Sequence[Entry], members: Sequence[Member[JobSpec]]) -> list[Entry]:

@@ -12,7 +12,7 @@ from sidestep.commitlog.log import CommitLog
 from sidestep.lifecycle.compared import read_run
 from sidestep.lifecycle.output import ADAPTER
 from sidestep.lifecycle.publish import check_published
-from sidestep.lifecycle.sweep import Entry
+from sidestep.lifecycle.sweep import Entry, Folder
 from sidestep.report.comparison import Run, judge_runs
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError
@@ -34,7 +34,7 @@ class BestRun(BaseModel):
         finished: how many of the sweep's `runs` it was chosen from.
     """
 
-    folder: str
+    folder: Folder
     name: str
     values: dict[str, Any]
     step: Count

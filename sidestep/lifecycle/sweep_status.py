@@ -1,43 +1,33 @@
 """What a sweep is doing: the status of each run and of what they share, and what all of them have cost."""
 
-from collections import Counter
-
 from pydantic import BaseModel
 
-from sidestep.lifecycle.status import FILE, Status
+from sidestep.lifecycle.part_status import PartStatus, counted_states, read_part
+from sidestep.lifecycle.status import Status
 from sidestep.lifecycle.sweep import Entry, read_sweep
 from sidestep.lifecycle.sweep_best import BestRun, read_best
-from sidestep.runtime.errors import MissingInputError
+from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.words import counted, duration
 from sidestep.storage.store import Store
 
-NOT_BEGUN = "not begun"
 
-
-class RunStatus(BaseModel):
-    """One run; without a status it has not begun."""
+class RunStatus(PartStatus):
+    """One run."""
 
     folder: str
     name: str
-    status: Status | None
-
-    @property
-    def state(self) -> str:
-        return self.status.state if self.status else NOT_BEGUN
 
     def in_words(self) -> str:
         """How far it is, on one line."""
-        status = self.status
-        if status is None:
-            return f"{self.name} ({self.folder}): {NOT_BEGUN}"
-        parts = [status.state + (f" ({status.phase})" if status.state == "running" else "")]
-        if status.step is not None and status.steps:
-            parts.append(f"step {status.step} of {status.steps}")
-        if status.validation and status.validation.held_out is not None:
-            parts.append(f"held-out {status.validation.held_out:.4f}")
-        if status.is_stale():
-            parts.append(f"no sign of life for {duration(status.silence())}")
-        if status.state == "failed" and status.message:
+        parts = [self.state]
+        if status := self.status:
+            parts = [self.state + (f" ({status.phase})" if status.state == "running" else "")]
+            if status.step is not None and status.steps:
+                parts.append(f"step {status.step} of {status.steps}")
+            if status.validation and status.validation.held_out is not None:
+                parts.append(f"held-out {status.validation.held_out:.4f}")
+        parts += self.trouble()
+        if status and status.state == "failed" and status.message:
             parts.append(status.message.partition("\n")[0])
         return f"{self.name} ({self.folder}): {', '.join(parts)}"
 
@@ -47,6 +37,7 @@ class SweepStatus(BaseModel):
 
     Attributes:
         shared: the status of what its runs share, the tensors and the estimate.
+        damaged: what is wrong with files that are not one run's.
         seconds: wall time of all attempts of all that.
     """
 
@@ -55,6 +46,7 @@ class SweepStatus(BaseModel):
     runs: list[RunStatus]
     best: BestRun | None
     seconds: float
+    damaged: list[str] = []
 
     @property
     def has_ended(self) -> bool:
@@ -63,32 +55,35 @@ class SweepStatus(BaseModel):
 
     def in_words(self) -> list[str]:
         """Some lines, the most important first."""
-        count = Counter(run.state for run in self.runs)
-        states = ", ".join(f"{number} {state}" for state, number in count.most_common())
-        lines = [f"a sweep of {counted(len(self.runs), 'runs')}: {states}"]
+        lines = [f"a sweep of {counted(len(self.runs), 'runs')}: {counted_states(self.runs)}", *self.damaged]
         if self.best:
             lines.append(f"best: {self.best}")
         if self.shared and self.shared.state != "done":
-            lines.append(f"what they share: {self.shared.state} ({self.shared.phase})")
+            sign = f", {said}" if (said := self.shared.sign_of_life()) else ""
+            lines.append(f"what they share: {self.shared.state_now} ({self.shared.phase}){sign}")
         lines += [run.in_words() for run in self.runs]
         return [*lines, f"{duration(self.seconds)} in all"]
 
 
 def sweep_status(store: Store) -> SweepStatus:
-    """The sweep in `store`. Raises BadDataError where one of its files is damaged."""
+    """The sweep in `store`. Raises BadDataError where sweep.json, which names its runs, is damaged."""
     runs = [_run(store, entry) for entry in read_sweep(store)]
-    shared = _status(store)
+    shared, of_shared = read_part(store)
+    try:
+        best, of_best = read_best(store), ""
+    except BadDataError as error:
+        best, of_best = None, f"{error}: `sidestep run` of the sweep writes it anew"
     told = [status for status in (shared, *(run.status for run in runs)) if status]
-    seconds = sum(sum(status.spent.seconds.values()) for status in told)
-    return SweepStatus(place=store.place, shared=shared, runs=runs, best=read_best(store), seconds=seconds)
+    return SweepStatus(
+        place=store.place,
+        shared=shared,
+        runs=runs,
+        best=best,
+        seconds=sum(sum(status.spent.seconds.values()) for status in told),
+        damaged=[said for said in (of_shared, of_best) if said],
+    )
 
 
 def _run(store: Store, entry: Entry) -> RunStatus:
-    return RunStatus(folder=entry.folder, name=entry.name, status=_status(store.child(entry.folder)))
-
-
-def _status(store: Store) -> Status | None:
-    try:
-        return Status.read(store.read_small(FILE), f"{store.place}/{FILE}")
-    except MissingInputError:
-        return None
+    status, damaged = read_part(store.child(entry.folder))
+    return RunStatus(folder=entry.folder, name=entry.name, status=status, damaged=damaged)

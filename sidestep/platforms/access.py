@@ -36,6 +36,11 @@ def troubles(job: Job, platform: Platform, platforms: Mapping[str, Platform]) ->
             f"its machines have none of this machine's folders: {_shown(job, local)}. "
             "Name places that they reach, such as s3://bucket/folder"
         )
+    if not platform.local_paths and (file := job.spec.runtime.metrics_file):
+        yield (
+            f"nobody there would read runtime.metrics_file = {file}, which is for a collector on the job's "
+            "machine. runtime.metrics_port gives the same at an endpoint"
+        )
     of_scheme: dict[str, list[FieldPath]] = {}
     for path, place in places(job.spec).items():
         if scheme_of(place) == MEMORY or (scheme_of(place), path) in job.reached:

@@ -3,10 +3,17 @@
 import shlex
 from collections.abc import Iterable
 
-from sidestep.platforms.job import SHARED_MEMORY_GB, WORKSPACE, Job, local_places
+from sidestep.platforms.job import (
+    METRICS_FILE,
+    SHARED_MEMORY_GB,
+    WORKSPACE,
+    Job,
+    local_places,
+    metrics_file,
+)
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import commented
-from sidestep.runtime.errors import Rerun, UsageError, codes
+from sidestep.runtime.errors import BadSpecError, Rerun, codes
 from sidestep.storage.access import Way
 
 
@@ -31,14 +38,19 @@ def docker_run(job: Job, *options: str, secrets: Iterable[str], stop_timeout: in
 def mounts(job: Job) -> dict[str, bool]:
     """The folders and files to mount, each at its own path, and whether they are written to.
 
-    Raises UsageError for a path that the engines' `source:target` notation cannot say.
+    Raises BadSpecError for a path that the engines' `source:target` notation cannot say.
     """
     found: dict[str, bool] = {}
-    for path, place in local_places(job.spec).items():
+    local = local_places(job.spec)
+    if file := metrics_file(job.spec):
+        local[METRICS_FILE] = file.parent
+    for path, place in local.items():
         if set(":,") & set(str(place)):
             name = ".".join(path)
-            raise UsageError(f"{name} = {place}: a container engine cannot mount a path with a ':' or a ','")
-        found[str(place)] = found.get(str(place), False) or path in job.written
+            raise BadSpecError(
+                f"{name} = {place}: a container engine cannot mount a path with a ':' or a ','"
+            )
+        found[str(place)] = found.get(str(place), False) or path in (*job.written, METRICS_FILE)
     return found
 
 

@@ -55,6 +55,10 @@ MERGED = (
     "which one is missing."
 )
 
+_RANK_FROM = ("train.adapter.rank_from", "sweep.train.adapter.rank_from")
+
+METRICS_FILE: FieldPath = ("runtime", "metrics_file")
+
 WEBHOOK: FieldPath = ("runtime", "webhook")
 """A secret of the spec's own, which no rendered file has: its variable carries it."""
 
@@ -240,11 +244,15 @@ class Job:
 
 
 def places(spec: JobSpec) -> dict[FieldPath, str]:
-    """Every place that the job reads or writes, those of the defaults too, by path."""
-    paths = (path for path, field in spec_fields().items() if field.is_place)
+    """Every place that the job reads or writes, those of the defaults too, by path; of a sweep's values each
+    as `("sweep", "train.init_from", "0")`."""
+    paths = [path for path, field in spec_fields().items() if field.is_place]
     found: dict[FieldPath, Any] = {path: reduce(getattr, path, spec) for path in paths}
     found["output_dir",] = spec.output_place
-    return {path: place for path, place in found.items() if place is not None}
+    for name, values in spec.sweep.items() if spec.is_sweep else ():
+        if tuple(name.split(".")) in paths:
+            found |= {("sweep", name, str(number)): value for number, value in enumerate(values)}
+    return {path: place for path, place in found.items() if place not in (None, "null")}
 
 
 def scheme_of(place: str) -> str:
@@ -255,14 +263,19 @@ def scheme_of(place: str) -> str:
 
 def local_places(spec: JobSpec) -> dict[FieldPath, Path]:
     """Those that are paths, absolute. Two may be names within the output: `resume_from: checkpoint-epoch-50`,
-    and `rank_from: estimate`."""
+    and `rank_from: estimate`, which may be swept."""
     return {
         path: folder
         for path, place in places(spec).items()
         if not (path[-1] == "resume_from" and "/" not in place)
-        and not (path[-1] == "rank_from" and place == OWN_ESTIMATE)
+        and not (place == OWN_ESTIMATE and ".".join(path).startswith(_RANK_FROM))
         and (folder := local_path(place)) is not None
     }
+
+
+def metrics_file(spec: JobSpec) -> Path | None:
+    """The file for a collector on the job's machine, absolute."""
+    return Path(spec.runtime.metrics_file).expanduser().absolute() if spec.runtime.metrics_file else None
 
 
 def flattened(given: Mapping[FieldPath, Any]) -> dict[str, str]:

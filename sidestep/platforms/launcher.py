@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 LOOKS_EVERY = 0.1  # seconds
 SECONDS_TO_END = 45.0  # that the others have, once one has failed, or rank 0 has ended
+SECONDS_TO_FIND = 1.0  # what another has found, as in a wrong spec: to be told to stop as well would confuse
 SECONDS_AFTER_PEER = 15.0  # once one has ended as it had lost another one: it has waited before
 _PR_SET_PDEATHSIG = 1
 
@@ -35,12 +36,14 @@ class _Processes:
     Attributes:
         ends: the codes of those that have ended, as they are told, in the order of their ends.
         is_noticed: whether a signal came, or was sent as one of them has ended.
+        tell_at: when those that are left are told to stop.
         kill_at: when those that are left are killed.
     """
 
     running: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     ends: list[tuple[int, int]] = field(default_factory=list)
     is_noticed: bool = False
+    tell_at: float | None = None
     kill_at: float | None = None
 
     def pass_on(self, number: int, frame: FrameType | None = None) -> None:
@@ -64,7 +67,10 @@ class _Processes:
                 elif is_failure or rank == 0:
                     self._kill_after(SECONDS_TO_END)
                 if is_failure or code == ExitCode.AGAIN:  # it may not have met the others yet
-                    self._end_others()
+                    is_for_all = rerun_after(code) is Rerun.PERMANENT
+                    self._tell_after(SECONDS_TO_FIND if is_for_all else 0)
+            if self.tell_at is not None and time.monotonic() > self.tell_at:
+                self._end_others()
             if self.kill_at is not None and time.monotonic() > self.kill_at:
                 self._signal(signal.SIGKILL)
 
@@ -72,6 +78,10 @@ class _Processes:
         """Once: a later signal would end rank 0 while it saves."""
         if not self.is_noticed:
             self.pass_on(signal.SIGTERM)
+
+    def _tell_after(self, seconds: float) -> None:
+        at = time.monotonic() + seconds
+        self.tell_at = at if self.tell_at is None else min(self.tell_at, at)
 
     def _kill_after(self, seconds: float) -> None:
         at = time.monotonic() + seconds

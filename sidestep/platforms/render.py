@@ -13,7 +13,7 @@ from sidestep.config.sources import FileLine
 from sidestep.platforms import docker, dstack, helm, kubernetes, runpod, skypilot, slurm, vast
 from sidestep.platforms.access import troubles
 from sidestep.platforms.image import cuda_of
-from sidestep.platforms.job import Job, local_places
+from sidestep.platforms.job import METRICS_FILE, Job, local_places, metrics_file, places
 from sidestep.platforms.platform import Platform
 from sidestep.platforms.wishes import NO_WISHES, Wishes, flag
 from sidestep.runtime.errors import BadSpecError, UsageError
@@ -45,13 +45,16 @@ def job_for(
         wishes: what is asked of the platform beside the spec.
         cuda: the major version of CUDA that the image is for, where its tag does not say it.
 
-    Raises UsageError with everything of the spec that cannot be had on the platform, and BadSpecError where
-    places, or what several processes cannot do, are among it.
+    Raises BadSpecError with everything of the spec that cannot be had on the platform, and UsageError where
+    only wishes cannot.
     """
     given = {path: value for path, value in said(spec, origins).items() if path != OF_THIS_MACHINE}
     added: dict[FieldPath, Any] = {}
     if platform.local_paths:  # a path means the same in the container
-        added |= {path: str(folder) for path, folder in local_places(spec).items()}
+        local = local_places(spec)
+        added |= {path: str(folder) for path, folder in local.items() if path[0] != "sweep"}
+        if metrics := metrics_file(spec):
+            added[METRICS_FILE] = str(metrics)
     if platform.grace_seconds is not None:
         added[GRACE] = min(platform.grace_seconds, spec.runtime.grace_seconds)
     if platform.rented and ON_EXIT not in given:
@@ -87,10 +90,9 @@ def default_file(platform: Platform, spec: JobSpec) -> str:
 
 
 def _check_suits(platform: Platform, job: Job) -> None:
-    """Raise BadSpecError with everything that cannot be had on the platform, where places or what several
-    processes cannot do are among it, else UsageError."""
-    places = [*troubles(job, platform, PLATFORMS), *_of_several(job.spec)]
-    problems = []
+    """Raise BadSpecError with everything that cannot be had on the platform, UsageError where all of it is
+    wishes."""
+    problems = [*troubles(job, platform, PLATFORMS), *_relative(job, platform), *_of_several(job.spec)]
     if job.gpus > 1 and not platform.many_gpus:
         many = ", ".join(name for name, other in PLATFORMS.items() if other.many_gpus)
         problems.append(f"it rents one GPU, and runtime.gpus is {job.gpus}: render for one of {many}")
@@ -108,13 +110,25 @@ def _check_suits(platform: Platform, job: Job) -> None:
             f"preprocess.shards = {job.shards}, and it starts one job: {starting} start one for each shard; "
             f"or give each job its preprocess.shard, 0 to {job.shards - 1}"
         )
+    wishes = []
     for name in job.wishes.said:
         if name not in platform.grants:
             granting = ", ".join(one.name for one in PLATFORMS.values() if name in one.grants)
-            problems.append(f"{flag(name)} is for {granting} alone")
-    if told := [*places, *problems]:
-        kind = BadSpecError if places else UsageError
+            wishes.append(f"{flag(name)} is for {granting} alone")
+    if told := [*problems, *wishes]:
+        kind = BadSpecError if problems else UsageError
         raise kind("\n".join([f"the spec does not suit {platform.name}", *(f"  {one}" for one in told)]))
+
+
+def _relative(job: Job, platform: Platform) -> Iterator[str]:
+    """A sweep's local places, which the job's machine would look for elsewhere. They are part of the folders'
+    names, so they are not written out in full as others are."""
+    if not platform.local_paths:
+        return
+    found = places(job.spec)
+    for path, folder in local_places(job.spec).items():
+        if path[0] == "sweep" and not found[path].lower().startswith(("/", "file:")):
+            yield f"{'.'.join(path)} = {found[path]} is not a whole path, as a sweep needs it: {folder}"
 
 
 def _of_several(spec: JobSpec) -> Iterator[str]:

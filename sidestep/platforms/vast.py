@@ -10,7 +10,7 @@ from sidestep.platforms.disk import IMAGE
 from sidestep.platforms.job import COMPUTE_CAPABILITY, GPU_MEMORY_GB, MEMORY_GB, Job
 from sidestep.platforms.platform import Platform, Rendered
 from sidestep.platforms.yaml11 import commented
-from sidestep.runtime.errors import Rerun, UsageError
+from sidestep.runtime.errors import BadSpecError, Rerun
 from sidestep.storage.access import Way
 
 MAX_PRICE = 0.4  # $ an hour
@@ -43,7 +43,7 @@ def environment(job: Job) -> str:
     """`-e NAME=value …` for vastai's option --env, which splits at spaces that are not in quotes."""
     for name, value in job.environment.items():
         if set("'\"") & set(value):
-            raise UsageError(f"{name} = {value!r}: vastai cannot pass on a value with a quote in it")
+            raise BadSpecError(f"{name} = {value!r}: vastai cannot pass on a value with a quote in it")
     return " ".join(
         f'-e {name}="{value}"' if " " in value else f"-e {name}={value}"
         for name, value in job.environment.items()

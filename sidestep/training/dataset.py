@@ -1,21 +1,17 @@
 """The songs of a run as the loop sees them: a sequence of samples, read when they are needed.
 
-They are read where they are, or, from a place that is not on this machine, out of a `storage.cache.Cache`.
 Each file is compared with its digest once in an attempt, before it is used, and again where it has changed
 since. Those that preprocessing writes are in the index; of others, a run keeps what it was begun with in its
 checkpoints. A start reads only files of which it is not known that they are sound: see `data.checked`.
 """
 
 import logging
-import os
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
 
 from torch import Tensor
 
@@ -33,92 +29,16 @@ from sidestep.data.index import (
 )
 from sidestep.data.sides import Song
 from sidestep.data.tensors import Sample, checked_of, digest_of, read_sample
-from sidestep.runtime.diskerrors import local_errors
-from sidestep.runtime.errors import BadDataError, BadSpecError, MachineError, MissingInputError
+from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
 from sidestep.runtime.progress import track
-from sidestep.runtime.ranks import share_in
 from sidestep.runtime.words import out_of
 from sidestep.runtime.workspace import Workspace
-from sidestep.storage.cache import Cache
 from sidestep.storage.store import FileInfo, Store
-from sidestep.storage.transfer import copy_of, pull
+from sidestep.training.files import Content, Files, Seen
 from sidestep.training.history import SongFacts
 from sidestep.training.numbers import Numbers
 
 log = logging.getLogger(__name__)
-
-READERS = 4  # threads that check files, each with one song in memory
-
-Seen = tuple[int, int]  # size and time of a file on this machine
-
-
-@dataclass(frozen=True)
-class _Content:
-    """What a file on this machine holds, and its size and time when it was read."""
-
-    data: bytes
-    seen: Seen
-
-    @classmethod
-    def of(cls, path: Path) -> "_Content":
-        with local_errors(path), path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            return cls(file.read(), (status.st_size, status.st_mtime_ns))
-
-    def sha256(self) -> str:
-        return sha256(self.data).hexdigest()
-
-
-class _Files:
-    """The files of a dataset, by their numbers, as they are read on this machine.
-
-    Attributes:
-        paths: where each is, or its copy while it is here.
-        cache: brings the copies; None: the files are on this machine.
-    """
-
-    def __init__(self, store: Store, workspace: Workspace, files: Sequence[FileInfo]) -> None:
-        self._files = files
-        self.cache: Cache | None = None
-        if store.local_root is not None:
-            folder = pull(store, files, workspace, "Pulling tensors")
-            self.paths = [copy_of(store, folder, file.path) for file in files]
-        else:
-            self.cache = Cache(store, workspace, files, share_in(os.environ))
-            self.paths = [self.cache.copies.path(file) for file in files]
-
-    def read(self, number: int, is_sound: Callable[[_Content], bool]) -> _Content:
-        """What is in a file. A copy that is not sound is fetched once more, and does not stay if it is no
-        other then."""
-        if self.cache is None:
-            return _Content.of(self.paths[number])
-        content = None
-        for anew in (False, True):
-            with self.cache.holding(number, anew=anew) as path:
-                try:
-                    content = _Content.of(path)
-                except MissingInputError:  # another process has made room
-                    continue
-            if is_sound(content):
-                return content
-        self.cache.drop(number)
-        if content is None:
-            raise MachineError(f"{self.paths[number]} was deleted, twice, while it was read")
-        return content
-
-    def is_as_pulled(self, number: int) -> bool:
-        """Whether the copy of a file of which no digest is known is what an earlier pull has noted."""
-        return self.cache is None or self.cache.copies.has(self._files[number])
-
-    def forget(self, number: int) -> None:
-        """Let a copy be fetched anew."""
-        if self.cache is not None:
-            self.cache.drop(number)
-
-    @property
-    def at_a_time(self) -> int:
-        """How many to read at a time: those that are fetched wait for a store, and not for a processor."""
-        return min(READERS, os.cpu_count() or 1) if self.cache is None else self.cache.at_a_time
 
 
 @dataclass(frozen=True)
@@ -147,7 +67,7 @@ class _Check:
     """
 
     store: Store
-    files: _Files
+    files: Files
     written: Mapping[str, str]
     begun_with: Mapping[str, FileRecord]
     sound: Mapping[str, Checked]
@@ -203,7 +123,7 @@ class Samples(Sequence[Sample]):
         width: of the conditions, likewise.
     """
 
-    def __init__(self, place: str, files: _Files, alternates: Collection[Alternate] = ()) -> None:
+    def __init__(self, place: str, files: Files, alternates: Collection[Alternate] = ()) -> None:
         self.place = place
         self._alternates = alternates
         self._lack: dict[Alternate, list[str]] = {alternate: [] for alternate in alternates}  # it, by file
@@ -244,7 +164,7 @@ class Samples(Sequence[Sample]):
         """
         files = dataset_files(store, before.dataset if before else "")
         begun_with = before.dataset_files if before else {}
-        here = _Files(store, workspace, files)
+        here = Files(store, workspace, files)
         samples = cls(store.place, here, alternates)
         compared = None if silence is None else (silence, digest_of(silence))
         check = _Check(store, here, written_digests(store), begun_with, sound or {}, alternates, compared)
@@ -376,7 +296,7 @@ class Samples(Sequence[Sample]):
         path, name = self._files.paths[index], self._names[index]
         digest, seen = self._digests[name], self._seen.get(index)
 
-        def is_sound(content: _Content) -> bool:
+        def is_sound(content: Content) -> bool:
             return content.seen == seen or content.sha256() == digest
 
         content = self._files.read(index, is_sound)

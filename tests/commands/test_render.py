@@ -60,18 +60,20 @@ def test_the_image_is_the_flag_s_then_the_variable_s_then_this_version_s(
             ["vast", "checkpoint_dir = checkpoints"],
         ),
         (["vast", "--resume-from", "./old"], ExitCode.BAD_SPEC, ["vast", "train.resume_from = ./old"]),
-        (["runpod", "--device", "cpu"], ExitCode.USAGE, ["runpod", "runtime.device", "cpu"]),
+        (["runpod", "--device", "cpu"], ExitCode.BAD_SPEC, ["runpod", "runtime.device", "cpu"]),
         (
             ["docker", "--on-exit", "stop"],
-            ExitCode.USAGE,
+            ExitCode.BAD_SPEC,
             ["docker", "runtime.on_exit = stop", "runpod", "vast"],
         ),
-        (["docker", "--audio-dir", "/data/a:b"], ExitCode.USAGE, ["audio_dir = /data/a:b", "':'"]),
+        (["docker", "--audio-dir", "/data/a:b"], ExitCode.BAD_SPEC, ["audio_dir = /data/a:b", "':'"]),
         (
             ["vast", "--audio-dir", "s3://studio/it's"],
-            ExitCode.USAGE,
+            ExitCode.BAD_SPEC,
             ["SIDESTEP_AUDIO_DIR", "s3://studio/it's", "quote"],
         ),
+        (["slurm", "--max-price", "1"], ExitCode.USAGE, ["slurm", "--max-price", "runpod"]),
+        (["moon", "--seed", "none"], ExitCode.USAGE, ["'moon'", *PLATFORMS]),  # before the spec
     ],
 )
 def test_what_does_not_go_is_refused(

@@ -12,9 +12,10 @@ from sidestep.config.shards import Shard
 from sidestep.data.index import FileRecord, Index, list_samples, read_index, write_index
 from sidestep.data.shards import Dealt, dealt_to
 from sidestep.data.unmerged import is_merged, merge_shards, merge_waiting, settle
-from sidestep.runtime.errors import BadDataError, MissingInputError
+from sidestep.runtime.errors import BadDataError, MissingInputError, StorageError
 from sidestep.storage.local import LocalStore
 from sidestep.storage.store import Store
+from tests.facts import facts, tells
 
 NAMES = [f"{letter}.wav" for letter in "abcdefgh"]
 Write = Callable[..., None]
@@ -98,6 +99,63 @@ def test_shards_of_an_older_list_are_foreign(store: Store, write: Write) -> None
         merge_shards(store, 2, "of now")
     write(0, songs="of now")
     assert merge_shards(store, 2, "of now").of == 2
+
+
+def test_where_others_are_there_than_asked_for_these_are_named(store: Store, write: Write) -> None:
+    with pytest.raises(MissingInputError) as none:
+        merge_shards(store, 3)
+    assert tells(str(none.value), "3 of 3 shards missing") and "other shards" not in str(none.value)
+    for k in range(2):
+        write(k)
+    write(1, 4)
+    with pytest.raises(
+        MissingInputError, match=facts("3 of 3 shards missing", "2 of 2 and 1 of 4", "--shards")
+    ):
+        merge_shards(store, 3)
+
+
+def test_all_damaged_indexes_are_named(store: Store, write: Write) -> None:
+    for k in range(3):
+        write(k, 3)
+    files = [f"shards/{k}-of-3/index.json" for k in (0, 2)]
+    for file in files:
+        store.write_bytes(file, b"{")
+    with pytest.raises(BadDataError, match=facts(*files, "delete it and preprocess again")):
+        merge_shards(store)
+
+
+def test_a_store_that_fails_is_no_missing_shard(
+    store: Store, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(0)
+    write(0, 3)
+
+    def fails(place: Store) -> Index:
+        raise StorageError("down")
+
+    monkeypatch.setattr("sidestep.data.unmerged.read_index", fails)
+    with pytest.raises(StorageError):
+        merge_shards(store)
+
+
+def test_unfinished_work_of_other_shards_goes_once_its_songs_are_made(
+    store: Store, write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    for k in range(2):
+        write(k)
+    write(0, 3, left=2)
+    write(1, 3)
+    more = root(store.child("shards/1-of-3"))
+    more.samples["/songs/new.wav"] = "new"  # a song that the merged set does not have
+    write_index(store.child("shards/1-of-3"), more)
+    write_index(store, Index(samples=dict(root(store.child("shards/0-of-2")).samples)))  # of one job
+    folders = ["shards/0-of-3", "shards/1-of-3", "shards/2-of-3", "."]  # the third one has no index
+    left = [f"{folder}/unfinished/latents".removeprefix("./") for folder in folders]
+    for file in left:
+        store.write_bytes(file, b"work")
+    merge_shards(store, 2)
+    assert [bool(store.stat(file)) for file in left] == [False, True, True, False]
+    assert f"{store.place}/shards/1-of-3/unfinished" in caplog.text
 
 
 def test_two_whole_sets_of_different_songs_are_asked_for(store: Store, write: Write) -> None:

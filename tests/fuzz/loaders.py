@@ -23,6 +23,7 @@ from sidestep.commitlog.lease import Lease, Watch
 from sidestep.commitlog.log import CommitLog, Record
 from sidestep.config.job import JobSpec, resolve
 from sidestep.config.schema import StorageSpec
+from sidestep.config.sweep import folder_of
 from sidestep.config.training import TrainSpec
 from sidestep.data.audio import seconds_by_header
 from sidestep.data.checked import read_checked
@@ -191,6 +192,12 @@ def sound(name: str) -> Loader:
 
 
 DIGEST = "ab" * 32
+SWEPT: dict[str, Any] = {"train.lr": 1e-4, "train.target_modules": ["q_proj"]}
+SWEEP = {"format": 1, "runs": [{"folder": folder_of(SWEPT), "values": SWEPT}]}
+BEST = {
+    "folder": folder_of(SWEPT), "name": "a", "values": SWEPT, "step": 3, "held_out": 0.8,
+    "is_sure": True, "finished": 1, "runs": 1,
+}
 CHECKED = {
     "version": 1,
     "files": {"0" * 64: {"size": 9, "frames": 24, "width": 64, "latents": "1", "alternates": ["genre"]}},
@@ -280,6 +287,9 @@ LOADERS = {
         in_store("heartbeats/000001.json", lambda store: Watch(store, 1, Lease(60)).is_free()),
     ),
     "status": Loader(as_json(STATUS), in_store("status.json", look_at_status)),
+    "status-of-a-shard": Loader(as_json(STATUS), in_store("shards/0-of-2/status.json", look_at_status)),
+    "sweep": Loader(as_json(SWEEP), in_store("sweep.json", look_at_status)),
+    "best": Loader(as_json(BEST), in_store("best.json", look_at_status, {"sweep.json": SWEEP})),
     "estimate": Loader(as_json(RANKING), in_store("estimate/report.json", read_ranking)),
     "receipt": Loader(as_json(RECEIPT), in_store("receipt.json", show_page, {"history.json": HISTORY})),
     "checked": Loader(as_json(CHECKED), in_store("checked.json", read_checked)),

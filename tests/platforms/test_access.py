@@ -12,7 +12,7 @@ from sidestep.cli import main
 from sidestep.config.place import SCHEMES
 from sidestep.platforms.access import is_reached
 from sidestep.platforms.render import PLATFORMS
-from sidestep.runtime.errors import BadSpecError, ExitCode, UsageError
+from sidestep.runtime.errors import BadSpecError, ExitCode
 from sidestep.storage.access import ACCESS, Way
 from tests.facts import tells
 from tests.platforms.rendering import ON_S3, render
@@ -97,7 +97,7 @@ def test_all_that_does_not_suit_is_said_at_once() -> None:
     with pytest.raises(BadSpecError) as refused:
         render("vast", values)
     assert tells(str(refused.value), "/data/songs", "gs://a/b", "runtime.device")
-    with pytest.raises(UsageError, match=r"runtime\.device"):
+    with pytest.raises(BadSpecError, match=r"runtime\.device"):
         render("vast", {**ON_S3, "runtime": {"device": "cpu"}})
 
 

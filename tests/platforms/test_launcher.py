@@ -107,6 +107,15 @@ def test_where_one_fails_the_others_are_ended(tmp_path: Path, end: str, code: in
     assert code == 75 or tells(said, "Rank 1", str(code))
 
 
+def test_who_finds_the_same_fault_is_not_told_to_stop(tmp_path: Path) -> None:
+    """A wrong spec is found by each process: "Interrupted; run it again" on top of it would be no advice."""
+    process = started(
+        tmp_path, "signal.signal(15, lambda *_: print('told')); time.sleep(0.3); sys.exit(78)", "sys.exit(78)"
+    )
+    said = said_by(process)
+    assert process.returncode == 78 and "told" not in said, said
+
+
 def test_a_signal_is_for_all(tmp_path: Path) -> None:
     process = started(tmp_path, *["time.sleep(600)"] * 2)
     assert process.stdout

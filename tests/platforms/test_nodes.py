@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from sidestep.config.job import resolve
 from sidestep.platforms.render import PLATFORMS
-from sidestep.runtime.errors import ExitCode, Rerun, UsageError, codes
+from sidestep.runtime.errors import BadSpecError, ExitCode, Rerun, codes
 from sidestep.runtime.ranks import Node, node_in
 from tests.facts import facts
 from tests.platforms.rendering import ON_S3, render
@@ -98,13 +98,13 @@ def test_docker_starts_a_process_for_each_gpu() -> None:
 
 @pytest.mark.parametrize("platform", [name for name, one in PLATFORMS.items() if not one.many_nodes])
 def test_what_has_one_machine_says_so(platform: str) -> None:
-    with pytest.raises(UsageError, match=facts("runtime.nodes is 2", "kubernetes", "slurm")):
+    with pytest.raises(BadSpecError, match=facts("runtime.nodes is 2", "kubernetes", "slurm")):
         render(platform, NODES)
 
 
 @pytest.mark.parametrize("platform", [name for name, one in PLATFORMS.items() if not one.many_gpus])
 def test_what_rents_one_gpu_says_so(platform: str) -> None:
-    with pytest.raises(UsageError, match=facts("runtime.gpus is 4", "docker", "skypilot")):
+    with pytest.raises(BadSpecError, match=facts("runtime.gpus is 4", "docker", "skypilot")):
         render(platform, GPUS)
 
 

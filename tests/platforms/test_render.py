@@ -15,6 +15,7 @@ from sidestep.platforms.render import PLATFORMS, job_for, said
 from sidestep.platforms.wishes import Wishes
 from sidestep.runtime.errors import BadSpecError, ExitCode, UsageError
 from sidestep.runtime.words import nested
+from tests.facts import facts
 from tests.platforms.rendering import IMAGE, ON_S3, SPECS, job, render
 
 SECRETS = {"AWS_ACCESS_KEY_ID": "AKIA-not-to-be-seen", "AWS_SECRET_ACCESS_KEY": "s3cr3t-not-to-be-seen"}
@@ -132,6 +133,18 @@ def test_schemes_are_known_in_any_case_and_file_uris_are_decoded() -> None:
     assert "--volume '/data/my runs:/data/my runs'" in render("docker", folder).text
     with pytest.raises(BadSpecError, match="output_dir"):
         render("kubernetes", folder)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_file_for_a_collector_is_on_the_machine_that_runs_the_job(platform: str) -> None:
+    values = {**ON_S3, "runtime": {"metrics_file": "metrics/my-lora.prom"}}
+    if not PLATFORMS[platform].local_paths:
+        with pytest.raises(BadSpecError, match=facts("metrics/my-lora.prom", "runtime.metrics_port")):
+            render(platform, values)
+        return
+    text, folder = render(platform, values).text, Path("metrics").absolute()
+    assert f"METRICS_FILE={folder}/my-lora.prom" in text
+    assert f"{folder}:{folder} " in text and f"mkdir -p {folder}" in text  # to be written
 
 
 def test_the_home_of_a_user_who_is_not_there_is_refused() -> None:

@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 
 from sidestep.platforms.kubernetes import BACKOFF_LIMIT, indexed_failure_policy
 from sidestep.platforms.render import PLATFORMS
-from sidestep.runtime.errors import UsageError
+from sidestep.runtime.errors import BadSpecError
 from tests.platforms.rendering import ON_S3, render
 
 DEALT: dict[str, Any] = {**ON_S3, "task": "preprocess", "preprocess": {"shards": 5}}
@@ -50,6 +50,6 @@ def test_skypilot_is_given_a_managed_job_for_each_shard(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("platform", [name for name, one in PLATFORMS.items() if not one.starts_many])
 def test_where_one_job_is_started_it_must_be_named(platform: str) -> None:
-    with pytest.raises(UsageError, match=r"preprocess\.shards = 5.*kubernetes.*preprocess\.shard"):
+    with pytest.raises(BadSpecError, match=r"preprocess\.shards = 5.*kubernetes.*preprocess\.shard"):
         render(platform, DEALT)
     assert "shard" in render(platform, {**DEALT, "preprocess": {"shards": 5, "shard": 4}}).text.lower()

@@ -13,7 +13,8 @@ from sidestep.config.sweep import members_of
 from sidestep.platforms.disk import workspace_gib
 from sidestep.platforms.kubernetes import BACKOFF_LIMIT, indexed_failure_policy
 from sidestep.platforms.render import PLATFORMS, job_for
-from sidestep.runtime.errors import ExitCode, Rerun, rerun_after
+from sidestep.runtime.errors import BadSpecError, ExitCode, Rerun, rerun_after
+from tests.facts import facts
 from tests.platforms.rendering import IMAGE, ON_S3, render
 
 SWEPT = {**ON_S3, "sweep": {"train.lr": [1e-4, 3e-4], "train.adapter.rank": [16, 129]}}
@@ -108,3 +109,30 @@ def test_each_index_has_its_variable() -> None:
     for name, count in VARIABLES.items():
         assert completion_index({name: "7", **({count: "8"} if count else {})}) == 7
     assert completion_index({}) is None
+
+
+SWEPT_ADAPTERS = {**ON_S3, "task": "train", "dataset_dir": "s3://studio/tensors"}
+
+
+def begun_from(*places: str | None) -> dict[str, Any]:
+    return {**SWEPT_ADAPTERS, "sweep": {"train.init_from": list(places)}}
+
+
+def test_places_that_are_swept_come_along_as_others_do() -> None:
+    values = begun_from("/adapters/one", None, "gs://adapters/two")
+    script = render("slurm", values).text
+    assert "--bind /adapters/one:/adapters/one:ro" in script
+    assert "GOOGLE_APPLICATION_CREDENTIALS" in script
+    with pytest.raises(BadSpecError, match=facts("kubernetes", "train.init_from", "/adapters/one")):
+        render("kubernetes", values)
+    own = {**SWEPT_ADAPTERS, "sweep": {"train.adapter.rank_from": ["estimate", None]}}
+    assert "--bind" not in render("slurm", own).text  # a name within the output
+
+
+@pytest.mark.parametrize("platform", ["slurm", "docker"])
+@pytest.mark.parametrize("place", ["adapters/one", "~/adapters/one"])
+def test_a_relative_place_in_a_sweep_is_refused(platform: str, place: str) -> None:
+    """The job would look for it elsewhere; written out in full it would be another run, in another folder."""
+    whole = str(Path(place).expanduser().absolute())
+    with pytest.raises(BadSpecError, match=facts("train.init_from", place, whole)):
+        render(platform, begun_from("/adapters/two", place))

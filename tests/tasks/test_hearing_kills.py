@@ -17,10 +17,10 @@ from sidestep.runtime.errors import ExitCode
 from sidestep.sampling.pipeline import Sampler
 from sidestep.tasks import hearing
 from sidestep.training.loop import Trainer
+from tests.killed import Point, attempt
 from tests.runs import outcome, train
 from tests.songs import MakeSpec
 from tests.tasks.test_hearing import BLUES, HARP, folder, quick, shown, takes
-from tests.tasks.test_judged_kills import Point, attempt
 
 POINTS: list[Point] = [
     *((Sampler, "latents"), (hearing, "decode_tiled"), (files, "flac_bytes"), (Sounds, "keep")),

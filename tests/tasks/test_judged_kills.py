@@ -1,6 +1,5 @@
 """A run that overfits is ended again and again, by real signals: same best, same stop, same bytes."""
 
-import os
 import random
 import signal
 from collections.abc import Callable
@@ -15,15 +14,14 @@ import torch
 from sidestep.commitlog.writer import Writer
 from sidestep.config.job import JobSpec
 from sidestep.lifecycle.pending import PendingCheckpoints
-from sidestep.runtime.errors import AgainError, ExitCode
-from sidestep.runtime.preemption import Preemption
-from sidestep.tasks import run
+from sidestep.runtime.errors import ExitCode
 from sidestep.training import loop
 from sidestep.training.loop import Trainer
 from sidestep.training.numbers import NUMBERS_FILE, Progress, Validation, read_numbers
 from sidestep.training.snapshot import Snapshot
 from sidestep.training.validation import Validator
 from sidestep.training.verdict import judge
+from tests.killed import Point, attempt
 from tests.runs import log_of, newest, outcome, train
 from tests.songs import MakeSpec, song, write_songs
 
@@ -40,7 +38,6 @@ OVERFITS: dict[str, Any] = {
 }
 """Two steps an epoch. Held-out loss turns after step 4, so that patience ends the run after step 8 of 12."""
 
-Point = tuple[Any, str]
 POINTS: list[Point] = [
     *((Trainer, "step"), (Validator, "validation"), (loop, "flow_loss"), (Snapshot, "take")),
     *((PendingCheckpoints, "put"), (Writer, "commit"), (Writer, "finish")),
@@ -122,33 +119,3 @@ def ending(spec: JobSpec) -> Ending:
     assert published == best
     assert set(done.kept) == {done.folder, folder}
     return Ending(adapter, losses, done.step, published, progress.validations, progress.evaluations)
-
-
-def attempt(spec: JobSpec, point: Point, number: int, what: signal.Signals) -> int:
-    """One attempt, in a fork, that gets a signal before call `number` of the point: the exit code, or minus
-    the signal that it died of."""
-    pid = os.fork()
-    if not pid:
-        code = 99
-        try:
-            _signal_at(point, number, what)
-            with Preemption() as preemption:
-                run(spec, preemption)
-            code = ExitCode.DONE
-        except (AgainError, KeyboardInterrupt):
-            code = ExitCode.AGAIN
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def _signal_at(point: Point, number: int, what: signal.Signals) -> None:
-    owner, name = point
-    original, calls = getattr(owner, name), count(1)
-
-    def call(*given: Any, **named: Any) -> Any:
-        if next(calls) == number:
-            os.kill(os.getpid(), what)
-        return original(*given, **named)
-
-    setattr(owner, name, call)

@@ -161,7 +161,7 @@ def test_the_next_phase_merges_and_attempts_and_status_are_each_shards_own(
     run(dealt)
     show_status(open_store(str(output), dealt.storage), as_json=False, watch=False)
     said = capsys.readouterr().out
-    assert "2 shards: 1 done, 1 not begun" in said and "0-of-2: not begun" in said
+    assert "2 shards: 1 done, 1 not begun" in said and "not begun: 0-of-2" in said
     estimate = dealt.changed({"task": "estimate", "estimate.batches": 1})
     with pytest.raises(MissingInputError, match="0-of-2"):
         run(estimate)

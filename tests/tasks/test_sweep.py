@@ -175,6 +175,21 @@ def test_the_list_only_grows_and_an_index_stays_the_same_run(sweep: MakeSpec) ->
     assert before == ["939e931f341d", "87ba3f334b2f", "28a5284c9525", "a2351669bccb"]
 
 
+def test_a_damaged_list_ends_a_sweep_before_it_begins_and_is_written_anew_once_it_is_gone(
+    sweep: MakeSpec,
+) -> None:
+    spec = sweep()
+    folders = done_by(spec, Runs())
+    file = Path(spec.output_place, "sweep.json")
+    sound = file.read_bytes()
+    file.write_bytes(b"{}")
+    with pytest.raises(BadDataError, match=facts(file, "sidestep run")):
+        run_sweep(spec, Preemption(), Runs(), {})
+    assert file.read_bytes() == b"{}"
+    file.unlink()
+    assert done_by(spec, Runs()) == folders and file.read_bytes() == sound
+
+
 def test_what_two_specs_add_at_once_is_all_there(sweep: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, other = sweep(), sweep({"train.seed": [1, 2]})
     store = open_store(spec.output_place, spec.storage)
@@ -220,7 +235,15 @@ def test_several_processes_take_no_sweep(sweep: MakeSpec, monkeypatch: pytest.Mo
 
 
 def test_the_best_one_of_too_few_songs_is_not_called_a_matter_of_chance() -> None:
-    kept = {"folder": "a", "name": "b", "values": {}, "step": 1, "held_out": 1.0, "finished": 2, "runs": 2}
+    kept = {
+        "folder": "a" * 12,
+        "name": "b",
+        "values": {},
+        "step": 1,
+        "held_out": 1.0,
+        "finished": 2,
+        "runs": 2,
+    }
     best = BestRun.model_validate({**kept, "is_sure": False})
     assert "chance" not in str(best)  # the difference may be large, and measured on two songs
     assert "not a sure winner" in str(best)

@@ -1,13 +1,10 @@
 """A sweep of four, from songs to the best adapter, killed twice: all is made once, with the same bytes."""
 
 import json
-import os
 import signal
 import threading
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,11 +17,12 @@ from sidestep.config.sweep import members_of
 from sidestep.lifecycle.attempts import attempts_of
 from sidestep.lifecycle.sweep import alone
 from sidestep.lifecycle.sweep_best import read_best
-from sidestep.runtime.errors import AgainError, ExitCode
+from sidestep.runtime.errors import ExitCode
 from sidestep.runtime.preemption import Preemption
 from sidestep.storage.open import open_store
 from sidestep.tasks import run
 from sidestep.tasks.sweep import run_sweep
+from tests.killed import attempt
 from tests.runs import outcome
 from tests.tasks.preprocessing import Counted, MakeJob, write_song
 
@@ -64,8 +62,8 @@ def test_killed_twice_ended_and_compared(
     whole, spec = sweep("whole"), sweep("killed")
     run(whole)
     assert counted()["encode_audio"] == 4  # once for all runs
-    assert attempt(spec, 3, signal.SIGKILL) == -signal.SIGKILL  # in the second run
-    assert attempt(spec, 3, signal.SIGTERM) == ExitCode.AGAIN  # in the third
+    assert attempt(spec, (Writer, "commit"), 3, signal.SIGKILL) == -signal.SIGKILL  # in the second run
+    assert attempt(spec, (Writer, "commit"), 3, signal.SIGTERM) == ExitCode.AGAIN  # in the third
     run(spec)
     assert counted() == {}  # the songs were encoded in the first attempt
     for one, other in zip(members_of(whole), members_of(spec), strict=True):
@@ -104,31 +102,3 @@ def test_of_two_jobs_at_once_one_makes_what_both_share(sweep: Callable[[str], Jo
     run_sweep(spec, Preemption(), lambda one: order.append(one.task), environ)
     thread.join()
     assert order == ["made", "preprocess", "estimate", "train"]
-
-
-def attempt(spec: JobSpec, commit: int, what: signal.Signals) -> int:
-    """One attempt at the whole, in a fork that gets a signal before that commit of a checkpoint."""
-    pid = os.fork()
-    if not pid:
-        code = 99
-        try:
-            _signal_at(commit, what)
-            with Preemption() as preemption:
-                run(spec, preemption)
-            code = ExitCode.DONE
-        except (AgainError, KeyboardInterrupt):
-            code = ExitCode.AGAIN
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def _signal_at(commit: int, what: signal.Signals) -> None:
-    original, calls = Writer.commit, count(1)
-
-    def signalled(self: Writer, *given: Any, **named: Any) -> Any:
-        if next(calls) == commit:
-            os.kill(os.getpid(), what)
-        return original(self, *given, **named)
-
-    Writer.commit = signalled  # type: ignore[method-assign]

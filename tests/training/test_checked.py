@@ -16,7 +16,7 @@ from sidestep.runtime.workspace import Workspace
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
 from sidestep.tasks import run
-from sidestep.training import dataset
+from sidestep.training import dataset, files
 from sidestep.training.dataset import Samples
 from sidestep.training.loop import EVALUATION_DRAWS
 from tests.facts import facts
@@ -93,13 +93,13 @@ def test_damage_is_found_before_its_bytes_are_used(folder: Path, reads: list[str
 
 def test_a_digest_is_taken_once_in_an_attempt(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
-    original = dataset._Content.sha256
+    original = files.Content.sha256
 
-    def counted(self: dataset._Content) -> str:
+    def counted(self: files.Content) -> str:
         taken.append(1)
         return original(self)
 
-    monkeypatch.setattr(dataset._Content, "sha256", counted)
+    monkeypatch.setattr(files.Content, "sha256", counted)
     samples = pulled(folder)
     for number in (0, 1, 0, 0, 1):
         samples[number]
