@@ -5,6 +5,7 @@
                                               "probed": 240.0}, …},
       "samples": {"s3://studio/songs/a.mp3": "<key>", …},
       "tensors": {"<key>": "<sha256>", …},
+      "stored": {"<sha256>": {"size": 6163211, "version": "<ETag>"}, …},
       "alternates": ["trigger"],
       "shares": {"s3://studio/songs/a.mp3": {"repeats": 3, "weight": 1.0}, …},
       "weights": {"variant": "acestep-v15-base", "digests": {"vae": "<sha256>", …}, "headers": {…},
@@ -15,8 +16,10 @@
 its content, and a song that was found sound over `probed` seconds is not decoded again to see that.
 `samples` is the dataset as last preprocessed, each song with the key of its tensors, which are in
 `<key>.pt`. It is written before the tensors are made: a dataset that is not finished shows as such.
-`tensors` has the digest of each of these files as it was written: who reads one compares. `alternates` are
-the prompts that were encoded beside the songs' own, where there are some; `shares` are the songs of which the
+`tensors` has the digest of each of these files as it was written: who reads one compares. `stored` has, by
+that digest, what a remote place said of the file when it held that content: one that is listed so still needs
+no fetching to be known. (On a disk, a bit that flips changes neither size nor time.) `alternates` are the
+prompts that were encoded beside the songs' own, where there are some; `shares` are the songs of which the
 dataset says that they are more or less of an epoch than others. `weights` says which encoders made the
 tensors, see `data.weights`. In the index of a shard, `dealt` says of what it is a part, see `data.shards`.
 """
@@ -64,6 +67,18 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """What a remote place says of a file without sending it."""
+
+    size: Count
+    version: str
+
+    @classmethod
+    def of(cls, file: FileInfo) -> "Stored":
+        return cls(file.size, file.version)
+
+
+@dataclass(frozen=True)
 class Share:
     """How much of a run a song is: how often it comes in an epoch, and its weight in a step's loss."""
 
@@ -92,6 +107,7 @@ class Index:
     files: dict[str, FileRecord] = field(default_factory=dict)
     samples: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, str] = field(default_factory=dict)  # key → sha256 of its file, as it was written
+    stored: dict[str, Stored] = field(default_factory=dict)  # by that sha256; older versions kept none
     weights: MadeWith | None = None  # older versions did not say
     alternates: list[str] = field(default_factory=list)
     shares: dict[str, Share] = field(default_factory=dict)  # by a song's place, as `samples` are
@@ -107,6 +123,10 @@ class Index:
         record = self._record(store, file)
         return record is not None and record.probed == max_duration
 
+    def is_as_stored(self, key: str, file: FileInfo) -> bool:
+        """Whether a remote place says of tensors what it said when they were as the index has them."""
+        return (digest := self.tensors.get(key)) is not None and self.stored.get(digest) == Stored.of(file)
+
     def remember(self, store: Store, file: FileInfo, sha256: str, probed: float | None = None) -> None:
         self.files[place_of(store, file)] = FileRecord(file.size, file.version, sha256, probed)
 
@@ -121,6 +141,7 @@ class _Content(BaseModel):
     files: dict[str, FileRecord]
     samples: dict[str, str]
     tensors: dict[str, str] = {}
+    stored: dict[str, Stored] = {}
     weights: MadeWith | None = None
     alternates: list[str] = []
     shares: dict[str, Share] = {}
@@ -152,26 +173,33 @@ def read_index(store: Store) -> Index | None:
 
 def write_index(store: Store, index: Index) -> None:
     """Publish an index, if it says anything new."""
-    files = {place: asdict(record) for place, record in index.files.items()}
+    files = {place: vars(record) for place, record in index.files.items()}
+    needed = {digest for digest in index.tensors.values() if digest in index.stored}
+    is_remote = store.local_root is None
+    stored = {"stored": {d: vars(index.stored[d]) for d in needed}} if is_remote and needed else {}
     weights = {"weights": asdict(index.weights)} if index.weights else {}
     alternates = {"alternates": index.alternates} if index.alternates else {}
     shares = {"shares": {p: asdict(share) for p, share in index.shares.items()}} if index.shares else {}
     dealt = {"dealt": asdict(index.dealt)} if index.dealt else {}
     content = json_bytes(
         {"files": files, "samples": index.samples, "tensors": index.tensors}
-        | {**alternates, **shares, **weights, **dealt}
+        | {**stored, **alternates, **shares, **weights, **dealt}
     )
     if not store.stat(INDEX_FILE) or store.read_bytes(INDEX_FILE) != content:
         store.write_bytes(INDEX_FILE, content)
 
 
 def record_tensors(store: Store, index: Index, made: Mapping[str, str]) -> None:
-    """Add the digests of finished tensors to what the index says by now, or else to `index`.
+    """Add the digests of finished tensors, and what `index` knows of their files, to what the index says by
+    now, or else to `index`.
 
     Another attempt may have come meanwhile, with other songs: what it wrote stays.
     """
     newest = read_index(store) or index
-    write_index(store, replace(newest, tensors={**newest.tensors, **made}))
+    write_index(
+        store,
+        replace(newest, tensors={**newest.tensors, **made}, stored={**newest.stored, **index.stored}),
+    )
 
 
 def record_songs(store: Store, index: Index, probed: Iterable[str], left_out: Collection[str]) -> None:

@@ -64,6 +64,7 @@ def known_before(own: Store, *others: Store) -> Index:
     for index in indexes:
         known.files = index.files | known.files
         known.tensors = index.tensors | known.tensors
+        known.stored = index.stored | known.stored
         known.samples = index.samples | known.samples
         known.weights = known.weights or index.weights
     return known
@@ -267,6 +268,7 @@ def _joined(tensors: Store, parts: Sequence[Part]) -> Index:
         index.files |= part.index.files
         index.samples |= part.index.samples
         index.shares |= part.index.shares
+        index.stored |= part.index.stored
         for key, digest in part.index.tensors.items():
             digests[key].add(digest)
     found = find_files(tensors, map(tensors_file, digests))
@@ -277,7 +279,12 @@ def _joined(tensors: Store, parts: Sequence[Part]) -> Index:
             f"show: {names}\n  {AGAIN}"
         )
     made = {key: _one(tensors, key, said) for key, said in digests.items()}
-    return replace(index, tensors={**before.tensors, **made}, weights=index.weights or before.weights)
+    return replace(
+        index,
+        tensors={**before.tensors, **made},
+        stored={**before.stored, **index.stored},
+        weights=index.weights or before.weights,
+    )
 
 
 def _one(tensors: Store, key: str, said: set[str]) -> str:

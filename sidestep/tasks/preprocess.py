@@ -35,7 +35,7 @@ from sidestep.data.keys import (
     tensors_key,
     weights_digest,
 )
-from sidestep.data.made import find_made
+from sidestep.data.made import Made, find_made
 from sidestep.data.probe import look, probed_by, sound_songs, without_bad
 from sidestep.data.prompts import alternates_of
 from sidestep.data.shards import Dealt
@@ -82,11 +82,16 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     if job.spec.task == "pipeline":
         check_to_be_trained(job, songs, index)
     unique = {work.tensors: work for work in works}
-    sound, damaged = find_made(tensors, unique, known.tensors, unfinished, job.workspace)
+    made = find_made(tensors, unique, known, unfinished, job.workspace)
     # What has a digest there is waited for, where it does not show: so nothing has that is still to be made.
     left = {key: digest for key, digest in known.tensors.items() if key not in unique}
-    index = replace(index, tensors=({} if job.shard else left) | sound, weights=known.weights)
-    missing = [work for key, work in unique.items() if key not in sound]
+    index = replace(
+        index,
+        tensors=({} if job.shard else left) | made.sound,
+        stored=known.stored | made.stored,
+        weights=known.weights,
+    )
+    missing = [work for key, work in unique.items() if key not in made.sound]
     for work in missing:
         if digest := known.tensors.get(work.tensors):
             unfinished.note_digest(work.tensors, digest)  # what it was, which the index forgets
@@ -97,8 +102,8 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     if not job.shard:
         settle(tensors)
     # Those of which nothing but tensors is left, as of songs that were moved, are heard for the report alone.
-    made = [work for work in works if work.tensors in sound and not unfinished.has(work.latents_file)]
-    unheard = [work.song for work in made if work.song.place not in heard]
+    done = [work for work in works if work.tensors in made.sound and not unfinished.has(work.latents_file)]
+    unheard = [work.song for work in done if work.song.place not in heard]
     sound_songs(unheard, settings, known, job.workspace, heard)
     for work in works:
         if work.song.place not in heard and (found := unfinished.heard(work.latents_file)):
@@ -112,7 +117,7 @@ def preprocess(job: Job, reporter: Reporter) -> None:
         return
 
     reporter.begin("preprocess")
-    todo = _Todo(songs, works, index, heard, sound, damaged, missing, unfinished)
+    todo = _Todo(songs, works, index, heard, made, missing, unfinished)
     _make(job, todo, (vae, text_encoder, model), own, known)
     log.info("%s preprocessed, in %s", _all(len(todo.songs)), tensors.place)
 
@@ -125,8 +130,7 @@ class _Todo:
     works: list[Work]
     index: Index
     heard: dict[str, Heard]
-    sound: dict[str, str]  # tensors that are made, by key, with their digests
-    damaged: set[str]  # keys of those that are there and are not what was written
+    made: Made
     missing: list[Work]
     unfinished: Unfinished
 
@@ -145,7 +149,7 @@ def _make(job: Job, todo: _Todo, parts: tuple[Part, Part, Part], own: Store, kno
     log.info("Preprocessing %d of %s, in fp32 on %s", *counts)
     encoder = SongEncoder(
         *(store, tensors, unfinished, job.workspace, settings, job.spec.base_model, device),
-        damaged=todo.damaged,
+        made=todo.made,
     )
     # All that is read after the last song is looked at before the first one.
     encoder.check_tokenizer(text_encoder)
@@ -166,13 +170,11 @@ def _make(job: Job, todo: _Todo, parts: tuple[Part, Part, Part], own: Store, kno
         except GoneError as error:
             # Each time there is one less to count on, so this comes to an end.
             log.info("%s is gone: another attempt has ended, or it was damaged", error)
-            digests = (read_index(own) or known).tensors
             keys = [work.tensors for work in todo.missing]
-            todo.sound |= find_made(tensors, keys, digests, unfinished, job.workspace)[0]
-        todo.sound |= encoder.made
-        todo.missing = [work for work in todo.missing if work.tensors not in todo.sound]
+            todo.made.add(find_made(tensors, keys, read_index(own) or known, unfinished, job.workspace))
+        todo.missing = [work for work in todo.missing if work.tensors not in todo.made.sound]
     write_checked(own, encoder.checked)
-    record_tensors(own, todo.index, todo.sound)
+    record_tensors(own, replace(todo.index, stored=todo.made.stored), todo.made.sound)
     unfinished.clear()
 
 

@@ -259,8 +259,8 @@ class Samples(Sequence[Sample]):
                 [f"{out_of(len(problems), len(samples), 'tensor files')} cannot be used:", *problems]
             )
             raise BadDataError(
-                f"{report}\n  `sidestep preprocess` with the same settings makes those anew that it had made;"
-                f" others can be taken out of {store.place}"
+                f"{report}\n  delete them in {store.place}: `sidestep preprocess` with the same settings "
+                "makes those anew that it had made"
             )
         samples._names = samples.names
         samples._refuse_others(begun_with)
@@ -386,8 +386,8 @@ class Samples(Sequence[Sample]):
                 "  once it is as it was, the same command goes on from the last checkpoint"
                 if seen and self._files.cache is None
                 else f"{self.place}/{name} is damaged: it is not what was written\n"
-                "  `sidestep preprocess` with the same settings makes it anew, if it had made it; the same "
-                "command then goes on from the last checkpoint"
+                "  delete it: `sidestep preprocess` with the same settings makes it anew, if it had made it; "
+                "the same command then goes on from the last checkpoint"
             )
         self._seen[index] = content.seen
         return read_sample(content.data, str(path), self._alternates, is_sound=True)
