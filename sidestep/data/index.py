@@ -26,7 +26,6 @@ tensors, see `data.weights`. In the index of a shard, `dealt` says of what it is
 
 import hashlib
 import logging
-import posixpath
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -35,25 +34,15 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from sidestep.config.training import LEAST_WEIGHT, MOST_REPEATS, MOST_WEIGHT, SHARES, Alternate
-from sidestep.data import foreign
-from sidestep.data.shards import INDEX_FILE, Dealt, refuse_unmerged
+from sidestep.data.shards import INDEX_FILE, Dealt
 from sidestep.runtime.canonical import json_bytes
-from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError, StorageError
+from sidestep.runtime.errors import BadDataError, BadSpecError
 from sidestep.runtime.parsing import SONGS_JSON_AT_MOST, Count, parse_as
-from sidestep.runtime.words import counted, out_of, some
-from sidestep.storage.retry import Retry
 from sidestep.storage.store import FileInfo, Store
 
 log = logging.getLogger(__name__)
 
 TENSORS_SUFFIX = ".pt"
-
-WAIT = Retry(tries=1, seconds=60, first_pause=1, longest_pause=8, jitter=0)
-"""For tensors that were written, and that the store does not show yet."""
-
-
-class LateError(StorageError):
-    """Tensors that were written do not show."""
 
 
 @dataclass(frozen=True)
@@ -224,26 +213,16 @@ def find_files(store: Store, paths: Iterable[str]) -> dict[str, FileInfo]:
 
     A listing may lag behind writes by seconds, so what it lacks is asked for by itself.
     """
-    listed = {file.path: file for file in store.list_files()}
-    return _and_asked_for(store, paths, listed)
+    return and_asked_for(store, paths, {file.path: file for file in store.list_files()})
 
 
-def _and_asked_for(store: Store, paths: Iterable[str], listed: Mapping[str, FileInfo]) -> dict[str, FileInfo]:
+def and_asked_for(store: Store, paths: Iterable[str], listed: Mapping[str, FileInfo]) -> dict[str, FileInfo]:
+    """The same by a listing that was made before."""
     paths = list(paths)
     lacking = [path for path in paths if path not in listed]
     with ThreadPoolExecutor(store.options.connections) as pool:
         asked = {file.path: file for file in pool.map(store.stat, lacking) if file}
     return {path: file for path in paths if (file := listed.get(path) or asked.get(path))}
-
-
-def check_alternates(store: Store, needed: Iterable[Alternate]) -> None:
-    """Raise BadSpecError where the index of a place says that its tensors lack prompts that are needed.
-
-    Without an index, the files themselves show it.
-    """
-    index = read_index(store)
-    if index and (lacking := [alternate for alternate in needed if alternate not in index.alternates]):
-        raise without_alternates(lacking, f"the tensors in {store.place} were made without")
 
 
 def without_alternates(lacking: Sequence[Alternate], said: str) -> BadSpecError:
@@ -254,111 +233,6 @@ def without_alternates(lacking: Sequence[Alternate], said: str) -> BadSpecError:
         f"  run `sidestep preprocess --alternates {' '.join(lacking)}` with the settings that made them: it "
         f"encodes them anew; or set {fields} to 0"
     )
-
-
-def list_samples(store: Store, begun_with: str = "", wait: Retry = WAIT) -> list[FileInfo]:
-    """The tensor files of the dataset in a place, sorted: those that its index names, or else its manifest.
-
-    So tensors of songs or captions that have been taken out of the dataset are not trained on. Without either
-    of the two, all whole `*.pt` are the dataset: see `data.foreign`. A run whose dataset had the digest
-    `begun_with` keeps its list: older versions took every `*.pt` of a place without an index.
-
-    Raises BadDataError where there are shards that are not merged, and MissingInputError where the index
-    names tensors that were never made: preprocessing has not finished; where some were made, the same for a
-    disk, which shows what it has, and else StorageError if they do not show as long as `wait` says.
-    """
-    index = read_index(store)  # before the listing: what it says was made is not younger than that
-    listed = _listed(store)
-    if index is None:
-        refuse_unmerged(store)
-        every = list(listed.values())
-        return every if dataset_digest(every) == begun_with else list(foreign.counted(store, listed).values())
-    keys = {tensors_file(key): key for key in sorted(set(index.samples.values()))}
-
-    def ask() -> dict[str, FileInfo]:
-        found = _and_asked_for(store, keys, listed)
-        missing = [path for path in keys if path not in found]
-        for path in missing:
-            store.refuse_folder(path)
-        not_made = [path for path in missing if keys[path] not in index.tensors]
-        if not_made:
-            raise MissingInputError(
-                f"{store.place} is not complete: {out_of(len(not_made), len(keys), 'songs')} to preprocess\n"
-                "  run `sidestep preprocess` with the same settings again: it makes what is missing"
-            )
-        if missing:
-            raise _gone(store, index, [keys[path] for path in missing], len(keys))
-        return found
-
-    def may_pass(error: Exception) -> bool:
-        return isinstance(error, LateError)
-
-    return list(wait.call(ask, may_pass, _log_late).values())
-
-
-def log_left_out(store: Store) -> None:
-    """Say which `.pt` files in a place without an index are not the dataset's."""
-    if read_index(store) is None:
-        listed = _listed(store)
-        foreign.log_left_out(store, listed, foreign.counted(store, listed))
-
-
-def _listed(store: Store) -> dict[str, FileInfo]:
-    return {
-        file.path: file
-        for file in store.list_files()
-        if file.path.endswith(TENSORS_SUFFIX) and "/" not in file.path and not file.path.startswith(".")
-    }
-
-
-def _gone(store: Store, index: Index, keys: list[str], count: int) -> LateError | MissingInputError:
-    """Tensors of some songs were made, and are not there."""
-    song_of = {key: posixpath.basename(song) for song, key in index.samples.items()}
-    names = some([f"{tensors_file(key)} ({song_of[key]})" for key in keys])
-    said = f"of the tensors of {counted(count, 'songs')}, {len(keys)} that were written"
-    again = "run `sidestep preprocess` with the same settings again: it makes what is missing"
-    if store.local_root:
-        return MissingInputError(f"{store.place} is not complete: {said} are gone: {names}\n  {again}")
-    return LateError(f"{store.place}: {said} do not show: {names}\n  if they were deleted, {again}")
-
-
-def _log_late(error: Exception, pause: float) -> None:
-    log.info("%s; asked again in %.0f s", str(error).splitlines()[0], pause)
-
-
-def dataset_files(store: Store, begun_with: str = "", wait: Retry = WAIT) -> list[FileInfo]:
-    """The tensor files of a dataset, see `list_samples`. Raises MissingInputError where there are none."""
-    files = list_samples(store, begun_with, wait)
-    if not files:
-        raise MissingInputError(
-            f"no preprocessed songs (.pt) in {store.place}\n"
-            "  make them with `sidestep preprocess`, or set dataset_dir to where they are"
-        )
-    return files
-
-
-def written_digests(store: Store) -> dict[str, str]:
-    """File → sha256 of tensors in a place, as they were written; empty where its index has none."""
-    index = read_index(store)
-    return {tensors_file(key): digest for key, digest in index.tensors.items()} if index else {}
-
-
-def audio_digests(store: Store) -> dict[str, str]:
-    """File → sha256 of the song that tensors in a place were made of; empty where they have no index."""
-    if (index := read_index(store)) is None:
-        return {}
-    found = ((tensors_file(key), index.files.get(place)) for place, key in sorted(index.samples.items()))
-    return {file: record.sha256 for file, record in found if record}
-
-
-def song_names(store: Store) -> dict[str, tuple[str, ...]]:
-    """File → the names of the songs that tensors in a place were made of, more than one where copies have the
-    same texts; empty where they have no index."""
-    index = read_index(store) or Index()
-    found: dict[str, tuple[str, ...]] = {}
-    for place, key in sorted(index.samples.items()):
-        found[tensors_file(key)] = (*found.get(tensors_file(key), ()), posixpath.basename(place))
-    return found
 
 
 def content_digest(digests: Mapping[str, str]) -> str:

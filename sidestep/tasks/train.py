@@ -13,6 +13,7 @@ from sidestep.config.training import TrainSpec
 from sidestep.config.yaml12 import dump_yaml
 from sidestep.data.card import Facts
 from sidestep.data.checked import Checked, read_checked, write_checked
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.preview import read_preview
 from sidestep.lifecycle.best import Best, best_commit
 from sidestep.lifecycle.events import EventsToSend
@@ -69,11 +70,12 @@ def train(job: Job, reporter: Reporter, team: Team | None = None) -> TrainResult
     check_quantization(spec.train.quantize)
     with job.workspace.temporary() as temporary:
         start = find_resume_point(job, Path(temporary))
-        settings = settings_of(job, start.numbers)
+        dataset = Preprocessed(job.tensors)
+        settings = settings_of(job, dataset, start.numbers)
         check_same_run(spec, start.numbers, settings, start.place)  # before gigabytes are pulled
         reporter.begin("pull")
         team.tell(BEGINS, (start.folder / NUMBERS_FILE).read_bytes() if start.folder else b"")
-        prepared = prepare(job, start, settings, team)
+        prepared = prepare(job, dataset, start, settings, team)
         if prepared.why_plain:
             reporter.update(message=f"trains without runtime.compile: {prepared.why_plain}")
         fingerprint, trainer = prepared.fingerprint, prepared.trainer

@@ -22,15 +22,8 @@ from torch import Tensor
 from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.config.training import Alternate
 from sidestep.data.checked import Checked, Context
-from sidestep.data.index import (
-    FileRecord,
-    audio_digests,
-    content_digest,
-    dataset_files,
-    song_names,
-    without_alternates,
-    written_digests,
-)
+from sidestep.data.index import FileRecord, content_digest, without_alternates
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.sides import Song
 from sidestep.data.tensors import Sample, checked_of, digest_of, read_sample
 from sidestep.runtime.diskerrors import local_errors
@@ -222,7 +215,7 @@ class Samples(Sequence[Sample]):
     @classmethod
     def pull(
         cls,
-        store: Store,
+        dataset: Preprocessed,
         workspace: Workspace,
         before: Numbers | None = None,
         silence: Tensor | None = None,
@@ -242,15 +235,15 @@ class Samples(Sequence[Sample]):
         Raises MissingInputError where there are none, BadDataError with all that cannot be trained on, and
         BadSpecError where the run was begun with others, or an alternate was never encoded.
         """
-        files = dataset_files(store, before.dataset if before else "")
+        store, files = dataset.store, dataset.files(before.dataset if before else "")
         begun_with = before.dataset_files if before else {}
         here = _Files(store, workspace, files)
         samples = cls(store.place, here, alternates)
         compared = None if silence is None else (silence, digest_of(silence))
-        check = _Check(store, here, written_digests(store), begun_with, sound or {}, alternates, compared)
+        check = _Check(store, here, dataset.written, begun_with, sound or {}, alternates, compared)
         problems = samples._problems(check, files)
         if known:
-            audio, names = audio_digests(store), song_names(store)
+            audio, names = dataset.audio, dataset.names
             samples.songs = [
                 samples._song(file, audio.get(file, ""), names.get(file, ())) for file in samples.names
             ]

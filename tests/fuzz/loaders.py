@@ -30,6 +30,7 @@ from sidestep.data.entries import read_dataset
 from sidestep.data.foreign import counted
 from sidestep.data.index import read_index
 from sidestep.data.listing import list_songs
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.probe import problem_of
 from sidestep.data.sidecar import read_sidecar
 from sidestep.data.survey import in_words, read_survey
@@ -151,7 +152,7 @@ def look_at_outbox(store: LocalStore) -> None:
 def read_mapped(data: bytes, folder: Path) -> None:
     (folder / "a.pt").write_bytes(data)
     store = LocalStore(folder, StorageSpec())
-    songs_of_tensors(store, list(store.list_files()), TrainSpec())
+    songs_of_tensors(Preprocessed(store), store.list_files(), TrainSpec())
 
 
 def read_pulled(data: bytes, folder: Path) -> None:

@@ -11,6 +11,7 @@ from sidestep.config.job import JobSpec
 from sidestep.config.schema import StorageSpec
 from sidestep.data.checked import write_checked
 from sidestep.data.index import Index, write_index
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.lifecycle.job import Job
 from sidestep.runtime.errors import AgainError, BadDataError, MissingInputError, StorageError
 from sidestep.runtime.preemption import Preemption
@@ -35,7 +36,9 @@ def tensors(make_spec: MakeSpec, tiny_checkpoints: Path, tmp_path: Path) -> Path
     digests = {file.stem: sha256(file.read_bytes()) for file in folder.glob("*.pt")}
     write_index(store, Index(samples={f"/s/{key}": key for key in digests}, tensors=digests))
     silence = read_silence(next(tiny_checkpoints.rglob("silence_latent.*")))
-    write_checked(store, Samples.pull(store, Workspace(tmp_path / "work"), silence=silence).checked)
+    write_checked(
+        store, Samples.pull(Preprocessed(store), Workspace(tmp_path / "work"), silence=silence).checked
+    )
     return folder
 
 
