@@ -46,7 +46,15 @@ from sidestep.data.preview import has_preview, write_preview
 from sidestep.data.probe import Decoded, decoded, problem_in
 from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
 from sidestep.data.survey import Heard
-from sidestep.data.tensors import AUDIO, Sample, checked_of, read_sample, sample_bytes, silent_context
+from sidestep.data.tensors import (
+    AUDIO,
+    Sample,
+    Silence,
+    checked_of,
+    read_sample,
+    sample_bytes,
+    silent_context,
+)
 from sidestep.data.unfinished import HEARD, Unfinished, packed
 from sidestep.runtime import tally
 from sidestep.runtime.beside import Behind, made_ahead
@@ -213,7 +221,7 @@ class SongEncoder:
                 parts=("condition_encoder",),
                 base_model=self.base_model,
             )
-        silence = model.condition_encoder.silence_latent
+        silence = Silence.of(model.condition_encoder.silence_latent)
         with track("Pass 2", len(works), "songs") as bar, self._behind() as behind:
             for work in works:
                 song = self.unfinished.read(work.latents_file)
@@ -225,7 +233,7 @@ class SongEncoder:
                 sample = Sample(
                     song["latents"],
                     conditions,
-                    silent_context(silence, len(song["latents"])),
+                    silent_context(silence.latents, len(song["latents"])),
                     _metadata(work, self.settings, int(song["samples"]) / SAMPLE_RATE),
                     dict(zip(work.alternates, others, strict=True)),
                 )
@@ -245,7 +253,7 @@ class SongEncoder:
                 return older
         return data
 
-    def _publish(self, work: Work, sample: Sample, silence: Tensor) -> None:
+    def _publish(self, work: Work, sample: Sample, silence: Silence) -> None:
         """Write a song's tensors, but where another attempt was faster: a machine of another kind may have
         made them of other bits, and then each digest that was kept is of those that are there."""
         key = work.tensors

@@ -25,7 +25,7 @@ from sidestep.data.checked import Checked, Context
 from sidestep.data.index import FileRecord, content_digest, without_alternates
 from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.sides import Song
-from sidestep.data.tensors import Sample, checked_of, digest_of, read_sample
+from sidestep.data.tensors import Sample, Silence, checked_of, read_sample
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.errors import BadDataError, BadSpecError, MachineError, MissingInputError
 from sidestep.runtime.progress import track
@@ -136,7 +136,7 @@ class _Check:
         begun_with: file → what it was when the run began; one of another size or time may hold the same.
         sound: sha256 → what is known of a file that was found sound.
         alternates: prompts whose conditions are read, too.
-        silence: with which contexts are compared, and its digest; None: nobody asks.
+        silence: with which contexts are compared; None: nobody asks.
     """
 
     store: Store
@@ -145,7 +145,7 @@ class _Check:
     begun_with: Mapping[str, FileRecord]
     sound: Mapping[str, Checked]
     alternates: Collection[Alternate] = ()
-    silence: tuple[Tensor, str] | None = None
+    silence: Silence | None = None
 
     def look(self, number: int, file: FileInfo) -> _Known:
         """What a file is.
@@ -156,7 +156,7 @@ class _Check:
         if expected and (checked := self.sound.get(expected)):
             if checked.size != file.size:
                 raise self._damaged(file)
-            if checked.answers(self.alternates, self.silence and self.silence[1]):
+            if checked.answers(self.alternates, self.silence and self.silence.digest):
                 return _Known(checked, FileRecord(file.size, file.version, expected), None)
         return self._read(number, file, expected)
 
@@ -168,7 +168,7 @@ class _Check:
         if expected not in (None, found):
             raise self._damaged(file)
         sample = read_sample(content.data, str(self.files.paths[number]), self.alternates)
-        checked = checked_of(sample, file.size, self.alternates, self.silence and self.silence[0])
+        checked = checked_of(sample, file.size, self.alternates, self.silence)
         return _Known(checked, FileRecord(file.size, file.version, found), content.seen)
 
     def _expected(self, file: FileInfo) -> str | None:
@@ -239,7 +239,7 @@ class Samples(Sequence[Sample]):
         begun_with = before.dataset_files if before else {}
         here = _Files(store, workspace, files)
         samples = cls(store.place, here, alternates)
-        compared = None if silence is None else (silence, digest_of(silence))
+        compared = None if silence is None else Silence.of(silence)
         check = _Check(store, here, dataset.written, begun_with, sound or {}, alternates, compared)
         problems = samples._problems(check, files)
         if known:
