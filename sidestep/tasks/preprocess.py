@@ -6,7 +6,7 @@ same command again makes what is missing, and with nothing missing it loads no m
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from sidestep.data.index import (
     write_weights,
 )
 from sidestep.data.keys import (
+    Recipe,
     Work,
     digests_of,
     latents_key,
@@ -250,18 +251,7 @@ def _plan(
     weights = digests(job.checkpoints, [file for part in parts for file in part.files], "the model")
     vae, text_encoder, model = (weights_digest(part, weights) for part in parts)
     recipe = recipe_of(settings, vae, text_encoder, model, job.spec.alternates)
-    ways = [
-        [
-            Work(
-                *(song, sound, latents_key(sound, way), tensors_key(song, sound, way)),
-                alternates_of(song, way.alternates),
-            )
-            for song, sound in ((song, audio[song.place]) for song in songs)
-        ]
-        for way in recipes_alike(recipe)
-    ]
-    made = {*known.tensors, *known.samples.values()}
-    works = max(ways, key=lambda works: sum(work.tensors in made for work in works))
+    works = _works(songs, audio, recipe, {*known.tensors, *known.samples.values()})
     samples = {work.song.place: work.tensors for work in works}
     if copies := len(works) - len(set(samples.values())):
         log.warning("%s: the same sound and texts as others, which count once", counted(copies, "songs"))
@@ -271,3 +261,24 @@ def _plan(
         roots = tuple(sorted({song.store.place for song in songs}))
         index = replace(index, dealt=Dealt(job.shard.name, listed, recipe_digest(recipe), roots))
     return works, index
+
+
+def _works(
+    songs: Sequence[Song], audio: Mapping[str, str], recipe: Recipe, made: Collection[str]
+) -> list[Work]:
+    """What is to be made of each song, under the keys of which most are `made` already."""
+    most, best = -1, list[Work]()
+    for way in recipes_alike(recipe):
+        works = [
+            Work(
+                *(song, sound, latents_key(sound, way), tensors_key(song, sound, way)),
+                alternates_of(song, way.alternates),
+            )
+            for song, sound in ((song, audio[song.place]) for song in songs)
+        ]
+        count = sum(work.tensors in made for work in works)
+        if count > most:
+            most, best = count, works
+        if most == len(songs):
+            break
+    return best

@@ -17,7 +17,7 @@ from sidestep.config.job import JobSpec
 from sidestep.config.judging import ValidationSpec
 from sidestep.config.memory import Quantization, chosen_quantization
 from sidestep.config.training import Alternate
-from sidestep.data.checked import read_checked
+from sidestep.data.checked import Checked, read_checked
 from sidestep.data.index import Share
 from sidestep.data.keys import PulledModel, pull_model
 from sidestep.data.preprocessed import Preprocessed
@@ -45,6 +45,7 @@ class TrainingSetup:
 
     machine: Machine
     samples: Samples
+    learned: dict[str, Checked]  # of tensors of which nothing was known: a later attempt need not read them
     model: AceStepModel  # the decoder alone, frozen, on the machine's device
     null_condition: Tensor  # [1, 1, D]
     silence: Tensor  # the model's latents of it, [1, 15000, 64]
@@ -115,7 +116,10 @@ def prepare_setup(
     log.info("Loaded only the decoder of %s: no encoder is in memory during training", model.variant)
     _check_fit(samples, model)
     weights = f"{pulled.digest}@{store.commit}" if store.commit else pulled.digest
-    return TrainingSetup(machine, samples, model, null_condition, silence, shares, sides, quantize, weights)
+    learned = {digest: file for digest, file in samples.checked.items() if sound.get(digest) != file}
+    return TrainingSetup(
+        machine, samples, learned, model, null_condition, silence, shares, sides, quantize, weights
+    )
 
 
 def _quantization(

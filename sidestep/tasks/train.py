@@ -12,7 +12,7 @@ from sidestep.config.job import JobSpec
 from sidestep.config.training import TrainSpec
 from sidestep.config.yaml12 import dump_yaml
 from sidestep.data.card import Facts
-from sidestep.data.checked import Checked, read_checked, write_checked
+from sidestep.data.checked import write_checked
 from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.preview import read_preview
 from sidestep.lifecycle.best import Best, best_commit
@@ -131,7 +131,8 @@ def _train(
         machine = start.numbers.machine
     log_training(spec, setup, progress.law)
     job.output.keep_spec(spec)
-    _keep_checked(job, setup.samples.checked)
+    if setup.learned:  # where preprocessing has not said it already
+        write_checked(job.output_store, setup.learned)
     snapshot = Snapshot(
         *(trainer.adapter, trainer.optimizer, spec.train, fingerprint, machine),
         *(setup.samples.records, setup.sides, trainer.ema),
@@ -218,12 +219,6 @@ def _train(
     held_out = HeldOut.of(setup.samples.songs, setup.sides, means) if setup.sides else None
     history = history_bytes(progress, rates, songs, spec.train.lr_groups, held_out)
     return finish(job, reporter, writer, fingerprint, progress, history, best, total_steps)
-
-
-def _keep_checked(job: Job, checked: Mapping[str, Checked]) -> None:
-    """Later attempts need not read what was found sound, where preprocessing has not said it already."""
-    known = read_checked(job.tensors)
-    write_checked(job.output_store, {d: file for d, file in checked.items() if known.get(d) != file})
 
 
 def _facts(spec: JobSpec, setup: TrainingSetup, adapter: Adapter) -> Facts:

@@ -147,10 +147,10 @@ class _Check:
     alternates: Collection[Alternate] = ()
     silence: Silence | None = None
 
-    def look(self, number: int, file: FileInfo) -> _Known:
-        """What a file is.
+    def known(self, file: FileInfo) -> _Known | None:
+        """What a file is, by what is listed and known; None: it has to be read.
 
-        Raises BadDataError where it is not what was written, and what `read_sample` does.
+        Raises BadDataError where it is not what was written.
         """
         expected = self._expected(file)
         if expected and (checked := self.sound.get(expected)):
@@ -158,9 +158,14 @@ class _Check:
                 raise self._damaged(file)
             if checked.answers(self.alternates, self.silence and self.silence.digest):
                 return _Known(checked, FileRecord(file.size, file.version, expected), None)
-        return self._read(number, file, expected)
+        return None
 
-    def _read(self, number: int, file: FileInfo, expected: str | None) -> _Known:
+    def read(self, number: int, file: FileInfo) -> _Known:
+        """What a file is, by its content.
+
+        Raises BadDataError where it is not what was written, and what `read_sample` does.
+        """
+        expected = self._expected(file)
         if expected is None and not self.files.is_as_pulled(number):
             self.files.forget(number)
         content = self.files.read(number, lambda content: expected in (None, content.sha256()))
@@ -335,15 +340,24 @@ class Samples(Sequence[Sample]):
     ) -> Iterator[_Known | BadDataError | MissingInputError]:
         """What is found of each file, or what is wrong with it, in their order."""
 
-        def look(number: int, file: FileInfo) -> _Known | BadDataError | MissingInputError:
+        def known(file: FileInfo) -> _Known | BadDataError | None:
             try:
-                return check.look(number, file)
+                return check.known(file)
+            except BadDataError as error:
+                return error
+
+        def read(number: int) -> _Known | BadDataError | MissingInputError:
+            try:
+                return check.read(number, files[number])
             except (BadDataError, MissingInputError) as error:
                 return error
 
+        found = [known(file) for file in files]
         pool = ThreadPoolExecutor(self._files.at_a_time, "checking")
         try:
-            yield from pool.map(look, range(len(files)), files)
+            others = pool.map(read, [number for number, one in enumerate(found) if one is None])
+            for one in found:
+                yield one or next(others)
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -101,6 +101,19 @@ def test_a_start_fetches_none_and_the_adapter_is_the_same(
     assert len(copies) == 2
 
 
+def test_the_checks_and_the_task_each_list_and_read_the_index_once(
+    remote: Any, s3_calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the songs' names, shares and prompts are asked for."""
+    monkeypatch.setattr(Trainer, "evaluate", lambda self: 1.0)
+    spec = remote(epochs=1, accumulation=1, repeats={"0": 2}, validation={"songs": ["1"]})
+    s3_calls.clear()
+    assert run(spec)
+    assert s3_calls.count("ListObjectsV2 tensors/") == 2
+    assert s3_calls.count("GetObject tensors/index.json") == 2
+    assert s3_calls.count("GetObject tensors/checked.json") == 1
+
+
 @pytest.mark.parametrize("damage", ["flipped", "gone", "out of reach"])
 def test_a_song_that_is_bad_when_it_is_due(
     remote: Any, damage: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
