@@ -147,6 +147,6 @@ def test_a_bad_song_met_later_ends_a_run_after_what_was_made_is_committed(
 
     flip_a_bit(bad)
     assert bad.read_bytes() == sound
-    monkeypatch.setattr(dataset._Check, "_read", lambda *_: pytest.fail("read at the start"))
+    monkeypatch.setattr(dataset._Check, "read", lambda *_: pytest.fail("read at the start"))
     result = run(spec)
     assert result and result.steps == 6
