@@ -10,7 +10,9 @@ from sidestep import adapters
 from sidestep.commitlog.log import CommitLog, Record
 from sidestep.commitlog.writer import Writer
 from sidestep.config.job import JobSpec
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.lifecycle.finish import TrainResult
+from sidestep.lifecycle.identity import settings_of
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.runtime.errors import (
@@ -21,6 +23,7 @@ from sidestep.runtime.preemption import Preemption
 from sidestep.storage.open import open_store
 from sidestep.tasks import run
 from sidestep.tasks import train as train_task
+from sidestep.training.numbers import Numbers
 
 Result = TypeVar("Result")
 
@@ -32,6 +35,12 @@ def run_task(task: Callable[[Job, Reporter], Result], spec: JobSpec) -> Result:
     job = Job(spec)
     with Reporter(job) as reporter:
         return task(job, reporter)
+
+
+def settings_of_job(spec: JobSpec, before: Numbers | None = None) -> dict[str, Any]:
+    """The fingerprint of a job, as far as it is known before its inputs are here."""
+    job = Job(spec)
+    return settings_of(job, Preprocessed(job.tensors), before)
 
 
 def train(spec: JobSpec) -> TrainResult:

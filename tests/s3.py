@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +67,22 @@ def s3_server(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> S3Server:
         request = urllib.request.Request(f"{server.endpoint}/{path}", method=method)
         urllib.request.urlopen(request, timeout=10).close()
     return server
+
+
+@pytest.fixture
+def s3_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The calls of S3's interface that this process makes, such as "GetObject tensors/index.json"."""
+    from botocore.client import BaseClient
+
+    made: list[str] = []
+    call = BaseClient._make_api_call
+
+    def noted(self: BaseClient, operation: str, given: dict[str, Any]) -> Any:
+        made.append(f"{operation} {given.get('Key', given.get('Prefix', ''))}")
+        return call(self, operation, given)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", noted)
+    return made
 
 
 def set_credentials(monkeypatch: pytest.MonkeyPatch, secret: str = SECRET_KEY) -> None:

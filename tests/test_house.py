@@ -35,7 +35,7 @@ TORCH_FREE = (
     "training.savings",
     *("acestep.config", "acestep.layout", "acestep.names", "acestep.releases"),
     *("data.dataset", "data.entries", "data.index", "data.keys", "data.made", "data.places"),
-    *("data.probe", "data.sidecar", "data.unfinished", "tasks.preprocess"),
+    *("data.preprocessed", "data.probe", "data.sidecar", "data.unfinished", "tasks.preprocess"),
 )
 
 

@@ -10,7 +10,7 @@ import gc
 import logging
 import posixpath
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -38,14 +38,23 @@ from sidestep.config.schema import PreprocessSpec
 from sidestep.config.training import Alternate
 from sidestep.data.checked import Checked
 from sidestep.data.dataset import Song, by_store
-from sidestep.data.index import tensors_file
+from sidestep.data.index import Stored, tensors_file
 from sidestep.data.keys import Work, levels
 from sidestep.data.level import normalized
+from sidestep.data.made import Made
 from sidestep.data.preview import has_preview, write_preview
 from sidestep.data.probe import Decoded, decoded, problem_in
 from sidestep.data.prompts import lyrics_prompt, prompt_caption, text_prompt
 from sidestep.data.survey import Heard
-from sidestep.data.tensors import AUDIO, Sample, checked_of, read_sample, sample_bytes, silent_context
+from sidestep.data.tensors import (
+    AUDIO,
+    Sample,
+    Silence,
+    checked_of,
+    read_sample,
+    sample_bytes,
+    silent_context,
+)
 from sidestep.data.unfinished import HEARD, Unfinished, packed
 from sidestep.runtime import tally
 from sidestep.runtime.beside import Behind, made_ahead
@@ -72,9 +81,8 @@ class SongEncoder:
         checkpoints: where the models are.
         tensors: where what is made goes.
         unfinished: latents and texts on their way.
-        damaged: the keys of tensors that are there and are not what was written.
-        made: the keys of tensors that this attempt has made, with the sha256 of their files.
-        checked: these digests, with what is known of the files, which are sound.
+        made: which tensors are there; those that the passes make are added.
+        checked: what is known of the files of these, by their digests.
         heard: what was heard of songs, by the keys of their latents.
         bad: why songs cannot be used, in the same way.
     """
@@ -86,8 +94,7 @@ class SongEncoder:
     settings: PreprocessSpec
     base_model: str | None
     device: torch.device
-    damaged: Set[str] = frozenset()
-    made: dict[str, str] = field(default_factory=dict)
+    made: Made = field(default_factory=Made)
     checked: dict[str, Checked] = field(default_factory=dict)
     heard: dict[str, Heard] = field(default_factory=dict)
     bad: dict[str, str] = field(default_factory=dict)
@@ -214,7 +221,7 @@ class SongEncoder:
                 parts=("condition_encoder",),
                 base_model=self.base_model,
             )
-        silence = model.condition_encoder.silence_latent
+        silence = Silence.of(model.condition_encoder.silence_latent)
         with track("Pass 2", len(works), "songs") as bar, self._behind() as behind:
             for work in works:
                 song = self.unfinished.read(work.latents_file)
@@ -226,7 +233,7 @@ class SongEncoder:
                 sample = Sample(
                     song["latents"],
                     conditions,
-                    silent_context(silence, len(song["latents"])),
+                    silent_context(silence.latents, len(song["latents"])),
                     _metadata(work, self.settings, int(song["samples"]) / SAMPLE_RATE),
                     dict(zip(work.alternates, others, strict=True)),
                 )
@@ -246,20 +253,24 @@ class SongEncoder:
                 return older
         return data
 
-    def _publish(self, work: Work, sample: Sample, silence: Tensor) -> None:
+    def _publish(self, work: Work, sample: Sample, silence: Silence) -> None:
         """Write a song's tensors, but where another attempt was faster: a machine of another kind may have
         made them of other bits, and then each digest that was kept is of those that are there."""
         key = work.tensors
         data = self._as_before(key, sample)
         file = tensors_file(key)
-        if key not in self.damaged and self.tensors.stat(file):
+        there = None if key in self.made.damaged else self.tensors.stat(file)
+        if there:
             data = self.tensors.read_bytes(file)
         else:
             self.unfinished.note_digest(key, sha256(data).hexdigest())
             self.tensors.write_bytes(file, data)
-        self.made[key] = sha256(data).hexdigest()
+            there = self.tensors.stat(file)
+        digest = self.made.sound[key] = sha256(data).hexdigest()
+        if there:  # else the store does not show it yet
+            self.made.stored[digest] = Stored.of(there)
         read = read_sample(data, file, tuple(work.alternates))
-        self.checked[self.made[key]] = checked_of(read, len(data), get_args(Alternate), silence)
+        self.checked[digest] = checked_of(read, len(data), get_args(Alternate), silence)
         tally.add(tally.SONGS)
 
 

@@ -5,6 +5,7 @@
                                               "probed": 240.0}, …},
       "samples": {"s3://studio/songs/a.mp3": "<key>", …},
       "tensors": {"<key>": "<sha256>", …},
+      "stored": {"<sha256>": {"size": 6163211, "version": "<ETag>"}, …},
       "alternates": ["trigger"],
       "shares": {"s3://studio/songs/a.mp3": {"repeats": 3, "weight": 1.0}, …},
       "weights": {"variant": "acestep-v15-base", "digests": {"vae": "<sha256>", …}, "headers": {…},
@@ -15,15 +16,16 @@
 its content, and a song that was found sound over `probed` seconds is not decoded again to see that.
 `samples` is the dataset as last preprocessed, each song with the key of its tensors, which are in
 `<key>.pt`. It is written before the tensors are made: a dataset that is not finished shows as such.
-`tensors` has the digest of each of these files as it was written: who reads one compares. `alternates` are
-the prompts that were encoded beside the songs' own, where there are some; `shares` are the songs of which the
+`tensors` has the digest of each of these files as it was written: who reads one compares. `stored` has, by
+that digest, what a remote place said of the file when it held that content: one that is listed so still needs
+no fetching to be known. (On a disk, a bit that flips changes neither size nor time.) `alternates` are the
+prompts that were encoded beside the songs' own, where there are some; `shares` are the songs of which the
 dataset says that they are more or less of an epoch than others. `weights` says which encoders made the
 tensors, see `data.weights`. In the index of a shard, `dealt` says of what it is a part, see `data.shards`.
 """
 
 import hashlib
 import logging
-import posixpath
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -32,25 +34,15 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from sidestep.config.training import LEAST_WEIGHT, MOST_REPEATS, MOST_WEIGHT, SHARES, Alternate
-from sidestep.data import foreign
-from sidestep.data.shards import INDEX_FILE, Dealt, refuse_unmerged
+from sidestep.data.shards import INDEX_FILE, Dealt
 from sidestep.runtime.canonical import json_bytes
-from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError, StorageError
+from sidestep.runtime.errors import BadDataError, BadSpecError
 from sidestep.runtime.parsing import SONGS_JSON_AT_MOST, Count, parse_as
-from sidestep.runtime.words import counted, out_of, some
-from sidestep.storage.retry import Retry
 from sidestep.storage.store import FileInfo, Store
 
 log = logging.getLogger(__name__)
 
 TENSORS_SUFFIX = ".pt"
-
-WAIT = Retry(tries=1, seconds=60, first_pause=1, longest_pause=8, jitter=0)
-"""For tensors that were written, and that the store does not show yet."""
-
-
-class LateError(StorageError):
-    """Tensors that were written do not show."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +53,18 @@ class FileRecord:
     version: str
     sha256: str
     probed: float | None = None  # a song: it was decoded and found sound, with this max_duration
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a remote place says of a file without sending it."""
+
+    size: Count
+    version: str
+
+    @classmethod
+    def of(cls, file: FileInfo) -> "Stored":
+        return cls(file.size, file.version)
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ class Index:
     files: dict[str, FileRecord] = field(default_factory=dict)
     samples: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, str] = field(default_factory=dict)  # key → sha256 of its file, as it was written
+    stored: dict[str, Stored] = field(default_factory=dict)  # by that sha256; older versions kept none
     weights: MadeWith | None = None  # older versions did not say
     alternates: list[str] = field(default_factory=list)
     shares: dict[str, Share] = field(default_factory=dict)  # by a song's place, as `samples` are
@@ -107,6 +112,10 @@ class Index:
         record = self._record(store, file)
         return record is not None and record.probed == max_duration
 
+    def is_as_stored(self, key: str, file: FileInfo) -> bool:
+        """Whether a remote place says of tensors what it said when they were as the index has them."""
+        return (digest := self.tensors.get(key)) is not None and self.stored.get(digest) == Stored.of(file)
+
     def remember(self, store: Store, file: FileInfo, sha256: str, probed: float | None = None) -> None:
         self.files[place_of(store, file)] = FileRecord(file.size, file.version, sha256, probed)
 
@@ -121,6 +130,7 @@ class _Content(BaseModel):
     files: dict[str, FileRecord]
     samples: dict[str, str]
     tensors: dict[str, str] = {}
+    stored: dict[str, Stored] = {}
     weights: MadeWith | None = None
     alternates: list[str] = []
     shares: dict[str, Share] = {}
@@ -152,26 +162,33 @@ def read_index(store: Store) -> Index | None:
 
 def write_index(store: Store, index: Index) -> None:
     """Publish an index, if it says anything new."""
-    files = {place: asdict(record) for place, record in index.files.items()}
+    files = {place: vars(record) for place, record in index.files.items()}
+    needed = {digest for digest in index.tensors.values() if digest in index.stored}
+    is_remote = store.local_root is None
+    stored = {"stored": {d: vars(index.stored[d]) for d in needed}} if is_remote and needed else {}
     weights = {"weights": asdict(index.weights)} if index.weights else {}
     alternates = {"alternates": index.alternates} if index.alternates else {}
     shares = {"shares": {p: asdict(share) for p, share in index.shares.items()}} if index.shares else {}
     dealt = {"dealt": asdict(index.dealt)} if index.dealt else {}
     content = json_bytes(
         {"files": files, "samples": index.samples, "tensors": index.tensors}
-        | {**alternates, **shares, **weights, **dealt}
+        | {**stored, **alternates, **shares, **weights, **dealt}
     )
     if not store.stat(INDEX_FILE) or store.read_bytes(INDEX_FILE) != content:
         store.write_bytes(INDEX_FILE, content)
 
 
 def record_tensors(store: Store, index: Index, made: Mapping[str, str]) -> None:
-    """Add the digests of finished tensors to what the index says by now, or else to `index`.
+    """Add the digests of finished tensors, and what `index` knows of their files, to what the index says by
+    now, or else to `index`.
 
     Another attempt may have come meanwhile, with other songs: what it wrote stays.
     """
     newest = read_index(store) or index
-    write_index(store, replace(newest, tensors={**newest.tensors, **made}))
+    write_index(
+        store,
+        replace(newest, tensors={**newest.tensors, **made}, stored={**newest.stored, **index.stored}),
+    )
 
 
 def record_songs(store: Store, index: Index, probed: Iterable[str], left_out: Collection[str]) -> None:
@@ -196,26 +213,16 @@ def find_files(store: Store, paths: Iterable[str]) -> dict[str, FileInfo]:
 
     A listing may lag behind writes by seconds, so what it lacks is asked for by itself.
     """
-    listed = {file.path: file for file in store.list_files()}
-    return _and_asked_for(store, paths, listed)
+    return and_asked_for(store, paths, {file.path: file for file in store.list_files()})
 
 
-def _and_asked_for(store: Store, paths: Iterable[str], listed: Mapping[str, FileInfo]) -> dict[str, FileInfo]:
+def and_asked_for(store: Store, paths: Iterable[str], listed: Mapping[str, FileInfo]) -> dict[str, FileInfo]:
+    """The same by a listing that was made before."""
     paths = list(paths)
     lacking = [path for path in paths if path not in listed]
     with ThreadPoolExecutor(store.options.connections) as pool:
         asked = {file.path: file for file in pool.map(store.stat, lacking) if file}
     return {path: file for path in paths if (file := listed.get(path) or asked.get(path))}
-
-
-def check_alternates(store: Store, needed: Iterable[Alternate]) -> None:
-    """Raise BadSpecError where the index of a place says that its tensors lack prompts that are needed.
-
-    Without an index, the files themselves show it.
-    """
-    index = read_index(store)
-    if index and (lacking := [alternate for alternate in needed if alternate not in index.alternates]):
-        raise without_alternates(lacking, f"the tensors in {store.place} were made without")
 
 
 def without_alternates(lacking: Sequence[Alternate], said: str) -> BadSpecError:
@@ -226,111 +233,6 @@ def without_alternates(lacking: Sequence[Alternate], said: str) -> BadSpecError:
         f"  run `sidestep preprocess --alternates {' '.join(lacking)}` with the settings that made them: it "
         f"encodes them anew; or set {fields} to 0"
     )
-
-
-def list_samples(store: Store, begun_with: str = "", wait: Retry = WAIT) -> list[FileInfo]:
-    """The tensor files of the dataset in a place, sorted: those that its index names, or else its manifest.
-
-    So tensors of songs or captions that have been taken out of the dataset are not trained on. Without either
-    of the two, all whole `*.pt` are the dataset: see `data.foreign`. A run whose dataset had the digest
-    `begun_with` keeps its list: older versions took every `*.pt` of a place without an index.
-
-    Raises BadDataError where there are shards that are not merged, and MissingInputError where the index
-    names tensors that were never made: preprocessing has not finished; where some were made, the same for a
-    disk, which shows what it has, and else StorageError if they do not show as long as `wait` says.
-    """
-    index = read_index(store)  # before the listing: what it says was made is not younger than that
-    listed = _listed(store)
-    if index is None:
-        refuse_unmerged(store)
-        every = list(listed.values())
-        return every if dataset_digest(every) == begun_with else list(foreign.counted(store, listed).values())
-    keys = {tensors_file(key): key for key in sorted(set(index.samples.values()))}
-
-    def ask() -> dict[str, FileInfo]:
-        found = _and_asked_for(store, keys, listed)
-        missing = [path for path in keys if path not in found]
-        for path in missing:
-            store.refuse_folder(path)
-        not_made = [path for path in missing if keys[path] not in index.tensors]
-        if not_made:
-            raise MissingInputError(
-                f"{store.place} is not complete: {out_of(len(not_made), len(keys), 'songs')} to preprocess\n"
-                "  run `sidestep preprocess` with the same settings again: it makes what is missing"
-            )
-        if missing:
-            raise _gone(store, index, [keys[path] for path in missing], len(keys))
-        return found
-
-    def may_pass(error: Exception) -> bool:
-        return isinstance(error, LateError)
-
-    return list(wait.call(ask, may_pass, _log_late).values())
-
-
-def log_left_out(store: Store) -> None:
-    """Say which `.pt` files in a place without an index are not the dataset's."""
-    if read_index(store) is None:
-        listed = _listed(store)
-        foreign.log_left_out(store, listed, foreign.counted(store, listed))
-
-
-def _listed(store: Store) -> dict[str, FileInfo]:
-    return {
-        file.path: file
-        for file in store.list_files()
-        if file.path.endswith(TENSORS_SUFFIX) and "/" not in file.path and not file.path.startswith(".")
-    }
-
-
-def _gone(store: Store, index: Index, keys: list[str], count: int) -> LateError | MissingInputError:
-    """Tensors of some songs were made, and are not there."""
-    song_of = {key: posixpath.basename(song) for song, key in index.samples.items()}
-    names = some([f"{tensors_file(key)} ({song_of[key]})" for key in keys])
-    said = f"of the tensors of {counted(count, 'songs')}, {len(keys)} that were written"
-    again = "run `sidestep preprocess` with the same settings again: it makes what is missing"
-    if store.local_root:
-        return MissingInputError(f"{store.place} is not complete: {said} are gone: {names}\n  {again}")
-    return LateError(f"{store.place}: {said} do not show: {names}\n  if they were deleted, {again}")
-
-
-def _log_late(error: Exception, pause: float) -> None:
-    log.info("%s; asked again in %.0f s", str(error).splitlines()[0], pause)
-
-
-def dataset_files(store: Store, begun_with: str = "", wait: Retry = WAIT) -> list[FileInfo]:
-    """The tensor files of a dataset, see `list_samples`. Raises MissingInputError where there are none."""
-    files = list_samples(store, begun_with, wait)
-    if not files:
-        raise MissingInputError(
-            f"no preprocessed songs (.pt) in {store.place}\n"
-            "  make them with `sidestep preprocess`, or set dataset_dir to where they are"
-        )
-    return files
-
-
-def written_digests(store: Store) -> dict[str, str]:
-    """File → sha256 of tensors in a place, as they were written; empty where its index has none."""
-    index = read_index(store)
-    return {tensors_file(key): digest for key, digest in index.tensors.items()} if index else {}
-
-
-def audio_digests(store: Store) -> dict[str, str]:
-    """File → sha256 of the song that tensors in a place were made of; empty where they have no index."""
-    if (index := read_index(store)) is None:
-        return {}
-    found = ((tensors_file(key), index.files.get(place)) for place, key in sorted(index.samples.items()))
-    return {file: record.sha256 for file, record in found if record}
-
-
-def song_names(store: Store) -> dict[str, tuple[str, ...]]:
-    """File → the names of the songs that tensors in a place were made of, more than one where copies have the
-    same texts; empty where they have no index."""
-    index = read_index(store) or Index()
-    found: dict[str, tuple[str, ...]] = {}
-    for place, key in sorted(index.samples.items()):
-        found[tensors_file(key)] = (*found.get(tensors_file(key), ()), posixpath.basename(place))
-    return found
 
 
 def content_digest(digests: Mapping[str, str]) -> str:

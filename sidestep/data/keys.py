@@ -107,7 +107,7 @@ def tensors_key(song: Song, audio: str, recipe: Recipe) -> str:
     Other prompts enter where there are some: so all other keys are those of older versions.
     """
     prompts = {"prompt": text_prompt(song, None), "lyrics": lyrics_prompt(song, recipe.lyrics_format)}
-    settings = asdict(recipe)
+    settings = dict(vars(recipe))
     del settings["float_scale"], settings["alternates"]
     others = {name: text_prompt(as_, None) for name, as_ in alternates_of(song, recipe.alternates).items()}
     return _digest(

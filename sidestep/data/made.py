@@ -1,12 +1,18 @@
-"""Which tensors of a dataset are made already, and are still what was written."""
+"""Which tensors of a dataset are made already, and are still what was written.
+
+On a disk they are read for that. Of a remote place, those are fetched of which its listing says anything else
+than when they were written or last read: a size, a version, or that nothing is known of them. What rots there
+under the same version is seen when it is trained on.
+"""
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from sidestep.data.index import find_files, tensors_file
+from sidestep.data.index import Index, Stored, find_files, tensors_file
 from sidestep.data.keys import sha256_of
 from sidestep.data.unfinished import Unfinished
 from sidestep.runtime.errors import BadDataError
@@ -19,25 +25,48 @@ from sidestep.storage.transfer import copy_of, pull
 log = logging.getLogger(__name__)
 
 
-def find_made(
-    tensors: Store,
-    keys: Collection[str],
-    known: Mapping[str, str],
-    unfinished: Unfinished,
-    workspace: Workspace,
-) -> tuple[dict[str, str], set[str]]:
-    """Of the tensors with these keys, those that are there: the digests of sound ones, and what is damaged.
+@dataclass
+class Made:
+    """Tensors that are there.
 
-    Each file is read once and compared with what was written: a bit that flips at rest changes neither the
-    file's size nor its time. `known` are the digests by key that the index has; an attempt that came to no
-    end noted its own. Older versions kept none: what they wrote counts where it can be read.
+    Attributes:
+        sound: key → sha256 of those that are what was written.
+        damaged: keys of the others.
+        stored: what their place says of sound ones, by their digests.
+    """
+
+    sound: dict[str, str] = field(default_factory=dict)
+    damaged: set[str] = field(default_factory=set)
+    stored: dict[str, Stored] = field(default_factory=dict)
+
+    def add(self, other: "Made") -> None:
+        """What was found later counts, too."""
+        self.sound |= other.sound
+        self.damaged |= other.damaged
+        self.stored |= other.stored
+
+
+def find_made(
+    tensors: Store, keys: Collection[str], known: Index, unfinished: Unfinished, workspace: Workspace
+) -> Made:
+    """Of the tensors with these keys, those that are there, and whether they are sound.
+
+    A file is read and compared with what was written, unless it is listed as `known` has it stored. An
+    attempt that came to no end noted its own digests. Older versions kept none: what they wrote counts where
+    it can be read.
     """
     found = find_files(tensors, map(tensors_file, keys))
     there = {key: found[tensors_file(key)] for key in keys if tensors_file(key) in found}
+    made = Made()
+    for key in [key for key, file in there.items() if known.is_as_stored(key, file)]:
+        made.sound[key] = known.tensors[key]
+        made.stored[known.tensors[key]] = Stored.of(there.pop(key))
+    if not there:
+        return made
     with ThreadPoolExecutor(tensors.options.connections) as pool:
-        unknown = [key for key in there if key not in known]
+        unknown = [key for key in there if key not in known.tensors]
         noted = dict(zip(unknown, pool.map(unfinished.noted_digest, unknown), strict=True))
-    expected = {key: known.get(key) or noted[key] for key in there}
+    expected = {key: known.tensors.get(key) or noted[key] for key in there}
 
     files = list(there.values())
     path_of = _paths(tensors, files, workspace)
@@ -48,7 +77,6 @@ def find_made(
             is_sound = digest == expected[key] if expected[key] else _can_be_read(path)
         return digest if is_sound else None
 
-    sound: dict[str, str] = {}
     with (
         track("Reading tensors", sum(file.size for file in files), "B") as bar,
         ThreadPoolExecutor(tensors.options.connections) as pool,  # hashing leaves Python's lock to the others
@@ -57,9 +85,10 @@ def find_made(
             bar.advance(there[key].size)
             if digest is None:
                 log.warning("%s/%s is damaged and is made again", tensors.place, there[key].path)
+                made.damaged.add(key)
             else:
-                sound[key] = digest
-    return sound, set(there) - set(sound)
+                made.sound[key], made.stored[digest] = digest, Stored.of(there[key])
+    return made
 
 
 def _paths(

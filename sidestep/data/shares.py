@@ -11,23 +11,22 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from sidestep.config.training import TrainSpec
-from sidestep.data.index import ONE, Index, Share, read_index, tensors_file
+from sidestep.data.index import ONE, Index, Share, tensors_file
 from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.words import some
-from sidestep.storage.store import Store
 
 Number = TypeVar("Number", int, float)
 
 
-def shares_of(store: Store, files: Sequence[str], train: TrainSpec) -> list[Share]:
-    """Those of tensor files in a place: what `train` says of their songs, else the index, else 1.
+def shares_of(index: Index | None, files: Sequence[str], train: TrainSpec) -> list[Share]:
+    """Those of tensor files, which `index` is of: what `train` says of their songs, else the index, else 1.
 
     A song is known by the place it was made from, or without an index by its tensors' own name. Of copies of
     a song, which are one, the larger numbers count.
 
     Raises BadSpecError where a pattern fits no song, or two that fit one say different things.
     """
-    index = read_index(store) or Index()
+    index = index or Index()
     places: dict[str, list[str]] = {}
     for place, key in sorted(index.samples.items()):
         places.setdefault(tensors_file(key), []).append(place)

@@ -20,7 +20,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,12 +73,23 @@ def context_kind(sample: Sample, silence_latent: Tensor) -> Context:
     return "answer" if _is_same(latents, sample.target_latents) else "other"
 
 
+class Silence(NamedTuple):
+    """A model's latents of silence [1, 15000, 64], and their digest, which takes longer than a song's."""
+
+    latents: Tensor
+    digest: str
+
+    @classmethod
+    def of(cls, latents: Tensor) -> "Silence":
+        return cls(latents, digest_of(latents))
+
+
 def checked_of(
-    sample: Sample, size: int, asked: Collection[Alternate], silence_latent: Tensor | None = None
+    sample: Sample, size: int, asked: Collection[Alternate], silence: Silence | None = None
 ) -> Checked:
     """What is known of a file of `size` bytes, by what `read_sample` has read, `asked` for these prompts.
 
-    `silence_latent` [1, 15000, 64] is the model's; without, nothing is said of the context.
+    `silence` is the model's; without, nothing is said of the context.
     """
 
     def said(key: str) -> str:
@@ -90,8 +101,8 @@ def checked_of(
         frames=len(sample.target_latents),
         width=sample.encoder_hidden_states.shape[1],
         latents=digest_of(sample.target_latents),
-        context=None if silence_latent is None else context_kind(sample, silence_latent),
-        silence="" if silence_latent is None else digest_of(silence_latent),
+        context=context_kind(sample, silence.latents) if silence else None,
+        silence=silence.digest if silence else "",
         asked=tuple(sorted(asked)),
         alternates=tuple(sorted(sample.alternates)),
         filename=said("filename"),

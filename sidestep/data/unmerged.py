@@ -65,6 +65,7 @@ def known_before(own: Store, *others: Store) -> Index:
     for index in indexes:
         known.files = index.files | known.files
         known.tensors = index.tensors | known.tensors
+        known.stored = index.stored | known.stored
         known.samples = index.samples | known.samples
         known.weights = known.weights or index.weights
     return known
@@ -291,6 +292,7 @@ def _joined(tensors: Store, parts: Sequence[Part], before: Index) -> Index:
         index.files |= part.index.files
         index.samples |= part.index.samples
         index.shares |= part.index.shares
+        index.stored |= part.index.stored
         for key, digest in part.index.tensors.items():
             digests[key].add(digest)
     found = find_files(tensors, map(tensors_file, digests))
@@ -301,7 +303,12 @@ def _joined(tensors: Store, parts: Sequence[Part], before: Index) -> Index:
             f"show: {names}\n  {AGAIN}"
         )
     made = {key: _one(tensors, key, said) for key, said in digests.items()}
-    return replace(index, tensors={**before.tensors, **made}, weights=index.weights or before.weights)
+    return replace(
+        index,
+        tensors={**before.tensors, **made},
+        stored={**before.stored, **index.stored},
+        weights=index.weights or before.weights,
+    )
 
 
 def _clear_unfinished(places: Iterable[tuple[Store, Index | BadDataError | None]], index: Index) -> None:

@@ -10,6 +10,7 @@ from sidestep.commitlog.lease import Watch
 from sidestep.commitlog.log import Record
 from sidestep.commitlog.writer import Writer
 from sidestep.config.job import JobSpec
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.lifecycle.best import Best, best_commit
 from sidestep.lifecycle.card import keep_card
 from sidestep.lifecycle.identity import check_same_run, is_extended, settings_of
@@ -117,7 +118,7 @@ def finished_before(job: Job, reporter: Reporter) -> TrainResult | None:
     except (BadDataError, MissingInputError) as error:
         _log_damaged(done, error)
         return None
-    settings = settings_of(job, numbers)
+    settings = settings_of(job, Preprocessed(job.tensors), numbers)
     try:
         return _published_again(job, reporter, done, newest, numbers, settings)
     except (BadDataError, MissingInputError) as error:

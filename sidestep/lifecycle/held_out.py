@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from sidestep.config.judging import ValidationSpec
 from sidestep.data.dataset import Song as SoundFile
-from sidestep.data.index import Index, audio_digests, read_index, song_names
+from sidestep.data.index import Index, read_index
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.shares import as_set
 from sidestep.data.sides import Sides, Song, guess, named_in, sides_in, split
 from sidestep.lifecycle.adapter_files import find_adapter, header_of
@@ -63,9 +64,9 @@ def frozen_sides(job: Job) -> Sides | None:
     return sides_in(header_of(found), found.place)
 
 
-def tensors_to_split(job: Job, files: Sequence[FileInfo]) -> list[Song]:
+def tensors_to_split(dataset: Preprocessed, files: Sequence[FileInfo]) -> list[Song]:
     """The songs of tensors, by the index beside them; without one, their names are unknown, too ("")."""
-    audio, names = audio_digests(job.tensors), song_names(job.tensors)
+    audio, names = dataset.audio, dataset.names
     return [
         Song(next(iter(also), ""), file.path, audio.get(file.path, ""), also)
         for file in files

@@ -9,7 +9,8 @@ from typing import Any
 
 from sidestep.acestep.layout import ALIASES
 from sidestep.config.job import JobSpec
-from sidestep.data.index import dataset_digest, dataset_files
+from sidestep.data.index import dataset_digest
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.shares import shares_of, shares_said
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.ranks import frozen_ranks
@@ -116,7 +117,7 @@ LEFT_OUT = {"versions.side-step"}
 """What older versions had in a machine's kind; see `training.numbers.NUMERICS`, which stands for it."""
 
 
-def settings_of(job: Job, before: Numbers | None = None) -> dict[str, Any]:
+def settings_of(job: Job, dataset: Preprocessed, before: Numbers | None = None) -> dict[str, Any]:
     """The fingerprint but for what is known once the inputs are here: `dataset_content`, `weights`, and the
     digest of the adapter that the run began from, `init_from`, where there is one.
 
@@ -126,7 +127,7 @@ def settings_of(job: Job, before: Numbers | None = None) -> dict[str, Any]:
     Raises MissingInputError where there are no tensors, and what `data.shares.shares_of` does.
     """
     spec = job.spec
-    files = dataset_files(job.tensors, before.dataset if before else "")
+    files = dataset.files(before.dataset if before else "")
     train = spec.train.model_dump(mode="json", exclude=CHANGES_NOTHING | {"batch_size", *BY_SONG})
     train["accumulation"] = spec.train.samples_per_step
     if before and before.progress.law == 1 and spec.train.adapter.type == "lokr":
@@ -141,12 +142,12 @@ def settings_of(job: Job, before: Numbers | None = None) -> dict[str, Any]:
         "model_variant": ALIASES.get(spec.model_variant, spec.model_variant),
         "dataset": dataset_digest(files),
         **_said_of({f"train.{key}": value for key, value in train.items()}),
-        **_shares_said(job, [file.path for file in files]),
+        **_shares_said(spec, dataset, [file.path for file in files]),
     }
 
 
-def _shares_said(job: Job, files: list[str]) -> dict[str, Any]:
-    return shares_said(files, shares_of(job.tensors, files, job.spec.train))
+def _shares_said(spec: JobSpec, dataset: Preprocessed, files: list[str]) -> dict[str, Any]:
+    return shares_said(files, shares_of(dataset.index, files, spec.train))
 
 
 def _said_of(settings: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from sidestep.config.adapter import OWN_ESTIMATE, AdapterSpec
 from sidestep.config.job import JobSpec
 from sidestep.config.ranks import ranks_by_norm
 from sidestep.config.targets import chosen, target_names
-from sidestep.data.index import content_digest, dataset_files, written_digests
+from sidestep.data.index import content_digest
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.lifecycle.job import Job
 from sidestep.report.contents import ESTIMATE, Ranking, estimate_of, read_ranking
 from sidestep.runtime.errors import (
@@ -185,5 +186,6 @@ def say_what_is_kept(job: Job, kept: Ranks) -> None:
 
 def _content(job: Job) -> str:
     """The digest of what is in the tensors, as an estimate takes it."""
-    files, written = dataset_files(job.tensors), written_digests(job.tensors)
-    return content_digest({file.path: written.get(file.path, file.version) for file in files})
+    dataset = Preprocessed(job.tensors)
+    written = dataset.written
+    return content_digest({file.path: written.get(file.path, file.version) for file in dataset.files()})

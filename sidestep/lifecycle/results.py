@@ -134,6 +134,7 @@ def _losses(job: Job, done: Record) -> list[float]:
 
 def _history(job: Job, numbers: Numbers) -> bytes:
     from sidestep.data.checked import read_checked
+    from sidestep.data.preprocessed import Preprocessed
     from sidestep.training.dataset import Samples
     from sidestep.training.history import HeldOut, history_bytes, with_shares
     from sidestep.training.schedule import Schedule
@@ -141,7 +142,7 @@ def _history(job: Job, numbers: Numbers) -> bytes:
 
     progress, sides = numbers.progress, numbers.sides
     sound = read_checked(job.tensors, job.output_store)
-    samples = Samples.pull(job.tensors, job.workspace, known=sides is not None, sound=sound)
+    samples = Samples.pull(Preprocessed(job.tensors), job.workspace, known=sides is not None, sound=sound)
     means = judge(progress, job.spec.train).smoothed
     held_out = HeldOut.of(samples.songs, sides, means) if sides else None
     shares = shares_in(numbers.recipe, samples.names)

@@ -19,7 +19,7 @@ from sidestep.config.schema import PreprocessSpec
 from sidestep.config.training import TrainSpec
 from sidestep.data.audio import seconds_by_header
 from sidestep.data.dataset import Song as SoundFile
-from sidestep.data.index import audio_digests, dataset_files, song_names
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.probe import problem_of, without_bad
 from sidestep.data.shares import as_set, shares_of
 from sidestep.data.sides import Song, split
@@ -37,7 +37,7 @@ from sidestep.lifecycle.job import Job
 from sidestep.planning.figures import Basis
 from sidestep.runtime.diskerrors import local_errors
 from sidestep.runtime.tensorfiles import load_torch
-from sidestep.storage.store import FileInfo, Store
+from sidestep.storage.store import FileInfo
 from sidestep.training.dataset import song_of
 
 TOKENS = 512
@@ -123,8 +123,9 @@ def find_songs(job: Job) -> Songs:
     held out cannot be.
     """
     if job.spec.task in ("train", "estimate"):
-        files = dataset_files(job.tensors)
-        return replace(_of_tensors(job.tensors, files, job.spec.train), outlook=_of_read(job, files))
+        dataset = Preprocessed(job.tensors)
+        files = dataset.files()
+        return replace(_of_tensors(dataset, files, job.spec.train), outlook=_of_read(job, dataset, files))
     sound = job.read_songs()
     found, readable = _of_sound(sound, job.spec.preprocess, job.spec.train)
     if job.spec.task == "preprocess":
@@ -138,12 +139,12 @@ def _outlook(job: Job, songs: Sequence[Song]) -> Outlook | None:
     return outlook(songs, settings, frozen) if settings.is_on or frozen else None
 
 
-def _of_read(job: Job, files: Sequence[FileInfo]) -> Outlook | None:
+def _of_read(job: Job, dataset: Preprocessed, files: Sequence[FileInfo]) -> Outlook | None:
     """Tensors on this machine are read where nothing else says what is in them."""
-    root, found = job.tensors.local_root, _outlook(job, tensors_to_split(job, files))
+    root, found = job.tensors.local_root, _outlook(job, tensors_to_split(dataset, files))
     if found is None or found.is_known or root is None:
         return found
-    audio, names = audio_digests(job.tensors), song_names(job.tensors)
+    audio, names = dataset.audio, dataset.names
     songs = [
         song_of(read_sample(root / path), path, audio.get(path, ""), names.get(path, ()))
         for path in (file.path for file in files)
@@ -152,8 +153,9 @@ def _of_read(job: Job, files: Sequence[FileInfo]) -> Outlook | None:
     return Outlook(tuple(sides.are_held_out(songs)), True)
 
 
-def _of_tensors(store: Store, files: Sequence[FileInfo], train: TrainSpec) -> Songs:
-    repeats = tuple(share.repeats for share in shares_of(store, [file.path for file in files], train))
+def _of_tensors(dataset: Preprocessed, files: Sequence[FileInfo], train: TrainSpec) -> Songs:
+    shares = shares_of(dataset.index, [file.path for file in files], train)
+    store, repeats = dataset.store, tuple(share.repeats for share in shares)
     if store.local_root is None:
         frames = [max(file.size - TOKENS * TOKEN_BYTES, _FRAME_BYTES) / _FRAME_BYTES for file in files]
         seconds = tuple(count / LATENTS_PER_SECOND for count in frames)

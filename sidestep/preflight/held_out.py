@@ -1,6 +1,6 @@
 """Whether songs can be held out as the job says, before any is read."""
 
-from sidestep.data.index import dataset_files
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.lifecycle.held_out import (
     frozen_sides,
     outlook,
@@ -15,7 +15,7 @@ from sidestep.runtime.errors import SideStepError
 from sidestep.runtime.words import out_of, some
 
 
-def check_held_out(job: Job) -> str | None:
+def check_held_out(job: Job, dataset: Preprocessed) -> str | None:
     """The songs that will be held out; None where the job asks for none.
 
     Raises BadSpecError for what training would refuse, Skipped where the songs' content has to be read first.
@@ -27,7 +27,7 @@ def check_held_out(job: Job) -> str | None:
         if job.spec.task == "pipeline":
             songs = sound_to_split(job, job.read_songs())
         else:
-            songs = tensors_to_split(job, dataset_files(job.tensors, wait=AT_ONCE))
+            songs = tensors_to_split(dataset, dataset.files(wait=AT_ONCE))
     except SideStepError as error:  # which is said of these places
         raise Skipped("not looked at, as songs or adapter cannot be read") from error
     found = outlook(songs, settings_that_count(job, songs), frozen)

@@ -21,6 +21,7 @@ from sidestep.config.needs import reads_encoders
 from sidestep.config.targets import check_targets, rate_factors
 from sidestep.data.dataset import by_store
 from sidestep.data.index import TENSORS_SUFFIX
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.sides import sides_in
 from sidestep.lifecycle.adapter_files import find_adapter, header_of
 from sidestep.lifecycle.job import Job
@@ -78,6 +79,7 @@ def input_checks(job: Job, *, ahead: bool = False) -> list[Check]:
     """
     spec = job.spec
     makes_tensors = spec.task in ("preprocess", "pipeline")
+    dataset = Preprocessed(job.tensors)
     checks = []
     if makes_tensors and spec.audio_dir:
         is_all = ahead and not spec.dataset_json
@@ -85,20 +87,20 @@ def input_checks(job: Job, *, ahead: bool = False) -> list[Check]:
     if makes_tensors and spec.dataset_json:
         checks.append(Check("dataset_json", partial(_check_songs if ahead else _check_dataset_json, job)))
     if not makes_tensors:
-        checks.append(Check(_tensors_field(spec), partial(_check_made, job, ahead)))
-        checks.append(Check("encoders", partial(check_made_with, job)))
+        checks.append(Check(_tensors_field(spec), partial(_check_made, job, dataset, ahead)))
+        checks.append(Check("encoders", partial(check_made_with, job, dataset)))
     checks.append(Check("checkpoint_dir", partial(_check_models, job)))
     if spec.task in ("train", "pipeline"):
         checks.append(Check("train.adapter", partial(_check_targets, job)))
         checks.append(Check("train.resume_from", partial(where_named, job)))
         checks.append(Check("train.adapter.rank_from", partial(check_estimate, job)))
         checks.append(Check("train.init_from", partial(_check_first_adapter, job)))
-        checks.append(Check("train.repeats", partial(check_shares, job, "repeats")))
-        checks.append(Check("train.weights", partial(check_shares, job, "weights")))
+        checks.append(Check("train.repeats", partial(check_shares, job, dataset, "repeats")))
+        checks.append(Check("train.weights", partial(check_shares, job, dataset, "weights")))
     if spec.task == "train":
-        checks.append(Check("prompts", partial(check_prompts, job)))
+        checks.append(Check("prompts", partial(check_prompts, job, dataset)))
     if spec.task != "preprocess":
-        checks.append(Check("train.validation", partial(check_held_out, job)))
+        checks.append(Check("train.validation", partial(check_held_out, job, dataset)))
     return checks
 
 
@@ -130,11 +132,10 @@ def _check_songs(job: Job) -> str:
     return f"{said}; {len(empty)} of them have no byte and are left out" if empty else said
 
 
-def _check_made(job: Job, ahead: bool) -> str:
-    listed = job.tensors.list_files()
-    if every := [file for file in listed if file.path.endswith(TENSORS_SUFFIX)]:
-        _check_readable(job.tensors, every)
-    return find_tensors(job, listed, ahead=ahead)
+def _check_made(job: Job, dataset: Preprocessed, ahead: bool) -> str:
+    if every := [file for file in dataset.listed if file.path.endswith(TENSORS_SUFFIX)]:
+        _check_readable(dataset.store, every)
+    return find_tensors(job, dataset, ahead=ahead)
 
 
 def _check_audio_dir(job: Job) -> str:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from rich.filesize import decimal
 
 from sidestep.acestep.layout import find_variant
-from sidestep.data.index import TENSORS_SUFFIX, WAIT, list_samples, read_index
+from sidestep.data.index import TENSORS_SUFFIX
 from sidestep.data.kinds import AUDIO_SUFFIXES
+from sidestep.data.preprocessed import WAIT, Preprocessed
 from sidestep.data.weights import check_headers
 from sidestep.lifecycle.job import Job
 from sidestep.preflight.checks import Skipped
@@ -18,21 +19,21 @@ from sidestep.storage.store import FileInfo
 AT_ONCE = Retry(tries=1, seconds=0)
 
 
-def find_tensors(job: Job, listed: Sequence[FileInfo], *, ahead: bool) -> str:
+def find_tensors(job: Job, dataset: Preprocessed, *, ahead: bool) -> str:
     """The tensor files that the job's dataset consists of, in words; others may lie beside them.
 
     Args:
-        listed: all files in their place.
         ahead: the job is not about to run, so nothing is waited for that a bucket does not show.
 
     Raises MissingInputError where there are none, or not all; what is there instead is named.
     """
-    store, every = job.tensors, [file for file in listed if file.path.endswith(TENSORS_SUFFIX)]
+    store, listed = dataset.store, dataset.listed
+    every = [file for file in listed if file.path.endswith(TENSORS_SUFFIX)]
     try:
-        files = list_samples(store, wait=AT_ONCE if ahead else WAIT)
+        files = dataset.samples(wait=AT_ONCE if ahead else WAIT)
     except MissingInputError:
         # A run that was begun when no manifest counted knows its files.
-        if not every or read_index(store) or job.spec.task != "train" or job.commits.tail() is None:
+        if not every or dataset.index or job.spec.task != "train" or job.commits.tail() is None:
             raise
         files = every
     if files:
@@ -56,13 +57,13 @@ def find_tensors(job: Job, listed: Sequence[FileInfo], *, ahead: bool) -> str:
     raise MissingInputError(found + _how_to_make_tensors(job, listed))
 
 
-def check_made_with(job: Job) -> str | None:
+def check_made_with(job: Job, dataset: Preprocessed) -> str | None:
     """Compare what made the tensors with the job's model; None where the index does not say what did.
 
     Raises Skipped where there is no model or it cannot be told, BadSpecError where that has other encoders.
     """
     try:
-        index = read_index(job.tensors)
+        index = dataset.index
     except SideStepError:  # which is said of the tensors
         return None
     if index is None or index.weights is None:

@@ -9,7 +9,9 @@ import re
 import socket
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +21,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ConnectionError, HTTPClientError, ReadTimeoutError
 from botocore.loaders import create_loader
+from botocore.utils import parse_timestamp
 from s3transfer.manager import TransferConfig, TransferManager
 from urllib3.exceptions import NameResolutionError
 
@@ -62,6 +65,8 @@ def connect(bucket: str, options: StorageSpec, limits: Limits) -> S3Client:
     # A session of its own: the one that boto3 shares is not made for threads, and keeps old credentials.
     botocore_session = botocore.session.Session()
     botocore_session.register_component("data_loader", _descriptions)
+    parsers = botocore_session.get_component("response_parser_factory")
+    parsers.set_parser_defaults(timestamp_parser=parse_time)
     session = boto3.session.Session(botocore_session=botocore_session)
 
     if not options.anonymous:
@@ -98,6 +103,15 @@ def connect(bucket: str, options: StorageSpec, limits: Limits) -> S3Client:
     )
     parts = ThreadPoolExecutor(options.connections, thread_name_prefix="part")
     return S3Client(requests, TransferManager(requests, transfers), parts)
+
+
+def parse_time(text: Any) -> datetime:
+    """A time in an answer. Botocore's own parser takes most of a listing's time; it is left what is rare."""
+    with suppress(TypeError, ValueError):
+        if (time := datetime.fromisoformat(text)).tzinfo:
+            return time
+    other: datetime = parse_timestamp(text)
+    return other
 
 
 def find_credentials(session: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 
 from sidestep import adapters
 from sidestep.commitlog.log import Record
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.sides import by_hash, sides_in
 from sidestep.lifecycle.adapter_files import digest_of, find_adapter, header_of
 from sidestep.lifecycle.card import keep_card
@@ -52,7 +53,7 @@ def calibrate(job: Job, strengths: Sequence[float], *, in_card: bool) -> Calibra
             f"{found.place} was trained on all of its songs, so no loss can tell how strong it should be\n"
             "  hold some out with train.validation.share, and train anew"
         )
-    setup = prepare_setup(job, choose_machine(spec.runtime), sides=sides)
+    setup = prepare_setup(job, Preprocessed(job.tensors), choose_machine(spec.runtime), sides=sides)
     assert setup.sides, "they are the adapter's"
     weights = found.pull(job.workspace)
     adapter = adapters.load(setup.model, weights)

@@ -16,11 +16,9 @@ from sidestep.data.index import (
     Index,
     content_digest,
     dataset_digest,
-    dataset_files,
-    read_index,
-    written_digests,
 )
 from sidestep.data.keys import digests_of, weights_digest
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.sides import Sides
 from sidestep.lifecycle.adapter_files import digest_of, find_adapter
 from sidestep.lifecycle.job import Job
@@ -51,12 +49,13 @@ def estimate(job: Job, reporter: Reporter) -> dict[str, float]:
     spec, store = job.spec, job.output_store
     clear_abandoned(store)
     frozen = sides_of_run(job.commits)
-    recipe = _recipe(job) | _held_out(job, frozen)
+    dataset = Preprocessed(job.tensors)
+    recipe = _recipe(job, dataset) | _held_out(job, frozen)
     own = estimate_of(recipe["dataset_content"])
     ranking = _earlier(store, recipe, own)
     if ranking is None:
         reporter.begin("estimate")
-        norms, sides = _measure(job, frozen)
+        norms, sides = _measure(job, dataset, frozen)
         recipe |= {"sides": sides.digest} if sides else {}
         modules = [Module(module=module, norm=norm) for module, norm in norms.items()]
         layers = [Layer(layer=layer, norm=norm) for layer, norm in by_layer(norms).items()]
@@ -71,18 +70,18 @@ def report(spec: JobSpec) -> dict[str, Any]:
     return read_ranking(open_store(spec.output_place, spec.storage)).model_dump(mode="json")
 
 
-def _recipe(job: Job) -> dict[str, Any]:
+def _recipe(job: Job, dataset: Preprocessed) -> dict[str, Any]:
     """All that decides the ranking."""
     spec = job.spec
     train = spec.train.model_dump(include={"seed", "timestep_mu", "timestep_sigma", "chunk_duration"})
-    files, written = dataset_files(job.tensors), written_digests(job.tensors)
+    files, written = dataset.files(), dataset.written
     return {
         "dataset": dataset_digest(files),
         # Of files without a digest, their version: what is estimated once more comes to no harm.
         "dataset_content": content_digest(
             {file.path: written.get(file.path, file.version) for file in files}
         ),
-        "weights": _weights(job),
+        "weights": _weights(job, dataset),
         "model_variant": ALIASES.get(spec.model_variant, spec.model_variant),
         "batches": spec.estimate.batches,
         **train,
@@ -114,9 +113,9 @@ def _is_same(found: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:
     return {**found, other: None} == {**known, other: None}
 
 
-def _weights(job: Job) -> str:
+def _weights(job: Job, dataset: Preprocessed) -> str:
     """A digest of the model, which is not read for it where the tensors' index knows its files."""
-    store, known = job.checkpoints, read_index(job.tensors) or Index()
+    store, known = job.checkpoints, dataset.index or Index()
     part = find_variant(store, job.spec.model_variant)
     return weights_digest(part, digests_of(store, part.files, known, job.workspace, part.folder))
 
@@ -164,7 +163,7 @@ def _content(store: Store, name: str) -> bytes | None:
         return None
 
 
-def _measure(job: Job, frozen: Sides | None) -> tuple[dict[str, float], Sides | None]:
+def _measure(job: Job, dataset: Preprocessed, frozen: Sides | None) -> tuple[dict[str, float], Sides | None]:
     """Gradient norms over `estimate.batches` songs, as in corrected training without dropout; and which songs
     are left out of it, as the training is not to know of them. `frozen` is what the run has."""
     # Here, as what was estimated before is known without them.
@@ -177,7 +176,7 @@ def _measure(job: Job, frozen: Sides | None) -> tuple[dict[str, float], Sides | 
 
     spec = job.spec
     taken_over = frozen or find_first_adapter(job, None).sides(spec.train.validation)
-    setup = prepare_setup(job, choose_machine(_without_fp16(spec.runtime)), sides=taken_over)
+    setup = prepare_setup(job, dataset, choose_machine(_without_fp16(spec.runtime)), sides=taken_over)
     sampling = sampling_config(spec, setup.model.config, setup.machine.dtype)
     seed = rng.key(sampling.seed, "estimate")
     sampling = replace(sampling.as_captioned(seed), mode="corrected")

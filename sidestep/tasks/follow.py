@@ -7,6 +7,7 @@ It writes nothing to the output, decides nothing, and ends with rank 0. Everythi
 import logging
 from pathlib import Path
 
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.lifecycle.identity import settings_of
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.resume import ResumePoint
@@ -33,7 +34,8 @@ def follow(job: Job, team: Processes) -> None:
     numbers = read_numbers(content, NUMBERS_FILE) if content else None
     start = ResumePoint(job.output_store.place, None, numbers=numbers)
     with job.workspace.temporary() as temporary:
-        prepared = prepare(job, start, settings_of(job, numbers), team)
+        dataset = Preprocessed(job.tensors)
+        prepared = prepare(job, dataset, start, settings_of(job, dataset, numbers), team)
         trainer = prepared.trainer
         team.check_same(prepared.fingerprint | {"machine": prepared.kind})
         with job.preemption.deferred():

@@ -11,6 +11,7 @@ import torch
 from sidestep.acestep.quantized import check_quantization
 from sidestep.config.job import JobSpec
 from sidestep.config.optimizers import OPTIMIZERS
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.sides import Song, by_hash
 from sidestep.lifecycle.job import Job
 from sidestep.runtime.canonical import json_bytes, png_bytes
@@ -72,7 +73,7 @@ def lr_find(job: Job, steps: int) -> Found:
     spec = spec.changed({"train.epochs": steps, "train.max_steps": steps, "train.stop": {}})
     first = find_first_adapter(job, None)
     setup = prepare_setup(
-        *(job, choose_machine(spec.runtime)),
+        *(job, Preprocessed(job.tensors), choose_machine(spec.runtime)),
         sides=first.sides(spec.train.validation),
         quantize=spec.train.quantize,
         swapped=spec.train.block_swap,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sidestep.config.job import JobSpec
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.lifecycle.identity import check_same_run, with_quantization
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.ranks import find_ranking, frozen_ranks
@@ -36,7 +37,9 @@ class Prepared:
     why_plain: str | None = None  # why blocks are not compiled, where they were to be
 
 
-def prepare(job: Job, start: ResumePoint, settings: Mapping[str, Any], team: Team) -> Prepared:
+def prepare(
+    job: Job, dataset: Preprocessed, start: ResumePoint, settings: Mapping[str, Any], team: Team
+) -> Prepared:
     """Pull, load and build all. `settings` are those of the fingerprint that are known without it.
 
     The processes of one machine share its workspace: where there are several, the first one pulls.
@@ -55,7 +58,7 @@ def prepare(job: Job, start: ResumePoint, settings: Mapping[str, Any], team: Tea
 
     team.await_pulled()
     setup = prepare_setup(
-        *(job, machine, start.numbers, spec.train.alternates, first.sides(spec.train.validation)),
+        *(job, dataset, machine, start.numbers, spec.train.alternates, first.sides(spec.train.validation)),
         before_loading=before_loading,
         quantize=settings.get("train.quantize", "none"),
         swapped=spec.train.block_swap,

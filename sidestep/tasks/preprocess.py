@@ -6,7 +6,7 @@ same command again makes what is missing, and with nothing missing it loads no m
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from sidestep.data.index import (
     write_weights,
 )
 from sidestep.data.keys import (
+    Recipe,
     Work,
     digests_of,
     latents_key,
@@ -35,7 +36,7 @@ from sidestep.data.keys import (
     tensors_key,
     weights_digest,
 )
-from sidestep.data.made import find_made
+from sidestep.data.made import Made, find_made
 from sidestep.data.probe import look, probed_by, sound_songs, without_bad
 from sidestep.data.prompts import alternates_of
 from sidestep.data.shards import Dealt
@@ -82,11 +83,16 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     if job.spec.task == "pipeline":
         check_to_be_trained(job, songs, index)
     unique = {work.tensors: work for work in works}
-    sound, damaged = find_made(tensors, unique, known.tensors, unfinished, job.workspace)
+    made = find_made(tensors, unique, known, unfinished, job.workspace)
     # What has a digest there is waited for, where it does not show: so nothing has that is still to be made.
     left = {key: digest for key, digest in known.tensors.items() if key not in unique}
-    index = replace(index, tensors=({} if job.shard else left) | sound, weights=known.weights)
-    missing = [work for key, work in unique.items() if key not in sound]
+    index = replace(
+        index,
+        tensors=({} if job.shard else left) | made.sound,
+        stored=known.stored | made.stored,
+        weights=known.weights,
+    )
+    missing = [work for key, work in unique.items() if key not in made.sound]
     for work in missing:
         if digest := known.tensors.get(work.tensors):
             unfinished.note_digest(work.tensors, digest)  # what it was, which the index forgets
@@ -97,8 +103,8 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     if not job.shard:
         settle(tensors)
     # Those of which nothing but tensors is left, as of songs that were moved, are heard for the report alone.
-    made = [work for work in works if work.tensors in sound and not unfinished.has(work.latents_file)]
-    unheard = [work.song for work in made if work.song.place not in heard]
+    done = [work for work in works if work.tensors in made.sound and not unfinished.has(work.latents_file)]
+    unheard = [work.song for work in done if work.song.place not in heard]
     sound_songs(unheard, settings, known, job.workspace, heard)
     for work in works:
         if work.song.place not in heard and (found := unfinished.heard(work.latents_file)):
@@ -112,7 +118,7 @@ def preprocess(job: Job, reporter: Reporter) -> None:
         return
 
     reporter.begin("preprocess")
-    todo = _Todo(songs, works, index, heard, sound, damaged, missing, unfinished)
+    todo = _Todo(songs, works, index, heard, made, missing, unfinished)
     _make(job, todo, (vae, text_encoder, model), own, known)
     log.info("%s preprocessed, in %s", _all(len(todo.songs)), tensors.place)
 
@@ -125,8 +131,7 @@ class _Todo:
     works: list[Work]
     index: Index
     heard: dict[str, Heard]
-    sound: dict[str, str]  # tensors that are made, by key, with their digests
-    damaged: set[str]  # keys of those that are there and are not what was written
+    made: Made
     missing: list[Work]
     unfinished: Unfinished
 
@@ -145,7 +150,7 @@ def _make(job: Job, todo: _Todo, parts: tuple[Part, Part, Part], own: Store, kno
     log.info("Preprocessing %d of %s, in fp32 on %s", *counts)
     encoder = SongEncoder(
         *(store, tensors, unfinished, job.workspace, settings, job.spec.base_model, device),
-        damaged=todo.damaged,
+        made=todo.made,
     )
     # All that is read after the last song is looked at before the first one.
     encoder.check_tokenizer(text_encoder)
@@ -166,13 +171,11 @@ def _make(job: Job, todo: _Todo, parts: tuple[Part, Part, Part], own: Store, kno
         except GoneError as error:
             # Each time there is one less to count on, so this comes to an end.
             log.info("%s is gone: another attempt has ended, or it was damaged", error)
-            digests = (read_index(own) or known).tensors
             keys = [work.tensors for work in todo.missing]
-            todo.sound |= find_made(tensors, keys, digests, unfinished, job.workspace)[0]
-        todo.sound |= encoder.made
-        todo.missing = [work for work in todo.missing if work.tensors not in todo.sound]
+            todo.made.add(find_made(tensors, keys, read_index(own) or known, unfinished, job.workspace))
+        todo.missing = [work for work in todo.missing if work.tensors not in todo.made.sound]
     write_checked(own, encoder.checked)
-    record_tensors(own, todo.index, todo.sound)
+    record_tensors(own, replace(todo.index, stored=todo.made.stored), todo.made.sound)
     unfinished.clear()
 
 
@@ -248,18 +251,7 @@ def _plan(
     weights = digests(job.checkpoints, [file for part in parts for file in part.files], "the model")
     vae, text_encoder, model = (weights_digest(part, weights) for part in parts)
     recipe = recipe_of(settings, vae, text_encoder, model, job.spec.alternates)
-    ways = [
-        [
-            Work(
-                *(song, sound, latents_key(sound, way), tensors_key(song, sound, way)),
-                alternates_of(song, way.alternates),
-            )
-            for song, sound in ((song, audio[song.place]) for song in songs)
-        ]
-        for way in recipes_alike(recipe)
-    ]
-    made = {*known.tensors, *known.samples.values()}
-    works = max(ways, key=lambda works: sum(work.tensors in made for work in works))
+    works = _works(songs, audio, recipe, {*known.tensors, *known.samples.values()})
     samples = {work.song.place: work.tensors for work in works}
     if copies := len(works) - len(set(samples.values())):
         log.warning("%s: the same sound and texts as others, which count once", counted(copies, "songs"))
@@ -269,3 +261,24 @@ def _plan(
         roots = tuple(sorted({song.store.place for song in songs}))
         index = replace(index, dealt=Dealt(job.shard.name, listed, recipe_digest(recipe), roots))
     return works, index
+
+
+def _works(
+    songs: Sequence[Song], audio: Mapping[str, str], recipe: Recipe, made: Collection[str]
+) -> list[Work]:
+    """What is to be made of each song, under the keys of which most are `made` already."""
+    most, best = -1, list[Work]()
+    for way in recipes_alike(recipe):
+        works = [
+            Work(
+                *(song, sound, latents_key(sound, way), tensors_key(song, sound, way)),
+                alternates_of(song, way.alternates),
+            )
+            for song, sound in ((song, audio[song.place]) for song in songs)
+        ]
+        count = sum(work.tensors in made for work in works)
+        if count > most:
+            most, best = count, works
+        if most == len(songs):
+            break
+    return best

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sidestep.data.dataset import INSTRUMENTAL, UNKNOWN_LANGUAGE
-from sidestep.data.index import audio_digests, dataset_files
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.sides import Sides
 from sidestep.data.tensors import Sample, read_sample
 from sidestep.runtime.errors import MissingInputError
@@ -37,14 +37,15 @@ def default_prompts(tensors: Store, workspace: Workspace, sides: Sides | None) -
 
     Raises MissingInputError where there are no tensors, or their songs have no texts.
     """
+    dataset = Preprocessed(tensors)
     try:
-        files = dataset_files(tensors)
+        files = dataset.files()
     except MissingInputError as error:
         raise MissingInputError(
             f"what to sample is not known: {error}\n"
             "  give it with --prompt and --lyrics, or name the preprocessed songs with --dataset-dir"
         ) from error
-    trained, held_out = _by_side(tensors, files, workspace, sides)
+    trained, held_out = _by_side(dataset, files, workspace, sides)
     if len(held_out) > HELD_OUT:
         log.info("Of %s, %d are sampled", counted(len(held_out), "held-out songs"), HELD_OUT)
     said: list[dict[str, Any]] = []
@@ -68,14 +69,15 @@ def default_prompts(tensors: Store, workspace: Workspace, sides: Sides | None) -
 
 
 def _by_side(
-    tensors: Store, files: Sequence[FileInfo], workspace: Workspace, sides: Sides | None
+    dataset: Preprocessed, files: Sequence[FileInfo], workspace: Workspace, sides: Sides | None
 ) -> tuple[list[FileInfo], list[FileInfo]]:
     """The files of songs that were trained on, and of those that were held out; of neither, unknown ones."""
     if sides is None:
         return list(files), []
-    audio = audio_digests(tensors)
+    audio = dataset.audio
     known = {file.path: sides.side_of("", audio[file.path]) for file in files if file.path in audio}
-    for file, sample in _read(tensors, [file for file in files if known.get(file.path) is None], workspace):
+    unknown = [file for file in files if known.get(file.path) is None]
+    for file, sample in _read(dataset.store, unknown, workspace):
         song = song_of(sample, file.path, audio.get(file.path, ""))
         known[file.path] = sides.side_of(song.latents, song.audio)
     trained = [file for file in files if known[file.path] is False]

@@ -17,9 +17,10 @@ from sidestep.config.job import JobSpec
 from sidestep.config.judging import ValidationSpec
 from sidestep.config.memory import Quantization, chosen_quantization
 from sidestep.config.training import Alternate
-from sidestep.data.checked import read_checked
-from sidestep.data.index import Share, log_left_out, read_index
+from sidestep.data.checked import Checked, read_checked
+from sidestep.data.index import Share
 from sidestep.data.keys import PulledModel, pull_model
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.shares import shares_of
 from sidestep.data.sides import Sides, split
 from sidestep.data.tensors import Sample
@@ -44,6 +45,7 @@ class TrainingSetup:
 
     machine: Machine
     samples: Samples
+    learned: dict[str, Checked]  # of tensors of which nothing was known: a later attempt need not read them
     model: AceStepModel  # the decoder alone, frozen, on the machine's device
     null_condition: Tensor  # [1, 1, D]
     silence: Tensor  # the model's latents of it, [1, 15000, 64]
@@ -63,6 +65,7 @@ class TrainingSetup:
 
 def prepare_setup(
     job: Job,
+    dataset: Preprocessed,
     machine: Machine,
     before: Numbers | None = None,
     alternates: Collection[Alternate] = (),
@@ -71,7 +74,7 @@ def prepare_setup(
     quantize: Quantization | Literal["auto"] = "none",
     swapped: int = 0,
 ) -> TrainingSetup:
-    """Pull the tensors and the variant's weights and load the decoder onto `machine`.
+    """Pull the tensors of `dataset` and the variant's weights and load the decoder onto `machine`.
 
     `before` is the run to go on with, which keeps to the tensors that it was begun with; `alternates` are the
     prompts that samples are drawn from, beside each song's own. `sides` are those that a new run takes over,
@@ -84,19 +87,19 @@ def prepare_setup(
     """
     store, workspace, variant = job.checkpoints, job.workspace, job.spec.model_variant
     part = find_variant(store, variant)
-    log_left_out(job.tensors)
+    dataset.log_left_out()
     silence = _silence(store, part, workspace)
     validation, frozen = job.spec.train.validation, before.sides if before else sides
     known = validation.is_on or frozen is not None
     sound = read_checked(job.tensors, job.output_store)
-    samples = Samples.pull(job.tensors, workspace, before, silence, alternates, known=known, sound=sound)
+    samples = Samples.pull(dataset, workspace, before, silence, alternates, known=known, sound=sound)
     sides = split(samples.songs, validation, frozen) if known else None
     if sides:
         _log_held_out(samples, sides, validation)
-    shares = shares_of(job.tensors, samples.names, job.spec.train)
+    shares = shares_of(dataset.index, samples.names, job.spec.train)
     device, dtype = machine.device, machine.dtype
     pulled = pull_model(store, variant, workspace)
-    for warning in check_content(job.spec, store, workspace, part, read_index(job.tensors)):
+    for warning in check_content(job.spec, store, workspace, part, dataset.index):
         log.warning("%s", warning)
     before_loading(sides, pulled)
     with using_copies(store, part.files, workspace):
@@ -113,7 +116,10 @@ def prepare_setup(
     log.info("Loaded only the decoder of %s: no encoder is in memory during training", model.variant)
     _check_fit(samples, model)
     weights = f"{pulled.digest}@{store.commit}" if store.commit else pulled.digest
-    return TrainingSetup(machine, samples, model, null_condition, silence, shares, sides, quantize, weights)
+    learned = {digest: file for digest, file in samples.checked.items() if sound.get(digest) != file}
+    return TrainingSetup(
+        machine, samples, learned, model, null_condition, silence, shares, sides, quantize, weights
+    )
 
 
 def _quantization(

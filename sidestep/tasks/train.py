@@ -12,7 +12,8 @@ from sidestep.config.job import JobSpec
 from sidestep.config.training import TrainSpec
 from sidestep.config.yaml12 import dump_yaml
 from sidestep.data.card import Facts
-from sidestep.data.checked import Checked, read_checked, write_checked
+from sidestep.data.checked import write_checked
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.preview import read_preview
 from sidestep.lifecycle.best import Best, best_commit
 from sidestep.lifecycle.events import EventsToSend
@@ -69,11 +70,12 @@ def train(job: Job, reporter: Reporter, team: Team | None = None) -> TrainResult
     check_quantization(spec.train.quantize)
     with job.workspace.temporary() as temporary:
         start = find_resume_point(job, Path(temporary))
-        settings = settings_of(job, start.numbers)
+        dataset = Preprocessed(job.tensors)
+        settings = settings_of(job, dataset, start.numbers)
         check_same_run(spec, start.numbers, settings, start.place)  # before gigabytes are pulled
         reporter.begin("pull")
         team.tell(BEGINS, (start.folder / NUMBERS_FILE).read_bytes() if start.folder else b"")
-        prepared = prepare(job, start, settings, team)
+        prepared = prepare(job, dataset, start, settings, team)
         if prepared.why_plain:
             reporter.update(message=f"trains without runtime.compile: {prepared.why_plain}")
         fingerprint, trainer = prepared.fingerprint, prepared.trainer
@@ -129,7 +131,8 @@ def _train(
         machine = start.numbers.machine
     log_training(spec, setup, progress.law)
     job.output.keep_spec(spec)
-    _keep_checked(job, setup.samples.checked)
+    if setup.learned:  # where preprocessing has not said it already
+        write_checked(job.output_store, setup.learned)
     snapshot = Snapshot(
         *(trainer.adapter, trainer.optimizer, spec.train, fingerprint, machine),
         *(setup.samples.records, setup.sides, trainer.ema),
@@ -216,12 +219,6 @@ def _train(
     held_out = HeldOut.of(setup.samples.songs, setup.sides, means) if setup.sides else None
     history = history_bytes(progress, rates, songs, spec.train.lr_groups, held_out)
     return finish(job, reporter, writer, fingerprint, progress, history, best, total_steps)
-
-
-def _keep_checked(job: Job, checked: Mapping[str, Checked]) -> None:
-    """Later attempts need not read what was found sound, where preprocessing has not said it already."""
-    known = read_checked(job.tensors)
-    write_checked(job.output_store, {d: file for d, file in checked.items() if known.get(d) != file})
 
 
 def _facts(spec: JobSpec, setup: TrainingSetup, adapter: Adapter) -> Facts:

@@ -18,17 +18,10 @@ from torch import Tensor
 from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.config.training import Alternate
 from sidestep.data.checked import Checked, Context
-from sidestep.data.index import (
-    FileRecord,
-    audio_digests,
-    content_digest,
-    dataset_files,
-    song_names,
-    without_alternates,
-    written_digests,
-)
+from sidestep.data.index import FileRecord, content_digest, without_alternates
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.sides import Song
-from sidestep.data.tensors import Sample, checked_of, digest_of, read_sample
+from sidestep.data.tensors import Sample, Silence, checked_of, read_sample
 from sidestep.runtime.errors import BadDataError, BadSpecError, MissingInputError
 from sidestep.runtime.progress import track
 from sidestep.runtime.words import out_of
@@ -63,7 +56,7 @@ class _Check:
         begun_with: file → what it was when the run began; one of another size or time may hold the same.
         sound: sha256 → what is known of a file that was found sound.
         alternates: prompts whose conditions are read, too.
-        silence: with which contexts are compared, and its digest; None: nobody asks.
+        silence: with which contexts are compared; None: nobody asks.
     """
 
     store: Store
@@ -72,22 +65,27 @@ class _Check:
     begun_with: Mapping[str, FileRecord]
     sound: Mapping[str, Checked]
     alternates: Collection[Alternate] = ()
-    silence: tuple[Tensor, str] | None = None
+    silence: Silence | None = None
 
-    def look(self, number: int, file: FileInfo) -> _Known:
-        """What a file is.
+    def known(self, file: FileInfo) -> _Known | None:
+        """What a file is, by what is listed and known; None: it has to be read.
 
-        Raises BadDataError where it is not what was written, and what `read_sample` does.
+        Raises BadDataError where it is not what was written.
         """
         expected = self._expected(file)
         if expected and (checked := self.sound.get(expected)):
             if checked.size != file.size:
                 raise self._damaged(file)
-            if checked.answers(self.alternates, self.silence and self.silence[1]):
+            if checked.answers(self.alternates, self.silence and self.silence.digest):
                 return _Known(checked, FileRecord(file.size, file.version, expected), None)
-        return self._read(number, file, expected)
+        return None
 
-    def _read(self, number: int, file: FileInfo, expected: str | None) -> _Known:
+    def read(self, number: int, file: FileInfo) -> _Known:
+        """What a file is, by its content.
+
+        Raises BadDataError where it is not what was written, and what `read_sample` does.
+        """
+        expected = self._expected(file)
         if expected is None and not self.files.is_as_pulled(number):
             self.files.forget(number)
         content = self.files.read(number, lambda content: expected in (None, content.sha256()))
@@ -95,7 +93,7 @@ class _Check:
         if expected not in (None, found):
             raise self._damaged(file)
         sample = read_sample(content.data, str(self.files.paths[number]), self.alternates)
-        checked = checked_of(sample, file.size, self.alternates, self.silence and self.silence[0])
+        checked = checked_of(sample, file.size, self.alternates, self.silence)
         return _Known(checked, FileRecord(file.size, file.version, found), content.seen)
 
     def _expected(self, file: FileInfo) -> str | None:
@@ -142,7 +140,7 @@ class Samples(Sequence[Sample]):
     @classmethod
     def pull(
         cls,
-        store: Store,
+        dataset: Preprocessed,
         workspace: Workspace,
         before: Numbers | None = None,
         silence: Tensor | None = None,
@@ -162,15 +160,15 @@ class Samples(Sequence[Sample]):
         Raises MissingInputError where there are none, BadDataError with all that cannot be trained on, and
         BadSpecError where the run was begun with others, or an alternate was never encoded.
         """
-        files = dataset_files(store, before.dataset if before else "")
+        store, files = dataset.store, dataset.files(before.dataset if before else "")
         begun_with = before.dataset_files if before else {}
         here = Files(store, workspace, files)
         samples = cls(store.place, here, alternates)
-        compared = None if silence is None else (silence, digest_of(silence))
-        check = _Check(store, here, written_digests(store), begun_with, sound or {}, alternates, compared)
+        compared = None if silence is None else Silence.of(silence)
+        check = _Check(store, here, dataset.written, begun_with, sound or {}, alternates, compared)
         problems = samples._problems(check, files)
         if known:
-            audio, names = audio_digests(store), song_names(store)
+            audio, names = dataset.audio, dataset.names
             samples.songs = [
                 samples._song(file, audio.get(file, ""), names.get(file, ())) for file in samples.names
             ]
@@ -179,8 +177,8 @@ class Samples(Sequence[Sample]):
                 [f"{out_of(len(problems), len(samples), 'tensor files')} cannot be used:", *problems]
             )
             raise BadDataError(
-                f"{report}\n  `sidestep preprocess` with the same settings makes those anew that it had made;"
-                f" others can be taken out of {store.place}"
+                f"{report}\n  delete them in {store.place}: `sidestep preprocess` with the same settings "
+                "makes those anew that it had made"
             )
         samples._names = samples.names
         samples._refuse_others(begun_with)
@@ -262,15 +260,24 @@ class Samples(Sequence[Sample]):
     ) -> Iterator[_Known | BadDataError | MissingInputError]:
         """What is found of each file, or what is wrong with it, in their order."""
 
-        def look(number: int, file: FileInfo) -> _Known | BadDataError | MissingInputError:
+        def known(file: FileInfo) -> _Known | BadDataError | None:
             try:
-                return check.look(number, file)
+                return check.known(file)
+            except BadDataError as error:
+                return error
+
+        def read(number: int) -> _Known | BadDataError | MissingInputError:
+            try:
+                return check.read(number, files[number])
             except (BadDataError, MissingInputError) as error:
                 return error
 
+        found = [known(file) for file in files]
         pool = ThreadPoolExecutor(self._files.at_a_time, "checking")
         try:
-            yield from pool.map(look, range(len(files)), files)
+            others = pool.map(read, [number for number, one in enumerate(found) if one is None])
+            for one in found:
+                yield one or next(others)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -306,8 +313,8 @@ class Samples(Sequence[Sample]):
                 "  once it is as it was, the same command goes on from the last checkpoint"
                 if seen and self._files.cache is None
                 else f"{self.place}/{name} is damaged: it is not what was written\n"
-                "  `sidestep preprocess` with the same settings makes it anew, if it had made it; the same "
-                "command then goes on from the last checkpoint"
+                "  delete it: `sidestep preprocess` with the same settings makes it anew, if it had made it; "
+                "the same command then goes on from the last checkpoint"
             )
         self._seen[index] = content.seen
         return read_sample(content.data, str(path), self._alternates, is_sound=True)

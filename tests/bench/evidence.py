@@ -25,6 +25,7 @@ from sidestep.acestep.tiny import write_tiny_checkpoint
 from sidestep.acestep.vae import SAMPLE_RATE, encode_audio
 from sidestep.config.job import JobSpec
 from sidestep.config.training import TrainSpec
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.lifecycle.job import Job
 from sidestep.runtime.canonical import png_bytes, safetensors_bytes
 from sidestep.tasks import run
@@ -147,7 +148,8 @@ def train(label: str, epochs: int, every: int, **settings: Any) -> Trained:
     }
     settings = {"gradient_checkpointing": False, "accumulation": 5, **settings}
     job = Job(spec("train", train={"epochs": epochs, "validation": validation, **settings}))
-    trainer = build_trainer(job.spec, prepare_setup(job, choose_machine(job.spec.runtime)))
+    setup = prepare_setup(job, Preprocessed(job.tensors), choose_machine(job.spec.runtime))
+    trainer = build_trainer(job.spec, setup)
     progress = Progress()
     for _ in trainer.steps(progress):
         pass

@@ -29,7 +29,7 @@ from sidestep.acestep.tiny import write_tiny_checkpoint
 from sidestep.config.schema import StorageSpec
 from sidestep.data.checked import FILE, write_checked
 from sidestep.data.index import Index, write_index
-from sidestep.data.tensors import Sample, checked_of, sample_bytes, silent_context
+from sidestep.data.tensors import Sample, Silence, checked_of, sample_bytes, silent_context
 from sidestep.storage.open import open_store
 from tests.bench.rows import Row, table_of
 from tests.songs import sha256
@@ -123,7 +123,7 @@ def dataset(folder: Path, silence: Tensor, songs: int, seconds: int) -> Path:
     write_index(
         store, Index(samples={f"/s/{key}": key for key in keys}, tensors=dict.fromkeys(keys, sha256(data)))
     )
-    write_checked(store, {sha256(data): checked_of(sample, len(data), (), silence)})
+    write_checked(store, {sha256(data): checked_of(sample, len(data), (), Silence.of(silence))})
     return folder
 
 

@@ -1,7 +1,7 @@
 """How do time, memory and requests grow with the songs?    python -m tests.bench.growth [SONGS …]
 
 Datasets as preprocessing has left them, of 1,000 and 10,000 songs unless others are asked for, in a bucket on
-this machine: songs of a few bytes, tensors that are one file under many names. Whole processes do what needs
+this machine: songs of a few bytes, tensors of a few kilobytes, each another. Whole processes do what needs
 no GPU: list, plan, preprocess with nothing left to do, train until the first step, go on, and say the status.
 An exponent of 1 is growth in step with the songs, 0 is none. What a process takes by itself, which the
 smallest dataset shows, is not taken off: so exponents below 1 say less than those above.
@@ -15,10 +15,11 @@ import sys
 import time
 import urllib.request
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from hashlib import sha256
+from dataclasses import dataclass
+from hashlib import md5, sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 import torch
 from rich.console import Console
@@ -28,11 +29,12 @@ from sidestep.acestep.layout import find_text_encoder, find_vae, find_variant
 from sidestep.acestep.loading import read_silence
 from sidestep.acestep.tiny import write_tiny_checkpoint
 from sidestep.config.job import JobSpec
-from sidestep.data.checked import write_checked
+from sidestep.config.training import Alternate
+from sidestep.data.checked import Checked, write_checked
 from sidestep.data.dealing import list_digest
-from sidestep.data.index import Index, write_index
+from sidestep.data.index import Index, Stored, write_index
 from sidestep.data.survey import Heard
-from sidestep.data.tensors import Sample, checked_of, sample_bytes, silent_context
+from sidestep.data.tensors import AUDIO, Sample, Silence, checked_of, sample_bytes, silent_context
 from sidestep.lifecycle.job import Job
 from sidestep.tasks import preprocess
 from tests.bench.first_step import STEP
@@ -46,6 +48,7 @@ from sidestep.storage.open import open_store
 print(len(open_store("s3://b/out/tensors", StorageSpec(endpoint_url=sys.argv[1])).list_files()))
 """
 STEPS = 3
+FRAMES = 4  # of a song
 
 
 @dataclass(frozen=True)
@@ -125,20 +128,21 @@ def make(spec: JobSpec, bucket: Path) -> None:
     parts = (find_vae(store), find_text_encoder(store), find_variant(store, "base"))
     works, planned = preprocess._plan(job, parts, songs, index, list_digest(songs))
     preprocess._mark_sound(planned, songs, settings)
-    silence = read_silence(next((bucket / "checkpoints").rglob("silence_latent.*")))
-    sample = Sample(torch.randn(50, 64), torch.randn(16, 64), silent_context(silence, 50), {})
-    data = sample_bytes(sample)
-    digest = sha256(data).hexdigest()
+    silence = Silence.of(read_silence(next((bucket / "checkpoints").rglob("silence_latent.*"))))
+    context = silent_context(silence.latents, FRAMES)
     tensors = bucket / "out/tensors"
     tensors.mkdir(parents=True)
-    one = bucket.parent / "tensor"
-    for number, work in enumerate(works):
-        if number % 20_000 == 0:  # a file has no more names than that on some disks
-            one = one.with_name(f"tensor{number}")
-            one.write_bytes(data)
-        (tensors / f"{work.tensors}.pt").hardlink_to(one)
-    write_index(job.tensors, replace(planned, tensors=dict.fromkeys((w.tensors for w in works), digest)))
-    write_checked(job.tensors, {digest: checked_of(sample, len(data), (), silence)})
+    checked: dict[str, Checked] = {}
+    for work in works:  # straight to the bucket's disk, as a server would take an hour
+        metadata = {"filename": Path(work.song.path).name, "caption": work.song.caption, AUDIO: work.audio}
+        sample = Sample(torch.randn(FRAMES, 64), torch.randn(2, 64), context, metadata)
+        data = sample_bytes(sample)
+        digest = planned.tensors[work.tensors] = sha256(data).hexdigest()
+        planned.stored[digest] = Stored(len(data), md5(data).hexdigest())
+        checked[digest] = checked_of(sample, len(data), get_args(Alternate), silence)
+        (tensors / f"{work.tensors}.pt").write_bytes(data)
+    write_index(job.tensors, planned)
+    write_checked(job.tensors, checked)
     heard = {song.place: Heard(seconds=2.0, lufs=-14.0, sound=song.path) for song in songs}
     preprocess._report(job.tensors, songs, heard, planned, settings)
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sidestep.config.schema import StorageSpec
-from sidestep.data.index import Index, dataset_digest, list_samples, log_left_out, write_index
+from sidestep.data.index import Index, dataset_digest, write_index
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.tensors import Sample, context_kind, read_sample, silent_context
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.open import open_store
@@ -35,7 +36,7 @@ def write_manifest(folder: Path, *samples: object) -> None:
 
 
 def names(store: Store) -> list[str]:
-    return [file.path for file in list_samples(store)]
+    return [file.path for file in Preprocessed(store).samples()]
 
 
 def test_a_folder_in_a_file_s_place(folder: Path, store: Store) -> None:
@@ -56,7 +57,7 @@ def test_the_manifest_names_the_dataset(
 ) -> None:
     write_manifest(folder, *paths)
     assert names(store) == ["0.pt", "2.pt"]
-    log_left_out(store)
+    Preprocessed(store).log_left_out()
     (told,) = caplog.messages
     assert "1 .pt" in told and "manifest.json" in told and "1.pt" in told.split(": ")[-1]
 
@@ -64,7 +65,7 @@ def test_the_manifest_names_the_dataset(
 def test_unfinished_files_never_count(folder: Path, store: Store, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "1.pt").rename(folder / "1.tmp.pt")
     assert names(store) == ["0.pt", "2.pt"]
-    log_left_out(store)
+    Preprocessed(store).log_left_out()
     (told,) = caplog.messages
     assert "1 unfinished" in told and "1.tmp.pt" in told
     write_manifest(folder, "0.pt", "1.tmp.pt", "2.pt")
@@ -84,14 +85,14 @@ def test_beside_our_index_a_manifest_plays_no_part(
     write_manifest(folder, "2.pt", "9.pt")
     write_index(store, Index(samples={"/a": "0", "/b": "1"}, tensors={"0": "", "1": ""}))
     assert names(store) == ["0.pt", "1.pt"]
-    log_left_out(store)
+    Preprocessed(store).log_left_out()
     assert not caplog.messages
 
 
 def test_a_folder_of_which_all_is_named_keeps_its_digest(folder: Path, store: Store) -> None:
-    before = dataset_digest(list_samples(store))
+    before = dataset_digest(Preprocessed(store).samples())
     write_manifest(folder, *NAMES)
-    assert dataset_digest(list_samples(store)) == before
+    assert dataset_digest(Preprocessed(store).samples()) == before
 
 
 def test_a_manifest_of_something_else_plays_no_part(folder: Path, store: Store) -> None:

@@ -95,15 +95,15 @@ def test_the_index_says_what_the_dataset_said_and_of_copies_the_larger(store: St
     write_index(store, index)
     assert read_index(store) == index
     files = ["k.pt", "l.pt"]
-    assert shares_of(store, files, TrainSpec()) == [Share(3, 5.0), ONE]
-    over = shares_of(store, files, TrainSpec(repeats={"copy": 7}, weights={"b.mp3": 0.25}))
+    assert shares_of(read_index(store), files, TrainSpec()) == [Share(3, 5.0), ONE]
+    over = shares_of(read_index(store), files, TrainSpec(repeats={"copy": 7}, weights={"b.mp3": 0.25}))
     assert over == [Share(7, 5.0), Share(1, 0.25)]
     write_index(store, Index(samples=index.samples))
     assert b"shares" not in store.read_bytes("index.json")
 
 
 def test_without_an_index_tensors_are_known_by_their_own_names(store: Store) -> None:
-    assert shares_of(store, ["a.pt", "b.pt"], TrainSpec(weights={"b": 2})) == [ONE, Share(1, 2.0)]
+    assert shares_of(read_index(store), ["a.pt", "b.pt"], TrainSpec(weights={"b": 2})) == [ONE, Share(1, 2.0)]
 
 
 @pytest.mark.parametrize("share", [{"repeats": 10**9}, {"repeats": 0}, {"weight": -1}, {"weight": 1e-9}])

@@ -12,15 +12,14 @@ import torch
 from sidestep.config.schema import StorageSpec
 from sidestep.config.training import Alternate
 from sidestep.data.index import (
-    WAIT,
     Index,
     dataset_digest,
     find_files,
-    list_samples,
     read_index,
     record_tensors,
     write_index,
 )
+from sidestep.data.preprocessed import WAIT, Preprocessed
 from sidestep.data.tensors import Sample, read_sample, sample_bytes, silent_context
 from sidestep.runtime.errors import BadDataError, MissingInputError, StorageError
 from sidestep.storage.local import LocalStore
@@ -285,21 +284,21 @@ def test_the_context_is_silence_and_ones() -> None:
 def test_without_an_index_every_file_is_a_sample(store: Store) -> None:
     for path in ("b.pt", "a.pt", "notes.txt", "deeper/c.pt", "._a.pt"):
         store.write_bytes(path, b"x")
-    assert [file.path for file in list_samples(store)] == ["a.pt", "b.pt"]
+    assert [file.path for file in Preprocessed(store).samples()] == ["a.pt", "b.pt"]
 
 
 def test_with_an_index_only_its_files_are_samples(store: Store) -> None:
     for path in ("old.pt", "one.pt", "two.pt"):
         store.write_bytes(path, b"x")
     write_index(store, Index(samples={"/songs/b": "one", "/songs/a": "two", "/songs/same as b": "one"}))
-    assert [file.path for file in list_samples(store)] == ["one.pt", "two.pt"]
+    assert [file.path for file in Preprocessed(store).samples()] == ["one.pt", "two.pt"]
 
 
 def test_an_unfinished_dataset_is_not_trained_on(store: Store) -> None:
     store.write_bytes("one.pt", b"x")
     write_index(store, Index(samples={"/songs/b": "one", "/songs/a": "two"}))
     with pytest.raises(MissingInputError, match=facts("of 2", " 1 ")):
-        list_samples(store)
+        Preprocessed(store).samples()
 
 
 class LateStore(LocalStore):
@@ -326,7 +325,7 @@ def late_store(tmp_path: Path) -> LateStore:
 
 
 def test_what_a_listing_lacks_is_asked_for_by_itself(late_store: LateStore) -> None:
-    found = list_samples(late_store, wait=replace(WAIT, seconds=0))
+    found = Preprocessed(late_store).samples(wait=replace(WAIT, seconds=0))
     assert [file.path for file in found] == ["one.pt", "two.pt"]
     assert find_files(late_store, ["two.pt", "three.pt"]).keys() == {"two.pt"}
 
@@ -340,7 +339,7 @@ def test_what_was_written_is_waited_for(late_store: LateStore) -> None:
             late_store.late = ()
 
     late_store.late = ("two.pt",)
-    found = list_samples(late_store, wait=replace(WAIT, clock=clock, sleep=sleep))
+    found = Preprocessed(late_store).samples(wait=replace(WAIT, clock=clock, sleep=sleep))
     assert [file.path for file in found] == ["one.pt", "two.pt"] and 20 < clock.now < 40
 
 
@@ -350,7 +349,7 @@ def test_what_does_not_come_is_a_fault_of_the_store(late_store: LateStore) -> No
     with pytest.raises(
         StorageError, match=facts(late_store.place, "two.pt", "(b)", "2 songs", " 1 ", "preprocess")
     ):
-        list_samples(late_store, wait=replace(WAIT, clock=clock, sleep=clock.sleep))
+        Preprocessed(late_store).samples(wait=replace(WAIT, clock=clock, sleep=clock.sleep))
     assert 60 <= clock.now < 80
 
 
@@ -359,7 +358,7 @@ def test_what_is_gone_from_a_disk_is_not_waited_for(late_store: LateStore) -> No
     late_store.local_root = late_store.root
     late_store.late = ("two.pt",)
     with pytest.raises(MissingInputError, match=facts("two.pt", "(b)", "2 songs", " 1 ", "preprocess")):
-        list_samples(late_store, wait=replace(WAIT, clock=clock, sleep=clock.sleep))
+        Preprocessed(late_store).samples(wait=replace(WAIT, clock=clock, sleep=clock.sleep))
     assert clock.now == 0
 
 
@@ -369,7 +368,7 @@ def test_a_folder_in_a_file_s_place_is_not_waited_for(late_store: LateStore) -> 
         (late_store.root / name).unlink()
         (late_store.root / name).mkdir()
         with pytest.raises(BadDataError, match=facts(f"{late_store.place}/{name} is a folder")):
-            list_samples(late_store, wait=replace(WAIT, clock=clock, sleep=clock.sleep))
+            Preprocessed(late_store).samples(wait=replace(WAIT, clock=clock, sleep=clock.sleep))
     assert clock.now == 0
 
 
@@ -378,7 +377,7 @@ def test_what_was_never_made_is_not_waited_for(late_store: LateStore) -> None:
     late_store.late = ("one.pt", "two.pt")
     write_index(late_store, Index(samples={"/a": "one", "/b": "two"}, tensors={"one": "1"}))
     with pytest.raises(MissingInputError, match=facts("of 2", " 1 ")):
-        list_samples(late_store, wait=replace(WAIT, clock=clock, sleep=clock.sleep))
+        Preprocessed(late_store).samples(wait=replace(WAIT, clock=clock, sleep=clock.sleep))
     assert clock.now == 0
 
 
@@ -397,7 +396,7 @@ def test_an_index_of_an_older_version_has_no_digests(store: Store) -> None:
 
 
 def test_an_empty_place_has_no_samples(store: Store) -> None:
-    assert list_samples(store) == [] and read_index(store) is None
+    assert Preprocessed(store).samples() == [] and read_index(store) is None
 
 
 def test_a_digest_holds_while_size_and_version_do(store: Store) -> None:

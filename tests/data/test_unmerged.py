@@ -9,7 +9,8 @@ import pytest
 
 from sidestep.config.schema import StorageSpec
 from sidestep.config.shards import Shard
-from sidestep.data.index import FileRecord, Index, list_samples, read_index, write_index
+from sidestep.data.index import FileRecord, Index, read_index, write_index
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.shards import Dealt, dealt_to
 from sidestep.data.unmerged import is_merged, merge_shards, merge_waiting, settle
 from sidestep.runtime.errors import BadDataError, MissingInputError, StorageError
@@ -57,13 +58,13 @@ def root(store: Store) -> Index:
 def test_the_dataset_is_all_songs_once_none_of_the_shards_alone(store: Store, write: Write) -> None:
     write(0)
     with pytest.raises(BadDataError, match="merge-index"):  # or any .pt would be trained on
-        list_samples(store)
+        Preprocessed(store).samples()
     write(1)
     write(0, 3)  # of another number, and not whole
     merged = merge_shards(store)
     assert (merged.of, list(merged.foreign)) == (2, ["0-of-3"])
     assert sorted(root(store).samples) == [f"/songs/{name}" for name in NAMES]
-    assert len(list_samples(store)) == len(NAMES) and root(store).dealt is None
+    assert len(Preprocessed(store).samples()) == len(NAMES) and root(store).dealt is None
     assert is_merged(store)
 
 

@@ -31,6 +31,7 @@ from sidestep.data.entries import read_dataset
 from sidestep.data.foreign import counted
 from sidestep.data.index import read_index
 from sidestep.data.listing import list_songs
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.probe import problem_of
 from sidestep.data.sidecar import read_sidecar
 from sidestep.data.survey import in_words, read_survey
@@ -152,7 +153,7 @@ def look_at_outbox(store: LocalStore) -> None:
 def read_mapped(data: bytes, folder: Path) -> None:
     (folder / "a.pt").write_bytes(data)
     store = LocalStore(folder, StorageSpec())
-    songs_of_tensors(store, list(store.list_files()), TrainSpec())
+    songs_of_tensors(Preprocessed(store), store.list_files(), TrainSpec())
 
 
 def read_pulled(data: bytes, folder: Path) -> None:
@@ -195,8 +196,14 @@ DIGEST = "ab" * 32
 SWEPT: dict[str, Any] = {"train.lr": 1e-4, "train.target_modules": ["q_proj"]}
 SWEEP = {"format": 1, "runs": [{"folder": folder_of(SWEPT), "values": SWEPT}]}
 BEST = {
-    "folder": folder_of(SWEPT), "name": "a", "values": SWEPT, "step": 3, "held_out": 0.8,
-    "is_sure": True, "finished": 1, "runs": 1,
+    "folder": folder_of(SWEPT),
+    "name": "a",
+    "values": SWEPT,
+    "step": 3,
+    "held_out": 0.8,
+    "is_sure": True,
+    "finished": 1,
+    "runs": 1,
 }
 CHECKED = {
     "version": 1,

@@ -15,7 +15,8 @@ from safetensors.torch import load
 
 import sidestep
 from sidestep.config.schema import StorageSpec
-from sidestep.data.index import content_digest, dataset_digest, list_samples
+from sidestep.data.index import content_digest, dataset_digest
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
 from sidestep.training.numbers import NUMBERS_FILE
@@ -145,7 +146,7 @@ def check_content(store: Store) -> None:
     assert kept == digests
     assert numbers["recipe"]["dataset_content"] == content_digest(digests)
     assert numbers["recipe"]["dataset"] == dataset_digest(
-        list_samples(open_store(str(OLDER / "tensors"), StorageSpec()))
+        Preprocessed(open_store(str(OLDER / "tensors"), StorageSpec())).samples()
     )
     inputs = json.loads(store.read_bytes("receipt.json"))["inputs"]
     assert inputs["dataset_content"] == content_digest(digests)

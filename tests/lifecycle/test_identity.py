@@ -23,14 +23,13 @@ from sidestep.lifecycle.identity import (
     differences,
     distinct_kinds,
     length_before,
-    settings_of,
 )
-from sidestep.lifecycle.job import Job
 from sidestep.runtime.errors import BadDataError, BadSpecError
 from sidestep.training import machine as machine_module
 from sidestep.training.machine import choose_machine
 from sidestep.training.numbers import NUMERICS, Numbers, Progress, numbers_bytes, read_numbers
 from tests.facts import facts
+from tests.runs import settings_of_job
 from tests.songs import song, write_songs
 
 FINGERPRINT = "the run's fingerprint"
@@ -213,7 +212,7 @@ def both(spec: JobSpec, name: str) -> tuple[JobSpec, JobSpec]:
 
 
 def settings(spec: JobSpec) -> dict[str, Any]:
-    return settings_of(Job(spec))
+    return settings_of_job(spec)
 
 
 def test_every_field_has_its_place() -> None:
@@ -417,7 +416,7 @@ def test_a_lokr_begun_without_dropout_goes_on_without(spec: JobSpec, law: int) -
     )
     saved = numbers(settings(begun), progress=Progress(3, law=law))
     for today in (begun, none, other):
-        fingerprint = fingerprint_of(settings_of(Job(today), saved), "abc")
+        fingerprint = fingerprint_of(settings_of_job(today, saved), "abc")
         if today is begun or (today is none and law == 1):
             check_same_run(today, saved, fingerprint, "the run")
             assert fingerprint["train.adapter"]["dropout"] == 0.1  # as the next checkpoint says, too

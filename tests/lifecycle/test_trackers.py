@@ -18,8 +18,7 @@ from sidestep.config.job import JobSpec
 from sidestep.config.trackers import TRACKERS
 from sidestep.lifecycle import trackers as module
 from sidestep.lifecycle import watching as watching_module
-from sidestep.lifecycle.identity import NEUTRAL, flat_settings, settings_of
-from sidestep.lifecycle.job import Job
+from sidestep.lifecycle.identity import NEUTRAL, flat_settings
 from sidestep.lifecycle.trackers import FILE, PUBLIC, Trackers, public_settings, run_id
 from sidestep.lifecycle.watching import Watching
 from sidestep.runtime import outbox
@@ -27,6 +26,7 @@ from sidestep.runtime.errors import AgainError, BadDataError, ExitCode
 from sidestep.runtime.preemption import Preemption
 from sidestep.storage.local import LocalStore
 from sidestep.storage.open import open_store
+from tests.runs import settings_of_job
 from tests.songs import MakeSpec
 from tests.trackers import heard, is_gone, points, with_stand_in
 
@@ -322,7 +322,7 @@ PRIVATE = {
 def test_settings_are_told_by_a_list_of_what_is_public(make_spec: MakeSpec) -> None:
     """Whoever adds a setting decides here, or in PUBLIC: places and names of songs stay here."""
     spec = make_spec(repeats={"0.pt": 2}, validation={"songs": ["1.pt"]})
-    fingerprint = settings_of(Job(spec)) | {"weights": f"{CANARY}@main", "dataset_content": CANARY}
+    fingerprint = settings_of_job(spec) | {"weights": f"{CANARY}@main", "dataset_content": CANARY}
     fingerprint["train.adapter"]["rank_from"] = CANARY
     unknown = {name for name in flat_settings(fingerprint) if "×" not in name} - {*PUBLIC, "weights"}
     assert {name for name in unknown if not name.startswith("train.repeats")} == PRIVATE - {"train.repeats"}

@@ -12,6 +12,7 @@ from sidestep.config.job import JobSpec
 from sidestep.config.judging import ValidationSpec
 from sidestep.config.schema import StorageSpec
 from sidestep.data.index import FileRecord, Index, write_index
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.sides import Song, split
 from sidestep.lifecycle.job import Job
 from sidestep.planning.songs import find_songs
@@ -62,7 +63,7 @@ def test_by_the_index_it_is_known_which_songs_training_will_hold_out(
     found = finding(spec)
     assert found and found.state == "ok"
     job = Job(spec)
-    songs = Samples.pull(job.tensors, job.workspace, known=True).songs
+    songs = Samples.pull(Preprocessed(job.tensors), job.workspace, known=True).songs
     out = split(songs, spec.train.validation).are_held_out(songs)
     names = [one.also[0] for one, is_out in zip(songs, out, strict=True) if is_out]
     assert 2 <= len(names) < 11 and tells(found.said, f"{len(names)} of 12", *names)
@@ -79,7 +80,7 @@ def test_names_are_those_of_the_songs_as_the_index_has_them(make_spec: MakeSpec,
     train(spec)
     assert tells(error(judged(make_spec, folder, "o2", validation={"songs": ["live-9"]})), "live-9")
     job = Job(spec)
-    songs = Samples.pull(job.tensors, job.workspace, known=True).songs
+    songs = Samples.pull(Preprocessed(job.tensors), job.workspace, known=True).songs
     out = split(songs, spec.train.validation).are_held_out(songs)
     assert [number for number, is_out in enumerate(out) if is_out] == [3, 5]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.utils import parse_timestamp
 
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.errors import (
@@ -27,6 +28,7 @@ from sidestep.storage.open import open_store
 from sidestep.storage.remote import RemoteStore
 from sidestep.storage.retry import Limits, Retry
 from sidestep.storage.s3 import S3Store
+from sidestep.storage.s3_client import connect, parse_time
 from sidestep.storage.store import Store
 from tests.odd_server import Answer, Request, odd_server
 from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server, set_credentials, strict_server
@@ -236,3 +238,16 @@ def test_parts_of_a_file_from_a_server_that_calls_them_whole(
         store = open_store(f"s3://{server.bucket}", StorageSpec(endpoint_url=server.endpoint))
         for start, size in ((0, 9), (100, 50), (len(content) - 22, 22), (len(content) - 5, 90)):
             assert store.read_range("file", start, size) == content[start : start + size]
+
+
+def test_times_are_those_that_botocore_reads(s3_server: S3Server) -> None:
+    texts = ("2026-01-02T03:04:05.678Z", "2026-01-02T03:04:05+02:00", "2026-01-02T03:04:05", "20260102")
+    for text in (*texts, "Fri, 02 Jan 2026 03:04:05 GMT", "1767323045", 1767323045, 1767323045.5):
+        assert parse_time(text) == parse_timestamp(text)
+    with pytest.raises(ValueError, match="yesterday"):
+        parse_time("yesterday")
+    store = s3_server.store("times")
+    store.write_bytes("a", b"a")
+    requests = connect("studio", s3_server.options, Limits()).requests
+    (listed,) = requests.list_objects_v2(Bucket="studio", Prefix="times/")["Contents"]
+    assert 0 <= time.time() - listed["LastModified"].timestamp() < 60

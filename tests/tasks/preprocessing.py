@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sidestep.config.job import JobSpec
-from sidestep.data.index import list_samples
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.storage.open import open_store
 
 SECONDS = 0.1
@@ -28,7 +28,7 @@ def write_song(path: Path, seed: int) -> None:
 
 def tensors(spec: JobSpec) -> dict[str, bytes]:
     store = open_store(spec.tensors_place, spec.storage)
-    return {file.path: store.read_bytes(file.path) for file in list_samples(store)}
+    return {file.path: store.read_bytes(file.path) for file in Preprocessed(store).samples()}
 
 
 def write_dataset(tmp_path: Path, **fields: Any) -> str:

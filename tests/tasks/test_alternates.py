@@ -11,6 +11,7 @@ import torch
 
 from sidestep.config.job import JobSpec
 from sidestep.data.index import read_index
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.tensors import Sample, read_sample
 from sidestep.lifecycle.job import Job
 from sidestep.preflight.places import check_places
@@ -178,8 +179,9 @@ def test_tensors_of_others_show_by_themselves_what_they_lack(
     folder = write_songs(tmp_path / "theirs", songs)
 
     def pulled(spec: JobSpec) -> list[Sample]:
-        machine = choose_machine(spec.runtime)
-        return list(prepare_setup(Job(spec), machine, alternates=spec.train.alternates).samples)
+        job, machine = Job(spec), choose_machine(spec.runtime)
+        dataset, alternates = Preprocessed(job.tensors), spec.train.alternates
+        return list(prepare_setup(job, dataset, machine, alternates=alternates).samples)
 
     first, second = pulled(make_spec(dataset_dir=folder, genre_share=0.5))
     assert not first.alternates and set(second.alternates) == {"genre"}

@@ -13,6 +13,7 @@ from sidestep.commitlog.leftovers import DAY
 from sidestep.config.adapter import ATTENTION_MODULES
 from sidestep.config.job import JobSpec
 from sidestep.data.index import Index, write_index
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.sides import Sides
 from sidestep.lifecycle.job import Job
 from sidestep.report.contents import Ranking
@@ -72,7 +73,9 @@ def test_a_report_of_other_weights_or_songs_is_not_shown_again(
     write_index(tensors, Index(samples={key: key for key in keys}, tensors=dict.fromkeys(keys, "before")))
     measured: list[str] = []
 
-    def measure(job: Job, frozen: Sides | None) -> tuple[dict[str, float], Sides | None]:
+    def measure(
+        job: Job, dataset: Preprocessed, frozen: Sides | None
+    ) -> tuple[dict[str, float], Sides | None]:
         measured.append(job.spec.name)
         return {"layers.0": 1.0}, frozen
 

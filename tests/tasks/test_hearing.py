@@ -16,6 +16,7 @@ from sidestep.acestep import load_vae
 from sidestep.acestep.vae import SAMPLES_PER_LATENT
 from sidestep.cli import main
 from sidestep.config.job import JobSpec
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.tensors import sample_bytes
 from sidestep.lifecycle.heard import Sounds
 from sidestep.lifecycle.job import Job
@@ -144,7 +145,8 @@ class Stage:
     def __init__(self, spec: JobSpec, runs: str = "runs") -> None:
         self.job, machine = Job(spec), choose_machine(spec.runtime)
         self.hearing = hearing.Hearing(self.job, machine)
-        setup = prepare_setup(self.job, machine, before_loading=self.hearing.prepare)
+        dataset = Preprocessed(self.job.tensors)
+        setup = prepare_setup(self.job, dataset, machine, before_loading=self.hearing.prepare)
         self.trainer = build_trainer(spec, setup, self.job.preemption)
         self.metrics = Metrics(Path(runs), self.trainer, Progress(), 1, 10)
         self.taken = False

@@ -11,7 +11,8 @@ from sidestep.commitlog.leftovers import DAY
 from sidestep.config.job import JobSpec
 from sidestep.config.schema import StorageSpec
 from sidestep.data import audio, encode
-from sidestep.data.index import FileRecord, list_samples, read_index
+from sidestep.data.index import FileRecord, read_index
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.survey import read_survey
 from sidestep.data.tensors import AUDIO, read_sample
 from sidestep.runtime.atomic import TEMPORARY
@@ -226,7 +227,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
             run_task(preprocess, spec())
     store = open_store(spec().tensors_place, StorageSpec())
     with pytest.raises(MissingInputError, match="is not complete"):
-        list_samples(store)
+        Preprocessed(store).samples()
     if not has_workspace:
         shutil.rmtree(tmp_path / "workspace")
     counted()
@@ -325,4 +326,4 @@ def test_tensors_that_were_deleted_are_not_waited_for_while_they_are_made(
     with pytest.raises(KeyboardInterrupt):
         run_task(preprocess, spec())
     with pytest.raises(MissingInputError, match=facts("1 of 2", "to preprocess")):
-        list_samples(open_store(spec().tensors_place, StorageSpec()), wait=Retry(tries=1, seconds=0))
+        Preprocessed(open_store(spec().tensors_place, StorageSpec())).samples(wait=Retry(tries=1, seconds=0))

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from sidestep.acestep.loading import load_model
 from sidestep.cli import main
 from sidestep.config.job import JobSpec
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.lifecycle.job import Job
 from sidestep.runtime.errors import BadSpecError, MachineError
 from sidestep.tasks import setup
@@ -42,7 +43,8 @@ def finetune(tiny_checkpoints: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 def setup_of(spec: JobSpec) -> TrainingSetup:
-    return prepare_setup(Job(spec), choose_machine(spec.runtime))
+    job = Job(spec)
+    return prepare_setup(job, Preprocessed(job.tensors), choose_machine(spec.runtime))
 
 
 def changed(spec: JobSpec, **changes: Any) -> JobSpec:

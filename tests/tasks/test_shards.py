@@ -19,7 +19,7 @@ from sidestep.config.job import JobSpec
 from sidestep.config.shards import Shard
 from sidestep.data import audio, encode, keys
 from sidestep.data.encode import SongEncoder
-from sidestep.data.index import list_samples
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.shards import dealt_to
 from sidestep.data.unmerged import is_merged, merge_shards, merge_waiting
 from sidestep.lifecycle.job import Job
@@ -126,7 +126,7 @@ def test_two_shards_make_what_one_job_makes(
     assert all(name.endswith(".pt") for name in at_root(tensors))
     assert {entry.name for entry in tensors.iterdir() if entry.is_dir()} == {"shards", "attempts"}
     with pytest.raises(BadDataError, match="not merged"):
-        list_samples(place(two))
+        Preprocessed(place(two)).samples()
     merge_waiting(place(two))
     assert is_merged(place(two))
     make_all(two)  # nothing is left to do, and the merged index stays
@@ -146,7 +146,7 @@ def test_an_array_of_jobs_without_shards_makes_every_song(
     """Each has an output of its own, and an index that is not about songs."""
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     run(spec())
-    assert counted()["encode_audio"] == 4 and len(list_samples(place(spec()))) == 4
+    assert counted()["encode_audio"] == 4 and len(Preprocessed(place(spec())).samples()) == 4
 
 
 def test_the_next_phase_merges_and_attempts_and_status_are_each_shards_own(
@@ -249,7 +249,7 @@ def test_a_bucket_whose_listings_lag_behind(
             merge_waiting(place(dealt), 2)
         make(dealt, 0)
         merge_waiting(place(dealt), 2)
-        assert is_merged(place(dealt), 2) and len(list_samples(place(dealt))) == 4
+        assert is_merged(place(dealt), 2) and len(Preprocessed(place(dealt)).samples()) == 4
         assert counted()["encode_audio"] == 4
 
 
@@ -284,7 +284,7 @@ def test_shards_that_are_killed_run_twice_and_two_at_once_make_the_same_tensors(
     whole = spec(dataset_dir=str(tmp_path / "whole"))
     run_task(preprocess, whole)
     assert content(tmp_path / "tensors") == content(tmp_path / "whole")
-    assert len(list_samples(place(sharded(3)))) == 8
+    assert len(Preprocessed(place(sharded(3))).samples()) == 8
     # Seven, one of which loses its machine with the second of its songs.
     seven = sharded(7, "seven", dataset_dir=str(tmp_path / "seven"))
     for k in (0, 1, 2, 4, 5, 6):

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from sidestep.data.index import Share, read_index
-from sidestep.lifecycle.identity import settings_of
 from sidestep.lifecycle.job import Job
 from sidestep.planning.songs import find_songs
 from sidestep.tasks.preprocess import preprocess
-from tests.runs import run_task
+from tests.runs import run_task, settings_of_job
 from tests.tasks.preprocessing import Counted, MakeJob, tensors, write_dataset
 
 
@@ -32,7 +31,7 @@ def test_it_goes_with_the_index_and_changes_no_tensor(
 
     def fingerprint(**train: Any) -> dict[str, Any]:
         output = str(tmp_path / "out")
-        return settings_of(Job(job.changed({"task": "train", "output_dir": output, "train": train})))
+        return settings_of_job(job.changed({"task": "train", "output_dir": output, "train": train}))
 
     said = fingerprint()
     assert {"train.repeats", "train.weights"} <= said.keys()

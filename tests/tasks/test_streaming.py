@@ -11,6 +11,7 @@ from sidestep.config.job import JobSpec
 from sidestep.config.schema import StorageSpec
 from sidestep.data.checked import write_checked
 from sidestep.data.index import Index, write_index
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.lifecycle.job import Job
 from sidestep.runtime.errors import AgainError, BadDataError, MissingInputError, StorageError
 from sidestep.runtime.preemption import Preemption
@@ -35,7 +36,9 @@ def tensors(make_spec: MakeSpec, tiny_checkpoints: Path, tmp_path: Path) -> Path
     digests = {file.stem: sha256(file.read_bytes()) for file in folder.glob("*.pt")}
     write_index(store, Index(samples={f"/s/{key}": key for key in digests}, tensors=digests))
     silence = read_silence(next(tiny_checkpoints.rglob("silence_latent.*")))
-    write_checked(store, Samples.pull(store, Workspace(tmp_path / "work"), silence=silence).checked)
+    write_checked(
+        store, Samples.pull(Preprocessed(store), Workspace(tmp_path / "work"), silence=silence).checked
+    )
     return folder
 
 
@@ -96,6 +99,19 @@ def test_a_start_fetches_none_and_the_adapter_is_the_same(
     assert set(fetched) == {"0.pt", "1.pt", "2.pt"} and len(fetched) > 3
     copies = list((tmp_path / "work of out" / "pulled").rglob("*.pt"))
     assert len(copies) == 2
+
+
+def test_the_checks_and_the_task_each_list_and_read_the_index_once(
+    remote: Any, s3_calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the songs' names, shares and prompts are asked for."""
+    monkeypatch.setattr(Trainer, "evaluate", lambda self: 1.0)
+    spec = remote(epochs=1, accumulation=1, repeats={"0": 2}, validation={"songs": ["1"]})
+    s3_calls.clear()
+    assert run(spec)
+    assert s3_calls.count("ListObjectsV2 tensors/") == 2
+    assert s3_calls.count("GetObject tensors/index.json") == 2
+    assert s3_calls.count("GetObject tensors/checked.json") == 1
 
 
 @pytest.mark.parametrize("damage", ["flipped", "gone", "out of reach"])

@@ -9,6 +9,7 @@ import torch
 from sidestep.config.schema import StorageSpec
 from sidestep.data.checked import FILE, read_checked, write_checked
 from sidestep.data.index import Index, write_index
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.tensors import Sample, read_sample
 from sidestep.lifecycle.job import Job
 from sidestep.runtime.errors import BadDataError
@@ -56,7 +57,7 @@ def store_of(folder: Path) -> Store:
 def pulled(folder: Path, **more: Any) -> Samples:
     store = store_of(folder)
     keys = {"silence": SILENCE, "known": True, "sound": read_checked(store), **more}
-    return Samples.pull(store, Workspace(folder.parent / "work"), **keys)
+    return Samples.pull(Preprocessed(store), Workspace(folder.parent / "work"), **keys)
 
 
 def told(samples: Samples) -> Any:
@@ -146,6 +147,6 @@ def test_a_bad_song_met_later_ends_a_run_after_what_was_made_is_committed(
 
     flip_a_bit(bad)
     assert bad.read_bytes() == sound
-    monkeypatch.setattr(dataset._Check, "_read", lambda *_: pytest.fail("read at the start"))
+    monkeypatch.setattr(dataset._Check, "read", lambda *_: pytest.fail("read at the start"))
     result = run(spec)
     assert result and result.steps == 6

@@ -12,7 +12,8 @@ import torch
 from sidestep.acestep.loading import read_silence
 from sidestep.cli import main
 from sidestep.config.schema import StorageSpec
-from sidestep.data.index import Index, dataset_digest, list_samples, write_index
+from sidestep.data.index import Index, dataset_digest, write_index
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.tensors import Sample, read_sample
 from sidestep.runtime.errors import BadDataError, BadSpecError, ExitCode
 from sidestep.runtime.workspace import Workspace
@@ -98,7 +99,7 @@ def test_their_pads_are_gone_and_their_metadata_stays(folder: Path) -> None:
         assert torch.equal(sample.target_latents, raw["target_latents"].float())
         assert torch.equal(sample.context_latents, raw["context_latents"].float())
         assert sample.metadata == metadata
-    assert len(list_samples(open_store(str(folder), StorageSpec()))) == 3
+    assert len(Preprocessed(open_store(str(folder), StorageSpec())).samples()) == 3
 
 
 def arguments(checkpoints: Path, folder: Path, *more: str) -> list[str]:
@@ -145,14 +146,14 @@ def test_bad_tensors_end_a_run_before_it_begins(
 
 def test_a_sound_dataset_is_as_long_as_its_files(folder: Path, tmp_path: Path) -> None:
     store = open_store(str(folder), StorageSpec())
-    samples = Samples.pull(store, Workspace(tmp_path / "work"))
+    samples = Samples.pull(Preprocessed(store), Workspace(tmp_path / "work"))
     assert len(samples) == len(list(folder.glob("*.pt"))) == 3
     told = {fact.name: (fact.seconds, fact.caption) for fact in samples.facts}
     assert told["0.pt"] == (24 / 25, "0")  # of 24 frames; its metadata has no name
     assert told["a.mp3"] == (round(len(samples[1].target_latents) / 25, 2), APP["caption"])
     (folder / "0.pt").write_bytes(b"")
     with pytest.raises(BadDataError, match=facts("1 of 3", "0.pt")):
-        Samples.pull(store, Workspace(tmp_path / "work"))
+        Samples.pull(Preprocessed(store), Workspace(tmp_path / "work"))
 
 
 def index_of(folder: Path) -> Index:
@@ -168,7 +169,7 @@ def run_on(samples: Samples, dataset: str = "") -> Numbers:
 
 def pulled(folder: Path, before: Numbers | None = None) -> Samples:
     work = Workspace(folder.parent / "work")
-    return Samples.pull(open_store(str(folder), StorageSpec()), work, before)
+    return Samples.pull(Preprocessed(open_store(str(folder), StorageSpec())), work, before)
 
 
 @pytest.fixture
@@ -217,18 +218,20 @@ def test_a_damaged_copy_in_the_workspace_is_pulled_again(
     store, work = s3_server.store("songs"), Workspace(tmp_path / "work")
     for file in songs.iterdir():
         store.write_bytes(file.name, file.read_bytes())
-    begun = Samples.pull(store, work)
+    begun = Samples.pull(Preprocessed(store), work)
     copy = work.pulled(store.place) / "1.pt"
     for damage in (flip_a_bit, lambda path: path.write_bytes(path.read_bytes()[:-100])):
         damage(copy)
-        again = Samples.pull(store, work, run_on(begun))
+        again = Samples.pull(Preprocessed(store), work, run_on(begun))
         assert again.content == begun.content and copy.read_bytes() == (songs / "1.pt").read_bytes()
     write_index(store, index_of(songs))
     flip_a_bit(songs / "1.pt")
     store.write_bytes("1.pt", (songs / "1.pt").read_bytes())
-    assert Samples.pull(store, work).content == begun.content, "a copy of what was written is as good"
+    assert Samples.pull(Preprocessed(store), work).content == begun.content, (
+        "a copy of what was written is as good"
+    )
     with pytest.raises(BadDataError, match=facts("1 of 3", f"{store.place}/1.pt")):
-        Samples.pull(store, Workspace(tmp_path / "new"))
+        Samples.pull(Preprocessed(store), Workspace(tmp_path / "new"))
 
 
 def test_a_file_that_changes_while_it_is_trained_on(songs: Path) -> None:

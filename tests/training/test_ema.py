@@ -10,8 +10,6 @@ from torch import Tensor
 
 from sidestep.adapters.adapter import read_safetensors
 from sidestep.config.job import JobSpec
-from sidestep.lifecycle.identity import settings_of
-from sidestep.lifecycle.job import Job
 from sidestep.runtime.errors import BadDataError, BadSpecError
 from sidestep.runtime.preemption import Preemption
 from sidestep.training.checkpoint import checkpoint_files, restore
@@ -19,6 +17,7 @@ from sidestep.training.ema import Ema, decay_at
 from sidestep.training.loop import Trainer
 from sidestep.training.numbers import Progress
 from sidestep.training.snapshot import Snapshot
+from tests.runs import settings_of_job
 from tests.songs import MakeSpec, absurd_song, song, write_songs
 from tests.training.trainers import run, trainer_of
 
@@ -259,8 +258,8 @@ def test_a_run_without_it_says_nothing_of_it(make_spec: MakeSpec, tmp_path: Path
     trainer.step(0)
     state, _ = read_safetensors(write(tmp_path / "saved", saved(trainer)) / "training_state.safetensors")
     assert {name.partition(".")[0] for name in state} == {"adapter", "optimizer", "history"}
-    assert "train.ema" not in settings_of(Job(make_spec()))
-    assert settings_of(Job(make_spec(ema={"decay": 0.5})))["train.ema"] == {"decay": 0.5}
+    assert "train.ema" not in settings_of_job(make_spec())
+    assert settings_of_job(make_spec(ema={"decay": 0.5}))["train.ema"] == {"decay": 0.5}
 
 
 @pytest.mark.parametrize("ema", [{"use": False}, {"decay": 0}, {"decay": 1}, {"decay": 1.5}, {"use": 3}])

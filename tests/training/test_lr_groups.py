@@ -10,15 +10,13 @@ from torch.optim import AdamW, Optimizer
 
 from sidestep.config.job import JobSpec
 from sidestep.config.targets import rate_factors
-from sidestep.lifecycle.identity import settings_of
-from sidestep.lifecycle.job import Job
 from sidestep.runtime.errors import BadDataError, BadSpecError
 from sidestep.training.checkpoint import checkpoint_files, restore
 from sidestep.training.loop import Trainer
 from sidestep.training.numbers import Progress
 from sidestep.training.snapshot import Snapshot
 from tests.facts import facts
-from tests.runs import outcome, train, train_until_stopped
+from tests.runs import outcome, settings_of_job, train, train_until_stopped
 from tests.songs import MakeSpec
 from tests.training.trainers import trainer_of
 
@@ -191,7 +189,7 @@ def test_a_run_without_groups_says_nothing_of_them(make_spec: MakeSpec, tmp_path
     trainer.step(0)
     content = json.loads((write(tmp_path / "saved", trainer) / "training_state.json").read_text())
     assert content["optimizer"]["groups"] == [{}]
-    assert "train.lr_groups" not in settings_of(Job(make_spec()))
+    assert "train.lr_groups" not in settings_of_job(make_spec())
     assert isinstance(trainer.optimizer, AdamW)
 
 

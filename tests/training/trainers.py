@@ -1,6 +1,7 @@
 """Trainers of small jobs."""
 
 from sidestep.config.job import JobSpec
+from sidestep.data.preprocessed import Preprocessed
 from sidestep.lifecycle.job import Job
 from sidestep.tasks.setup import prepare_setup
 from sidestep.tasks.trainer import build_trainer
@@ -10,8 +11,9 @@ from sidestep.training.numbers import Progress
 
 
 def trainer_of(spec: JobSpec, machine: Machine | None = None) -> Trainer:
+    job = Job(spec)
     setup = prepare_setup(
-        *(Job(spec), machine or choose_machine(spec.runtime)),
+        *(job, Preprocessed(job.tensors), machine or choose_machine(spec.runtime)),
         quantize=spec.train.quantize,
         swapped=spec.train.block_swap,
     )
