@@ -1,6 +1,7 @@
 """Clients of remote stores, in processes that fork."""
 
 import os
+import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -16,11 +17,14 @@ class Clients(Generic[Client]):
     def __init__(self, connect: Callable[[], Client]) -> None:
         self._connect = connect
         self._by_process: dict[int, Client] = {}
+        self._locks: dict[int, threading.Lock] = {}
 
     def mine(self) -> Client:
-        """Return this process's client, connected when it is first asked for."""
+        """Return this process's client, made when it is first asked for: once, as that takes 0.1 s."""
         process = os.getpid()
         if process not in self._by_process:
-            # Without a lock, which could come locked over the fork; a client that loses was never connected.
-            self._by_process.setdefault(process, self._connect())
+            # Its own lock, too: one that is shared could come locked over the fork.
+            with self._locks.setdefault(process, threading.Lock()):
+                if process not in self._by_process:
+                    self._by_process[process] = self._connect()
         return self._by_process[process]

@@ -7,11 +7,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 from s3transfer.subscribers import BaseSubscriber
+from s3transfer.utils import ReadFileChunk
 
 from sidestep.config.schema import StorageSpec
 from sidestep.runtime.atomic import replacing
@@ -20,6 +21,7 @@ from sidestep.storage.clients import Clients
 from sidestep.storage.retry import Limits, was_short
 from sidestep.storage.s3_answers import bucket_and_prefix, listed, version_of
 from sidestep.storage.s3_client import S3Client, connect
+from sidestep.storage.s3_copy import Copy
 from sidestep.storage.s3_errors import (
     FAILURES,
     error_code,
@@ -27,9 +29,9 @@ from sidestep.storage.s3_errors import (
     may_lack_conditions,
     to_user_error,
 )
-from sidestep.storage.s3_read import Answer, Reader, Write, whole_headers
+from sidestep.storage.s3_read import Answer, Came, Reader, Write, whole_headers
 from sidestep.storage.s3_unfinished import find_unfinished
-from sidestep.storage.store import FileInfo, ProgressCallback, Store, Unfinished, no_progress
+from sidestep.storage.store import Download, FileInfo, ProgressCallback, Store, Unfinished, no_progress
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +92,7 @@ class S3Store(Store):
                 target.seek(offset)
                 target.write(block)
 
-        self._fetch(path, write, no_progress)
+        self._fetch(path, write, no_progress, came=lambda end: None)
         return target.getvalue()
 
     def read_range(self, path: str, start: int, size: int) -> bytes:
@@ -100,7 +102,7 @@ class S3Store(Store):
         return b"".join(blocks.values())
 
     def write_bytes(self, path: str, data: bytes) -> None:
-        self._send(path, io.BytesIO(data), no_progress)
+        self._send(path, data, len(data), no_progress)
 
     def create(self, path: str, data: bytes) -> bool:
         """Put with If-None-Match: *. A server that ignores it is found out before a job begins.
@@ -126,26 +128,32 @@ class S3Store(Store):
     def creates_atomically(self) -> bool:
         return self.clients.mine().has_conditions is not False
 
-    def download(self, path: str, target: Path, progress: ProgressCallback = no_progress) -> FileInfo | None:
+    def download(self, path: str, target: Path, progress: ProgressCallback = no_progress) -> Download | None:
         with (
             local_errors(target),
             replacing(target, lasting=False) as temporary,
-            temporary.open("wb") as file,
+            temporary.open("r+b") as file,
         ):
+            copy = Copy(file.fileno(), self.limits.part_bytes)
 
             def write(offset: int, block: bytes) -> None:
                 with local_errors(target):  # else it would be the store's failure
-                    while block:
-                        written = os.pwrite(file.fileno(), block, offset)
-                        offset, block = offset + written, block[written:]
+                    copy.write(offset, block)
 
-            found = self._fetch(path, write, progress)
-        return FileInfo(self.clean_path(path), found.size, found.version) if found else None
+            def came(end: int) -> None:
+                with local_errors(target):
+                    copy.came(end)
+
+            found = self._fetch(path, write, progress, came)
+        if found is None:
+            return None
+        return Download(FileInfo(self.clean_path(path), found.size, found.version), copy.sha256())
 
     def upload(self, source: Path, path: str, progress: ProgressCallback = no_progress) -> None:
-        with local_errors(source):
-            source.open("rb").close()  # else a folder or a missing file would be the store's failure
-        self._send(path, str(source), progress)
+        # Opened here, as a folder or a missing file would be the store's failure otherwise.
+        with local_errors(source), source.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+        self._send(path, source, size, progress)
 
     def delete(self, path: str) -> None:
         with self._failures(path):
@@ -194,37 +202,42 @@ class S3Store(Store):
             *(self._requests, self.bucket, self._key(path), f"{self.place}/{path}", self.limits.retry)
         )
 
-    def _fetch(self, path: str, write: Write, progress: ProgressCallback) -> Answer | None:
+    def _fetch(self, path: str, write: Write, progress: ProgressCallback, came: Came) -> Answer | None:
         with self._failures(path):
             parts = self.clients.mine().parts
-            return self._reader(path).read(write, self.limits.part_bytes, parts, progress)
+            return self._reader(path).read(write, self.limits.part_bytes, parts, progress, came)
 
-    def _send(self, path: str, source: str | io.BytesIO, progress: ProgressCallback) -> None:
-        key, moved = self._key(path), 0
+    def _send(self, path: str, source: Path | bytes, size: int, progress: ProgressCallback) -> None:
+        """A small file goes with one request from this thread: through the transfer manager's own threads it
+        takes half as much of the processor again."""
+        client, key, moved = self.clients.mine(), self._key(path), 0
 
-        def count(size: int) -> None:
+        def count(bytes_transferred: int) -> None:
             nonlocal moved
-            moved += size
-            progress(size)
+            moved += bytes_transferred
+            progress(bytes_transferred)
 
-        def send() -> None:
-            count(-moved)  # what an earlier try had got through
-            if not isinstance(source, str):
-                source.seek(0)
-            client = self.clients.mine()
+        def opened() -> BinaryIO:
+            return source.open("rb") if isinstance(source, Path) else io.BytesIO(source)
+
+        def send_as_one() -> None:
+            with opened() as file:
+                body = ReadFileChunk(file, size, size, [count], enable_callbacks=False)
+                client.requests.put_object(Bucket=self.bucket, Key=key, Body=body)
+
+        def send_in_parts() -> None:
             try:
-                client.transfers.upload(source, self.bucket, key, subscribers=[Forwarded(count)]).result()
+                whole = str(source) if isinstance(source, Path) else io.BytesIO(source)
+                client.transfers.upload(whole, self.bucket, key, subscribers=[Forwarded(count)]).result()
             except KeyError as error:
                 # Parts without an ETag cannot be put together. As one it may be sent all the same.
                 log.debug("%s/%s is sent as one: an answer came without %s", self.place, path, error)
                 count(-moved)
-                with (
-                    Path(source).open("rb")
-                    if isinstance(source, str)
-                    else io.BytesIO(source.getvalue()) as body
-                ):
-                    client.requests.put_object(Bucket=self.bucket, Key=key, Body=body)
-                    count(body.tell())
+                send_as_one()
+
+        def send() -> None:
+            count(-moved)  # what an earlier try had got through
+            send_as_one() if size < self.limits.part_bytes else send_in_parts()
 
         with self._failures(path):
             self.limits.retry.call(send, _was_misheard)

@@ -24,6 +24,9 @@ BLOCK = 2**18  # so much of an answer is in memory at a time, for each connectio
 Write = Callable[[int, bytes], object]
 """Called with an offset and what belongs there, from any thread; again for what had to be read again."""
 
+Came = Callable[[int], object]
+"""Called when all up to an offset is there, from the thread that reads the file; a later offset each time."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -45,7 +48,7 @@ class Reader:
     retry: Retry
 
     def read(
-        self, write: Write, part_bytes: int, parts: Executor, progress: ProgressCallback
+        self, write: Write, part_bytes: int, parts: Executor, progress: ProgressCallback, came: Came
     ) -> Answer | None:
         """Read all of it; None where it is empty. Parts but the first are read in the threads of `parts`.
 
@@ -60,7 +63,10 @@ class Reader:
             progress(size)
 
         first = self.part(0, part_bytes, write, count, takes_all=True)
-        if first is None or not first.has_ranges:
+        if first is None:
+            return None
+        if not first.has_ranges:
+            came(first.size)
             return first
 
         def read_part(start: int) -> None:
@@ -76,14 +82,18 @@ class Reader:
                 stop.set()
                 raise
 
-        moves = [parts.submit(read_part, start) for start in range(part_bytes, first.size, part_bytes)]
+        starts = range(part_bytes, first.size, part_bytes)
+        moves = [parts.submit(read_part, start) for start in starts]
         try:
-            wait(moves)
+            came(min(part_bytes, first.size))
+            for start, move in zip(starts, moves, strict=True):
+                wait([move])
+                if failures:
+                    raise failures[0]
+                came(min(start + part_bytes, first.size))
         finally:  # also when the waiting is interrupted: nobody writes after this
             stop.set()
             wait(moves)
-        if failures:
-            raise failures[0]
         return first
 
     def part(

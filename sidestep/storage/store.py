@@ -38,6 +38,14 @@ class FileInfo:
     version: str  # the ETag; for a local file its mtime in ns
 
 
+@dataclass(frozen=True)
+class Download:
+    """A file that came: which one it was, and the sha256 of what came."""
+
+    file: FileInfo
+    sha256: str
+
+
 PROBE = ".sidestep-probe-"
 """How the names of files begin that are made to see whether a place can be written, and deleted at once."""
 
@@ -137,10 +145,10 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def download(self, path: str, target: Path, progress: ProgressCallback = no_progress) -> FileInfo | None:
+    def download(self, path: str, target: Path, progress: ProgressCallback = no_progress) -> Download | None:
         """Copy a file to the local path `target`, which appears only when it is complete.
 
-        Returns the file that came, where the store says which one; None where only `stat` can tell.
+        Returns what came, where the store says which file it was; None where only `stat` can tell.
         """
 
     @abstractmethod

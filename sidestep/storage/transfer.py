@@ -176,12 +176,13 @@ class Copies:
         local = self.path(file)
         _make_way(local, self.folder)
         came = self._store.download(file.path, local, progress)
-        if came != file and self._store.stat(file.path) != file:  # an answer may spell its version otherwise
+        # An answer may spell its version otherwise.
+        if (came is None or came.file != file) and self._store.stat(file.path) != file:
             raise StorageError(
                 f"{self._store.place}/{file.path} changed while it was pulled. Run the same command again "
                 "when nobody writes there."
             )
-        self._add(file)
+        self._add(_Pulled(**asdict(file), sha256=came.sha256 if came else _sha256(local)))
 
     def check_space(self, size: int) -> None:
         """Raise MachineError where the disk has not so many bytes left."""
@@ -211,12 +212,10 @@ class Copies:
         _verified[local] = seen
         return True
 
-    def _add(self, file: FileInfo) -> None:
-        local = self.path(file)
+    def _add(self, pulled: _Pulled) -> None:
         with self._lock, local_errors(self._path):
-            pulled = _Pulled(**asdict(file), sha256=_sha256(local))
-            if self._files.get(file.path) != pulled:
-                self._files[file.path] = pulled
+            if self._files.get(pulled.path) != pulled:
+                self._files[pulled.path] = pulled
                 with self._path.open("a", encoding="utf-8") as lines:
                     lines.write(_line(pulled))
 

@@ -122,9 +122,10 @@ def test_a_part_that_is_too_short(faulty: FaultyServer, store: Store, tmp_path: 
     for faults in (["short"], ["", "short"], ["", "", "short"], ["short", "short", "short", "", "short"]):
         faulty.faults[:] = faults
         moved: list[int] = []
-        store.download("large", tmp_path / "target", moved.append)
+        came = store.download("large", tmp_path / "target", moved.append)
         assert not faulty.faults and sum(moved) == len(LARGE)
-        assert (tmp_path / "target").read_bytes() == LARGE
+        assert (tmp_path / "target").read_bytes() == LARGE and came
+        assert came.sha256 == hashlib.sha256(LARGE).hexdigest()
 
 
 def test_a_connection_cut_within_a_request(faulty: FaultyServer, store: Store, tmp_path: Path) -> None:
@@ -158,9 +159,10 @@ def test_large_downloads_are_cut_within_their_parts(
     for _ in range(5):
         faulty.faults[:] = ["cut", "", "cut", "cut", "", "cut"]
         moved: list[int] = []
-        store.download("large", tmp_path / "target", moved.append)
+        came = store.download("large", tmp_path / "target", moved.append)
         assert not faulty.faults and sum(moved) == len(LARGE)
-        assert (tmp_path / "target").read_bytes() == LARGE
+        assert (tmp_path / "target").read_bytes() == LARGE and came
+        assert came.sha256 == hashlib.sha256(LARGE).hexdigest()
 
 
 @pytest.mark.parametrize("fault", ["lost", "cut", "cut short"])

@@ -1,5 +1,6 @@
 """How files of a bucket are read: with which requests, from which servers, and what if they change."""
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterator
@@ -65,8 +66,9 @@ def test_a_server_that_knows_no_ranges(odd: OddServer, tmp_path: Path) -> None:
 
     odd.forward = without
     store = opened(odd)
-    store.download("large", tmp_path / "large")
+    came = store.download("large", tmp_path / "large")
     assert (tmp_path / "large").read_bytes() == LARGE and reads(odd) == ["GET"]
+    assert came and came.sha256 == hashlib.sha256(LARGE).hexdigest()
     assert store.read_range("large", PART - 1, 5) == LARGE[PART - 1 : PART + 4]
     assert store.read_range("large", len(LARGE) + 5, 5) == b""
 
