@@ -57,7 +57,15 @@ def make_spec(tiny_checkpoints: Path, tmp_path: Path) -> MakeSpec:
     tensors = write_songs(tmp_path / "tensors", [song(n, frames=20 + 4 * n) for n in range(3)])
 
     def make(output: str = "out", **changes: Any) -> JobSpec:
-        top_keys = ("checkpoint_dir", "model_variant", "dataset_dir", "name", "storage", "output_dir")
+        top_keys = (
+            "checkpoint_dir",
+            "dataset_dir",
+            "output_dir",
+            "storage",
+            "runtime",
+            "model_variant",
+            "name",
+        )
         top = {key: changes.pop(key) for key in top_keys if key in changes}
         adapter = {"rank": 4, "alpha": 8, **changes.pop("adapter", {})}
         settings = {"epochs": 2, "accumulation": 2, "lr": 1e-2, "adapter": adapter, **changes}
