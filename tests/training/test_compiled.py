@@ -68,7 +68,7 @@ def test_without_a_compiler_a_run_trains_plainly(
 
     def wanting(transformer: Any, backend: str) -> None:
         transformer.layers[0].forward = transformer.layers[0].forward
-        raise ImportError("no inductor here")
+        raise RuntimeError("no inductor here")
 
     monkeypatch.setattr(compiled, "compile_blocks", wanting)
     trainer = small(make_spec)
