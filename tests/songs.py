@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,13 +51,33 @@ def write_songs(folder: Path, songs: Sequence[Sample]) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def sketched_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's `loss.png` holds what would be drawn: to draw it took as long as training. Those that processes
+    of their own make are drawn, and `tests/report` looks at one."""
+
+    def sketch(losses: Sequence[float], evaluations: Mapping[int, float], title: str) -> bytes:
+        return b"\x89PNG" + repr((title, list(losses), sorted(evaluations.items()))).encode()
+
+    for room in ("finish", "results"):
+        monkeypatch.setattr(f"sidestep.lifecycle.{room}.loss_curve", sketch)
+
+
 @pytest.fixture
 def make_spec(tiny_checkpoints: Path, tmp_path: Path) -> MakeSpec:
     """A spec that trains on three small songs in seconds; `train` settings by keyword."""
     tensors = write_songs(tmp_path / "tensors", [song(n, frames=20 + 4 * n) for n in range(3)])
 
     def make(output: str = "out", **changes: Any) -> JobSpec:
-        top_keys = ("checkpoint_dir", "model_variant", "dataset_dir", "name", "storage", "output_dir")
+        top_keys = (
+            "checkpoint_dir",
+            "dataset_dir",
+            "output_dir",
+            "storage",
+            "runtime",
+            "model_variant",
+            "name",
+        )
         top = {key: changes.pop(key) for key in top_keys if key in changes}
         adapter = {"rank": 4, "alpha": 8, **changes.pop("adapter", {})}
         settings = {"epochs": 2, "accumulation": 2, "lr": 1e-2, "adapter": adapter, **changes}

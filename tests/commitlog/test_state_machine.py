@@ -35,9 +35,7 @@ from sidestep.runtime.errors import AgainError, SideStepError, StorageError, Tak
 from tests.commitlog.world import FATES, Crash, Process, World
 
 EXAMPLES = int(os.environ.get("SIDESTEP_TEST_EXAMPLES", 200))  # here: no test sees a variable of ours
-QUICK = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
+QUICK = settings(stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
 FILES = ("a", "b")
 DAMAGES = (lambda data: data[:-1], lambda data: data[:-1] + b"?", lambda data: None)
 RECORD_DAMAGES = (
@@ -527,11 +525,18 @@ def machine(
 
 
 @pytest.mark.parametrize(
-    "machine", [Writers, pytest.param(WritersAndLostRecords, marks=pytest.mark.slow)], indirect=True
+    ("machine", "examples"),
+    [
+        (Writers, 60),
+        pytest.param(Writers, 150, marks=pytest.mark.slow),
+        pytest.param(WritersAndLostRecords, 150, marks=pytest.mark.slow),
+    ],
+    indirect=["machine"],
 )
-def test_the_commit_log_keeps_its_promises(machine: type[Writers]) -> None:
+def test_the_commit_log_keeps_its_promises(machine: type[Writers], examples: int) -> None:
     """The same runs each time, and no search for a shorter way to a failure, which takes minutes."""
-    run_state_machine_as_test(machine, settings=settings(QUICK, derandomize=True, phases=[Phase.generate]))
+    same = settings(QUICK, max_examples=examples, derandomize=True, phases=[Phase.generate])
+    run_state_machine_as_test(machine, settings=same)
 
 
 @pytest.mark.search

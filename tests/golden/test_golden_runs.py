@@ -40,7 +40,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=RUNS)
+def param(name: str) -> Any:
+    """Those that nobody begins any more, and whose like is among the others, are slow."""
+    is_like_others = not name.startswith("law2-") and name.endswith("-vanilla")
+    return pytest.param(name, marks=pytest.mark.slow) if is_like_others else name
+
+
+@pytest.fixture(scope="module", params=map(param, RUNS))
 def made(request: pytest.FixtureRequest, inputs: Path) -> Made:
     name, output = request.param, inputs / request.param
     settings = train(name, inputs, output)

@@ -53,7 +53,7 @@ class Mutant(BaseModel):
             return f"`was` stands in it {count} times, not once: {self.was!r}"
         if self.module:
             try:
-                if ast.dump(ast.parse(text.replace(self.was, self.now))) == _meaning(text):
+                if _meaning(text.replace(self.was, self.now)) == _meaning(text):
                     return "the mutant is the same program"
             except SyntaxError as error:
                 return f"the mutant is no Python: {error}"
@@ -77,9 +77,19 @@ def _defined(text: str) -> set[str]:
 
 
 @cache
-def _meaning(text: str) -> str:
-    """A program without its comments and layout. Raises SyntaxError where it is none."""
-    return ast.dump(ast.parse(text))
+def _meaning(text: str) -> list[str]:
+    """A program without its comments and layout, by statements. Raises SyntaxError where it is none."""
+    lines, found = text.split("\n"), []
+    for statement in ast.parse(text).body:
+        start = min([statement.lineno, *(each.lineno for each in getattr(statement, "decorator_list", []))])
+        found.append(_dumped("\n".join(lines[start - 1 : statement.end_lineno])))
+    return found
+
+
+@cache
+def _dumped(statement: str) -> str:
+    """Of the hundreds of a file, a mutant changes one."""
+    return ast.dump(ast.parse(statement))
 
 
 def read_rows(root: Path) -> list[Mutant]:

@@ -10,8 +10,10 @@ from torch import Tensor
 from sidestep.training import compiled, rng
 from sidestep.training.compiled import compile_checked, difference
 from sidestep.training.loop import Trainer
+from sidestep.training.machine import Machine
 from tests.facts import tells
 from tests.songs import MakeSpec
+from tests.training.test_fp16 import half
 from tests.training.trainers import trainer_of
 
 
@@ -32,19 +34,20 @@ def has_compiled(trainer: Trainer) -> bool:
     return any("forward" in vars(module) for module in trainer.adapter.transformer.modules())
 
 
-@pytest.mark.slow
-def test_compiled_steps_are_the_plain_ones(make_spec: MakeSpec) -> None:
-    """With dropout, recomputation, several micro-batches a step and songs of several lengths, but for
-    the last bits: the backend traces as inductor's does, and computes what it has traced as torch does."""
-    plain, other = small(make_spec, "plain"), small(make_spec, "compiled")
-    before = {name: each.detach().clone() for name, each in other.adapter.parameters().items()}
-    assert compile_checked(other, 2, "fp32", "aot_eager") is None
-    assert all(torch.equal(each, before[name]) for name, each in other.adapter.parameters().items())
-    assert has_compiled(other)
-    results = [[trainer.step(step) for step in range(3)] for trainer in (plain, other)]
-    for one, same in zip(*results, strict=True):
-        assert one is not None and same is not None and one.group == same.group
-        assert [*same.losses, same.grad_norm] == pytest.approx([*one.losses, one.grad_norm], rel=1e-5)
+@pytest.mark.parametrize(
+    "machine", [Machine(torch.device("cpu"), "bf16"), half(2.0**16)], ids=["bf16", "fp16"]
+)
+def test_the_check_changes_nothing_in_half_precision(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, machine: Machine
+) -> None:
+    """Where Fabric wants the backward pass to be its own; in fp16 with the scale that it begins with."""
+    monkeypatch.setattr(compiled, "compile_blocks", lambda transformer, backend: None)
+    trainer = trainer_of(make_spec(accumulation=1), machine)
+    before = {name: each.detach().clone() for name, each in trainer.adapter.parameters().items()}
+    assert compile_checked(trainer, 2, machine.precision) is None
+    for name, each in trainer.adapter.parameters().items():
+        assert torch.equal(each, before[name]) and each.grad is None
+    assert trainer.step(0) == trainer_of(make_spec("other", accumulation=1), machine).step(0)
 
 
 @pytest.mark.slow
@@ -55,6 +58,22 @@ def test_what_cannot_be_compiled_is_trained_plainly(make_spec: MakeSpec) -> None
     trainer = small(make_spec)
     why = compile_checked(trainer, 2, "fp32", broken)
     assert why is not None and tells(why, "cannot be compiled", "no compiler here")
+    assert not has_compiled(trainer)
+
+
+def test_without_a_compiler_a_run_trains_plainly(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where torch cannot even load it, after some of the blocks or before."""
+
+    def wanting(transformer: Any, backend: str) -> None:
+        transformer.layers[0].forward = transformer.layers[0].forward
+        raise RuntimeError("no inductor here")
+
+    monkeypatch.setattr(compiled, "compile_blocks", wanting)
+    trainer = small(make_spec)
+    why = compile_checked(trainer, 2, "fp32")
+    assert why is not None and tells(why, "cannot be compiled", "no inductor here")
     assert not has_compiled(trainer)
 
 

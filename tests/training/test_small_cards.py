@@ -43,8 +43,11 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(swap.Held, "give_up", give_up)
 
 
-@pytest.mark.parametrize("recomputed", [0, 0.5, 1])
-@pytest.mark.parametrize("adapter", [LORA, LOKR], ids=["lora", "lokr"])
+@pytest.mark.parametrize(
+    ("adapter", "recomputed"),
+    [(LORA, 0), (LORA, 0.5), (LORA, 1), (LOKR, 1), pytest.param(LOKR, 0, marks=pytest.mark.slow)],
+    ids=str,
+)
 @pytest.mark.usefixtures("poisoned")
 def test_block_swap_changes_no_bit(make_spec: MakeSpec, adapter: dict[str, Any], recomputed: float) -> None:
     settings = {"gradient_checkpointing_ratio": recomputed, "adapter": adapter}
@@ -97,8 +100,16 @@ def test_what_waits_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(isinstance(away._pack(tensor), offload.Away) for tensor in stay)
 
 
-@pytest.mark.parametrize("adapter", [LORA, DORA, LOKR], ids=["lora", "dora", "lokr"])
-@pytest.mark.parametrize(("quantize", "apart"), [("8bit", 0.05), ("nf4", 0.6)])
+@pytest.mark.parametrize(
+    ("adapter", "quantize", "apart"),
+    [
+        (LORA, "8bit", 0.05),
+        (DORA, "nf4", 0.6),
+        (LOKR, "nf4", 0.6),
+        *(pytest.param(*row, marks=pytest.mark.slow) for row in ((LORA, "nf4", 0.6), (LOKR, "8bit", 0.05))),
+    ],
+    ids=str,
+)
 def test_a_quantized_base_is_trained_on(
     make_spec: MakeSpec, adapter: dict[str, Any], quantize: str, apart: float
 ) -> None:
@@ -118,11 +129,19 @@ def test_a_quantized_base_is_trained_on(
 
 
 @pytest.mark.parametrize(
-    ("adapter", "precision"),
-    [(LORA, "fp32"), (DORA, "fp32"), (LOKR, "fp32"), (LORA, "bf16")],
-    ids=["lora", "dora", "lokr", "bf16"],
+    ("adapter", "precision", "quantize"),
+    [
+        (LORA, "fp32", "8bit"),
+        (DORA, "fp32", "8bit"),
+        (LOKR, "fp32", "nf4"),
+        (LORA, "bf16", "nf4"),
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)
+            for row in ((DORA, "fp32", "nf4"), (LORA, "bf16", "8bit"))
+        ),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("quantize", ["8bit", "nf4"])
 def test_it_is_trained_as_on_the_rounded_weights(
     make_spec: MakeSpec, adapter: dict[str, Any], precision: str, quantize: str
 ) -> None:
