@@ -20,7 +20,7 @@ JSON_AT_MOST = 64 * 2**20
 """Bytes of a JSON file, unless its reader knows that it may be larger."""
 
 SONGS_JSON_AT_MOST = 2**30
-"""The same of those that have an entry for each song of a dataset: two million of them."""
+"""The same of those that have an entry for each song of a dataset: 1.7 million of them."""
 
 LEVELS_AT_MOST = 100  # of lists and objects within each other; no format of ours has more than ten
 TOO_DEEP = f"nested too deeply: {LEVELS_AT_MOST} lists and objects within each other are read"

@@ -1,6 +1,7 @@
 """Preprocessing again into a bucket: its listing answers for what is there, and only the rest is fetched."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,8 @@ def job(spec: MakeJob, s3_server: S3Server) -> JobSpec:
 
 
 def fetched(job: JobSpec, calls: list[str]) -> set[str]:
-    """The tensors that are fetched when it is preprocessed again."""
+    """The tensors that are fetched when it is preprocessed again, on another machine."""
+    shutil.rmtree(str(job.runtime.workspace))
     calls.clear()
     run_task(preprocess, job)
     return {call.split("/")[-1] for call in calls if call.startswith("GetObject") and call.endswith(".pt")}
