@@ -90,7 +90,7 @@ fuzz: dev ## every reader of foreign files on changed ones, five minutes each (S
 golden: dev ## record the golden runs anew, and print what moved
 	@$(RUN) tests.golden.record
 
-bench: dev ## the step, the start, preprocessing, checkpoints and transfers beside what others use, in one table (15 minutes)
+bench: dev ## the step, the start, preprocessing, checkpoints and transfers beside what others use, in one table (10 minutes)
 	@$(RUN) tests.bench.table $(if $(WRITE),--write)
 	@$(RUN) tests.bench.start_up
 

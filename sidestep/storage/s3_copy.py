@@ -5,10 +5,6 @@ import os
 
 from sidestep.storage.s3_read import BLOCK
 
-AT_ONCE = 2**15
-"""So much goes to the disk with one call. On a busy virtual machine larger ones took twice the time in the
-kernel, probably as it looks for larger pieces of memory then."""
-
 
 class Copy:
     """Takes the blocks of a file, those of its first `in_order` bytes in order.
@@ -29,7 +25,7 @@ class Copy:
             self._add(block)
         left = memoryview(block)
         while left:
-            written = os.pwrite(self._descriptor, left[:AT_ONCE], offset)
+            written = os.pwrite(self._descriptor, left, offset)
             offset, left = offset + written, left[written:]
 
     def came(self, end: int) -> None:

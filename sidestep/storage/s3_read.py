@@ -19,7 +19,7 @@ from sidestep.storage.s3_answers import version_of
 from sidestep.storage.s3_errors import error_code
 from sidestep.storage.store import ProgressCallback
 
-BLOCK = 2**18  # so much of an answer is in memory at a time, for each connection
+BLOCK = 2**20  # so much of an answer is in memory at a time, for each connection
 
 Write = Callable[[int, bytes], object]
 """Called with an offset and what belongs there, from any thread; again for what had to be read again."""

@@ -86,18 +86,22 @@ def write(found: dict[Section, list[Row]]) -> None:
 def picture(found: dict[Section, list[Row]]) -> Figure:
     """A bar for each comparison of times: to the right of 1, ours is faster."""
     bars = [
-        (f"{section.rival}: {row.name}" if section.rival != "boto3 or rclone" else row.name, row.ratio)
+        (row.name if section.rival == "boto3 or rclone" else f"{section.rival}: {row.name}", row.ratio)
         for section, rows in found.items()
         for row in rows
         if row.unit == "s"
     ]
-    figure = Figure(figsize=(9, 0.3 * len(bars) + 0.8), layout="constrained")
+    figure = Figure(figsize=(9, 0.22 * len(bars) + 0.8), layout="constrained")
     axes = figure.add_subplot()
     names, ratios = zip(*reversed(bars), strict=True)
-    axes.barh(names, ratios, color=["#3b7dd8" if ratio >= 1 else "#c98a3b" for ratio in ratios])
+    colors = ["#3b7dd8" if ratio >= 1 else "#c98a3b" for ratio in ratios]
+    axes.barh(names, [ratio - 1 for ratio in ratios], left=1, color=colors)
     axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda ratio, _: f"{ratio:g}")
     axes.set_xlabel("theirs / ours: above 1, Side-Step is faster")
     axes.tick_params(labelsize=7)
+    axes.margins(y=0.01)
     return figure
 
 
