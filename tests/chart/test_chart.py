@@ -7,10 +7,6 @@ https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
 """
 
 import json
-import os
-import re
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,62 +14,24 @@ import pytest
 from ruamel.yaml import YAML
 
 from sidestep.config.job import JobSpec
-from sidestep.platforms.disk import workspace_gib
 from sidestep.platforms.job import Job
 from sidestep.platforms.kubernetes import hung_minutes, indexed_failure_policy, manifests
 from sidestep.runtime.errors import ExitCode
-from tests.documents import Block, blocks, run
+from tests.chart.charted import (
+    CHART,
+    JOB,
+    NEWEST,
+    OLDEST,
+    ROOT,
+    VALUES,
+    Manifest,
+    helm,
+    one,
+    pods,
+    rendered,
+)
 
 pytestmark = pytest.mark.chart
-
-ROOT = Path(__file__).parents[2]
-CHART = ROOT / "helm" / "side-step"
-HELM = os.environ.get("HELM", "helm")
-OLDEST, NEWEST = "1.31", "1.37"  # Chart.yaml's kubeVersion, and the newest that there are schemas of
-OF_NODES = CHART / "ci" / "nodes-values.yaml"  # a JobSet: see test_jobset.py
-VALUES = sorted({*(CHART / "ci").glob("*-values.yaml")} - {OF_NODES})
-JOB = {"job": {"audio_dir": "s3://a/b", "output_dir": "s3://studio/runs/x"}}
-
-Manifest = dict[str, Any]
-
-
-def helm(*arguments: str, values: Manifest | None = None) -> subprocess.CompletedProcess[str]:
-    """Run helm; `values` are on top of whatever files the arguments name."""
-    given = ["--values", "-"] if values is not None else []
-    text = json.dumps(values) if values is not None else None
-    return subprocess.run([HELM, *arguments, *given], input=text, capture_output=True, text=True)
-
-
-def rendered(values: Manifest | None = None, *arguments: str) -> list[Manifest]:
-    done = helm("template", "my-lora", str(CHART), *arguments, values=values)
-    assert done.returncode == 0, done.stderr
-    return [document for document in YAML(typ="safe").load_all(done.stdout) if document]
-
-
-def one(kind: str, documents: list[Manifest]) -> Manifest:
-    [found] = [document for document in documents if document["kind"] == kind]
-    return found
-
-
-def refused(values: Manifest) -> str:
-    done = helm("template", "my-lora", str(CHART), values=values)
-    assert done.returncode != 0, f"was not refused: {values}"
-    return done.stderr
-
-
-def pods(documents: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
-    """Kind and spec of every pod that the documents make."""
-    for document in documents:
-        if document["kind"] == "Pod":
-            yield "Pod", document["spec"]
-        elif document["kind"] in ("Job", "Deployment"):
-            yield document["kind"], document["spec"]["template"]["spec"]
-
-
-@pytest.fixture(params=VALUES, ids=lambda file: file.stem)
-def documents(request: pytest.FixtureRequest) -> list[Manifest]:
-    """What the chart makes of one of its example files."""
-    return rendered(None, "--values", str(request.param))
 
 
 @pytest.mark.parametrize("file", VALUES, ids=lambda file: file.stem)
@@ -402,220 +360,3 @@ def test_what_the_pod_is_given_it_has() -> None:
     pod = one("Job", documents)["spec"]["template"]["spec"]
     assert (pod["initContainers"], pod["topologySpreadConstraints"]) == (init, spread)
     assert "initContainers" not in one("Pod", documents)["spec"]  # `helm test` checks, and prepares nothing
-
-
-MONITORED: Manifest = {**JOB, "metrics": {"port": 9400, "podMonitor": {"enabled": True}}}
-
-
-def test_without_a_port_there_is_no_endpoint() -> None:
-    documents = rendered({**JOB, "networkPolicy": {"enabled": True}})
-    text = json.dumps(documents)
-    assert "METRICS_PORT" not in text and "containerPort" not in text and "PodMonitor" not in text
-    assert "ingress" not in one("NetworkPolicy", documents)["spec"]  # and Ingress is among the types: nothing
-
-
-@pytest.mark.parametrize(
-    ("values", "port", "env"),
-    [
-        ({**JOB, "metrics": {"port": 9400}}, 9400, ["9400"]),
-        ({"job": {**JOB["job"], "runtime": {"metrics_port": 9500}}}, 9500, []),  # the job reads its spec
-        (
-            {"job": {"output_dir": "s3://a/b", "runtime": {"metrics_port": 1}}, "metrics": {"port": 9400}},
-            9400,
-            ["9400"],
-        ),
-        ({"existingConfigMap": "mine", "metrics": {"port": 9400}}, 9400, ["9400"]),
-    ],
-    ids=["value", "spec", "both", "config map"],
-)
-def test_the_port_of_the_metrics(values: Manifest, port: int, env: list[str]) -> None:
-    """Of the job alone: `helm test` serves none."""
-    documents = rendered({**values, "extraEnv": [{"name": "OTHER", "value": "1"}]})
-    [container] = one("Job", documents)["spec"]["template"]["spec"]["containers"]
-    assert container["ports"] == [{"name": "metrics", "containerPort": port}]
-    variable = "SIDESTEP_RUNTIME__METRICS_PORT"
-    assert [one["value"] for one in container["env"] if one["name"] == variable] == env
-    assert JobSpec.model_validate({"runtime": {"metrics_port": port}}).runtime.metrics_port == port
-    assert "metrics" not in json.dumps(one("Pod", documents)["spec"]["containers"]).lower()
-
-
-def test_a_monitor_of_the_pod() -> None:
-    """As the operator's API says: monitoring.coreos.com/v1, PodMonitorSpec."""
-    values = {
-        **MONITORED,
-        "metrics": {"port": 9400, "podMonitor": {"enabled": True, "labels": {"release": "p"}}},
-    }
-    documents = rendered(values)
-    monitor = one("PodMonitor", documents)
-    assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
-    assert monitor["metadata"]["labels"]["release"] == "p"
-    assert monitor["metadata"]["labels"]["app.kubernetes.io/name"] == "side-step"
-    pod = one("Job", documents)["spec"]["template"]
-    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
-    assert endpoint == {"port": pod["spec"]["containers"][0]["ports"][0]["name"]}  # /metrics is the default
-    selected = monitor["spec"]["selector"]["matchLabels"].items()
-    assert selected <= pod["metadata"]["labels"].items()
-    assert not selected <= one("Pod", documents)["metadata"].get("labels", {}).items()
-    values["metrics"]["podMonitor"]["interval"] = "15s"
-    assert one("PodMonitor", rendered(values))["spec"]["podMetricsEndpoints"][0]["interval"] == "15s"
-
-
-def test_who_may_read_the_metrics() -> None:
-    peers = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
-    closed = one("NetworkPolicy", rendered({**MONITORED, "networkPolicy": {"enabled": True}}))
-    assert "ingress" not in closed["spec"] and "Ingress" in closed["spec"]["policyTypes"]
-    open_ = one(
-        "NetworkPolicy", rendered({**MONITORED, "networkPolicy": {"enabled": True, "metricsFrom": peers}})
-    )
-    assert open_["spec"]["ingress"] == [{"from": peers, "ports": [{"port": 9400, "protocol": "TCP"}]}]
-
-
-@pytest.mark.parametrize("metadata", [False, True])
-def test_the_machine_s_metadata_is_out_of_reach_unless_asked_for(metadata: bool) -> None:
-    policy = one("NetworkPolicy", rendered({**JOB, "networkPolicy": {"enabled": True, "metadata": metadata}}))
-    rules = policy["spec"]["egress"]
-    ports = {port["port"] for rule in rules for port in rule["ports"]}
-    assert ports == ({53, 443, 80, 987, 988} if metadata else {53, 443})
-    for rule in rules:  # plain http goes nowhere else
-        if any(port["port"] not in (53, 443) for port in rule["ports"]):
-            blocks = {peer["ipBlock"]["cidr"] for peer in rule["to"]}
-            assert {"169.254.169.254/32", "169.254.169.252/32", "169.254.170.23/32"} <= blocks
-            assert all(block.startswith(("169.254.", "fd00:ec2::")) for block in blocks)
-
-
-@pytest.mark.parametrize(
-    ("job", "size"),
-    [
-        ({}, "24Gi"),
-        ({"model_variant": "acestep-v15-turbo"}, "24Gi"),
-        ({"model_variant": "xl-sft"}, "40Gi"),
-        ({"model_variant": "my-fine-tune", "train": {"adapter": {"rank": 129}}}, "46Gi"),
-        ({"train": {"adapter": {"type": "lokr", "rank": 1024}}}, "24Gi"),
-        ({"storage": {"cache_gb": 50}}, "71Gi"),
-        ({"sweep": {"train.adapter.rank": [16, 129], "train.adapter.type": ["lokr", "lora"]}}, "30Gi"),
-        ({"sweep": {"train.adapter.rank": [16, 129], "train.adapter.type": ["lokr"]}}, "24Gi"),
-    ],
-)
-def test_the_disk_is_what_the_spec_needs(job: Manifest, size: str) -> None:
-    """It is the same sum as the one in the code."""
-    values = {**JOB["job"], **job}
-    spec = JobSpec.model_validate(values)
-    assert f"{workspace_gib(spec)}Gi" == size
-    pod = one("Job", rendered({"job": values}))["spec"]["template"]["spec"]
-    assert {"name": "workspace", "emptyDir": {"sizeLimit": size}} in pod["volumes"]
-    assert pod["containers"][0]["resources"]["requests"]["ephemeral-storage"] == size
-
-
-def test_another_s_spec_may_be_about_the_largest_model() -> None:
-    assert "40Gi" in json.dumps(one("Job", rendered({"existingConfigMap": "mine"})))
-
-
-def test_a_volume_of_the_pod_s_own_in_place_of_the_node_s_disk() -> None:
-    values = {**JOB, "workspace": {"ephemeralVolume": {"enabled": True}}}
-    pod = one("Job", rendered(values))["spec"]["template"]["spec"]
-    [volume] = [volume for volume in pod["volumes"] if volume["name"] == "workspace"]
-    assert volume["ephemeral"]["volumeClaimTemplate"]["spec"] == {
-        "accessModes": ["ReadWriteOnce"],
-        "resources": {"requests": {"storage": "24Gi"}},
-    }
-    assert "ephemeral-storage" not in json.dumps(pod["containers"][0]["resources"])
-    assert "ephemeral" not in json.dumps(one("Pod", rendered(values))["spec"]["volumes"])
-
-
-def test_the_reason_of_an_end_is_in_the_pod_s_status(documents: list[Manifest]) -> None:
-    [container] = one("Job", documents)["spec"]["template"]["spec"]["containers"]
-    assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
-
-
-def test_no_memory_is_set_aside_that_nobody_uses(documents: list[Manifest]) -> None:
-    assert "Memory" not in json.dumps(documents) and "/dev/shm" not in json.dumps(documents)
-
-
-def test_unset_a_deadline_is_not_there() -> None:
-    """It counts from the Job's creation: one that waits for a GPU would fail in the queue."""
-    assert "activeDeadlineSeconds" not in one("Job", rendered(JOB))["spec"]
-
-
-def test_no_value_makes_a_secret() -> None:
-    assert {document["kind"] for document in rendered(JOB)} == {"ConfigMap", "Job", "Pod"}
-
-
-def test_default_values_are_refused_with_what_to_set() -> None:
-    said = refused({})
-    assert "Set `job` to the job spec" in said and "existingConfigMap" in said
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({**JOB, "existingConfigMap": "mine"}, "job"),
-        ({"job": {"audio_dr": "s3://a/b"}}, "audio_dr"),
-        ({"job": {"train": {"lr": "1e-4"}}}, "/job/train/lr"),
-        ({"job": {"train": {"epochs": 0}}}, "/job/train/epochs"),
-        ({"job": {"train": {"adapter": {"type": "dora"}}}}, "/job/train/adapter/type"),
-        ({**JOB, "gpus": {}}, "gpus"),
-        ({**JOB, "gpu": {"count": "1"}}, "/gpu/count"),
-        ({**JOB, "gpu": {"resource": "gpu"}}, "/gpu/resource"),
-        ({**JOB, "workspace": {"size": "100GB"}}, "/workspace/size"),
-        ({**JOB, "nodeSelector": {"spot": True}}, "/nodeSelector/spot"),
-        ({**JOB, "image": {"pullPolicy": "Sometimes"}}, "/image/pullPolicy"),
-        ({**JOB, "image": {"tag": 1.0}}, "/image/tag"),
-        ({**JOB, "image": {"digest": "0a" * 32}}, "/image/digest"),
-        ({**JOB, "shmSize": "2Gi"}, "shmSize"),
-        ({**JOB, "backoffLimit": -1}, "/backoffLimit"),
-        ({**JOB, "rerun": "now"}, "/rerun"),
-        ({**JOB, "kueue": {"maxExecTimeSeconds": 0}}, "/kueue/maxExecTimeSeconds"),
-        ({**JOB, "kueue": {"suspend": True}}, "suspend"),
-        ({**JOB, "jobLabels": {"spot": True}}, "/jobLabels/spot"),
-        ({**JOB, "envFrom": [{"secretRef": {"nam": "x"}}]}, "/envFrom/0"),
-        ({**JOB, "envFrom": ["keys"]}, "/envFrom/0"),
-        ({**JOB, "initContainers": [{"name": "x"}]}, "/initContainers/0"),
-        ({**JOB, "networkPolicy": {"metadata": "yes"}}, "/networkPolicy/metadata"),
-        ({**JOB, "networkPolicy": {"metricsFrom": [{}]}}, "/networkPolicy/metricsFrom/0"),
-        ({**JOB, "networkPolicy": {"metricsFrom": [{"podSelector": {}}]}}, "set metrics.port"),
-        ({**JOB, "metrics": {"podMonitor": {"enabled": True}}}, "set metrics.port"),
-        ({**JOB, "metrics": {"port": 80}}, "/metrics/port"),
-        ({**JOB, "metrics": {"podMonitor": {"interval": "often"}}}, "/metrics/podMonitor/interval"),
-        ({**JOB, "workspace": {"ephemeralVolume": {"size": "1Gi"}}}, "/workspace/ephemeralVolume"),
-        (
-            {**JOB, "workspace": {"existingClaim": "w", "ephemeralVolume": {"enabled": True}}},
-            "are both set",
-        ),
-        ({**JOB, "terminationGracePeriodSeconds": 30}, "it must be more"),
-        (
-            {"job": {"runtime": {"webhook": ["https://hooks.example.org/T0"]}}},
-            "SIDESTEP_RUNTIME__WEBHOOK",
-        ),
-        ({"existingConfigMap": "mine", "tensorboard": {"enabled": True}}, "set tensorboard.logdir"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_wrong_values_are_refused(values: Manifest, said: str) -> None:
-    assert said in refused(values)
-
-
-def test_the_rendered_values_files_are_good() -> None:
-    for file in (ROOT / "jobs" / "helm").glob("*.yaml"):
-        assert one("Job", rendered(None, "--values", str(file)))
-
-
-def test_the_notes_name_what_is_there() -> None:
-    values = {**JOB, "tensorboard": {"enabled": True}}
-    done = helm("install", "--dry-run=client", "my-lora", str(CHART), values=values)
-    assert done.returncode == 0, done.stderr
-    notes = done.stdout.partition("NOTES:")[2]
-    documents = rendered(values)
-    assert f"logs --follow job/{one('Job', documents)['metadata']['name']}" in notes
-    assert f"port-forward service/{one('Service', documents)['metadata']['name']} 6006" in notes
-    assert "sidestep status s3://studio/runs/x" in notes
-    assert f"job-name={one('Job', documents)['metadata']['name']}" in notes and "rerun=1" in notes
-
-
-def test_every_command_of_the_page_works() -> None:
-    """docs/kubernetes.md, without a cluster: what is installed is rendered, and not sent."""
-    Path("helm").symlink_to(ROOT / "helm")
-    found = [block for block in blocks(ROOT / "docs" / "kubernetes.md") if block.kind == "bash"]
-    assert len(found) == 4
-    for block in found:
-        text = block.text.replace("helm install", "helm install --dry-run=client")
-        run(Block("bash", re.sub(r"^helm ", f"{HELM} ", text, flags=re.M)))

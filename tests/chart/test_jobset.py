@@ -6,7 +6,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.chart.test_chart import CHART, JOB, NEWEST, OF_NODES, OLDEST, helm, one, refused, rendered
+from tests.chart.charted import CHART, JOB, NEWEST, OF_NODES, OLDEST, helm, one, refused, rendered
 from tests.facts import tells
 from tests.platforms.jobset_model import SCHEMA, closed, job_of
 from tests.platforms.rendering import ON_S3

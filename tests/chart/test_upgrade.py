@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.chart.api_server import ApiServer, api_server
-from tests.chart.test_chart import CHART, HELM, JOB
+from tests.chart.charted import CHART, HELM, JOB
 
 pytestmark = pytest.mark.chart
 
