@@ -92,8 +92,9 @@ class Heartbeat:
 class Watch:
     """For how long the heartbeat of another writer has stood still, from this moment on."""
 
-    def __init__(self, store: Store, generation: int, lease: Lease) -> None:
-        self.generation = generation
+    def __init__(self, store: Store, generation: int, lease: Lease, *, is_told: bool = False) -> None:
+        """`is_told`: somebody has said already that it is waited for that writer."""
+        self.generation, self._is_told = generation, is_told
         self._store, self._lease = store, lease
         self._seen, self._since = self._look(), lease.clock()
 
@@ -115,19 +116,19 @@ class Watch:
             self._wait()
 
     def _wait(self) -> None:
-        before, told = self._seen, False
+        before = self._seen
         while not self.is_free():
             if self._seen != before:
                 raise TakenError(
                     f"another run is writing to {self._store.place}: it showed life a moment ago\n"
                     "  run the same command again when it has ended"
                 )
-            if not told:
+            if not self._is_told:
                 log.info(
                     "The writer before this one has not signed off: waiting up to %.0f s for a sign of life",
                     self._lease.seconds - (self._lease.clock() - self._since),
                 )
-                told = True
+                self._is_told = True
             self._lease.sleep(min(1.0, self._lease.beat_seconds))
 
     def _look(self) -> str:

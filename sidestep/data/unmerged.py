@@ -178,7 +178,7 @@ def merge_shards(tensors: Store, of: int | None = None, songs: str | None = None
     others = [tensors.child(shard.folder) for shard in there if shard.of != number]
     _clear_unfinished([(tensors, before), *((other, _index_or_damage(other)) for other in others)], index)
     songs_said = counted(len(index.samples), "songs")
-    log.info("%s of %s are merged, in %s", songs_said, counted(number, "shards"), tensors.place)
+    log.info("Merged %s of %s, in %s", songs_said, counted(number, "shards"), tensors.place)
     return Merged(index, number, foreign)
 
 
@@ -223,7 +223,7 @@ def _parts(tensors: Store, of: int, songs: str | None) -> list[Part]:
             else:
                 parts.append(Part(shard, index.dealt, index))
     if doubled:
-        raise BadDataError(f"{where}: indexes are copies of others': {some(doubled)}\n  {AGAIN}")
+        raise BadDataError(f"{where}: copies of another's index: {some(doubled)}\n  {AGAIN}")
     if others := _of_others(parts, songs):
         raise BadDataError(f"{where}: {others}\n  {AGAIN}")
     if missing:
@@ -252,7 +252,7 @@ def _index_or_damage(place: Store) -> Index | BadDataError | None:
 def _of_others(parts: Sequence[Part], songs: str | None) -> str:
     """What is said of shards that are of another dataset than the others, or than `songs`; else nothing."""
     if songs and (strange := [part.shard.name for part in parts if part.dealt.songs != songs]):
-        return f"of other songs, or other texts, than the dataset has now are {some(strange)}"
+        return f"made of other songs, or other texts, than the dataset has now: {some(strange)}"
     groups: dict[Dealt, list[str]] = defaultdict(list)
     for part in parts:
         groups[replace(part.dealt, shard="", roots=())].append(part.shard.name)

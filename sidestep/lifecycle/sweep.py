@@ -141,7 +141,7 @@ def _writer(commits: CommitLog, lease: Lease, doing: str) -> Writer:
     is_told = False
     while True:
         tail = commits.tail()
-        watch = Watch(commits.store, tail.generation, lease) if tail else None
+        watch = Watch(commits.store, tail.generation, lease, is_told=is_told) if tail else None
         try:
             return take_over(commits, lease, watch, machine=None)
         except TakenError:  # alive: it has given a sign just now

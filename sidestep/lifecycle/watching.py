@@ -166,6 +166,7 @@ def ending(error: BaseException | None) -> tuple[End, ExitCode]:
 def last_words(error: BaseException | None) -> str:
     """What a status says of an attempt's end."""
     lines = hide(str(error or "")).splitlines() or ["stopped by a signal"]
-    if isinstance(error, BadSpecError | UsageError) and len(lines) > 1:  # the first is their heading
-        return f"{lines[0]}: {lines[1].strip()}"
+    is_heading = isinstance(error, BadSpecError | UsageError) or lines[0].endswith(":")
+    if is_heading and len(lines) > 1:
+        return f"{lines[0].removesuffix(':')}: {lines[1].strip()}"
     return lines[0]

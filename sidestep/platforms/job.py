@@ -84,8 +84,14 @@ class Job:
 
     @property
     def label(self) -> str:
-        """The spec's name as a DNS label (RFC 1123) of at most 30 characters, for platforms that want one."""
-        return re.sub(r"[^a-z0-9]+", "-", self.spec.name.lower())[:30].strip("-")
+        """The spec's name as a DNS label (RFC 1123) of at most 30 characters, for platforms that want one.
+
+        The one shard that the spec names is in it: shards of one output are jobs beside each other.
+        """
+        spec = self.spec.preprocess
+        one = f"-{spec.shard}-of-{spec.shards}" if is_sharded(self.spec) and spec.shard is not None else ""
+        name = re.sub(r"[^a-z0-9]+", "-", self.spec.name.lower())
+        return name[: 30 - len(one)].strip("-") + one
 
     @property
     def driver(self) -> str:
@@ -99,7 +105,8 @@ class Job:
 
     @property
     def machine(self) -> str:
-        """The name of the machine that is rented for it: one for each output, which has one writer."""
+        """The name of the machine that is rented for it: one for each output, which has one writer, or for
+        each shard."""
         return f"sidestep-{self.label}-{digest(self.spec.output_place)}"
 
     @property

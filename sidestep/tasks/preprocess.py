@@ -47,6 +47,7 @@ from sidestep.data.weights import made_with
 from sidestep.lifecycle.held_out import check_to_be_trained
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
+from sidestep.runtime.errors import BadDataError
 from sidestep.runtime.lean import import_diffusers
 from sidestep.runtime.words import counted, some
 from sidestep.storage.open import open_store
@@ -78,7 +79,12 @@ def preprocess(job: Job, reporter: Reporter) -> None:
     known = known_before(own, *others)
     settings = job.spec.preprocess
     heard = heard_before([*others, own], songs, settings)
-    songs = sound_songs(songs, settings, known, job.workspace, heard, judge=look)
+    try:
+        songs = sound_songs(songs, settings, known, job.workspace, heard, judge=look)
+    except BadDataError:
+        if job.shard:
+            reporter.begin("preprocess")  # which shard has failed, and why, is told beside the others
+        raise
     works, index = _plan(job, (vae, text_encoder, model), songs, known, list_digest(listed))
     if job.spec.task == "pipeline":
         check_to_be_trained(job, songs, index)

@@ -17,7 +17,7 @@ from sidestep.data.unmerged import merge_waiting
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.sweep import alone, in_order, keep_list, read_sweep
 from sidestep.lifecycle.sweep_best import publish_best
-from sidestep.lifecycle.watching import tell_of_end
+from sidestep.lifecycle.watching import last_words, tell_of_end
 from sidestep.preflight.checks import raise_problems, run_checks
 from sidestep.preflight.places import input_checks
 from sidestep.runtime import liveness
@@ -131,9 +131,7 @@ def _first(failures: Mapping[str, Exception], runs: int) -> SideStepError:
     if runs == 1 and isinstance(first, SideStepError):
         return first
     kind = type(first) if isinstance(first, SideStepError) else SideStepError
-    lines = [
-        f"{name} ({_code(error):d}): {str(error).partition(chr(10))[0]}" for name, error in failures.items()
-    ]
+    lines = [f"{name} ({_code(error):d}): {last_words(error)}" for name, error in failures.items()]
     made = kind("\n  ".join([f"{out_of(len(failures), runs, 'runs')} of the sweep failed:", *lines]))
     made.__cause__ = first
     return made

@@ -14,10 +14,12 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import md5, sha256
 from pathlib import Path
+from statistics import linear_regression
 from tempfile import TemporaryDirectory
 from typing import get_args
 
@@ -175,22 +177,26 @@ def counted(endpoint: str) -> dict[str, int]:
 
 def table_of(costs: dict[int, dict[str, Cost]]) -> Table:
     table = Table("", *(f"{songs:,} songs" for songs in costs), "exponents", title="s / MB / requests")
-    first, last = min(costs), max(costs)
-    for name in costs[first]:
+    for name in next(iter(costs.values())):
         row = []
         for songs in costs:
             cost = costs[songs][name]
             requests = " ".join(f"{kind} {count}" for kind, count in sorted(cost.requests.items()))
             row.append(f"{cost.seconds:.1f} / {cost.memory:.0f} / {requests}")
-        small, large = costs[first][name], costs[last][name]
-        pairs = (
-            (small.seconds, large.seconds),
-            (small.memory, large.memory),
-            (sum(small.requests.values()), sum(large.requests.values())),
-        )
-        grown = [math.log(b / a) / math.log(last / first) if first < last and a else 0 for a, b in pairs]
-        table.add_row(name, *row, " / ".join(f"{exponent:.2f}" for exponent in grown))
+        figures = [
+            (cost.seconds, cost.memory, sum(cost.requests.values()))
+            for cost in (costs[songs][name] for songs in costs)
+        ]
+        grown = [exponent(list(costs), of_kind) for of_kind in zip(*figures, strict=True)]
+        table.add_row(name, *row, " / ".join(f"{power:.2f}" for power in grown))
     return table
+
+
+def exponent(songs: Sequence[int], figures: Sequence[float]) -> float:
+    """The e of songs^e that fits figures best, in logarithms; 0 where there is but one, or one is 0."""
+    if len(songs) < 2 or min(figures) <= 0:
+        return 0
+    return linear_regression([math.log(n) for n in songs], [math.log(figure) for figure in figures]).slope
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def test_the_dataset_is_all_songs_once_none_of_the_shards_alone(store: Store, wr
         ({"left": 2}, MissingInputError, r"left to preprocess of 1-of-2 \(2 of"),
         ({"songs": "with one more"}, BadDataError, "different songs or texts: 0-of-2; 1-of-2"),
         ({"recipe": "another"}, BadDataError, "different settings or models: 0-of-2; 1-of-2"),
-        ({"k": 0, "folder": "shards/1-of-2"}, BadDataError, r"copies of others': 1-of-2 \(0-of-2\)"),
+        ({"k": 0, "folder": "shards/1-of-2"}, BadDataError, r"copies of another's index: 1-of-2 \(0-of-2\)"),
     ],
 )
 def test_what_is_no_whole_dataset_is_not_merged(
@@ -93,10 +93,10 @@ def test_what_is_no_whole_dataset_is_not_merged(
 def test_shards_of_an_older_list_are_foreign(store: Store, write: Write) -> None:
     for k in range(2):
         write(k)
-    with pytest.raises(BadDataError, match="than the dataset has now are 0-of-2, 1-of-2"):
+    with pytest.raises(BadDataError, match="than the dataset has now: 0-of-2, 1-of-2"):
         merge_shards(store, 2, "of now")
     write(1, songs="of now")
-    with pytest.raises(BadDataError, match="than the dataset has now are 0-of-2"):
+    with pytest.raises(BadDataError, match="than the dataset has now: 0-of-2"):
         merge_shards(store, 2, "of now")
     write(0, songs="of now")
     assert merge_shards(store, 2, "of now").of == 2

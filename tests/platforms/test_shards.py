@@ -53,3 +53,13 @@ def test_where_one_job_is_started_it_must_be_named(platform: str) -> None:
     with pytest.raises(BadSpecError, match=r"preprocess\.shards = 5.*kubernetes.*preprocess\.shard"):
         render(platform, DEALT)
     assert "shard" in render(platform, {**DEALT, "preprocess": {"shards": 5, "shard": 4}}).text.lower()
+
+
+@pytest.mark.parametrize("platform", [name for name in PLATFORMS if name not in ("kubernetes", "skypilot")])
+def test_shards_that_are_named_are_jobs_beside_each_other(platform: str) -> None:
+    """By its name a container, a rented machine, a run or a release would be taken for another shard's."""
+    for name in ("x", "a" * 40):
+        shard = {**DEALT, "name": name, "preprocess": {"shards": 5, "shard": 4}}
+        rendered = render(platform, shard)
+        assert "-4-of-5" in rendered.text + rendered.command
+        assert "-4-of-5" not in render(platform, {**shard, "task": "train"}).text

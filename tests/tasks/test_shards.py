@@ -207,6 +207,8 @@ def test_a_bad_song_is_left_out_of_its_shard_or_ends_it(
     make(sharded(2), 0)
     with pytest.raises(BadDataError, match=bad):
         make(sharded(2), 1)
+    failed = shards_status(place(sharded(2))).shards[1]
+    assert failed.state == "failed" and bad in failed.in_words()
     with pytest.raises(MissingInputError, match="1-of-2"):
         merge_shards(place(sharded(2)))
     skipping = sharded(2, preprocess={"on_bad_file": "skip"})
