@@ -141,7 +141,8 @@ def _setting(path: tuple[str, ...]) -> str:
     switch = "[no-]" if "boolean" in field.types else ""
     flags = ", ".join(f"`{flag.replace('--', f'--{switch}', 1)}{value}`" for flag in field.flags)
     facts = [flags, f"`{variable(path)}`", _allowed(field)]
-    if default := {"on": "true", "off": "false"}.get(field.default, field.default):
+    words = {"on": "true", "off": "false"} if "boolean" in field.types else {}
+    if default := words.get(field.default, field.default):
         facts.append(f"default `{default}`")
     return (
         f"{_item(f'**`{field.name}`**', str(field.info.description))}\n{_wrapped(' · '.join(facts), '  ')}\n"

@@ -193,7 +193,7 @@ class TrainSpec(Section):
     )
     seed: int = setting(42, "Seed of all random draws.", ge=0, lt=2**32, aliases=["-s"])
     gradient_checkpointing: bool = setting(
-        True, "Recompute activations in the backward pass: needs far less memory, is 10-30 % slower."
+        True, "Recompute activations in the backward pass: far less memory, and steps 1.5 times as long."
     )
     gradient_checkpointing_ratio: float = setting(
         1.0,

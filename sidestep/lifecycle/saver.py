@@ -110,6 +110,13 @@ class Saver:
         self.saved_step = unsent.step
         self._on_the_way = [self._worker.submit(lambda: self._send(unsent.folder, taken))]
 
+    def goes_on_from(self, step: int) -> None:
+        """What was made up to `step` is committed already: until another one is made, nothing is to be saved.
+
+        Else each attempt that makes none would commit it once more, and pass for one that comes further.
+        """
+        self._taken = replace(self._taken, step=step)
+
     def save_in_time(self, name: str, progress: Progress) -> None:
         """After notice: keep the state on this machine's disk first, then send as much as there is time for.
 

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sidestep import adapters
 from sidestep.acestep.attention import WindowedAttnProcessor
 from sidestep.acestep.loading import build_transformer
-from sidestep.acestep.quantized import Quantizing
+from sidestep.acestep.quantized import Packed, QuantizedLinear, Quantizing
 from sidestep.acestep.recompute import recompute_layers, recomputed_layers
 from sidestep.acestep.weights import load_exactly
 from sidestep.config.adapter import AdapterSpec
@@ -101,6 +101,8 @@ def _trace(
         transformer.requires_grad_(False)
         if quantize != "none":
             Quantizing(quantize, machine.dtype).put_into(transformer)
+        if quantize == "nf4":
+            _unpack_to_shapes(transformer)
         weights = sum(weight.nbytes for weight in transformer.state_dict().values())
         layer = sum(weight.nbytes for weight in transformer.layers[0].state_dict().values())
         parameters = _to_train(transformer, tuning)
@@ -140,6 +142,17 @@ class _Vanishing(Offload):
     def come_back(self, away: Away) -> Tensor:
         size, stride, dtype = away.content
         return torch.empty_strided(size, stride, dtype=dtype)
+
+
+def _unpack_to_shapes(transformer: nn.Module) -> None:
+    """Let quantized layers make their matrices of nothing, as a plan needs no bitsandbytes, which would."""
+    for layer in transformer.modules():
+        if isinstance(layer, QuantizedLinear):
+            vars(layer)["unpacked"] = partial(_like_unpacked, layer)
+
+
+def _like_unpacked(layer: QuantizedLinear, held: Packed) -> Tensor:
+    return held.codes.new_empty(layer.out_features, layer.in_features, dtype=layer.dtype)
 
 
 def _to_train(transformer: nn.Module, tuning: str) -> dict[str, nn.Parameter]:

@@ -126,6 +126,8 @@ def _check_packages(spec: JobSpec) -> str:
     wanted = {"flash_attn": "runtime.attention: flash"} if spec.runtime.attention == "flash" else {}
     if package := OPTIMIZERS[spec.train.optimizer_type].package:
         wanted = {package: f"train.optimizer_type: {spec.train.optimizer_type}", **wanted}
+    if spec.train.quantize == "nf4":
+        wanted = {"bitsandbytes": "train.quantize: nf4", **wanted}
     missing = [f"{name} (for {why})" for name, why in wanted.items() if find_spec(name) is None]
     if missing:
         raise MachineError(f"not installed: {', '.join(missing)}. Install it, or choose something else.")

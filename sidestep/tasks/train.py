@@ -183,6 +183,8 @@ def _train(
             saver.save(name, progress)  # in place of what waits
         elif start.unsent:
             saver.send(start.unsent, progress)
+        elif not (settled or start.origin) and committed == progress.step:
+            saver.goes_on_from(committed)
         throughput = Throughput()
         hear()  # what an attempt before was to make, and had no time for
 

@@ -67,7 +67,7 @@ def compile_blocks(transformer: AceStepTransformer1DModel, backend: Backend = "i
 
 def difference(plain: dict[str, Tensor], found: dict[str, Tensor], tolerance: float) -> str | None:
     """What differs more than by `tolerance`, relative to each tensor's own length; None: nothing."""
-    errors = {name: _error(found[name], exact) for name, exact in plain.items()}
+    errors = {name: _error(found[name], exact) if name in found else inf for name, exact in plain.items()}
     name, worst = max(errors.items(), key=lambda item: item[1])
     if worst <= tolerance:
         log.info("Compiled blocks give the plain ones' loss and gradients, to %.1e", worst)

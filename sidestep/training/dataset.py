@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sidestep.acestep.vae import LATENTS_PER_SECOND
 from sidestep.config.training import Alternate
+from sidestep.data.checked import FILE as CHECKED
 from sidestep.data.checked import Checked, Context
 from sidestep.data.index import FileRecord, content_digest, without_alternates
 from sidestep.data.preprocessed import Preprocessed
@@ -317,7 +318,18 @@ class Samples(Sequence[Sample]):
                 "the same command then goes on from the last checkpoint"
             )
         self._seen[index] = content.seen
-        return read_sample(content.data, str(path), self._alternates, is_sound=True)
+        sample = read_sample(content.data, str(path), self._alternates, is_sound=True)
+        if not self._is_as_said(sample, self.checked[digest]):
+            raise BadDataError(
+                f"{self.place}/{name} is not what {CHECKED} says of it, which is damaged\n"
+                f"  delete {CHECKED} there and in the output: the same command reads the tensors anew"
+            )
+        return sample
+
+    def _is_as_said(self, sample: Sample, checked: Checked) -> bool:
+        """Whether a sample has the sizes and prompts by which steps were planned before it was read."""
+        found = len(sample.target_latents), sample.encoder_hidden_states.shape[1], set(sample.alternates)
+        return found == (checked.frames, checked.width, {*checked.alternates} & {*self._alternates})
 
     def ahead(self, order: Iterable[int]) -> AbstractContextManager[None]:
         """Inside the block, songs that are not on this machine are fetched before they are read, which is in

@@ -1,4 +1,6 @@
-"""What small cards cost: loss and gradients on a rounded base, and the seconds of a step.    make bench
+"""What small cards cost: loss and gradients on a rounded base, and the seconds of a step.
+
+    python -m tests.bench.small_cards
 
 A decoder of a quarter of the released width, 4 layers, random weights, and a LoRA of rank 64 that has been
 trained a little; 30 s of sound, fp32. Each way of saving is held against the plain step of the same weights,

@@ -2,7 +2,7 @@
 
 A state of 500 MB goes to this disk, and to a store that takes 100 MB a second. Beside it: `torch.save` of the
 same state to this disk, as a training does that saves between two steps. The same steps are timed without a
-checkpoint, and with one as the training makes it; the share is of an epoch of a minute.
+checkpoint, and with one as the training makes it; the difference is what it holds them up.
 """
 
 import tempfile

@@ -82,7 +82,7 @@ def test_help_is_grouped_and_complete() -> None:
     assert "(default q_proj k_proj v_proj o_proj)" in text
     assert "--[no-]deterministic" in text
     assert "--grace-seconds SECONDS" in text
-    assert "10-30 % slower. (default on)" in text
+    assert "1.5 times as long. (default on)" in text
 
 
 def test_every_field_is_in_one_group() -> None:

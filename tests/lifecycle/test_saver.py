@@ -295,6 +295,15 @@ def test_nothing_new_is_saved_before_the_first_step_or_in_a_skipped_row(
     assert (run.committed, run.saver.saved_step) == ([], -1)
 
 
+def test_what_an_attempt_goes_on_from_is_not_saved_again(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.saver.goes_on_from(2)
+    run.stop(step=2)
+    assert (run.committed, run.saver.saved_step) == ([], -1)
+    run.stop(step=3)
+    assert run.committed == [3]
+
+
 def test_a_writer_that_is_fenced_stops(tmp_path: Path) -> None:
     run = Run(tmp_path)
     take_over(run.job.commits, Lease(0), None, {})

@@ -223,4 +223,6 @@ def test_packages_that_only_this_spec_needs(
     )
     assert check(*places, "--optimizer-type", "adamw8bit") == 72
     assert tells(by_name(capsys)["packages"], "bitsandbytes", "train.optimizer_type: adamw8bit")
+    assert check(*places, "--quantize", "nf4") == 72
+    assert tells(by_name(capsys)["packages"], "bitsandbytes", "train.quantize: nf4")
     assert check(*places) == 0

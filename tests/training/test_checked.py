@@ -1,5 +1,6 @@
 """What was found sound once is known by its digest: a start need not read it, and a step compares it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,17 @@ def test_without_it_or_with_a_bad_one_the_tensors_are_read(folder: Path, reads: 
     assert len(reads) == 3
 
 
+@pytest.mark.parametrize("change", [{"frames": 28}, {"width": 32}, {"alternates": ("genre",)}], ids=str)
+def test_what_is_said_of_a_song_is_compared_when_it_is_read(folder: Path, change: dict[str, Any]) -> None:
+    """A digit of it may have flipped, and steps are planned by it."""
+    sound = {
+        digest: replace(file, **change, asked=("genre",)) for digest, file in pulled(folder).checked.items()
+    }
+    samples = pulled(folder, sound=sound, alternates=["genre"] if "alternates" in change else [])
+    with pytest.raises(BadDataError, match=facts(f"{folder}/0.pt", FILE)):
+        samples[0]
+
+
 def test_a_bad_song_met_later_ends_a_run_after_what_was_made_is_committed(
     make_spec: MakeSpec, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +156,10 @@ def test_a_bad_song_met_later_ends_a_run_after_what_was_made_is_committed(
     newest = log.newest_commit(log.tail())
     assert newest and 3 <= newest.step < 6
     assert len(read_checked(store_of(tmp_path / "out"))) == 3
+
+    with pytest.raises(BadDataError, match=facts(bad)):  # at once: nothing is made, and nothing committed
+        run(spec)
+    assert log.newest_commit(log.tail()) == newest
 
     flip_a_bit(bad)
     assert bad.read_bytes() == sound

@@ -104,6 +104,7 @@ def test_what_is_not_finite_differs_and_what_is_zero_on_both_sides_does_not() ->
     assert difference({"x": zeros}, {"x": zeros.clone()}, 1e-3) is None
     assert difference({"x": zeros}, {"x": torch.ones(2)}, 1e-3)
     assert difference({"x": torch.ones(2)}, {"x": nan}, 1e-3)
+    assert difference({"x": torch.ones(2)}, {}, 1e-3)  # a gradient that only the plain path has
 
 
 def test_a_mask_as_one_operation_is_the_law_s() -> None:
