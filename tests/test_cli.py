@@ -5,7 +5,6 @@ import platform
 import re
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,16 +18,11 @@ from tests.facts import tells
 from tests.fake_tasks import Tasks
 
 
-def test_root_help_lists_the_commands_and_is_quick() -> None:
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        run = subprocess.run([sys.executable, "-m", "sidestep", "--help"], capture_output=True, text=True)
-        seconds.append(time.perf_counter() - start)
-        assert run.returncode == 0
-        assert all(f"  {command} " in run.stdout for command in COMMANDS)
-        assert max(map(len, run.stdout.splitlines())) <= 80
-    assert min(seconds) < 0.3
+def test_root_help_lists_the_commands() -> None:
+    run = subprocess.run([sys.executable, "-m", "sidestep", "--help"], capture_output=True, text=True)
+    assert run.returncode == 0
+    assert all(f"  {command} " in run.stdout for command in COMMANDS)
+    assert max(map(len, run.stdout.splitlines())) <= 80
 
 
 def test_no_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,17 +83,17 @@ def what_is_said(capsys: pytest.CaptureFixture[str]) -> str:
     return re.sub(r"^sidestep \S+, version \S+\n", "", capsys.readouterr().err)
 
 
-def test_something_is_said_at_once() -> None:
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        command = [sys.executable, "-m", "sidestep", "export", "nowhere", "--format", "app"]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
-            assert run.stderr
-            assert run.stderr.readline().startswith("sidestep export, version ")
-            seconds.append(time.perf_counter() - start)
-            run.stderr.read()
-    assert min(seconds) < 0.5
+def test_something_is_said_before_what_takes_long_is_imported() -> None:
+    code = (
+        "import io, sys; from sidestep.cli import main\n"
+        "class Said(io.StringIO):\n"
+        "    def write(self, text):\n"
+        "        print(text.split()[:2], {'numpy', 'torch', 'boto3', 'pydantic'} & set(sys.modules))\n"
+        "sys.stderr = Said()\n"
+        "main(['export', 'nowhere', '--format', 'app'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0] == "['sidestep', 'export,'] set()"
 
 
 def test_what_is_wrong_is_said_without_torch(tmp_path: Path) -> None:
