@@ -61,6 +61,7 @@ def program(work: str, before: str = "") -> str:
 
 SAVES = """\
 with preemption.deferred():
+    Path('defers').touch()
     while not preemption.requested: time.sleep(0.005)
     time.sleep(0.2)
     with open('saved', 'a') as file: file.write('once ')
@@ -119,6 +120,11 @@ def running() -> tuple[int, int]:
     return job, above
 
 
+def deferring() -> None:
+    """Return once the job is where a notice waits for it: before, one would end it at once."""
+    until(Path("defers").exists)
+
+
 def saved() -> str:
     """What the job has saved."""
     return Path("saved").read_text() if Path("saved").exists() else ""
@@ -171,7 +177,7 @@ def test_a_range_test_has_one(start: Start, stand_in: StandIn) -> None:
 @pytest.mark.parametrize("is_group", [True, False], ids=["group", "guard"])
 def test_a_notice_that_comes_twice_is_one(is_group: bool, start: Start, stand_in: StandIn) -> None:
     process = start(program(SAVES))
-    running()
+    deferring()
     send = os.killpg if is_group else os.kill
     send(process.pid, signal.SIGTERM)
     time.sleep(0.01)
@@ -183,7 +189,7 @@ def test_a_notice_that_comes_twice_is_one(is_group: bool, start: Start, stand_in
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_each_notice_is_passed_on(number: signal.Signals, start: Start, stand_in: StandIn) -> None:
     process = start(program(SAVES))
-    running()
+    deferring()
     process.send_signal(number)
     assert process.wait(30) == 75
     assert saved() == "once " and not stand_in.asked
@@ -203,8 +209,9 @@ def test_one_that_comes_before_the_job_runs_waits_for_it(start: Start, stand_in:
 
 
 def test_a_later_one_ends_the_job_at_once(start: Start, stand_in: StandIn) -> None:
-    process = start(program("with preemption.deferred(): time.sleep(60)", "interrupts.ONE_NOTICE = 0.2"))
-    running()
+    waits = "with preemption.deferred(): Path('defers').touch(); time.sleep(60)"
+    process = start(program(waits, "interrupts.ONE_NOTICE = 0.2"))
+    deferring()
     process.send_signal(signal.SIGTERM)
     time.sleep(0.4)
     assert process.poll() is None
@@ -241,6 +248,7 @@ def test_where_no_process_is_to_be_had_the_job_goes_on(start: Start, stand_in: S
     process = start(program(SAVES.replace("raise", "if not preemption.requested: raise"), none))
     assert running() == (process.pid, os.getpid())
     assert "No guard" in said() and "Resource temporarily unavailable" in said()
+    deferring()
     process.send_signal(signal.SIGTERM)  # which is blocked no longer
     assert process.wait(30) == 0 and len(stand_in.asked) == 1
 
