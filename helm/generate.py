@@ -27,6 +27,11 @@ def values_schema() -> dict[str, Any]:
     job = JobSpec.model_json_schema()
     schema["$defs"] |= job.pop("$defs")
     schema["properties"]["job"] = job
+    for part in schema["$defs"].values():
+        for setting in part.get("properties", {}).values():
+            if "off" in setting.get("enum", ()):
+                # Helm, by YAML 1.1, reads false where `off` has no quotes.
+                setting |= {"type": ["string", "boolean"], "enum": [*setting["enum"], False]}
     return schema
 
 

@@ -12,6 +12,7 @@ from sidestep.config.job import JobSpec, resolve
 from sidestep.config.sources import Given
 from sidestep.config.yaml12 import dump_yaml, parse_yaml
 from sidestep.lifecycle.output import SPEC
+from sidestep.lifecycle.sweep import refuse_sweep
 from sidestep.runtime.folders import provide_folders
 from sidestep.runtime.lean import import_diffusers
 from sidestep.runtime.logs import setup_logging
@@ -83,6 +84,7 @@ def run(call: Call) -> None:
 def _with_own(spec: JobSpec, flags: list[Given], file: Path) -> JobSpec:
     """The spec with what the output's job.yaml says of model, songs, and how its losses were taken."""
     store = open_store(spec.output_place, spec.storage)
+    refuse_sweep(store, "calibrate")
     where = f"{store.place}/{SPEC}"
     values: Mapping[str, Any] = parse_yaml(store.read_small(SPEC), where)[0]
     own = {path[0]: values[path[0]] for path in MODEL if values.get(path[0]) is not None}

@@ -37,10 +37,12 @@ def run(call: Call) -> None:
 
     from sidestep.commitlog.log import CommitLog
     from sidestep.lifecycle.publish import FOLDER, lease_of, publish_checkpoint
+    from sidestep.lifecycle.sweep import refuse_sweep
     from sidestep.runtime.workspace import open_workspace
     from sidestep.storage.open import open_store
 
     store, workspace = open_store(spec.output_place, spec.storage), open_workspace(spec.runtime.workspace)
+    refuse_sweep(store, "publish")
     lease = lease_of(store, spec.runtime.lease_seconds)
     commit = publish_checkpoint(CommitLog(store), workspace, lease, options.checkpoint)
     log.info("%s/%s is that of %s, after step %d", store.place, FOLDER, commit.folder, commit.step)

@@ -176,6 +176,13 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
+    def _false_is_off(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML 1.1, in which Helm reads its values, makes false of an `off` without quotes."""
+        words = get_args(cls.model_fields[info.field_name or ""].annotation)
+        return "off" if value is False and "off" in words else value
+
+    @field_validator("*", mode="before")
+    @classmethod
     def _line_ends_are_no_part(cls, value: Any) -> Any:
         """A YAML block (`output_dir: |`) ends in one, and so does what a shell reads from a file."""
         return value.strip("\r\n") if isinstance(value, str) else value

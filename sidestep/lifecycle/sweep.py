@@ -20,7 +20,7 @@ from sidestep.commitlog.writer import Writer, take_over
 from sidestep.config.job import JobSpec
 from sidestep.config.sweep import DIGITS, Member, called, folder_of
 from sidestep.runtime.canonical import json_bytes
-from sidestep.runtime.errors import BadDataError, MissingInputError, StorageError, TakenError
+from sidestep.runtime.errors import BadDataError, MissingInputError, StorageError, TakenError, UsageError
 from sidestep.runtime.liveness import sign_of_life
 from sidestep.runtime.parsing import parse_as
 from sidestep.storage.store import Store
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 FILE = "sweep.json"
 LEASE = "sweep"
 _TRIES = 10
-
+_SHOWN = 10  # runs in a message
 
 Folder = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{DIGITS}}}$")]
 """Of a run, below the sweep's output."""
@@ -88,6 +88,16 @@ def read_sweep(store: Store) -> list[Entry]:
         return parse_as(Listed, data, f"{store.place}/{FILE}").runs
     except BadDataError as error:
         raise BadDataError(f"{error}\n  {ANEW}") from error
+
+
+def refuse_sweep(store: Store, command: str) -> None:
+    """Raise UsageError where a whole sweep is in `store`: `command` takes one of its runs."""
+    runs = read_sweep(store)
+    if runs:
+        shown = [f"  {store.place}/{run.folder}  {run.name}" for run in runs[:_SHOWN]]
+        more = [f"  and {len(runs) - _SHOWN} more: see `sidestep status`"] if len(runs) > _SHOWN else []
+        lines = [f"{store.place} is a sweep's output, and {command} takes that of one run:", *shown, *more]
+        raise UsageError("\n".join(lines))
 
 
 def grown(known: Sequence[Entry], members: Sequence[Member[JobSpec]]) -> list[Entry]:

@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
+from sidestep.config.job import JobSpec
 from tests.chart.charted import CHART, HELM, JOB, ROOT, Manifest, helm, one, refused, rendered
 from tests.documents import Block, blocks, run
 
@@ -67,6 +69,16 @@ def test_default_values_are_refused_with_what_to_set() -> None:
 )
 def test_wrong_values_are_refused(values: Manifest, said: str) -> None:
     assert said in refused(values)
+
+
+def test_off_needs_no_quotes(tmp_path: Path) -> None:
+    """Helm reads YAML 1.1, for which it is false."""
+    values = tmp_path / "values.yaml"
+    values.write_text("job: {audio_dir: s3://a/b, output_dir: s3://studio/x, runtime: {compile: off}}\n")
+    job = one("ConfigMap", rendered(None, "--values", str(values)))["data"]["job.yaml"]
+    spec = YAML(typ="safe").load(job)
+    assert spec["runtime"] == {"compile": False}
+    assert JobSpec(**spec).runtime.compile == "off"
 
 
 def test_the_rendered_values_files_are_good() -> None:

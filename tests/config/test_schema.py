@@ -153,8 +153,11 @@ def test_what_counts_as_better_is_for_patience() -> None:
         {"model_variant": "../other"},
         {"name": "a/b"},
         {"name": ""},
+        {"name": False},
         {"audio_dir": ""},
         {"runtime": {"device": "gpu"}},
+        {"runtime": {"compile": True}},
+        {"runtime": {"precision": False}},
         {"unknown": 1},
     ],
 )
@@ -194,6 +197,12 @@ def test_an_endpoint_may_have_a_port_and_no_password() -> None:
 
 def test_the_mode_is_also_spelt_fixed() -> None:
     assert JobSpec(**PLACES, train={"mode": "fixed"}).train.mode == "corrected"
+
+
+def test_off_without_quotes_is_off_for_every_reader_of_yaml() -> None:
+    Path("job.yaml").write_text("runtime: {compile: off}\n")
+    assert read_yaml("job.yaml")[0] == {"runtime": {"compile": "off"}}
+    assert JobSpec(**PLACES, runtime={"compile": False}).runtime.compile == "off"
 
 
 def test_where_tensors_and_results_go() -> None:

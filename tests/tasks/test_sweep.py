@@ -257,3 +257,16 @@ def test_a_command_for_one_adapter_takes_no_sweep(
     words = [command, "--output-dir", sweep().output_place, "--sweep", "train.seed=1,2"]
     assert main(words, is_process=False) == ExitCode.BAD_SPEC
     assert "sidestep run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["publish", "calibrate"])
+def test_what_takes_one_run_names_those_of_a_sweep(
+    sweep: MakeSpec, command: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = sweep({"train.seed": list(range(12))})
+    store = open_store(spec.output_place, spec.storage)
+    members = keep_list(store, members_of(spec))
+    assert main([command, spec.output_place]) == 64
+    told = caplog.messages[-1]
+    assert f"{store.place}/{members[9].folder}  train.seed=9\n" in told
+    assert members[10].folder not in told and "2 more" in told
