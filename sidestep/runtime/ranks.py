@@ -119,6 +119,14 @@ def is_rank(environ: Mapping[str, str]) -> bool:
         return False
 
 
+def is_beside_another(environ: Mapping[str, str]) -> bool:
+    """Whether this process is one of several, and not the first on its machine."""
+    try:
+        return share_in(environ)[0] > 0
+    except BadSpecError:
+        return False
+
+
 def follower(environ: Mapping[str, str]) -> int:
     """The rank that this process is, if it leaves log, screen and output to another one; 0: it does not."""
     return int(environ["RANK"]) if is_rank(environ) else 0

@@ -42,3 +42,21 @@ def test_what_is_only_answered_is_answered_once(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().out.count("task: train") == 1
     assert main(["launch", "--processes", "2", "vanilla", "--help"]) == 0
     assert capsys.readouterr().out.count("usage: sidestep vanilla") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [(["--epoch", "3"], 64), (["--json=3"], 64), (["--epochs", "none"], 78)]
+)
+@pytest.mark.parametrize("local", ["0", "1"])
+def test_what_all_processes_find_is_said_by_the_first_of_a_machine(
+    words: list[str],
+    code: int,
+    local: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    variables = {"RANK": f"{2 + int(local)}", "WORLD_SIZE": "4", "LOCAL_RANK": local, "LOCAL_WORLD_SIZE": "2"}
+    for name, value in {**variables, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["train", *words]) == code
+    assert (words[0].partition("=")[0] in capsys.readouterr().err) == (local == "0")
