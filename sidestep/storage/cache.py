@@ -4,6 +4,7 @@ Each file is fetched before its turn, several at a time, and stays until the pla
 Then the one goes that is needed last, as far as the order is known: see `Uses`.
 """
 
+import logging
 import shutil
 import threading
 import weakref
@@ -18,6 +19,8 @@ from sidestep.runtime.background import Workers
 from sidestep.runtime.workspace import Workspace
 from sidestep.storage.store import FileInfo, Store
 from sidestep.storage.transfer import Copies, check_keys
+
+log = logging.getLogger(__name__)
 
 RESERVE = 4 * 2**30
 """Bytes of the disk that are left to others where no bound is set: checkpoints on their way, logs; or a tenth
@@ -92,6 +95,12 @@ class Cache:
         self._files = files
         bound = store.options.cache_gb
         self._limit = bound * 1e9 / share[1] if bound else inf
+        largest = max((file.size for file in files), default=0)
+        if bound and largest > self._limit:
+            log.warning(
+                "storage.cache_gb is %g, but one file has %.3g GB: the cache will take %.3g GB",
+                *(bound, largest / 1e9, share[1] * largest / 1e9),
+            )
         self._reserve = 0 if bound else min(RESERVE, shutil.disk_usage(self.copies.folder).total // 10)
         self.at_a_time = store.options.connections
         self._workers = Workers("fetching", self.at_a_time)

@@ -120,7 +120,10 @@ def preprocess(job: Job, reporter: Reporter) -> None:
         unfinished.clear()
         if job.shard and reporter.before.state != "done":
             reporter.begin("preprocess")  # that it is done is told, though nothing was
-        log.info("%s already preprocessed, in %s", _all(len(songs)), tensors.place)
+        if songs:
+            log.info("%s already preprocessed, in %s", _all(len(songs)), tensors.place)
+        else:
+            log.info("This shard has no songs: there is nothing to preprocess")
         return
 
     reporter.begin("preprocess")

@@ -18,6 +18,7 @@ from sidestep.runtime.workspace import Workspace
 from sidestep.storage.cache import HORIZON, Cache, Uses
 from sidestep.storage.local import LocalStore
 from sidestep.storage.store import ProgressCallback, no_progress
+from tests.facts import tells
 
 FILES, SIZE = 12, 100
 
@@ -93,6 +94,23 @@ def test_what_is_needed_last_goes_and_the_bound_holds(tmp_path: Path) -> None:
             read(cache, number)
             assert len(list(cache.copies.folder.iterdir())) <= room + 1  # and one that is being written
     assert fewest(order, room) <= len(store.fetched) <= fewest(order, room) + 3 < len(order) - 12
+
+
+@pytest.mark.parametrize(
+    ("share", "gb", "told"),
+    [
+        ((0, 1), SIZE / 1e9, []),
+        ((0, 1), (SIZE - 1) / 1e9, ["cache_gb is 9.9e-08", "1e-07 GB"]),
+        ((1, 2), SIZE / 1e9, ["cache_gb is 1e-07", "2e-07 GB"]),
+    ],
+)
+def test_a_bound_below_one_file_is_said_not_to_hold(
+    share: tuple[int, int], gb: float, told: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = cache_of(far(tmp_path, cache_gb=gb), tmp_path, share)
+    for number in range(FILES):
+        read(cache, number)
+    assert len(caplog.messages) == bool(told) and tells(caplog.text, *told)
 
 
 def test_what_fits_is_fetched_once_ahead_and_several_at_a_time(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 does not belong together."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -31,6 +32,7 @@ from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
 from sidestep.tasks import run
 from sidestep.tasks.preprocess import preprocess
+from tests.facts import tells
 from tests.faults import faulty_server
 from tests.runs import run_task
 from tests.s3 import S3Server
@@ -186,12 +188,17 @@ def test_the_next_phase_merges_and_attempts_and_status_are_each_shards_own(
 
 
 def test_a_shard_without_songs_is_done_and_heard_of(
-    sharded: Callable[..., JobSpec], songs: Path, tmp_path: Path, counted: Counted
+    sharded: Callable[..., JobSpec],
+    songs: Path,
+    counted: Counted,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO)
     for name in NAMES[:4]:
         if OF_TWO[name] == 1:
             (songs / name).unlink()
     make(sharded(2), 1)
+    assert tells(caplog.text, "no songs", "nothing to preprocess")
     status = shards_status(place(sharded(2)))
     assert [shard.state for shard in status.shards] == ["not begun", "done"] and counted() == {}
     with pytest.raises(MissingInputError, match="0-of-2"):
