@@ -117,6 +117,11 @@ LEFT_OUT = {"versions.side-step"}
 """What older versions had in a machine's kind; see `training.numbers.NUMERICS`, which stands for it."""
 
 
+SAID_LATER = {"versions.bitsandbytes", "versions.flash-attn", "versions.prodigyopt"}
+"""What a machine's kind of older versions lacks: where one of two does not say it, that is no difference.
+Which of these packages a run uses, its other settings say."""
+
+
 def settings_of(job: Job, dataset: Preprocessed, before: Numbers | None = None) -> dict[str, Any]:
     """The fingerprint but for what is known once the inputs are here: `dataset_content`, `weights`, and the
     digest of the adapter that the run began from, `init_from`, where there is one.
@@ -265,6 +270,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
     pairs = {
         key: tuple(side.get(key, NEUTRAL.get(key)) for side in (then, today))
         for key in sorted(then.keys() | today.keys())
+        if key not in SAID_LATER or key in then.keys() & today.keys()
     }
     return {key: (old, new) for key, (old, new) in pairs.items() if _content(key, old) != _content(key, new)}
 

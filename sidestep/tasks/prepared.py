@@ -77,12 +77,17 @@ def prepare(
         log.warning("runtime.compile is %s, but %s: the run trains without", machine.compile, why_plain)
         machine = replace(machine, compile="off")
         setup = replace(setup, machine=machine)
-    kind = kind_of(machine, spec, law, team)
+    kind = kind_of(machine, spec, law, team, setup.quantize)
     return Prepared(setup, trainer, fingerprint, kind, hearing, why_plain)
 
 
-def kind_of(machine: Machine, spec: JobSpec, law: int, team: Team) -> dict[str, Any]:
-    """The kind of machine that makes the steps of `spec`: see `Machine.kind`."""
+def kind_of(machine: Machine, spec: JobSpec, law: int, team: Team, quantize: str = "none") -> dict[str, Any]:
+    """The kind of machine that makes the steps of `spec`: see `Machine.kind`. `quantize` is as resolved."""
     most = min(at_once(spec.train.batch_size, law), -(-spec.train.samples_per_step // team.count))
     reduced_by = team.count if spec.runtime.gradient_sums == "all_reduce" else 1
-    return machine.kind(most, reduced_by)
+    uses = {
+        "bitsandbytes": quantize == "nf4" or spec.train.optimizer_type == "adamw8bit",
+        "prodigyopt": spec.train.optimizer_type == "prodigy",
+        "flash-attn": machine.attention == "flash",
+    }
+    return machine.kind(most, reduced_by, [name for name, is_used in uses.items() if is_used])

@@ -32,14 +32,13 @@ from sidestep.lifecycle.resume import ResumePoint, check_crash_loop, find_resume
 from sidestep.lifecycle.saver import RETRY, Saver
 from sidestep.runtime.errors import AccessError, BadDataError, BadSpecError, MissingInputError, StorageError
 from sidestep.runtime.words import counted
-from sidestep.tasks.hearing import Hearing
-from sidestep.tasks.prepared import kind_of, prepare
+from sidestep.tasks.prepared import Prepared, prepare
 from sidestep.tasks.setup import TrainingSetup
 from sidestep.tasks.train_log import log_resume, log_training, report_step, stopped
 from sidestep.training.card import facts_of
 from sidestep.training.checkpoint import restore
 from sidestep.training.history import HeldOut, history_bytes, with_shares
-from sidestep.training.loop import StepResult, Trainer
+from sidestep.training.loop import StepResult
 from sidestep.training.metrics import Metrics
 from sidestep.training.numbers import NUMBERS_FILE, STATE_FILES, Numbers, Progress
 from sidestep.training.optimizer import check_optimizer
@@ -78,7 +77,7 @@ def train(job: Job, reporter: Reporter, team: Team | None = None) -> TrainResult
         prepared = prepare(job, dataset, start, settings, team)
         if prepared.why_plain:
             reporter.update(message=f"trains without runtime.compile: {prepared.why_plain}")
-        fingerprint, trainer = prepared.fingerprint, prepared.trainer
+        fingerprint = prepared.fingerprint
         team.check_same(fingerprint | {"machine": prepared.kind})
         with take_over(job.commits, reporter.lease, reporter.watch, prepared.kind) as writer:
             reporter.update(generation=writer.generation)  # what others say, who are not, is overwritten
@@ -88,9 +87,7 @@ def train(job: Job, reporter: Reporter, team: Team | None = None) -> TrainResult
             with job.preemption.deferred():
                 files = STATE_FILES if start.folder else ()
                 team.send({name: start.folder / name for name in files if start.folder})
-                result = _train(
-                    job, reporter, prepared.setup, fingerprint, trainer, writer, start, prepared.hearing
-                )
+                result = _train(job, reporter, prepared, writer, start)
     log.info("Loss on fixed draws: %.4f at the start, %.4f at the end", result.first_loss, result.last_loss)
     if result.best_step is not None:
         log.info(
@@ -106,16 +103,11 @@ def train(job: Job, reporter: Reporter, team: Team | None = None) -> TrainResult
 
 
 def _train(
-    job: Job,
-    reporter: Reporter,
-    setup: TrainingSetup,
-    fingerprint: Mapping[str, Any],
-    trainer: Trainer,
-    writer: Writer,
-    start: ResumePoint,
-    hearing: Hearing,
+    job: Job, reporter: Reporter, prepared: Prepared, writer: Writer, start: ResumePoint
 ) -> TrainResult:
     """Train from `start` to the end, with checkpoints, and publish: all that one writer does."""
+    setup, trainer, hearing = prepared.setup, prepared.trainer, prepared.hearing
+    fingerprint, machine = prepared.fingerprint, prepared.kind
     spec, schedule = job.spec, trainer.schedule
     total_steps = schedule.total_steps
     reporter.speak()
@@ -123,7 +115,6 @@ def _train(
     progress = Progress()
     if start.folder:
         progress = restore(start.folder, trainer.adapter, trainer.optimizer, trainer.ema)
-    machine = kind_of(setup.machine, spec, progress.law, trainer.team)
     if start.numbers:
         reporter.resumed_at(_check_length(start.numbers, schedule))
         log_resume(start.numbers, fingerprint, machine, schedule)

@@ -3,7 +3,7 @@
 import logging
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -49,14 +49,14 @@ class Machine:
         """What `auto` became, for later attempts: numbers depend on it, in their last bits."""
         return {"precision": self.precision, "attention": self.attention, "threads": self.threads}
 
-    def kind(self, batch_size: int = 1, reduced_by: int = 1) -> dict[str, Any]:
+    def kind(self, batch_size: int = 1, reduced_by: int = 1, packages: Iterable[str] = ()) -> dict[str, Any]:
         """The hardware, the versions and the settings on which equal runs give equal bits.
 
         `batch_size` is how many samples are computed at once, `reduced_by` how many ranks add up gradients in
         another order than one does. One is not written: older versions had no more. Nor are plain kernels,
-        and that nothing is compiled: there was nothing else.
+        and that nothing is compiled: there was nothing else. `packages` are those that not all runs use.
         """
-        versions = {name: version(name) for name in _PACKAGES}
+        versions = {name: version(name) for name in (*_PACKAGES, *packages)}
         if torch.version.cuda:
             versions["cuda"] = torch.version.cuda
         return {

@@ -495,6 +495,10 @@ def test_the_kind_of_an_older_version_on_the_same_machine_is_the_same(run: str) 
     assert differences(old, moved) == {"numerics.fp32": (1, 2)}
     assert distinct_kinds([*written, now, moved]) == [old, moved]
     assert differences(old, {**now, "versions": {**versions, "torch": "3.0"}}).keys() == {"versions.torch"}
+    said = {**now, "versions": {**versions, "prodigyopt": "1.1"}}
+    assert differences(old, said) == {} and distinct_kinds([old, said]) == [old]
+    other = {**now, "versions": {**versions, "prodigyopt": "1.2"}}
+    assert differences(said, other) == {"versions.prodigyopt": ("1.1", "1.2")}
 
 
 def test_a_run_keeps_to_the_precision_that_it_was_begun_in(spec: JobSpec) -> None:

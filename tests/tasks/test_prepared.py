@@ -1,8 +1,13 @@
 """Which kind of machine a run's steps are made on, as its receipt claims equal bytes for that kind alone."""
 
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
 import pytest
 
 from sidestep.tasks.prepared import kind_of
+from sidestep.training import machine as machine_module
 from sidestep.training.machine import choose_machine
 from sidestep.training.numbers import LAW
 from sidestep.training.team import Team
@@ -23,3 +28,31 @@ def test_a_step_of_fewer_samples_than_ranks_computes_one_at_once(make_spec: Make
     team.count = 4
     spec = make_spec(batch_size=4, accumulation=1)
     assert "batch_size" not in kind_of(choose_machine(spec.runtime), spec, LAW, team)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "quantize", "attention", "said"),
+    [
+        ("adamw", "none", "sdpa", set()),
+        ("adamw", "int8", "sdpa", set()),
+        ("adamw", "nf4", "sdpa", {"bitsandbytes"}),
+        ("adamw8bit", "none", "sdpa", {"bitsandbytes"}),
+        ("prodigy", "none", "sdpa", {"prodigyopt"}),
+        ("adamw", "none", "flash", {"flash-attn"}),
+    ],
+)
+def test_the_versions_of_what_a_run_uses(
+    make_spec: MakeSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    optimizer: str,
+    quantize: str,
+    attention: Any,
+    said: set[str],
+) -> None:
+    monkeypatch.setattr(
+        machine_module, "version", lambda name: "2.8" if name == "flash-attn" else version(name)
+    )
+    spec = make_spec(optimizer_type=optimizer)
+    machine = choose_machine(spec.runtime)
+    kind = kind_of(replace(machine, attention=attention), spec, LAW, Team(), quantize)
+    assert kind["versions"].keys() - machine.kind()["versions"].keys() == said
