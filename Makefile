@@ -58,7 +58,7 @@ demo: setup ## the whole pipeline on a tiny model and 20 s of made music, in dem
 test: dev ## all tests (under 10 minutes on two cores)
 	@$(RUN) pytest -n 2 --dist worksteal
 
-test-slow: dev ## the commands of README, guide and docs/, twenty kills, two writers (some minutes)
+test-slow: dev ## the commands of README, guide and docs/, twenty kills, two writers (25 minutes)
 	@$(RUN) pytest -n 2 -m slow
 
 lint: dev ## ruff: rules and format

@@ -40,7 +40,10 @@ def test_a_killed_run_goes_on(run: str, golden: Path, tmp_path: Path) -> None:
     check_end(run, store)
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(
+    "run",
+    ["lora-adamw", "lokr-prodigy", *(pytest.param(run, marks=pytest.mark.slow) for run in RUNS[1:3])],
+)
 def test_a_pending_checkpoint_goes_on(run: str, golden: Path, tmp_path: Path, s3_server: S3Server) -> None:
     unpack(f"pending-{run}", tmp_path)
     store = s3_server.store(f"older-{run}")

@@ -155,6 +155,7 @@ def test_the_command(make_judged: MakeSpec, tmp_path: Path, capsys: pytest.Captu
     assert main(["compare", places[0], places[0]]) == ExitCode.USAGE
 
 
+@pytest.mark.slow
 def test_the_command_loads_no_torch(make_judged: MakeSpec) -> None:
     places = []
     for name in ("soft", "loud"):

@@ -158,6 +158,7 @@ def test_what_batches_gain() -> None:
     assert at_once(half, accumulation=1)[1] == at_once(unequal, accumulation=1)[1] != at_once(unequal)[1]
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_largest_micro_batch() -> None:
     """Of samples of one length, as many as there are at most. FLOPs are those of the songs in any case."""
     two = spec_of(batch_size=2, accumulation=2)
@@ -358,6 +359,7 @@ def test_a_step_sees_a_song_or_a_chunk_of_it(seconds: float, chunk: float | None
     assert assumed_songs(3, 8.0).frames(seconds, chunk) == frames
 
 
+@pytest.mark.slow
 def test_sound_files_say_their_length(tiny_checkpoints: Path, s3_server: S3Server) -> None:
     from sidestep.tasks import demo
 
@@ -392,6 +394,7 @@ def test_offline_knows_the_releases_alone() -> None:
         config_of(spec_of(model_variant="mine"), offline=True)
 
 
+@pytest.mark.slow
 def test_it_is_read_in_80_columns(make_spec: MakeSpec) -> None:
     spec = spec_of(runtime={"price_per_hour": 123.4})
     text = as_text(plan_of(spec, limit=1e6, hours_between_preemptions=0.01))

@@ -150,6 +150,7 @@ def test_the_peak_is_what_is_alive_at_a_time() -> None:
     assert max(meter.peaks.values()) == 400 * len(kept) + 4000
 
 
+@pytest.mark.slow
 def test_fp16_is_as_wide_as_bf16_and_half_of_fp32() -> None:
     half, single = traced(precision="fp16"), traced(precision="fp32")
     assert half.weights * 2 == single.weights
@@ -157,7 +158,9 @@ def test_fp16_is_as_wide_as_bf16_and_half_of_fp32() -> None:
     assert half.kept < single.kept
 
 
-@pytest.mark.parametrize(("rank", "parameters"), [(8, 5_505_024), (64, 44_040_192)])
+@pytest.mark.parametrize(
+    ("rank", "parameters"), [pytest.param(8, 5_505_024, marks=pytest.mark.slow), (64, 44_040_192)]
+)
 def test_the_parameters_of_the_2b_model(rank: int, parameters: int) -> None:
     """q, k, v and o of self- and cross-attention in 24 layers, two matrices each.
 

@@ -21,7 +21,9 @@ def state_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "adapter", [{}, {"type": "lokr", "rank": 2, "use_scalar": True}], ids=["lora", "lokr"]
+    "adapter",
+    [pytest.param({}, marks=pytest.mark.slow), {"type": "lokr", "rank": 2, "use_scalar": True}],
+    ids=["lora", "lokr"],
 )
 def test_a_resumed_run_has_the_average_of_the_uninterrupted_one(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, adapter: dict[str, Any]

@@ -105,7 +105,9 @@ def test_a_skipped_step_leaves_it_and_counts_as_a_step(make_spec: MakeSpec) -> N
             torch.testing.assert_close(value, left * before[name] + (1 - left) * raw(trainer)[name])
 
 
-@every_kind
+@pytest.mark.parametrize(
+    "adapter", [pytest.param({"dropout": 0.1}, marks=pytest.mark.slow), WHOLE_LOKR], ids=["lora", "lokr"]
+)
 def test_training_is_the_same_with_and_without_it(make_spec: MakeSpec, adapter: dict[str, Any]) -> None:
     states = []
     for ema in ({}, {"decay": 0.9}, {"decay": 0.5, "use": False}):

@@ -18,6 +18,9 @@ from tests.training.trainers import trainer_of
 
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "prodigy")
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
+each_in_turn = pytest.mark.parametrize(
+    "optimizer", ["adamw", *(pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS[1:])]
+)
 
 
 def take_steps(trainer: Trainer, start: int, end: int) -> None:
@@ -25,7 +28,7 @@ def take_steps(trainer: Trainer, start: int, end: int) -> None:
         trainer.step(step)
 
 
-@every_optimizer
+@each_in_turn
 def test_lora_b_moves_at_the_guides_rate_within_fifty_steps(make_spec: MakeSpec, optimizer: str) -> None:
     """It starts at zero; an optimizer whose steps are a share of the parameter would leave it there."""
     spec = make_spec(optimizer_type=optimizer, lr=None, epochs=17, accumulation=1, warmup_steps=0)
@@ -50,7 +53,7 @@ def test_the_rate_of_a_step_is_the_schedules(make_spec: MakeSpec) -> None:
     assert float(moved.abs().median()) == pytest.approx(1e-4, rel=1e-3)
 
 
-@every_optimizer
+@each_in_turn
 def test_weight_decay_pulls_weights_towards_zero(make_spec: MakeSpec, optimizer: str) -> None:
     lengths = []
     for decay in (0.0, 0.5):
