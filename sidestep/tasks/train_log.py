@@ -55,10 +55,11 @@ def log_resume(
 
 def log_training(spec: JobSpec, setup: TrainingSetup, law: int) -> None:
     """Say what is trained on what, and which of its settings are to be doubted."""
+    held_out = sum(setup.sides.are_held_out(setup.samples.songs)) if setup.sides else 0
     log.info(
         "Training a %s on %s in %s mode: %s, %s",
         *(spec.train.adapter.title, setup.model.variant, spec.train.mode),
-        *(counted(len(setup.samples), "songs"), counted(spec.train.epochs, "epochs")),
+        *(counted(len(setup.samples) - held_out, "songs"), counted(spec.train.epochs, "epochs")),
     )
     if warning := doubtful_rate(spec.train.optimizer_type, spec.train.lr):
         log.warning("%s", warning)

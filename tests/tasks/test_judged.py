@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,9 @@ def test_what_validations_find_is_told_everywhere(
     assert list(found) == steps
     assert (result.best_step, result.held_out) == (best, held_out)
 
+    (trained_on,) = re.findall(r"Training a LoRA .*: (\d+) songs", caplog.text)
+    (held, whole) = re.findall(r"Held out, and not trained on: (\d+) of (\d+) songs", caplog.text)[0]
+    assert 0 < int(trained_on) == int(whole) - int(held) < int(whole)
     said = [record.message for record in caplog.records if record.message.startswith("Validation after")]
     assert len(said) == 4 and all(
         f"{held_out[step]:.4f}" in line for step, line in zip(steps, said, strict=True)
