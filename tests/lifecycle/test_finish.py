@@ -350,7 +350,12 @@ def taken_over_after(name: str, output: Path, patch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(
     ("last", "left"),
-    [("history.json", "loss.png"), ("receipt.json", "report.html"), ("report.html", "made.json")],
+    [
+        ("history.json", "loss.png"),
+        ("receipt.json", "adapter/README.md"),
+        ("adapter/README.md", "report.html"),
+        ("report.html", "made.json"),
+    ],
 )
 def test_a_writer_that_was_paused_at_its_end_replaces_nothing(
     make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str, left: str
