@@ -26,7 +26,14 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, what tests start wo
 
 # Fixtures that many rooms share: songs, specs that train on them, a real S3 server, a store of each kind, and
 # a stand-in for the tasks.
-pytest_plugins = ["tests.songs", "tests.s3", "tests.stores", "tests.fake_tasks", "tests.hub"]
+pytest_plugins = [
+    "tests.songs",
+    "tests.s3",
+    "tests.stores",
+    "tests.fake_tasks",
+    "tests.hub",
+    "tests.compiling",
+]
 
 TESTS = Path(__file__).parent
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
+from rich.filesize import decimal
 from torch import Tensor, nn
 
 from sidestep.runtime.words import out_of
@@ -43,7 +44,7 @@ def swap_layers(transformer: nn.Module, swapped: int, device: torch.device) -> "
         swap.attach(index, layer)
     size = sum(held.size for held in swap.held)
     said = out_of(len(chosen), len(layers), "layers")
-    log.info("Block swap: %s wait in the CPU's memory (%.1f GB)", said, size / 1e9)
+    log.info("Block swap: %s wait in the CPU's memory (%s)", said, decimal(size))
     return swap
 
 

@@ -119,6 +119,8 @@ def _for_people(status: Status) -> str:
     seconds = sum(spent.seconds.values())
     preempted = f", {spent.preemptions} of them preempted" if spent.preemptions else ""
     lines.append(f"attempt {status.attempt}{preempted}, {duration(seconds)} in all")
+    if status.without:
+        lines.append(status.without)
     if status.message:
         lines.append(status.message)
     if sign := status.sign_of_life():

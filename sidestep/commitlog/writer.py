@@ -67,6 +67,11 @@ class Writer:
         """The number of the last record that this writer knows of and made, and its nonce."""
         return self._number, self._nonce
 
+    def add_machine(self, machine: dict[str, Any]) -> None:
+        """From the next record on, it has written to this output, too."""
+        if machine not in self.machines:
+            self.machines = [*self.machines, machine]
+
     def check(self) -> None:
         """Raise TakenError where the heartbeat found out that another writer has taken over."""
         if self.heartbeat.lost.is_set():

@@ -1,6 +1,5 @@
 """What makes a model fit a small card: how frozen weights may be held, and what `auto` makes of it."""
 
-import math
 from typing import Literal
 
 Quantization = Literal["none", "8bit", "nf4"]
@@ -34,8 +33,3 @@ def chosen_quantization(weights: dict[Quantization, int], memory: int | None) ->
         return "none"
     room = (1 - OTHERS) * memory - BESIDE_THE_WEIGHTS
     return next((kind for kind, size in weights.items() if size <= room), QUANTIZED[-1])
-
-
-def least_memory(weights: float) -> int:
-    """Bytes of the smallest GPU that `auto` holds so many bytes of weights on."""
-    return math.ceil((weights + BESIDE_THE_WEIGHTS) / (1 - OTHERS))

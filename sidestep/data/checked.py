@@ -17,6 +17,7 @@ the start. That they still are what the digest says is seen when they are read t
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
@@ -75,11 +76,17 @@ def read_checked(*stores: Store) -> dict[str, Checked]:
         except MissingInputError:
             continue
         except BadDataError as error:
-            log.info("Tensors are read anew, as what was known of them is damaged: %s", error)
+            _tell_damaged(str(error).splitlines()[0].rstrip(":"))
             continue
         if content.version == VERSION:
             found |= content.files
     return found
+
+
+@cache
+def _tell_damaged(what: str) -> None:
+    """Once: it is read as a training begins, and again before it is written."""
+    log.warning("%s; it is written anew, and tensors are read anew", what)
 
 
 def write_checked(store: Store, checked: Mapping[str, Checked]) -> None:

@@ -60,7 +60,7 @@ def sound_songs(
 
     Raises BadDataError with all that cannot be used, where `spec.on_bad_file` is fail or none is left.
     """
-    problems = _problems_of_names(songs)
+    problems = problems_of_names(songs)
     unknown = [
         song
         for song in songs
@@ -113,8 +113,8 @@ def probed_by(spec: PreprocessSpec) -> float | None:
     return float(spec.max_duration) if spec.float_scale == 1 else None  # as JSON gives it back
 
 
-def _problems_of_names(songs: list[Song]) -> dict[str, str]:
-    """By the song's place."""
+def problems_of_names(songs: list[Song]) -> dict[str, str]:
+    """Why songs cannot be pulled or named, by the song's place: nothing is read for that."""
     # Tensors and reports name their songs in UTF-8.
     nameless = [song.place for song in songs if not _is_utf8(song.path)]
     problems = dict.fromkeys(nameless, "has a name that is no UTF-8: rename it")

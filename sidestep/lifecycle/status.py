@@ -88,6 +88,7 @@ class Status(BaseModel):
     last_commit: Commit | None = None
     gpus: tuple[Gpu, ...] = ()  # those that the job sees, where there is a driver
     message: str = ""
+    without: str = ""  # what was asked for and this attempt does without, and why
     exit_code: Count | None = None
     started: AwareDatetime = Field(default_factory=lambda: now())
     heartbeat: AwareDatetime = Field(default_factory=lambda: now())

@@ -79,11 +79,14 @@ def memory_of(
     )
 
 
-def on_a_card(spec: JobSpec, config: dict[str, Any], memory: float | None) -> JobSpec:
+def on_a_card(
+    spec: JobSpec, config: dict[str, Any], memory: float | None, *, has_bf16: bool = True
+) -> JobSpec:
     """`spec` with what `train.quantize` is on a GPU of so many bytes, where it is auto."""
     if spec.train.quantize != "auto" or memory is None:
         return spec
-    sizes = decoder_bytes(config, 4 if spec.runtime.precision == "fp32" else 2)
+    wish = spec.runtime.precision
+    sizes = decoder_bytes(config, 4 if wish == "fp32" or (wish == "auto" and not has_bf16) else 2)
     return spec.changed({"train.quantize": chosen_quantization(sizes, int(memory))})
 
 

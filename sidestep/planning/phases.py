@@ -13,6 +13,8 @@ from sidestep.planning.trace import Trace
 from sidestep.training.batches import cut
 from sidestep.training.schedule import Schedule
 
+ESTIMATE = "estimate"
+
 
 def phases_of(spec: JobSpec, configs: Configs, songs: Songs) -> list[Phase]:
     """What has the GPU one after the other in the task of `spec`."""
@@ -24,7 +26,7 @@ def phases_of(spec: JobSpec, configs: Configs, songs: Songs) -> list[Phase]:
         wish = spec.runtime.precision
         phases.append(
             Phase(
-                "estimate",
+                ESTIMATE,
                 "fp32" if wish == "fp16" else wish,  # fp16 is for training
                 lambda precision: _estimate(spec, configs, trained, precision).parts(),
                 _estimate(spec, configs, trained, "bf16", _mean(trained)).trace.flops * spec.estimate.batches,

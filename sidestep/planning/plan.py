@@ -1,7 +1,8 @@
 """The plan of a task: songs and steps, memory by part and phase, time and cost by card."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from sidestep.acestep.releases import Configs
 from sidestep.config.job import JobSpec
@@ -13,7 +14,7 @@ from sidestep.planning.fit import changes_to_fit
 from sidestep.planning.job import figures_of
 from sidestep.planning.memory import on_a_card
 from sidestep.planning.phase import Phase
-from sidestep.planning.phases import checkpoint_bytes, phases_of, trains
+from sidestep.planning.phases import ESTIMATE, checkpoint_bytes, phases_of, trains
 from sidestep.planning.preemption import RESTART_SECONDS, Preemptions, plan_for_preemptions
 from sidestep.planning.prices import Prices
 from sidestep.planning.songs import Songs
@@ -54,6 +55,7 @@ class Fit:
     changes: list[Saving] | None
     memory: float  # bytes, with these changes or with all that there are
     phase: str  # that takes the most, with what was tried last: all that there is where nothing helps
+    alone: list[Saving] | None = None  # the changes with which all but the estimate fits, where it does not
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def make_plan(
 
     def card_estimates() -> Iterator[CardEstimate]:
         for card in CARDS:
-            phases = phases_of(on_a_card(spec, configs.model, card.memory), configs, songs)
+            on_this = on_a_card(spec, configs.model, card.memory, has_bf16=card.has_bf16)
+            phases = phases_of(on_this, configs, songs)
             as_run = [card.precision(phase.precision) for phase in phases]
             if "bf16" in as_run and not card.has_bf16:
                 continue
@@ -159,11 +162,17 @@ def _preemptions(found: Preemptions | None, uptime: float, lost: float) -> dict[
 def _fit(spec: JobSpec, configs: Configs, songs: Songs, limit: float) -> Fit:
     largest = ""
 
-    def total(changed: JobSpec) -> float:
+    def total(changed: JobSpec, without: str = "") -> float:
         nonlocal largest
         phases = phases_of(on_a_card(changed, configs.model, limit), configs, songs)
-        memory, largest = max((phase.memory(phase.usual_precision), phase.name) for phase in phases)
+        sizes = [(each.memory(each.usual_precision), each.name) for each in phases if each.name != without]
+        memory, largest = max(sizes)
         return memory
 
-    changes, memory = changes_to_fit(spec, songs.trained.longest, total, limit)
-    return Fit(limit, changes, memory, largest)
+    longest = songs.trained.longest
+    changes, memory = changes_to_fit(spec, longest, total, limit)
+    found = Fit(limit, changes, memory, largest)
+    if changes is not None or spec.task != "pipeline" or largest != ESTIMATE:
+        return found
+    alone, _ = changes_to_fit(spec, longest, partial(total, without=ESTIMATE), limit)
+    return replace(found, alone=alone)

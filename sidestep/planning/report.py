@@ -11,6 +11,7 @@ from sidestep.planning.hearing import SOUNDS
 from sidestep.planning.plan import CardEstimate, Fit, Plan
 from sidestep.preflight.checks import WIDTH
 from sidestep.runtime.words import duration
+from sidestep.training.savings import Saving
 
 _BASIS_WIDTH = 10
 
@@ -83,6 +84,7 @@ def _fit_data(fit: Fit) -> dict[str, Any]:
         if changes is None
         else [{"settings": change.settings, "price": change.price} for change in changes],
         "memory": fit.memory,
+        **({"without_estimate": [change.settings for change in fit.alone]} if fit.alone is not None else {}),
     }
 
 
@@ -162,14 +164,18 @@ def _fit(fit: Fit) -> str:
         way_on = _ONCE if fit.phase.startswith("pass ") else _SMALLER
         if fit.phase.startswith(SOUNDS):
             way_on = _QUIET
+        if fit.alone is not None:
+            how = "do, as they are" if not fit.alone else "do, with these changes"
+            way_on = f"preprocess and train, as jobs of their own, {how}:" + _changes(fit.alone)
         return (
             f"It does not fit {limit}, whatever is changed here:\n"
             f"  {fit.phase} takes {gigabytes(fit.memory)} at least\n  {way_on}\n"
         )
     if not fit.changes:
         return f"It fits {limit} as it is.\n"
-    lines = [f"It fits {limit} with these changes, and then takes {gigabytes(fit.memory)}:"]
-    for change in fit.changes:
-        lines.append(f"  {change}")
-        lines.append(f"      {change.price}")
-    return "\n".join(lines) + "\n"
+    taken = gigabytes(fit.memory)
+    return f"It fits {limit} with these changes, and then takes {taken}:{_changes(fit.changes)}\n"
+
+
+def _changes(changes: Sequence[Saving]) -> str:
+    return "".join(f"\n  {change}\n      {change.price}" for change in changes)

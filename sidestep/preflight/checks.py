@@ -53,7 +53,7 @@ def run_checks(checks: Iterable[Check]) -> list[Finding]:
         except Skipped as reason:
             found.append(Finding(check.name, str(reason), was_made=False))
         except SideStepError as error:
-            found.append(Finding(check.name, str(error), error))
+            found.append(Finding(check.name, _without(check.name, error), error))
     return found
 
 
@@ -81,7 +81,13 @@ def raise_problems(found: Iterable[Finding]) -> None:
     problems = [(finding.name, finding.error) for finding in found if finding.error]
     if problems:
         _, first = problems[0]
-        raise type(first)("\n".join(f"{name}: {error}" for name, error in problems)) from first
+        said = "\n".join(f"{name}: {_without(name, error)}" for name, error in problems)
+        raise type(first)(said) from first
+
+
+def _without(name: str, error: SideStepError) -> str:
+    """What it says, without the name of the field where it begins with that."""
+    return str(error).removeprefix(f"{name}: ")
 
 
 def in_lines(found: list[Finding]) -> str:

@@ -1,8 +1,13 @@
 """Checks whether this machine fits a job, by its driver and installed packages. torch is not imported."""
 
 import ctypes
+import logging
+import os
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -18,6 +23,8 @@ from sidestep.runtime import driver
 from sidestep.runtime.errors import MachineError
 from sidestep.runtime.words import counted
 from sidestep.runtime.workspace import open_workspace
+
+log = logging.getLogger(__name__)
 
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE: a driver, and no GPU that this process may see
 
@@ -131,7 +138,40 @@ def _check_packages(spec: JobSpec) -> str:
     missing = [f"{name} (for {why})" for name, why in wanted.items() if find_spec(name) is None]
     if missing:
         raise MachineError(f"not installed: {', '.join(missing)}. Install it, or choose something else.")
-    return ", ".join([f"torch {installed_torch().version}", *wanted, *spec.runtime.trackers])
+    for name, why in wanted.items():
+        if problem := why_not_imported(name):
+            raise MachineError(
+                f"{name} (for {why}) is installed, but cannot be imported: {problem}. Install one that is "
+                "built for this torch, or choose something else."
+            )
+    found = ", ".join([f"torch {installed_torch().version}", *wanted, *spec.runtime.trackers])
+    if obstacle := _why_not_compiled(spec):
+        log.warning("runtime.compile is %s, but %s: the run would train without", *obstacle)
+        return f"{found}; no blocks are compiled, as {obstacle[1]}"
+    return found
+
+
+def why_not_imported(package: str) -> str:
+    """Why it cannot be imported; "" where it can. In a process of its own, as it loads torch, or crashes."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {package}"], capture_output=True, text=True, errors="replace"
+    )
+    if not done.returncode:
+        return ""
+    return (done.stderr.strip().splitlines() or [f"Python ended with {done.returncode}"])[-1]
+
+
+def _why_not_compiled(spec: JobSpec) -> tuple[str, str] | None:
+    """`runtime.compile`, and why no block can be compiled, where that is so: torch calls a compiler."""
+    runtime = spec.runtime
+    if runtime.compile == "off" or spec.task not in ("train", "pipeline"):
+        return None
+    is_cpu = runtime.device == "cpu" or not find_gpus()
+    wish, usual = ("CXX", ("g++",)) if is_cpu else ("CC", ("gcc", "clang"))
+    named = shlex.split(os.environ.get(wish, ""))[:1] or usual
+    if any(map(shutil.which, named)):
+        return None
+    return runtime.compile, f"there is no compiler here: {' or '.join(named)} ({wish} names another)"
 
 
 def installed_torch() -> Torch:

@@ -22,6 +22,7 @@ from sidestep.config.targets import check_targets, rate_factors
 from sidestep.data.dataset import by_store
 from sidestep.data.index import TENSORS_SUFFIX
 from sidestep.data.preprocessed import Preprocessed
+from sidestep.data.probe import problems_of_names, without_bad
 from sidestep.data.sides import sides_in
 from sidestep.lifecycle.adapter_files import find_adapter, header_of
 from sidestep.lifecycle.job import Job
@@ -36,12 +37,11 @@ from sidestep.preflight.tensors import check_made_with, find_tensors
 from sidestep.runtime.creating import Means
 from sidestep.runtime.errors import (
     AccessError,
-    BadDataError,
     MissingInputError,
     SideStepError,
     StorageError,
 )
-from sidestep.runtime.words import counted, out_of, some
+from sidestep.runtime.words import counted, out_of
 from sidestep.storage.disks import cached_mount, means_in
 from sidestep.storage.local import LocalStore
 from sidestep.storage.paths import odd
@@ -125,11 +125,10 @@ def _check_songs(job: Job) -> str:
     songs = job.read_songs()
     for store, files in by_store(songs):
         _check_readable(store, files)
-    empty = [song.path for song in songs if song.file.size == 0]
-    if empty and (job.spec.preprocess.on_bad_file == "fail" or len(empty) == len(songs)):
-        raise BadDataError(f"{out_of(len(empty), len(songs), 'songs')} have no byte: {some(empty)}")
+    empty = {song.place: "is empty" for song in songs if song.file.size == 0}
+    left = without_bad(songs, empty | problems_of_names(songs), job.spec.preprocess)
     said = f"{there}: {counted(len(songs), 'songs')} (not decoded)"
-    return f"{said}; {len(empty)} of them have no byte and are left out" if empty else said
+    return said if left == songs else f"{said}; {len(songs) - len(left)} of them are left out"
 
 
 def _check_made(job: Job, dataset: Preprocessed, ahead: bool) -> str:

@@ -165,7 +165,7 @@ def _run_as(
 
             import_diffusers()
             runtime = of_local_rank(spec.runtime, rank.local)
-            with limits_explained(spec, "train"):
+            with _notice_told(preemption), limits_explained(spec, "train"):
                 follow(Job(spec.model_copy(update={"runtime": runtime}), preemption, may_go_back), team)
             return None
         with Watching(spec, preemption) as watching:
@@ -182,6 +182,27 @@ def _bound_told(reporter: "Reporter") -> Iterator[None]:
         if reporter.bound:
             raise SideStepError(reporter.bound) from error
         raise
+
+
+@contextmanager
+def _notice_told(preemption: Preemption) -> Iterator[None]:
+    """What fails after notice fails of that, as the programs that a library has started are signalled, too:
+    then the error is no bug, and the same command goes on.
+
+    Raises AgainError in its place.
+    """
+    try:
+        yield
+    except SideStepError:
+        raise
+    except Exception as error:
+        if not preemption.requested:
+            raise
+        what = next(iter(str(error).splitlines()), "")
+        raise AgainError(
+            f"ended after notice, by {type(error).__name__}: {what}\n"
+            "  the same command continues from the newest checkpoint"
+        ) from error
 
 
 def _run(
@@ -206,6 +227,7 @@ def _run(
         Reporter(job, watching=watching) as reporter,
         Watchdog(reporter, *bounds, end_stalled) if end_stalled else nullcontext(),
         _bound_told(reporter),
+        _notice_told(job.preemption),
     ):
         if spec.task == "pipeline":
             job.output.keep_first_spec(spec)  # an attempt that ends before it trains can be continued by it

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from rich.filesize import decimal
 from torch import Tensor
 
 from sidestep.acestep.config import read_config
@@ -131,10 +132,11 @@ def _quantization(
         sizes = decoder_bytes(config, machine.dtype.itemsize)
         quantize = chosen_quantization(sizes, machine.memory)
         on = f"of a GPU's {machine.memory / 1e9:.0f} GB" if machine.memory else "on a CPU"
-        log.info("Quantization: %s (weights of %.1f GB, %s)", quantize, sizes[quantize] / 1e9, on)
+        log.info("Quantization: %s (weights of %s, %s)", quantize, decimal(sizes[quantize]), on)
         return quantize
     if wish != "none":
-        log.info("Quantization: %s (as the run began, or the spec says)", wish)
+        because = "as the run began" if job.spec.train.quantize == "auto" else "as the spec says"
+        log.info("Quantization: %s (%s)", wish, because)
     return wish
 
 

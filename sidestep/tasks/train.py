@@ -76,7 +76,7 @@ def train(job: Job, reporter: Reporter, team: Team | None = None) -> TrainResult
         team.tell(BEGINS, (start.folder / NUMBERS_FILE).read_bytes() if start.folder else b"")
         prepared = prepare(job, dataset, start, settings, team)
         if prepared.why_plain:
-            reporter.update(message=f"trains without runtime.compile: {prepared.why_plain}")
+            reporter.update(without=f"trains without runtime.compile: {prepared.why_plain}")
         fingerprint = prepared.fingerprint
         team.check_same(fingerprint | {"machine": prepared.kind})
         with take_over(job.commits, reporter.lease, reporter.watch, prepared.kind) as writer:
@@ -189,6 +189,9 @@ def _train(
                 raise
 
         for result in steps():
+            if trainer.why_plain:
+                writer.add_machine(prepared.kind | {"compile": "blocks, in part"})
+                reporter.update(without=f"trains with runtime.compile in part: {trainer.why_plain}")
             metrics.log_step(result)
             judgements.tell()
             saver.check()

@@ -55,6 +55,10 @@ SKIPPED_LIMIT = 10
 SECONDS_TO_SAVE = 3.0  # of the time after notice that are left for saving when a step is ended or given up
 
 
+class GivenUpError(Exception):
+    """A step cannot be made to its end, as notice has come."""
+
+
 @dataclass(frozen=True)
 class StepResult:
     """The numbers of one optimizer step."""
@@ -101,6 +105,8 @@ class Trainer:
     min_snr_gamma: float | None = None  # samples weigh by their noise level: see `training.weighting`
     team: Team = field(default_factory=Team)  # the processes that make the steps
     sums: Sums = field(default_factory=Sums)  # how they add up a step's gradients
+    compiles: bool = False  # whether the decoder's blocks are compiled: see `training.compiled`
+    why_plain: str = ""  # why what of them is not compiled by now is computed plainly
     _ahead: Ahead[Batch] | None = field(default=None, init=False)  # while steps are made: their samples
 
     def steps(self, progress: Progress) -> Iterator[StepResult]:
@@ -127,6 +133,8 @@ class Trainer:
                 if result is None:
                     log.info("Step %d is given up: it would not end in time", progress.step + 1)
                     break
+                if self.compiles and self.team.is_any(bool(self.why_plain)):
+                    self.why_plain = self.why_plain or "a block could not be compiled at another rank"
                 self._count(result, progress)
                 _check_convergence(progress, min(SKIPPED_LIMIT, total))
                 self.settle(progress)
@@ -217,10 +225,13 @@ class Trainer:
                 if not self._is_drawn():
                     return None
                 self.masks.begin([entry.index for entry in together], self.fabric.device)
-                with self.offload or nullcontext():
-                    losses = self.losses(together)
-                # Divided by the group's own size: an epoch's short last group weighs each song the same.
-                self.fabric.backward((losses * weights[positions].to(losses.device)).sum() / len(entries))
+                try:
+                    with self.offload or nullcontext():
+                        losses = self.losses(together)
+                    # Divided by the group's own size: an epoch's short last group weighs each song the same.
+                    self.fabric.backward((losses * weights[positions].to(losses.device)).sum() / len(entries))
+                except GivenUpError:
+                    return None
                 losses = losses.detach()
             elif scaler:
                 scaler.scale(torch.zeros((), device=self.fabric.device))  # its scale is made by its first use

@@ -57,6 +57,10 @@ class Team:
         none came), and the most `seconds` that any has taken."""
         return preemption.seconds_left(), seconds
 
+    def is_any(self, answer: bool) -> bool:
+        """Whether the `answer` is yes at any rank."""
+        return answer
+
     def shared(self, losses: Mapping[int, float], count: int) -> list[float]:
         """All `count` losses, of which each rank has made those whose number is its own modulo `count`."""
         return [losses[number] for number in range(count)]
@@ -111,6 +115,9 @@ class Processes(Team):
         if left < inf and not preemption.requested:
             preemption.request("notice at another rank", left + RESERVE)
         return left, float(found[:, 1].max())
+
+    def is_any(self, answer: bool) -> bool:
+        return bool(self._gathered(torch.tensor([float(answer)])).any())
 
     def shared(self, losses: Mapping[int, float], count: int) -> list[float]:
         own = torch.zeros(count, dtype=torch.float64)

@@ -15,8 +15,9 @@ from sidestep.acestep.quantized import QuantizedLinear, check_quantization, pack
 from sidestep.acestep.releases import released_config
 from sidestep.acestep.shapes import decoder_bytes
 from sidestep.acestep.tiny import tiny_config
-from sidestep.config.memory import QUANTIZED, Quantization, bytes_held, chosen_quantization, least_memory
+from sidestep.config.memory import QUANTIZED, Quantization, bytes_held, chosen_quantization
 from sidestep.runtime.errors import MachineError
+from tests.planning.cards import least_memory
 
 GENERATOR = torch.Generator().manual_seed(0)
 

@@ -136,6 +136,19 @@ def test_preflight_asks_for_one_that_it_can_ask_for(put: Put, job: Callable[...,
     assert found["audio_dir"].error is None and "2 files" in found["audio_dir"].said
 
 
+def test_a_plan_names_songs_of_such_keys(put: Put, job: Callable[..., JobSpec]) -> None:
+    """As preprocessing does, and where it leaves them out, so does the plan."""
+    put(*ODD, *GOOD)
+    put("empty.wav", body=b"")
+    said = {}
+    for wish in ("fail", "skip"):
+        found = run_checks(input_checks(Job(job(on_bad_file=wish)), ahead=True))
+        said[wish] = next(finding for finding in found if finding.name == "audio_dir")
+    assert isinstance(said["fail"].error, BadDataError) and said["skip"].error is None
+    assert all(f"/songs/{key} " in said["fail"].said for key in [*ODD, "empty.wav"])
+    assert "good.wav" not in said["fail"].said and "7 of them are left out" in said["skip"].said
+
+
 def test_other_files_of_such_keys_are_named_at_once(put: Put, s3_server: S3Server, tmp_path: Path) -> None:
     put("a//b.pt", "./c.pt", "d.pt", body=b"1")
     store = s3_server.store("songs")

@@ -13,8 +13,10 @@ import pytest
 
 from sidestep.cli import main
 from sidestep.preflight import machine
+from sidestep.preflight.checks import Check, raise_problems, run_checks
 from sidestep.preflight.machine import Torch
 from sidestep.runtime import driver
+from sidestep.runtime.errors import BadSpecError
 from tests.facts import tells
 from tests.s3 import S3Server
 from tests.songs import song, write_songs
@@ -226,3 +228,44 @@ def test_packages_that_only_this_spec_needs(
     assert check(*places, "--quantize", "nf4") == 72
     assert tells(by_name(capsys)["packages"], "bitsandbytes", "train.quantize: nf4")
     assert check(*places) == 0
+
+
+def test_a_package_that_cannot_be_imported(
+    places: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    """As flash-attn that was built for another torch, or bitsandbytes without its library."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "bitsandbytes.py").write_text("raise ImportError('x.so: undefined symbol: cat')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    assert check(*places, "--optimizer-type", "adamw8bit") == 72
+    assert tells(by_name(capsys)["packages"], "bitsandbytes", "cannot be imported", "undefined symbol: cat")
+
+
+def test_blocks_without_a_compiler(
+    places: list[str], gpus: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A run goes on without, so the check is ok and says that."""
+    blocks = [*places, "--compile", "blocks"]
+    monkeypatch.setenv("CXX", "/nowhere/g++ -O2")
+    assert check(*blocks) == 0
+    assert tells(by_name(capsys)["packages"], "ok", "no blocks are compiled", "/nowhere/g++")
+    monkeypatch.setenv("CXX", f"{sys.executable} -O2")
+    assert check(*blocks) == 0 and "compiled" not in by_name(capsys)["packages"]
+    gpus(1)
+    monkeypatch.setattr(machine, "installed_torch", lambda: Torch("2.13.0+cu130", "13.0"))
+    monkeypatch.setattr(driver, "check_driver", lambda cuda: None)
+    monkeypatch.setenv("CC", "/nowhere/gcc")
+    assert check(*blocks) == 0
+    assert tells(by_name(capsys)["packages"], "no blocks are compiled", "/nowhere/gcc")
+
+
+def test_a_check_s_name_is_said_once() -> None:
+    """Some errors name their setting themselves, as they are said by a training, too."""
+
+    def misfit() -> str:
+        raise BadSpecError("train.init_from: it does not fit")
+
+    found = run_checks([Check("train.init_from", misfit)])
+    assert found[0].said == "it does not fit"
+    with pytest.raises(BadSpecError, match=r"^train.init_from: it does not fit$"):
+        raise_problems(found)

@@ -69,6 +69,24 @@ def test_a_signal_lets_a_training_save(
     assert (tail(spec).kind, tail(spec).step) == ("commit", 3)
 
 
+@pytest.mark.parametrize("is_noticed", [True, False])
+def test_what_fails_after_notice_is_no_bug(
+    make_spec: MakeSpec, preemption: Preemption, monkeypatch: pytest.MonkeyPatch, is_noticed: bool
+) -> None:
+    """A signal to a whole group ends a library's own processes, too."""
+
+    def fail(*_: Any) -> None:
+        if is_noticed:
+            signal.raise_signal(signal.SIGTERM)
+        raise RuntimeError("a worker was ended")
+
+    monkeypatch.setattr(task, "report_step", fail)
+    with pytest.raises(AgainError if is_noticed else RuntimeError, match="a worker was ended"):
+        run(make_spec(), preemption)
+    status = json.loads(Path(make_spec().output_place, "status.json").read_text())
+    assert status["state"] == ("preempted" if is_noticed else "failed")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_process_group_that_is_signalled_twice_has_saved(

@@ -9,10 +9,10 @@ import pytest
 from sidestep.acestep.shapes import decoder_bytes
 from sidestep.acestep.tiny import tiny_config
 from sidestep.config.job import JobSpec
-from sidestep.config.memory import least_memory
 from sidestep.runtime.errors import BadSpecError
 from sidestep.training.machine import Machine
 from tests.facts import facts
+from tests.planning.cards import least_memory
 from tests.runs import adapter, newest, train, train_until_stopped
 from tests.songs import MakeSpec
 

@@ -166,3 +166,15 @@ def test_a_bad_song_met_later_ends_a_run_after_what_was_made_is_committed(
     monkeypatch.setattr(dataset._Check, "read", lambda *_: pytest.fail("read at the start"))
     result = run(spec)
     assert result and result.steps == 6
+
+
+def test_what_is_damaged_is_said_once_and_shortly(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As a training begins it is read, and again before it is written."""
+    (folder / FILE).write_text('{"version": 1, "files": {"a": {"size": "x"}}}')
+    store = store_of(folder)
+    assert read_checked(store) == {}
+    known = pulled(folder).checked
+    write_checked(store, known)
+    assert read_checked(store) == known
+    (said,) = [each for each in caplog.messages if FILE in each]
+    assert "damaged" in said and "\n" not in said

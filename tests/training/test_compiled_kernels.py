@@ -1,6 +1,5 @@
 """Compiled blocks by inductor, as a run has them: loss and gradients of each step are the plain path's."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor
 
 from sidestep import adapters
-from sidestep.acestep import tiny
 from sidestep.acestep.attention import WindowedAttnProcessor
 from sidestep.acestep.recompute import recompute_layers
 from sidestep.config.adapter import AdapterSpec
@@ -24,27 +22,13 @@ from tests.songs import MakeSpec, song, write_songs
 from tests.training.trainers import trainer_of
 
 pytestmark = [
+    pytest.mark.usefixtures("fresh"),
     pytest.mark.slow,
     pytest.mark.timeout(900),  # inductor calls a C++ compiler some dozens of times
     pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated"),  # inductor's own use of it
 ]
 
 DROPOUT = {"dropout": 0.5}
-
-
-@pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
-
-
-@pytest.fixture
-def two_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Weights of a decoder with a layer of each kind, as each is compiled."""
-    monkeypatch.setitem(tiny.DECODER, "num_hidden_layers", 2)
-    tiny.write_tiny_checkpoint(tmp_path / "two-layers", ["base"])
-    return tmp_path / "two-layers"
 
 
 def gradients(trainer: Trainer) -> dict[str, Tensor]:
