@@ -28,9 +28,12 @@ def run(call: Call) -> None:
     from sidestep.data.dealing import list_digest
     from sidestep.data.unmerged import merge_shards
     from sidestep.lifecycle.job import Job
+    from sidestep.preflight.checks import raise_problems, run_checks
+    from sidestep.preflight.places import output_checks
 
     provide_folders(spec.runtime.workspace)
     job, shards = Job(spec), spec.preprocess.shards
+    raise_problems(run_checks(output_checks(job)))
     listed = list_digest(job.read_songs()) if spec.audio_dir or spec.dataset_json else None
     merged = merge_shards(job.tensors, shards if shards > 1 else None, listed)
     if options.json:

@@ -7,7 +7,7 @@ says of which shards' indexes it was made, so that none of them is merged twice,
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -69,6 +69,23 @@ def known_before(own: Store, *others: Store) -> Index:
         known.samples = index.samples | known.samples
         known.weights = known.weights or index.weights
     return known
+
+
+def check_indexes(tensors: Store, shards: Collection[Shard]) -> str | None:
+    """Make sure that what an attempt at `shards`, or at all songs where there are none, reads first is sound:
+    the index that the one before has left, of which something is said. None where there is none.
+
+    Raises BadDataError that names each damaged one.
+    """
+    places = (
+        [tensors.child(one.folder) for one in shards_in(tensors) if one in shards] if shards else [tensors]
+    )
+    with ThreadPoolExecutor(tensors.options.connections) as pool:
+        found = list(pool.map(_index_or_damage, places))
+    if damaged := [str(one) for one in found if isinstance(one, BadDataError)]:
+        raise BadDataError("\n  ".join(damaged))
+    songs = sum(len(one.samples) for one in found if isinstance(one, Index))
+    return f"of {counted(songs, 'songs')}, by an earlier attempt" if any(found) else None
 
 
 def _read_if_sound(place: Store) -> Index | None:
