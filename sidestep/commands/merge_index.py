@@ -8,7 +8,8 @@ from sidestep.runtime.console import write_json
 from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.folders import provide_folders
 
-SAYS: dict[FieldPath, str] = {("task",): "preprocess"}
+SAYS: dict[FieldPath, str | None] = {("task",): "preprocess", ("preprocess", "shard"): None}
+"""It merges all of them, whichever one a spec that is shared with them, or a platform, says that this is."""
 
 
 def add_arguments(parser: Parser) -> None:
