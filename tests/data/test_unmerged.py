@@ -250,7 +250,7 @@ def test_a_stray_folder_of_many_shards_is_looked_into_alone(
 ) -> None:
     for k in range(2):
         write(k)
-    write(0, 99_999)
+    write(0, 3000)
     asked = []
 
     def counted(place: Store) -> Index | None:
@@ -262,9 +262,9 @@ def test_a_stray_folder_of_many_shards_is_looked_into_alone(
     for k in range(2):
         Path(store.place, f"shards/{k}-of-2/index.json").unlink()
     asked.clear()
-    with pytest.raises(MissingInputError, match="99,998 of 99,999 shards missing: 1-of-99999"):
+    with pytest.raises(MissingInputError, match="2,999 of 3,000 shards missing: 1-of-3000"):
         merge_shards(store)
     assert len(asked) < 9
-    Path(store.place, "shards/0-of-99999").rename(Path(store.place, "shards/0-of-999999"))
+    Path(store.place, "shards/0-of-3000").rename(Path(store.place, "shards/0-of-999999"))
     with pytest.raises(MissingInputError, match="no shards"):  # more than preprocess.shards can say
         merge_shards(store)

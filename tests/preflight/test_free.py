@@ -71,6 +71,7 @@ def put(path: Path, kind: str) -> None:
         ("preprocess", ("--shards", "2"), "tensors/shards/1-of-2/index.json", "damaged"),
         ("preprocess", ("--shards", "2"), "tensors/shards/merged.json", "folder"),
         ("pipeline", (), "tensors/index.json", "folder"),
+        ("pipeline", (), "tensors/unfinished", "file"),
         ("pipeline", (), "tensors/index.json", "damaged"),
     ],
 )
