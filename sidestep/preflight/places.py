@@ -117,9 +117,7 @@ def output_checks(job: Job, *, ahead: bool = False) -> list[Check]:
     if spec.task == "preprocess" or (spec.task == "pipeline" and spec.dataset_dir):
         checks.append(Check(_tensors_field(spec), lambda: _check_tensors(job)))
     if spec.task != "preprocess":
-        checks.append(Check("output_dir", lambda: _check_output(job)))
-    if spec.is_sweep:
-        checks.append(Check("sweep", lambda: _check_sweep(job, ahead)))
+        checks.append(Check("output_dir", lambda: _check_output(job, ahead)))
     return checks
 
 
@@ -256,12 +254,13 @@ def _check_tensors(job: Job) -> str:
     return _check_writable(job.tensors, is_shared=True)
 
 
-def _check_output(job: Job) -> str:
+def _check_output(job: Job, ahead: bool) -> str:
     store, task = job.output_store, job.spec.task
     check_output_free(store)
     if task == "pipeline" and not job.spec.dataset_dir:
         check_tensors_free(job.tensors)
-    return _check_writable(store, is_shared=task == "estimate")
+    can = _check_writable(store, is_shared=task == "estimate")
+    return f"{can}; {_check_sweep(job, ahead)}" if job.spec.is_sweep else can
 
 
 def _check_sweep(job: Job, ahead: bool) -> str:
