@@ -15,6 +15,7 @@ from sidestep.config.job import JobSpec, resolve
 from sidestep.config.presets import all_presets
 from sidestep.config.resolved import digest
 from sidestep.config.sources import Given
+from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.logs import setup_logging
 
 log = logging.getLogger(__name__)
@@ -82,3 +83,13 @@ def read_job(
             log.debug("%s is from %s", name, origin)
     log.debug("The resolved spec's digest is %s", digest(spec))
     return options, spec, origins
+
+
+def refuse_many(call: Call, spec: JobSpec) -> None:
+    """Raise BadSpecError where a command that trains one adapter is given the spec of many."""
+    if spec.is_sweep:
+        raise BadSpecError(
+            f"sweep: `{call.parser.prog}` trains one adapter, and the spec stands for many\n"
+            "  `sidestep run` trains them all, or, with task train, on tensors that are there; --sweep '{}' "
+            "takes the spec without its sweep: give one value of each swept setting with it"
+        )

@@ -3,7 +3,7 @@
 import logging
 
 from sidestep.commands.command import Call
-from sidestep.commands.job import add_job_flags, read_job
+from sidestep.commands.job import add_job_flags, read_job, refuse_many
 from sidestep.commands.parser import Parser, whole
 from sidestep.config.fields import FieldPath, spec_fields
 from sidestep.runtime.console import write_json
@@ -34,6 +34,7 @@ def run(call: Call) -> None:
 
     with Preemption(is_command=call.is_process) as preemption, RentedMachine(call.words) as machine:
         options, spec, _ = read_job(call, SAYS)
+        refuse_many(call, spec)
         machine.keep_or_release(spec.runtime.on_exit)
         if call.is_process:
             stand_guard(machine, spec.runtime)

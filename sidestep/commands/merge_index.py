@@ -8,7 +8,8 @@ from sidestep.runtime.console import write_json
 from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.folders import provide_folders
 
-SAYS: dict[FieldPath, str] = {("task",): "preprocess"}
+SAYS: dict[FieldPath, str | None] = {("task",): "preprocess", ("preprocess", "shard"): None}
+"""It merges all of them, whichever one a spec that is shared with them, or a platform, says that this is."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -28,9 +29,12 @@ def run(call: Call) -> None:
     from sidestep.data.dealing import list_digest
     from sidestep.data.unmerged import merge_shards
     from sidestep.lifecycle.job import Job
+    from sidestep.preflight.checks import raise_problems, run_checks
+    from sidestep.preflight.places import output_checks
 
     provide_folders(spec.runtime.workspace)
     job, shards = Job(spec), spec.preprocess.shards
+    raise_problems(run_checks(output_checks(job)))
     listed = list_digest(job.read_songs()) if spec.audio_dir or spec.dataset_json else None
     merged = merge_shards(job.tensors, shards if shards > 1 else None, listed)
     if options.json:

@@ -139,7 +139,7 @@ def _whole_plan(job: "Job", options: argparse.Namespace) -> dict[str, Any]:
         if not options.json:
             write(f"\n{shards_as_text(shards)}")
         return {**as_data(made), "shards": shards_as_data(shards)}
-    from sidestep.planning.sweep import SweepPlan, sweep_as_data, sweep_as_text
+    from sidestep.planning.sweep import SweepPlan, head_as_text, sweep_as_data, sweep_as_text
 
     members = members_of(job.spec)
     tasks = ("preprocess", "estimate") if job.spec.task == "pipeline" else ()
@@ -148,7 +148,7 @@ def _whole_plan(job: "Job", options: argparse.Namespace) -> dict[str, Any]:
         shared={task: plan_of(shared_of(job.spec, members, task)) for task in tasks},
     )
     if not options.json:
-        write(f"{as_text(sweep.largest)}\n{sweep_as_text(sweep)}")
+        write(f"{head_as_text(sweep)}\n{as_text(sweep.largest)}\n{sweep_as_text(sweep)}")
     return {**as_data(sweep.largest), "sweep": sweep_as_data(sweep)}
 
 

@@ -9,13 +9,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sidestep.commands.command import Call
-from sidestep.commands.job import add_job_flags, read_job
+from sidestep.commands.job import add_job_flags, read_job, refuse_many
 from sidestep.commands.parser import Parser
 from sidestep.config.fields import FieldPath
 from sidestep.config.groups import TASKS
 from sidestep.config.job import JobSpec
 from sidestep.runtime.console import write, write_json
-from sidestep.runtime.errors import AgainError, BadSpecError, StalledError
+from sidestep.runtime.errors import AgainError, StalledError
 from sidestep.runtime.interrupts import Terminated
 from sidestep.runtime.logs import setup_logging
 from sidestep.runtime.ranks import rank_in
@@ -77,7 +77,8 @@ def run(call: Call) -> None:
         with _told(call.words, preemption):
             options, spec, origins = read_job(call, says)
             setup_logging(options.verbose, as_json=spec.runtime.log_format == "json")
-            _check_command(call.parser.command, spec)
+            if call.parser.command != "run":
+                refuse_many(call, spec)
             rank = rank_in(os.environ)
             machine.keep_or_release("none" if rank and rank.number else spec.runtime.on_exit)
         if call.is_process:
@@ -101,16 +102,6 @@ def run(call: Call) -> None:
             raise
         if options.json and not (rank and rank.number):
             write_json(asdict(made) if made else _made_by(spec))
-
-
-def _check_command(command: str, spec: JobSpec) -> None:
-    """Raise BadSpecError where a command that trains one adapter is given the spec of many."""
-    if spec.is_sweep and command != "run":
-        raise BadSpecError(
-            f"sweep: `sidestep {command}` trains one adapter, and the spec stands for many\n"
-            "  `sidestep run` trains them all, or, with task train, on tensors that are there; --sweep '{}' "
-            "trains the spec without its sweep"
-        )
 
 
 @contextmanager

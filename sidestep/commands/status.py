@@ -1,5 +1,6 @@
 """`sidestep status`: what a job is doing, read from its output."""
 
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 from sidestep.commands.command import Call
 from sidestep.commands.flags import add_flags
 from sidestep.commands.parser import Parser
+from sidestep.commitlog.log import CommitLog
 from sidestep.config.fields import spec_fields
 from sidestep.config.job import resolve
 from sidestep.config.sources import Given
@@ -15,7 +17,7 @@ from sidestep.lifecycle.shards_status import ShardsStatus, are_newest, shards_st
 from sidestep.lifecycle.status import FILE, Status
 from sidestep.lifecycle.sweep import read_sweep
 from sidestep.runtime.console import write, write_json
-from sidestep.runtime.errors import MissingInputError
+from sidestep.runtime.errors import MissingInputError, SideStepError
 from sidestep.runtime.logs import setup_logging
 from sidestep.runtime.shown import on_one_line
 from sidestep.runtime.words import duration
@@ -24,6 +26,8 @@ from sidestep.storage.store import Store
 
 if TYPE_CHECKING:
     from sidestep.lifecycle.sweep_status import SweepStatus
+
+log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 5.0
 
@@ -65,7 +69,7 @@ def show_status(
         if as_json:
             write_json(status.model_dump(mode="json"))
         else:
-            write(_for_people(status))
+            write(_for_people(status, _checkpoint(store, status)))
         if not watch or status.state != "running":
             return
         sleep(WATCH_SECONDS)
@@ -99,7 +103,22 @@ def _read(store: Store) -> Status:
         ) from error
 
 
-def _for_people(status: Status) -> str:
+def _checkpoint(store: Store, status: Status) -> str:
+    """The newest checkpoint in words, by the output's log: an attempt that was killed had not told its last
+    one, nor has the next one told any of those before."""
+    told = status.last_commit
+    folder, step = (told.folder, told.step) if told else ("", 0)
+    if status.task in ("train", "pipeline"):
+        commits = CommitLog(store)
+        try:
+            if newest := commits.newest_commit(commits.tail()):
+                folder, step = newest.folder, newest.step
+        except SideStepError as error:
+            log.warning("The newest checkpoint may be another one than %s says: %s", FILE, error)
+    return f"newest checkpoint: {folder}, after step {step}" if folder else ""
+
+
+def _for_people(status: Status, checkpoint: str) -> str:
     """Some lines, the most important first; what is not known is not said."""
     phase = f" ({status.phase})" if status.state == "running" else ""
     lines = [f"{status.name}: {status.state_now}{phase}"]
@@ -113,8 +132,8 @@ def _for_people(status: Status) -> str:
         lines.append(f"validation after step {status.validation.step}: {status.validation}")
     if status.state_now == "running" and (at := status.validating):
         lines.append(f"validating after step {at.step}: {at.done} of {at.total} draws")
-    if status.last_commit:
-        lines.append(f"newest checkpoint: {status.last_commit.folder}, after step {status.last_commit.step}")
+    if checkpoint:
+        lines.append(checkpoint)
     spent = status.spent
     seconds = sum(spent.seconds.values())
     preempted = f", {spent.preemptions} of them preempted" if spent.preemptions else ""

@@ -1,7 +1,7 @@
 """`sidestep verify-resume`: are interrupted runs exact on this machine?"""
 
 from sidestep.commands.command import Call
-from sidestep.commands.job import add_job_flags, read_job
+from sidestep.commands.job import add_job_flags, read_job, refuse_many
 from sidestep.commands.parser import Parser
 from sidestep.config.fields import FieldPath
 from sidestep.runtime.errors import UsageError
@@ -18,6 +18,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(call: Call) -> None:
     options, spec, _ = read_job(call, SAYS)
+    refuse_many(call, spec)
     if options.steps < 2:
         raise UsageError(f"--steps is {options.steps}; at least 2 are needed")
 

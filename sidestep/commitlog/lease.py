@@ -26,11 +26,16 @@ BEATS_PER_LEASE = 6
 
 @dataclass(frozen=True)
 class Lease:
-    """How long a writer stays the writer without a sign of life. Clock and sleep are a test's to replace."""
+    """How long a writer stays the writer without a sign of life. Clock and sleep are a test's to replace.
+
+    Attributes:
+        waits_as: why a writer waits for the sign of another one's, as its log says.
+    """
 
     seconds: float
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], object] = time.sleep
+    waits_as: str = "The writer before this one has not signed off"
 
     @property
     def beat_seconds(self) -> float:
@@ -125,8 +130,8 @@ class Watch:
                 )
             if not self._is_told:
                 log.info(
-                    "The writer before this one has not signed off: waiting up to %.0f s for a sign of life",
-                    self._lease.seconds - (self._lease.clock() - self._since),
+                    "%s: waiting up to %.0f s for a sign of life",
+                    *(self._lease.waits_as, self._lease.seconds - (self._lease.clock() - self._since)),
                 )
                 self._is_told = True
             self._lease.sleep(min(1.0, self._lease.beat_seconds))

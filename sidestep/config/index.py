@@ -34,17 +34,11 @@ class Numbered:
     counted_by: str = ""
 
 
-def completion_index(environ: Mapping[str, str]) -> int | None:
+def numbered(environ: Mapping[str, str]) -> Numbered | None:
     """The index that the platform gave this process; None where it is a job by itself.
 
     Raises BadSpecError where it is no whole number.
     """
-    found = numbered(environ)
-    return found.index if found else None
-
-
-def numbered(environ: Mapping[str, str]) -> Numbered | None:
-    """The same with what else is known of it."""
     for name, count in VARIABLES.items():
         if not environ.get(name, "").strip():
             continue

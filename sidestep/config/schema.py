@@ -22,6 +22,9 @@ def _full_scale(value: int) -> int:
     return value
 
 
+MOST_SHARDS = 100_000
+
+
 class PreprocessSpec(Section):
     """How songs become tensors."""
 
@@ -82,7 +85,7 @@ class PreprocessSpec(Section):
         "SKYPILOT_NODE_RANK or DSTACK_NODE_RANK), or preprocess.shard. `sidestep merge-index`, or the next "
         "task, makes one dataset of them.",
         ge=1,
-        le=100_000,
+        le=MOST_SHARDS,
         unit="jobs",
     )
     shard: int | None = setting(

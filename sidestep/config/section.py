@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import UnionType
@@ -92,8 +93,9 @@ def split_texts(value: Any) -> Any:
 
 def split_pairs(value: Any, split: Callable[[Any], Any] = split_words) -> Any:
     """Accept "q_proj=8 v_proj=16" and JSON too, as flags and variables give a mapping."""
-    if isinstance(value, str) and isinstance(content := _as_json(value), dict):
-        return content
+    text = value[0] if _are_texts(value) and len(value) == 1 else value
+    if isinstance(text, str) and _OBJECT.match(text):
+        return _json(text)
     words = split(value)
     if not _are_texts(words) or not all("=" in word for word in words):
         return value
@@ -113,20 +115,37 @@ def split_lists(value: Any) -> Any:
     """
     words = value.split() if isinstance(value, str) else value
     text = " ".join(words) if _are_texts(words) else value
-    if isinstance(text, str) and isinstance(content := _as_json(text), dict):
-        return content
+    if isinstance(text, str) and text.lstrip().startswith("{"):
+        return _json(text)
     if not _are_texts(words) or not all("=" in word for word in words):
         return value
     found: dict[str, Any] = {}
     for word in words:
         name, _, said = word.partition("=")
-        content = _as_json(said)
+        content = _json(said) if said.startswith(_BEYOND_NAMES) else _as_json(said)
         found[name] = content if isinstance(content, list) else [item for item in said.split(",") if item]
     return found
 
 
 def _are_texts(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+
+
+_OBJECT = re.compile(r'\s*\{\s*["}]')
+_BEYOND_NAMES = ('["', "[[", "[{")
+"""How JSON begins, and no name or pattern does."""
+
+
+def _json(text: str) -> Any:
+    """What a text is that can be nothing but JSON. Raises ValueError that says where it is none."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        rest = text[error.pos : error.pos + 20]
+        where = f"at character {error.pos + 1}, {rest!r}" if rest.strip() else "at its end"
+        raise ValueError(f"is not JSON: {error.msg[0].lower()}{error.msg[1:]} {where}") from error
+    except RecursionError as error:
+        raise ValueError("is not JSON that can be read: it is nested too deeply") from error
 
 
 def _as_json(text: str) -> Any:

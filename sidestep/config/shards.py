@@ -8,7 +8,7 @@ from typing import Self
 
 from sidestep.config.index import numbered
 from sidestep.config.problems import Problem, report
-from sidestep.config.schema import JobFields
+from sidestep.config.schema import MOST_SHARDS, JobFields
 from sidestep.runtime.errors import BadSpecError
 
 FOLDER = "shards"
@@ -35,7 +35,8 @@ class Shard:
     def called(cls, name: str) -> Self | None:
         """The shard of this name; None where it is no shard's."""
         found = re.fullmatch(r"(0|[1-9][0-9]{0,5})-of-([1-9][0-9]{0,5})", name)
-        return cls(int(found[1]), int(found[2])) if found and int(found[1]) < int(found[2]) else None
+        k, of = map(int, found.groups()) if found else (0, 0)
+        return cls(k, of) if k < of <= MOST_SHARDS else None
 
 
 def shards_of(of: int) -> list[Shard]:

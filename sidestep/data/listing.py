@@ -19,7 +19,8 @@ _SYSTEM_FOLDERS = {
     *("$recycle.bin", "system volume information", "__macosx", "@eadir", "lost+found"),
     *("#recycle", "@recycle", "#snapshot", "@recently-snapshot"),  # deleted files and older ones on a NAS
 }
-PREVIEWS = ("preview/clip.wav", "preview/reconstruction.wav")  # beside tensors, see preview.py
+PREVIEW = "preview"  # beside tensors, see preview.py
+PREVIEWS = (f"{PREVIEW}/clip.wav", f"{PREVIEW}/reconstruction.wav")
 
 
 @dataclass(frozen=True)

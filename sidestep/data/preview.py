@@ -15,12 +15,12 @@ from diffusers import AutoencoderOobleck
 from torch import Tensor
 
 from sidestep.acestep.vae import OVERLAP_FRAMES, SAMPLE_RATE, SAMPLES_PER_LATENT, decode_latents
+from sidestep.data.listing import PREVIEW
 from sidestep.runtime.errors import BadDataError
 from sidestep.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-FOLDER = "preview"
 NAMES = ("clip", "reconstruction")
 CLIP_FRAMES = 250  # latents: ten seconds
 BYTES_AT_MOST = 10_000_000  # of a file, which may be another trainer's
@@ -100,4 +100,4 @@ def _sound(name: str, data: bytes) -> Sound:
 
 
 def _path(name: str) -> str:
-    return f"{FOLDER}/{name}.wav"
+    return f"{PREVIEW}/{name}.wav"

@@ -7,7 +7,7 @@ says of which shards' indexes it was made, so that none of them is merged twice,
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -69,6 +69,23 @@ def known_before(own: Store, *others: Store) -> Index:
         known.samples = index.samples | known.samples
         known.weights = known.weights or index.weights
     return known
+
+
+def check_indexes(tensors: Store, shards: Collection[Shard]) -> str | None:
+    """Make sure that what an attempt at `shards`, or at all songs where there are none, reads first is sound:
+    the index that the one before has left, of which something is said. None where there is none.
+
+    Raises BadDataError that names each damaged one.
+    """
+    places = (
+        [tensors.child(one.folder) for one in shards_in(tensors) if one in shards] if shards else [tensors]
+    )
+    with ThreadPoolExecutor(tensors.options.connections) as pool:
+        found = list(pool.map(_index_or_damage, places))
+    if damaged := [str(one) for one in found if isinstance(one, BadDataError)]:
+        raise BadDataError("\n  ".join(damaged))
+    songs = sum(len(one.samples) for one in found if isinstance(one, Index))
+    return f"of {counted(songs, 'songs')}, by an earlier attempt" if any(found) else None
 
 
 def _read_if_sound(place: Store) -> Index | None:
@@ -152,7 +169,7 @@ def merge_shards(tensors: Store, of: int | None = None, songs: str | None = None
     failures: dict[int, SideStepError] = {}
     for number in numbers:
         try:
-            whole[number] = _parts(tensors, number, songs)
+            whole[number] = _parts(tensors, _to_look_at(number, there, is_said=of is not None), number, songs)
         except (BadDataError, MissingInputError) as error:
             failures[number] = error
     if not whole:
@@ -168,8 +185,14 @@ def merge_shards(tensors: Store, of: int | None = None, songs: str | None = None
     }
     for name, why in foreign.items():
         log.warning("%s/%s/%s %s: not used", tensors.place, FOLDER, name, why)
-    before = read_index(tensors)
-    index = _joined(tensors, parts, before or Index())
+    before = _index_or_damage(tensors)
+    index = _joined(tensors, parts, before if isinstance(before, Index) else Index())
+    if isinstance(before, BadDataError):
+        log.warning(
+            "%s/%s is damaged, and written anew of what the shards know; tensors of other songs there are "
+            "read again before they count",
+            *(tensors.place, INDEX_FILE),
+        )
     _report(tensors, parts, index)
     _keep_preview(tensors, parts)
     write_checked(tensors, read_checked(*(tensors.child(part.shard.folder) for part in parts)))
@@ -205,16 +228,23 @@ def _numbers(of: Mapping[int, object]) -> str:
     return " and ".join(map(str, of))
 
 
-def _parts(tensors: Store, of: int, songs: str | None) -> list[Part]:
-    """All shards of so many, as they belong together; raises as `merge_shards`."""
-    shards = shards_of(of)
+def _to_look_at(of: int, there: Sequence[Shard], *, is_said: bool) -> list[Shard]:
+    """Which shards of a number are asked for by name. A listing may lag behind, so that is all of them where
+    the spec has said the number, or most are `there`; of a stray folder's number, no more than those."""
+    own = [shard for shard in there if shard.of == of]
+    return shards_of(of) if is_said or 2 * len(own) >= of else own
+
+
+def _parts(tensors: Store, shards: Sequence[Shard], of: int, songs: str | None) -> list[Part]:
+    """All of so many, as they belong together, by the indexes of `shards`; raises as `merge_shards`."""
     with ThreadPoolExecutor(tensors.options.connections) as pool:
         found = list(pool.map(lambda shard: _index_or_damage(tensors.child(shard.folder)), shards))
     where = f"the {of} shards in {tensors.place} are not one dataset"
     if damaged := [str(one) for one in found if isinstance(one, BadDataError)]:
         raise BadDataError("\n  ".join([f"{where}: indexes are damaged", *damaged]))
     indexes = [None if isinstance(one, BadDataError) else one for one in found]
-    missing = [shard.name for shard, index in zip(shards, indexes, strict=True) if index is None]
+    known = {shard for shard, index in zip(shards, indexes, strict=True) if index is not None}
+    missing = [shard.name for shard in shards_of(of) if shard not in known]
     parts, doubled = [], []
     for shard, index in zip(shards, indexes, strict=True):
         if index is not None:

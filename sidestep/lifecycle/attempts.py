@@ -8,7 +8,7 @@ anything else. One without an end counts until its last heartbeat. The time befo
 import logging
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import takewhile
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -71,8 +71,23 @@ def attempts_of(store: Store, shard: Shard | None = None) -> dict[int, Attempt]:
     return dict(sorted(found.items()))
 
 
-def spent_by(attempts: Mapping[int, Attempt], steps_repeated: int) -> Spent:
-    """What these attempts have cost together."""
+def said_since(store: Store, before: Mapping[int, Attempt], shard: Shard) -> dict[int, Attempt]:
+    """What attempts at a shard that had not ended `before` another one have said since. A shard has no lease,
+    so they may go on beside that one, or have ended meanwhile."""
+    found: dict[int, Attempt] = {}
+    for number, one in before.items():
+        if one.code is None:
+            try:
+                newer = parse_as(Attempt, store.read_small(path_of(number, shard)), path_of(number, shard))
+            except (BadDataError, MissingInputError):  # said as they were first read
+                continue
+            if newer != one:
+                found[number] = newer
+    return found
+
+
+def spent_by(attempts: Mapping[int, Attempt], steps_repeated: int, at_it: Collection[int] = ()) -> Spent:
+    """What these attempts have cost together; those `at_it` have not been cut off yet."""
     earlier = next((one.earlier for one in attempts.values() if one.earlier), Spent())
     seconds = dict(earlier.seconds)
     for one in attempts.values():
@@ -80,7 +95,8 @@ def spent_by(attempts: Mapping[int, Attempt], steps_repeated: int) -> Spent:
             seconds[phase] = round(seconds.get(phase, 0) + own, 1)
     return Spent(
         attempts=max(attempts, default=earlier.attempts),
-        preemptions=earlier.preemptions + sum(one.was_cut_off for one in attempts.values()),
+        preemptions=earlier.preemptions
+        + sum(one.was_cut_off for number, one in attempts.items() if number not in at_it),
         steps_repeated=steps_repeated,
         seconds=seconds,
         gpu_seconds=round(earlier.gpu_seconds + sum(one.gpu_seconds for one in attempts.values()), 1),

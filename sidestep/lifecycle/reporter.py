@@ -23,6 +23,7 @@ from sidestep.lifecycle.attempts import (
     create_attempt,
     path_of,
     position,
+    said_since,
     spent_by,
 )
 from sidestep.lifecycle.job import Job
@@ -65,6 +66,7 @@ class Reporter:
         self.before = self._read() or nothing
         self._status = nothing
         self._spent_before = Spent()
+        self._others: dict[int, Attempt] = {}  # that were there before this one
         self._clock, self._since = clock, clock()
         self._seconds: dict[str, float] = {}  # by phase, of those that are over
         self._gpus = 0
@@ -100,6 +102,7 @@ class Reporter:
         self._keep_attempt(exit_code)
         if not self._is_told:
             return
+        self._look_beside()
         self.update(state=state, exit_code=exit_code)
         if error is not None:
             self.update(message=last_words(error))
@@ -136,6 +139,7 @@ class Reporter:
         first_free = max(*others, before.attempt, before.spent.attempts, 0) + 1
         own = Attempt(at=at, earlier=earlier)
         self._number, self._attempt = create_attempt(store, first_free, own, self._job.shard)
+        self._others = others
         self._spent_before = spent.model_copy(update={"attempts": self._number})
 
     def begin(self, phase: Phase, gpus: int | None = None) -> None:
@@ -210,6 +214,19 @@ class Reporter:
         running = self._seconds.get(phase, 0) + self._clock() - self._since
         return {**self._seconds, phase: running}
 
+    def _look_beside(self) -> None:
+        """Count no attempt at this shard as cut off that goes on beside this one."""
+        if not self._job.shard or not self._others:
+            return
+        try:
+            newer = said_since(self._job.output_store, self._others, self._job.shard)
+        except SideStepError as error:
+            log.debug("The other attempts could not be looked at: %s", error)
+            return
+        spent = spent_by({**self._others, **newer}, 0, [n for n, one in newer.items() if one.code is None])
+        with self._lock:
+            self._spent_before = spent.model_copy(update={"attempts": self._number})
+
     def tell(self) -> None:
         """Write status.json now, unless a later attempt has the word. A store that is gone stops nothing."""
         with self._lock:
@@ -260,7 +277,10 @@ class Reporter:
             return None
 
     def _tell_regularly(self) -> None:
+        first_beats = iter(range(3))  # whoever goes on beside this one has said something by then
         while not self._end.wait(self._heartbeat_seconds):
+            if next(first_beats, None) is not None:
+                self._look_beside()
             self.tell()
             if not self.bound and (reached := bound_reached(self._job.spec, self.spent())):
                 self.bound = reached

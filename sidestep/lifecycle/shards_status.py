@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import BaseModel
 
@@ -69,11 +70,12 @@ def are_newest(store: Store) -> bool:
 
     Where one of their files is damaged, or the run's own is, nobody knows: then what can be read counts.
     """
-    told = [shard.status for shard in _told(store).values() if shard.status]
-    if not told:
-        return not store.stat(FILE) and bool(_told(store))
+    told = _told(store)
+    known = [shard.status for shard in told.values() if shard.status]
+    if not known:
+        return not store.stat(FILE) and bool(told)
     whole, _ = read_part(store)
-    return whole is None or whole.heartbeat < max(status.heartbeat for status in told)
+    return whole is None or whole.heartbeat < max(status.heartbeat for status in known)
 
 
 def shards_status(store: Store) -> ShardsStatus:
@@ -99,13 +101,18 @@ def shards_status(store: Store) -> ShardsStatus:
 
 
 def _told(store: Store) -> Mapping[Shard, ShardStatus]:
-    found: dict[Shard, ShardStatus] = {}
+    """What each shard says that is there, by one listing."""
+    paths: dict[Shard, str] = {}
     for file in store.list_files(FOLDER):
         _, name, *rest = file.path.split("/")
         if rest == [FILE] and (shard := Shard.called(name)):
-            status, damaged = read_part(store, file.path)
-            found[shard] = ShardStatus(shard=shard.name, status=status, damaged=damaged)
-    return found
+            paths[shard] = file.path
+    with ThreadPoolExecutor(store.options.connections) as pool:
+        read = zip(paths, pool.map(lambda path: read_part(store, path), paths.values()), strict=True)
+        return {
+            shard: ShardStatus(shard=shard.name, status=status, damaged=damaged)
+            for shard, (status, damaged) in read
+        }
 
 
 def _sum(parts: list[Spent]) -> Spent:

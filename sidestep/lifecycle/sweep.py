@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, field_validator, model_validator
@@ -149,6 +150,7 @@ def alone(store: Store, lease: Lease, doing: str) -> Iterator[None]:
 
 def _writer(commits: CommitLog, lease: Lease, doing: str) -> Writer:
     is_told = False
+    lease = replace(lease, waits_as=f"Another run of this sweep is {doing}, or was cut off there")
     while True:
         tail = commits.tail()
         watch = Watch(commits.store, tail.generation, lease, is_told=is_told) if tail else None

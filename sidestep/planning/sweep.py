@@ -30,6 +30,15 @@ class SweepPlan:
         return [_summed([row[name] for row in rows]) for name in rows[-1] if all(name in row for row in rows)]
 
 
+def head_as_text(sweep: SweepPlan) -> str:
+    """Of which run the plan is that follows, and why of that one."""
+    name = next(name for name, plan in sweep.runs.items() if plan is sweep.largest)
+    return (
+        f"Of the sweep's {counted(len(sweep.runs), 'runs')}, this is the first that takes the most memory:\n"
+        f"  {name}\nWhat all of them come to stands at the end.\n"
+    )
+
+
 def _summed(rows: list[CardEstimate]) -> CardEstimate:
     costs = [row.cost for row in rows]
     return CardEstimate(

@@ -22,7 +22,7 @@ def check_everything(job: Job, *, here: bool, offline: bool = False) -> list[Fin
     doubt = doubtful_rate(spec.train.optimizer_type, spec.train.lr) if spec.task in TRAINING else ""
     about = f"{spec.task}, {spec.model_variant}" + (f". Warning: {doubt}" if doubt else "")
     found = [Finding("spec", f"is complete and valid: {about}")]
-    checks = [*credential_checks(spec), *input_checks(job, ahead=True), *output_checks(job)]
+    checks = [*credential_checks(spec), *input_checks(job, ahead=True), *output_checks(job, ahead=True)]
     if offline:
         found = [Finding("spec", f"is valid: {about}")]
         return found + skipped((*(check.name for check in checks), *MACHINE), "--offline")

@@ -18,19 +18,24 @@ from sidestep.acestep.layout import Part, find_text_encoder, find_vae, find_vari
 from sidestep.acestep.names import decoder_modules
 from sidestep.config.job import JobSpec
 from sidestep.config.needs import reads_encoders
+from sidestep.config.shards import Shard, is_sharded, shards_of
+from sidestep.config.sweep import members_of
 from sidestep.config.targets import check_targets, rate_factors
 from sidestep.data.dataset import by_store
 from sidestep.data.index import TENSORS_SUFFIX
 from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.probe import problems_of_names, without_bad
 from sidestep.data.sides import sides_in
+from sidestep.data.unmerged import check_indexes
 from sidestep.lifecycle.adapter_files import find_adapter, header_of
 from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.ranks import check_estimate
 from sidestep.lifecycle.resume import where_named
+from sidestep.lifecycle.sweep import FILE as SWEEP
+from sidestep.lifecycle.sweep import read_sweep
 from sidestep.preflight.checks import Check, Skipped, raise_problems, run_checks
 from sidestep.preflight.first_adapter import check_fit
-from sidestep.preflight.free import check_output_free, check_tensors_free
+from sidestep.preflight.free import check_output_free, check_sweep_free, check_tensors_free
 from sidestep.preflight.held_out import check_held_out
 from sidestep.preflight.of_songs import check_prompts, check_shares
 from sidestep.preflight.tensors import check_made_with, find_tensors
@@ -89,6 +94,8 @@ def input_checks(job: Job, *, ahead: bool = False) -> list[Check]:
     if not makes_tensors:
         checks.append(Check(_tensors_field(spec), partial(_check_made, job, dataset, ahead)))
         checks.append(Check("encoders", partial(check_made_with, job, dataset)))
+    elif ahead:
+        checks.append(Check("index.json", lambda: check_indexes(job.tensors, _shards(job))))
     checks.append(Check("checkpoint_dir", partial(_check_models, job)))
     if spec.task in ("train", "pipeline"):
         checks.append(Check("train.adapter", partial(_check_targets, job)))
@@ -104,15 +111,21 @@ def input_checks(job: Job, *, ahead: bool = False) -> list[Check]:
     return checks
 
 
-def output_checks(job: Job) -> list[Check]:
-    """Checks that the task may write where its results go."""
+def output_checks(job: Job, *, ahead: bool = False) -> list[Check]:
+    """Checks that the task may write where its results go; `ahead` as for `input_checks`."""
     spec, checks = job.spec, []
     if spec.task == "preprocess" or (spec.task == "pipeline" and spec.dataset_dir):
         checks.append(Check(_tensors_field(spec), lambda: _check_tensors(job)))
     if spec.task != "preprocess":
-        is_shared = spec.task == "estimate"
-        checks.append(Check("output_dir", lambda: _check_output(job.output_store, is_shared)))
+        checks.append(Check("output_dir", lambda: _check_output(job, ahead)))
     return checks
+
+
+def _shards(job: Job) -> list[Shard]:
+    """Those that the job makes: all of them, where it is not known which one it is."""
+    if job.shard:
+        return [job.shard]
+    return shards_of(job.spec.preprocess.shards) if is_sharded(job.spec) else []
 
 
 def _tensors_field(spec: JobSpec) -> str:
@@ -234,14 +247,30 @@ def _size(files: Sequence[FileInfo]) -> str:
 
 
 def _check_tensors(job: Job) -> str:
-    check_output_free(job.output_store)  # preprocessing has a status and a log there, too
-    check_tensors_free(job.tensors)
+    shards = _shards(job)
+    check_output_free(job.output_store, shards)  # preprocessing has a status and a log there, too
+    check_tensors_free(job.tensors, shards)
     return _check_writable(job.tensors, is_shared=True)
 
 
-def _check_output(store: Store, is_shared: bool) -> str:
+def _check_output(job: Job, ahead: bool) -> str:
+    store, task = job.output_store, job.spec.task
     check_output_free(store)
-    return _check_writable(store, is_shared)
+    if task == "pipeline" and not job.spec.dataset_dir:
+        check_tensors_free(job.tensors)
+    can = _check_writable(store, is_shared=task == "estimate")
+    return f"{can}; {_check_sweep(job, ahead)}" if job.spec.is_sweep else can
+
+
+def _check_sweep(job: Job, ahead: bool) -> str:
+    """How many runs there are, and how many of them are listed. Once it runs, what is in the way of one of
+    them fails that one alone."""
+    store, members = job.output_store, members_of(job.spec)
+    known = {entry.folder for entry in read_sweep(store)}
+    folders = [member.folder for member in members]
+    check_sweep_free(store, folders if ahead else ())
+    begun = len(known.intersection(folders))
+    return f"{counted(len(members), 'runs')}, {begun or 'none'} of them in {SWEEP}"
 
 
 def _check_writable(store: Store, is_shared: bool) -> str:

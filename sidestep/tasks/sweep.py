@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sidestep.commitlog.lease import Lease
-from sidestep.config.index import completion_index
+from sidestep.config.index import Numbered, numbered
 from sidestep.config.job import JobSpec
 from sidestep.config.needs import check_needs
 from sidestep.config.sweep import Member, members_of, shared_of
@@ -19,12 +19,12 @@ from sidestep.lifecycle.sweep import alone, in_order, keep_list, read_sweep
 from sidestep.lifecycle.sweep_best import publish_best
 from sidestep.lifecycle.watching import last_words, tell_of_end
 from sidestep.preflight.checks import raise_problems, run_checks
-from sidestep.preflight.places import input_checks
+from sidestep.preflight.places import input_checks, output_checks
 from sidestep.runtime import liveness
 from sidestep.runtime.errors import AgainError, BadSpecError, ExitCode, Rerun, SideStepError
 from sidestep.runtime.folders import provide_folders
 from sidestep.runtime.preemption import Preemption
-from sidestep.runtime.words import out_of
+from sidestep.runtime.words import counted, out_of
 from sidestep.storage.store import Store
 
 if TYPE_CHECKING:
@@ -54,13 +54,17 @@ def run_sweep(
         job = Job(spec, preemption)
         store = job.output_store
         members = members_of(spec)
-        index = completion_index(environ)
-        mine = _mine(in_order(read_sweep(store), members), index)
+        number = numbered(environ)
+        check_needs(spec)
+        provide_folders(spec.runtime.workspace)
+        raise_problems(run_checks(output_checks(job)))  # first: the list of the runs is there
+        mine = _mine(in_order(read_sweep(store), members), number)
         _check(spec, mine, preemption)
     except SideStepError as error:
         tell_of_end(spec, preemption, error)
         raise
-    mine = _mine(keep_list(store, members), index)
+    mine = _mine(keep_list(store, members), number)
+    _warn_of_count(number, len(members))
     liveness.begin(job.workspace.root)  # a probe asks while it waits for another run of the sweep, too
     lease = Lease(spec.runtime.lease_seconds)
     if spec.task == "pipeline":
@@ -75,22 +79,32 @@ def run_sweep(
     return made.get(best.folder if best else "") or next(reversed(made.values()), None)
 
 
-def _mine(members: Sequence[Member[JobSpec]], index: int | None) -> list[Member[JobSpec]]:
+def _mine(members: Sequence[Member[JobSpec]], number: Numbered | None) -> list[Member[JobSpec]]:
     """The runs of this process. Raises BadSpecError where there is none of its index."""
-    if index is None:
+    if number is None:
         return list(members)
-    if index >= len(members):
+    if number.index >= len(members):
         raise BadSpecError(
-            f"this is job number {index} (from 0 on), and the sweep has {len(members)} runs: 0 to "
+            f"this is job number {number.index} (from 0 on), and the sweep has {len(members)} runs: 0 to "
             f"{len(members) - 1} are allowed\n  `sidestep render` writes how many there are"
         )
-    return [members[index]]
+    return [members[number.index]]
+
+
+def _warn_of_count(number: Numbered | None, runs: int) -> None:
+    """Say where the platform has started fewer jobs than there are runs, or more."""
+    if number is None or number.count in (None, runs):
+        return
+    started = f"The platform has started {counted(number.count, 'jobs')} ({number.counted_by})"
+    if number.count < runs:
+        what = f"these jobs leave out {runs - number.count} of them; start {runs} to train all"
+    else:
+        what = f"the other jobs find none, and end with 78; {runs} are enough"
+    log.warning("%s, and the sweep has %s: %s", started, counted(runs, "runs"), what)
 
 
 def _check(spec: JobSpec, members: Sequence[Member[JobSpec]], preemption: Preemption) -> None:
     """Look at all that the runs read, before the first one is begun. Raises what a store raises."""
-    check_needs(spec)
-    provide_folders(spec.runtime.workspace)
     if spec.task == "train":
         shards = spec.preprocess.shards
         merge_waiting(Job(spec, preemption).tensors, shards if shards > 1 else None)

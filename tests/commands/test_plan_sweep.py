@@ -6,6 +6,7 @@ import pytest
 
 from sidestep.cli import main
 from sidestep.runtime.errors import ExitCode
+from tests.facts import tells
 
 
 @pytest.mark.slow
@@ -22,3 +23,14 @@ def test_time_and_cost_are_summed(capsys: pytest.CaptureFixture[str]) -> None:
             assert row[figure] == pytest.approx(sum(card[figure] for card in cards))
         assert row["memory"] == max(card["needed"] for card in cards)
     assert len(plan["sweep"]["cards"]) > 10
+
+
+@pytest.mark.slow
+def test_the_run_that_is_planned_in_full_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "--offline", "--task", "train", "--songs", "2", "--song-seconds", "30"]
+    assert main([*words, "--sweep", "train.adapter.rank=4,8,8", "train.epochs=1,3"], is_process=False) == 78
+    assert main([*words, "--sweep", "train.adapter.rank=4,8", "train.epochs=1,3"], is_process=False) == 0
+    said = capsys.readouterr().out
+    head, _, rest = said.partition("Plan of ")
+    assert tells(head, "4 runs", "train.adapter.rank=8 train.epochs=1") and "rank=4" not in head
+    assert rest.index("The sweep: 4 runs") > 0

@@ -9,6 +9,9 @@ import pytest
 
 from sidestep.cli import main
 from sidestep.commands.status import show_status
+from sidestep.commitlog.lease import Lease
+from sidestep.commitlog.log import CommitLog
+from sidestep.commitlog.writer import take_over
 from sidestep.config.schema import StorageSpec
 from sidestep.lifecycle.status import Status, now
 from sidestep.storage.local import LocalStore
@@ -48,6 +51,26 @@ def test_the_command_for_people(running: Status, tmp_path: Path, capsys: pytest.
         "  newest checkpoint: checkpoints/checkpoint-step-100, after step 100",
         "  attempt 2, 1 of them preempted, 5 min 00 s in all",
     ]
+
+
+def test_after_a_kill_the_log_knows_the_newest_checkpoint(
+    running: Status, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The attempt was killed before it told of it, or the next one has made none of its own yet."""
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "adapter_model.safetensors").write_bytes(b"adapter")
+    log = CommitLog(LocalStore(tmp_path, StorageSpec()))
+    with take_over(log, Lease(60), None, {}) as writer:
+        writer.commit(tmp_path / "made", "checkpoint-step-110", 110, [])
+    for told in (running.last_commit, None):
+        status = running.model_copy(update={"last_commit": told})
+        assert main(["status", write(status, tmp_path)]) == 0
+        said = capsys.readouterr().out
+        assert "newest checkpoint: checkpoints/checkpoint-step-110, after step 110\n" in said
+    (tmp_path / "commits" / "000001.json").write_text("damaged")
+    (tmp_path / "commits" / "000002.json").write_text("damaged")
+    assert main(["status", write(running, tmp_path)]) == 0
+    assert "newest checkpoint: checkpoints/checkpoint-step-100" in capsys.readouterr().out
 
 
 def test_what_the_held_out_songs_say(

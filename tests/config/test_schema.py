@@ -61,11 +61,23 @@ def test_lists_as_people_write_them(words: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "pairs", ["q_proj=8 v_proj=16", ["q_proj=8", "v_proj=16"], {"q_proj": 8, "v_proj": 16}]
+    "pairs",
+    [
+        *("q_proj=8 v_proj=16", ["q_proj=8", "v_proj=16"], {"q_proj": 8, "v_proj": 16}),
+        *('{"q_proj": 8, "v_proj": 16}', ['{"q_proj": 8, "v_proj": 16}']),
+    ],
 )
 def test_mappings_as_people_write_them(pairs: object) -> None:
     spec = JobSpec(**PLACES, train={"adapter": {"rank_pattern": pairs}})
     assert spec.train.adapter.rank_pattern == {"q_proj": 8, "v_proj": 16}
+
+
+@pytest.mark.parametrize("pairs", ['{"q_proj": 8, "v', ['{"q_proj": 8, "v_proj" 16}']])
+def test_broken_json_is_called_that(pairs: object) -> None:
+    with pytest.raises(ValidationError, match=facts("is not JSON: ", " at ")):
+        JobSpec(**PLACES, train={"adapter": {"rank_pattern": pairs}})
+    odd = JobSpec(**PLACES, train={"repeats": "{a}.wav=2"})
+    assert odd.train.repeats == {"{a}.wav": 2}
 
 
 @pytest.mark.parametrize(

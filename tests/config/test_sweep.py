@@ -59,6 +59,9 @@ def test_a_run_is_its_own_job_on_shared_tensors() -> None:
         ({"train.lr": ["1e-4", 1e-4]}, ["train.lr=0.0001 twice"]),
         ({"train.seed": [1], "train.epochs": list(range(1, MOST + 2))}, [f"{MOST + 1:,} runs"]),
         ("train.lr", ["sweep = 'train.lr'", "pairs"]),
+        ('{"train.lr": [1e-4,', ["is not JSON", "at its end"]),
+        ('{"train.lr" [1e-4]}', ["is not JSON", "at character 13, '[1e-4]}'"]),
+        ('train.adapter.target_modules=[["q_proj"]', ["is not JSON", "at its end"]),
     ],
 )
 def test_what_is_wrong_is_said_of_the_spec(sweep: Any, said: list[str]) -> None:

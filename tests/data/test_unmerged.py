@@ -227,3 +227,44 @@ def test_tensors_of_songs_that_were_there_before_keep_their_digests(
     with caplog.at_level(logging.INFO):
         merge_waiting(store)
     assert root(store).tensors["old"] == "digest" and "8 songs of 2 shards" in caplog.text
+
+
+def test_a_damaged_index_is_written_anew_once_all_shards_are_whole(
+    store: Store, write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(0)
+    store.write_bytes("index.json", b"damaged")
+    store.write_bytes("unfinished/latents", b"work")
+    with pytest.raises(MissingInputError):
+        merge_shards(store)
+    assert store.read_bytes("index.json") == b"damaged"
+    write(1)
+    merge_shards(store)
+    assert len(root(store).samples) == len(NAMES) and is_merged(store)
+    assert tells(caplog.text, f"{store.place}/index.json", "written anew")
+    assert store.stat("unfinished/latents")  # whose songs these are, nobody knows any more
+
+
+def test_a_stray_folder_of_many_shards_is_looked_into_alone(
+    store: Store, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in range(2):
+        write(k)
+    write(0, 3000)
+    asked = []
+
+    def counted(place: Store) -> Index | None:
+        asked.append(place.place)
+        return read_index(place)
+
+    monkeypatch.setattr("sidestep.data.unmerged.read_index", counted)
+    assert merge_shards(store).of == 2 and len(asked) < 9
+    for k in range(2):
+        Path(store.place, f"shards/{k}-of-2/index.json").unlink()
+    asked.clear()
+    with pytest.raises(MissingInputError, match="2,999 of 3,000 shards missing: 1-of-3000"):
+        merge_shards(store)
+    assert len(asked) < 9
+    Path(store.place, "shards/0-of-3000").rename(Path(store.place, "shards/0-of-999999"))
+    with pytest.raises(MissingInputError, match="no shards"):  # more than preprocess.shards can say
+        merge_shards(store)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sidestep.config.job import JobSpec
+from sidestep.config.shards import Shard
 from sidestep.lifecycle import reporter as module
 from sidestep.lifecycle.attempts import attempts_of
 from sidestep.lifecycle.job import Job
@@ -119,6 +120,27 @@ def test_two_that_begin_at_once_have_numbers_of_their_own(tmp_path: Path) -> Non
     second.count()
     second.count()  # once
     assert list(attempts_of(Job(spec_of(tmp_path)).output_store)) == [1, 2]
+
+
+def test_a_shard_that_is_run_twice_at_once_was_not_preempted(tmp_path: Path) -> None:
+    """Nothing keeps two apart there: the one that began first goes on, or has ended since."""
+    spec = JobSpec.load(None, task="preprocess", audio_dir="songs", output_dir=tmp_path / "out")
+    clock = Clock()
+    first, second, third = (Reporter(Job(spec, shard=Shard(0, 2)), 3600, clock) for _ in range(3))
+
+    def preemptions() -> int:
+        told = json.loads((tmp_path / "out" / "shards" / "0-of-2" / "status.json").read_text())
+        return int(told["spent"]["preemptions"])
+
+    first.count()  # and is killed
+    with second:
+        second.begin("preprocess")
+        with third:
+            third.begin("preprocess")
+            assert preemptions() == 2  # nobody knows yet
+            clock.now += 9
+            second.tell()
+        assert preemptions() == 1
 
 
 def test_a_damaged_file_is_an_attempt_all_the_same(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from sidestep.config.index import VARIABLES, completion_index
+from sidestep.config.index import VARIABLES, numbered
 from sidestep.config.job import resolve
 from sidestep.config.sweep import members_of
 from sidestep.platforms.disk import workspace_gib
@@ -107,8 +107,9 @@ def test_the_disk_is_for_the_largest_run() -> None:
 
 def test_each_index_has_its_variable() -> None:
     for name, count in VARIABLES.items():
-        assert completion_index({name: "7", **({count: "8"} if count else {})}) == 7
-    assert completion_index({}) is None
+        found = numbered({name: "7", **({count: "8"} if count else {})})
+        assert found and found.index == 7
+    assert numbered({}) is None
 
 
 SWEPT_ADAPTERS = {**ON_S3, "task": "train", "dataset_dir": "s3://studio/tensors"}

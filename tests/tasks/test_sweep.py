@@ -25,7 +25,7 @@ from sidestep.runtime.preemption import Preemption
 from sidestep.storage.open import open_store
 from sidestep.tasks import run
 from sidestep.tasks.sweep import run_sweep
-from tests.facts import facts
+from tests.facts import facts, tells
 from tests.runs import files
 from tests.songs import MakeSpec, song, write_songs
 
@@ -152,6 +152,18 @@ def test_an_index_is_one_run(sweep: MakeSpec, environ: dict[str, str], index: in
     assert done_by(spec, runs, **environ) == (folders if index is None else [folders[index]])
 
 
+@pytest.mark.parametrize(
+    ("count", "said"), [("4", ()), ("3", ("leave out 1", "start 4")), ("6", ("78", "4 are enough"))]
+)
+def test_another_number_of_jobs_than_runs_is_warned_of(
+    sweep: MakeSpec, count: str, said: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    done_by(sweep(), Runs(), SLURM_ARRAY_TASK_ID="0", SLURM_ARRAY_TASK_COUNT=count)
+    warned = [message for message in caplog.messages if "SLURM_ARRAY_TASK_COUNT" in message]
+    assert len(warned) == bool(said)
+    assert all(tells(message, f"{count} jobs", "4 runs", *said) for message in warned)
+
+
 @pytest.mark.parametrize("index", ["4", "-1", "x"])
 def test_no_run_has_that_index(sweep: MakeSpec, index: str) -> None:
     spec = sweep()
@@ -250,13 +262,13 @@ def test_the_best_one_of_too_few_songs_is_not_called_a_matter_of_chance() -> Non
     assert "sure" not in str(best.model_copy(update={"is_sure": True}))
 
 
-@pytest.mark.parametrize("command", ["train", "fixed", "vanilla"])
+@pytest.mark.parametrize("command", ["train", "fixed", "vanilla", "lr-find", "verify-resume"])
 def test_a_command_for_one_adapter_takes_no_sweep(
     sweep: MakeSpec, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [command, "--output-dir", sweep().output_place, "--sweep", "train.seed=1,2"]
     assert main(words, is_process=False) == ExitCode.BAD_SPEC
-    assert "sidestep run" in capsys.readouterr().err
+    assert tells(capsys.readouterr().err, f"`sidestep {command}`", "sidestep run", "--sweep '{}'")
 
 
 @pytest.mark.parametrize("command", ["publish", "calibrate"])

@@ -1,6 +1,7 @@
 """A sweep of four, from songs to the best adapter, killed twice: all is made once, with the same bytes."""
 
 import json
+import logging
 import signal
 import threading
 from collections.abc import Callable
@@ -84,7 +85,9 @@ def test_killed_twice_ended_and_compared(
 
 
 @pytest.mark.slow
-def test_of_two_jobs_at_once_one_makes_what_both_share(sweep: Callable[[str], JobSpec]) -> None:
+def test_of_two_jobs_at_once_one_makes_what_both_share(
+    sweep: Callable[[str], JobSpec], caplog: pytest.LogCaptureFixture
+) -> None:
     """The second waits for as long as the first one lives, and finds it made then."""
     spec, begun, may_end, order = sweep("both"), threading.Event(), threading.Event(), []
 
@@ -99,6 +102,10 @@ def test_of_two_jobs_at_once_one_makes_what_both_share(sweep: Callable[[str], Jo
     assert begun.wait(20)
     threading.Timer(2.5, may_end.set).start()  # longer than a lease
     environ = {"JOB_COMPLETION_INDEX": "0"}
+    caplog.set_level(logging.INFO)
     run_sweep(spec, Preemption(), lambda one: order.append(one.task), environ)
     thread.join()
     assert order == ["made", "preprocess", "estimate", "train"]
+    told = [message for message in caplog.messages if "waiting" in message]
+    assert all("Another run of this sweep is making what all of them share" in message for message in told)
+    assert told
