@@ -88,9 +88,14 @@ class SideStepError(Exception):
 
     The message says what is wrong, where, what is allowed, and what to do; it may have many lines.
     Raise one of the subclasses; anything else that reaches the top is a bug (exit code 70).
+
+    Attributes:
+        is_own: whether it is that of one process of several that train together, which have met. Before they
+            have, what ends one ends all of its machine.
     """
 
     exit_code = ExitCode.BUG
+    is_own = False
 
     def __init__(self, *words: object) -> None:
         """`words` may hold what a library said of its own error: secrets in them are hidden."""

@@ -128,6 +128,16 @@ def is_beside_another(environ: Mapping[str, str]) -> bool:
         return False
 
 
+def leads_another_machine(environ: Mapping[str, str]) -> bool:
+    """Whether this process is the first on a machine without rank 0: what that machine waits for, and what it
+    has to be warned of, nobody else says."""
+    try:
+        rank = rank_in(environ)
+    except BadSpecError:
+        return False
+    return rank is not None and rank.number > 0 and rank.local == 0
+
+
 def follower(environ: Mapping[str, str]) -> int:
     """The rank that this process is, if it leaves log, screen and output to another one; 0: it does not."""
     return _number(environ, "RANK") if is_rank(environ) else 0

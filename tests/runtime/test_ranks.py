@@ -3,7 +3,16 @@
 import pytest
 
 from sidestep.runtime.errors import BadSpecError
-from sidestep.runtime.ranks import LISTENER_VARIABLE, Node, Rank, follower, node_in, rank_in, share_in
+from sidestep.runtime.ranks import (
+    LISTENER_VARIABLE,
+    Node,
+    Rank,
+    follower,
+    leads_another_machine,
+    node_in,
+    rank_in,
+    share_in,
+)
 
 OF_LAUNCH = {
     "RANK": "5",
@@ -142,3 +151,12 @@ def test_a_share_of_this_machine() -> None:
     assert share_in({**rank, "LOCAL_WORLD_SIZE": "4"}) == (1, 4)
     assert share_in(rank) == (0, 1)  # nobody says how many are here
     assert share_in({"LOCAL_WORLD_SIZE": "4"}) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("number", "local", "leads"), [("0", "0", False), ("1", "1", False), ("2", "0", True), ("3", "1", False)]
+)
+def test_the_first_of_a_machine_without_rank_0(number: str, local: str, leads: bool) -> None:
+    """It shows that machine's warnings."""
+    assert leads_another_machine(OF_LAUNCH | {"RANK": number, "LOCAL_RANK": local}) == leads
+    assert not leads_another_machine({})
