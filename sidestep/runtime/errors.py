@@ -83,6 +83,12 @@ def rerun_after(code: int) -> Rerun:
     return next((own.rerun for own in ExitCode if own == code), Rerun.COUNTED)
 
 
+def meaning(code: int) -> str:
+    """Why a process ended with this code, as a clause."""
+    own = next((one.meaning for one in ExitCode if one == code), "")
+    return OTHERS.get(code) or (own[:1].lower() + own[1:]).rstrip(".") or "for no reason that is known"
+
+
 class SideStepError(Exception):
     """A failure with a message for the user: shown without a traceback, ends with `exit_code`.
 

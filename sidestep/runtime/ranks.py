@@ -6,13 +6,19 @@ of platforms (an Indexed Job's index, Slurm's, SkyPilot's, dstack's) are those o
 no part of it, and one with nothing else is not set.
 """
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sidestep.runtime.errors import BadSpecError
+from sidestep.runtime.errors import BadSpecError, meaning
 
 LISTENER_VARIABLE = "SIDE_STEP_LISTENER"
 """The descriptor of a socket that listens already, for rank 0 of `sidestep launch`: no port can be taken."""
+
+ENDS_VARIABLE = "SIDE_STEP_ENDS"
+"""The descriptor of a file in which `sidestep launch` writes which of its processes has failed, and with what
+code, before it ends the others: all that they see of it is a signal, or a connection that is closed."""
 
 DEFAULT_PORT = 29500  # torchrun's
 LAST_PORT = 65535
@@ -148,6 +154,22 @@ def share_in(environ: Mapping[str, str]) -> tuple[int, int]:
     rank = rank_in(environ)
     count = _number(environ, "LOCAL_WORLD_SIZE") if rank and _text(environ, "LOCAL_WORLD_SIZE") else 1
     return (rank.local, count) if rank and rank.local < count else (0, 1)
+
+
+def is_launched(environ: Mapping[str, str]) -> bool:
+    """Whether a launcher sees the ends of this machine's processes, and says so."""
+    return bool(_text(environ, ENDS_VARIABLE))
+
+
+def lost_rank(environ: Mapping[str, str]) -> str:
+    """Which rank of this machine has failed first, as the launcher says: "rank 1 was lost with 137: …".
+    Nothing where none has, or where nobody says so."""
+    try:
+        noted = os.pread(_number(environ, ENDS_VARIABLE), 100, 0) if is_launched(environ) else b""
+    except (BadSpecError, OSError):  # another program's variable, or a process without its files
+        return ""
+    found = re.match(rb"(\d+) (\d+)\n", noted)
+    return f"rank {int(found[1])} was lost with {int(found[2])}: {meaning(int(found[2]))}" if found else ""
 
 
 def node_in(environ: Mapping[str, str], nodes: int | None = None) -> Node:

@@ -26,7 +26,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from sidestep.runtime import liveness
 from sidestep.runtime.errors import ExitCode, MachineError, PeerLostError, SideStepError
 from sidestep.runtime.preemption import RESERVE, Preemption
-from sidestep.runtime.ranks import Rank
+from sidestep.runtime.ranks import Rank, is_launched, lost_rank
 from sidestep.runtime.words import one_or_many, some
 from sidestep.training.numbers import Progress
 
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 EVERY_SECONDS = 1.0  # between two signs of life
 LOST_AFTER = 30.0  # seconds without one
 SECONDS_TO_END = 12.0  # that a process has once it has lost another one: then it ends whatever it is doing
+SECONDS_TO_HEAR = 1.0  # from the launcher, which process of this machine is gone
 LAST_WORDS = 8.0  # seconds that it waits before it ends, so that the cause is seen first
 MEET_WITHIN = 600.0  # seconds until all have come: images are pulled at different speeds
 TRY_SECONDS = 5.0  # for one connection
@@ -233,9 +234,16 @@ class Processes(Team):
         """Raise PeerLostError where another process is gone."""
         if self._lost:
             raise PeerLostError(
-                f"rank {self.rank} ends, as {self._lost}\n"
+                f"rank {self.rank} ends, as {self._cause()}\n"
                 "  what that process said last tells why; the same command goes on from the newest checkpoint"
             )
+
+    def _cause(self) -> str:
+        """What the launcher says of it: it sees a process end a moment after its connections are closed."""
+        until = time.monotonic() + min(SECONDS_TO_HEAR, max(self._preemption.seconds_left(), 0))
+        while not (cause := lost_rank(os.environ)) and is_launched(os.environ) and time.monotonic() < until:
+            time.sleep(0.02)
+        return cause or self._lost
 
     def _connect(self) -> None:
         """In a thread, as it hears no signal, and would wait for one that has died."""
@@ -381,7 +389,7 @@ class Processes(Team):
         if self._over.is_set():
             return
         self._lost = self._lost or who
-        log.error("Rank %d ends, as %s", self.rank, who)
+        log.error("Rank %d ends, as %s", self.rank, self._cause())
         if not self._over.wait(SECONDS_TO_END):
             logging.shutdown()
             self._end(ExitCode.PEER)

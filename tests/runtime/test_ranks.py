@@ -1,18 +1,24 @@
 """Which process and which node this is, by the variables of whoever has started it."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from sidestep.runtime.errors import BadSpecError
 from sidestep.runtime.ranks import (
+    ENDS_VARIABLE,
     LISTENER_VARIABLE,
     Node,
     Rank,
     follower,
     leads_another_machine,
+    lost_rank,
     node_in,
     rank_in,
     share_in,
 )
+from tests.facts import tells
 
 OF_LAUNCH = {
     "RANK": "5",
@@ -160,3 +166,15 @@ def test_the_first_of_a_machine_without_rank_0(number: str, local: str, leads: b
     """It shows that machine's warnings."""
     assert leads_another_machine(OF_LAUNCH | {"RANK": number, "LOCAL_RANK": local}) == leads
     assert not leads_another_machine({})
+
+
+def test_which_rank_the_launcher_has_seen_go() -> None:
+    noted = os.memfd_create("ends")
+    environ = {ENDS_VARIABLE: str(noted)}
+    assert lost_rank({}) == lost_rank(environ) == ""
+    os.write(noted, b"3 71\n1 137\n")
+    assert tells(lost_rank(environ), "rank 3 was lost with 71", "memory")
+    os.close(noted)
+    assert lost_rank(environ) == lost_rank({ENDS_VARIABLE: "x"}) == ""
+    with Path(__file__).open() as other:
+        assert lost_rank({ENDS_VARIABLE: str(other.fileno())}) == ""

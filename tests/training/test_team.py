@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from sidestep.runtime.errors import BadSpecError, ExitCode, SideStepError
 from sidestep.runtime.preemption import Preemption
-from sidestep.runtime.ranks import Rank
+from sidestep.runtime.ranks import ENDS_VARIABLE, Rank
 from sidestep.training import team
 from sidestep.training.team import Processes, met
 from tests.facts import tells
@@ -148,6 +149,30 @@ def test_what_ends_a_process_that_has_met_the_others_is_its_own(capfd: pytest.Ca
             assert host.code() == ExitCode.PEER
     err += capfd.readouterr().err
     assert tells(err, "own: True: one has read another spec", "own: True: rank 0 ends")
+
+
+def test_who_is_left_says_which_rank_the_launcher_has_seen_go(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher says it a moment after the connections are closed, and then sends a signal."""
+    noted = os.memfd_create("ends")
+    monkeypatch.setenv(ENDS_VARIABLE, str(noted))
+    monkeypatch.setattr(team, "SECONDS_TO_HEAR", 30.0)
+    first, second = ranks(2, free_port())
+
+    def sums(processes: Processes) -> None:
+        sys.stderr.write(f"rank {processes.rank} has met the others\n")
+        while True:
+            processes.add_up(torch.zeros(2))
+
+    with forked(lambda: meet(first, sums)) as host, forked(lambda: meet(second, sums)) as killed:
+        said_until("rank 1 has met", capfd)
+        os.kill(killed.pid, signal.SIGKILL)
+        assert killed.code() == -signal.SIGKILL
+        os.write(noted, b"1 137\n")
+        assert host.code() == ExitCode.PEER
+    os.close(noted)
+    assert tells(capfd.readouterr().err, "rank 0 ends, as rank 1 was lost with 137")
 
 
 def said_until(word: str, capfd: pytest.CaptureFixture[str]) -> str:
