@@ -14,9 +14,9 @@ from sidestep.commands import COMMANDS, DEFAULT
 from sidestep.commands.command import Call
 from sidestep.runtime import interrupts
 from sidestep.runtime.console import answered, is_interactive, write, write_json
-from sidestep.runtime.errors import BadSpecError, ExitCode, MachineError, SideStepError, UsageError
+from sidestep.runtime.errors import ExitCode, MachineError, SideStepError, UsageError
 from sidestep.runtime.logs import is_json, log_file, setup_logging
-from sidestep.runtime.ranks import is_beside_another, is_rank
+from sidestep.runtime.ranks import follower, is_beside_another, is_rank
 from sidestep.runtime.secrets import hide
 from sidestep.runtime.shown import indented
 from sidestep.runtime.words import did_you_mean
@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None, is_process: bool = True) -> int:
     except SideStepError as error:
         setup_logging()
         level = logging.INFO if error.exit_code is ExitCode.AGAIN else logging.ERROR
-        if isinstance(error, UsageError | BadSpecError) and is_beside_another(os.environ):
-            level = logging.DEBUG  # that one has read the same words and spec, and says it
+        if not error.is_own and is_beside_another(os.environ):
+            level = logging.DEBUG  # that one has found the same, and says it
         log.log(level, "%s", error, exc_info=True)
         _tell_programs(words, str(error), error.exit_code)
         return error.exit_code
@@ -80,8 +80,8 @@ def main(argv: Sequence[str] | None = None, is_process: bool = True) -> int:
 
 
 def _tell_programs(words: Sequence[str], said: str, code: ExitCode) -> None:
-    """An error as JSON, for who has asked for that and has got none."""
-    if "--json" in words and not answered.is_set():
+    """An error as JSON, for who has asked for that and has got none. Of several processes, rank 0 tells."""
+    if "--json" in words and not answered.is_set() and not follower(os.environ):
         write_json({"error": {"exit_code": int(code), "said": said}})
 
 

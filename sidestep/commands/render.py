@@ -1,6 +1,7 @@
 """`sidestep render`: the file that runs a job on a platform, and the command that submits it."""
 
 import argparse
+import logging
 import re
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from sidestep.commands.command import Call
 from sidestep.commands.job import add_job_flags, read_job
 from sidestep.commands.parser import Parser, whole
 from sidestep.config.presets import write_file
+from sidestep.config.processes import said_of_idle
 from sidestep.config.sources import IMAGE_VARIABLE
 from sidestep.platforms.image import image_reference
 from sidestep.platforms.platform import Platform
@@ -19,6 +21,8 @@ from sidestep.runtime.driver import OLDEST_DRIVER
 from sidestep.runtime.errors import UsageError
 from sidestep.runtime.shown import shown
 from sidestep.runtime.words import did_you_mean
+
+log = logging.getLogger(__name__)
 
 LEAST_DISK, MOST_DISK = 10, 16_000  # GiB
 
@@ -96,6 +100,8 @@ def run(call: Call) -> None:
         write(rendered.text, exactly=True)
         how = f"Save this as {default_file(platform, spec)}, and submit it with"
     sys.stderr.write(shown(f"{how}:\n  {rendered.command}\n"))
+    if idle := said_of_idle(job.spec.train, job.nodes * job.gpus):
+        log.warning("%s", idle)
 
 
 def _platform(call: Call) -> Platform:

@@ -18,7 +18,7 @@ from sidestep.runtime.console import write, write_json
 from sidestep.runtime.errors import AgainError, StalledError
 from sidestep.runtime.interrupts import Terminated
 from sidestep.runtime.logs import setup_logging
-from sidestep.runtime.ranks import rank_in
+from sidestep.runtime.ranks import follower, rank_in
 
 if TYPE_CHECKING:
     from sidestep.platforms.release import RentedMachine
@@ -107,10 +107,12 @@ def run(call: Call) -> None:
 @contextmanager
 def _told(words: Sequence[str], preemption: "Preemption") -> Iterator[None]:
     """Who hears of this job hears as well that it ends before its spec is read, as far as its webhook is
-    known then. The error stays as it is, whatever becomes of that."""
+    known then. The error stays as it is, whatever becomes of that. Of several processes, rank 0 tells."""
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
+        if follower(os.environ):
+            raise
         try:
             from sidestep.config.glimpse import glimpse
 

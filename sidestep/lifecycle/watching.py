@@ -4,6 +4,7 @@ Nothing here stops or slows a run: what may fail or hang does so in a thread of 
 queue (`runtime.outbox`).
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from sidestep.runtime.errors import AgainError, BadSpecError, ExitCode, SideStep
 from sidestep.runtime.gpus import GpuWatch
 from sidestep.runtime.outbox import Outbox
 from sidestep.runtime.preemption import RESERVE, Preemption
+from sidestep.runtime.ranks import lost_rank
 from sidestep.runtime.secrets import hide
 
 if TYPE_CHECKING:
@@ -165,7 +167,9 @@ def ending(error: BaseException | None) -> tuple[End, ExitCode]:
 
 def last_words(error: BaseException | None) -> str:
     """What a status says of an attempt's end."""
-    lines = hide(str(error or "")).splitlines() or ["stopped by a signal"]
+    lines = hide(str(error or "")).splitlines()
+    if not lines:
+        return lost_rank(os.environ) or "stopped by a signal"
     is_heading = isinstance(error, BadSpecError | UsageError) or lines[0].endswith(":")
     if is_heading and len(lines) > 1:
         return f"{lines[0].removesuffix(':')}: {lines[1].strip()}"

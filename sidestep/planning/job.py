@@ -2,6 +2,7 @@
 
 from sidestep.acestep.releases import Configs
 from sidestep.config.job import JobSpec
+from sidestep.config.processes import rounds, said_of_idle
 from sidestep.lifecycle.best import Best
 from sidestep.lifecycle.policy import CheckpointPolicy
 from sidestep.planning.figures import Basis, Figure, gigabytes
@@ -75,6 +76,7 @@ def _training(spec: JobSpec, configs: Configs, songs: Songs) -> dict[str, Figure
             f"{schedule.total_steps:,} ({counted(schedule.epochs, 'epochs')} of {schedule.steps_per_epoch})",
             songs.basis if songs.basis == "assumed" else "computed",
         ),
+        **_gpus(spec, schedule),
         "micro-batch": micro_batch(spec, songs),
         "adapter": Figure(
             trace.adapter_parameters,
@@ -83,6 +85,25 @@ def _training(spec: JobSpec, configs: Configs, songs: Songs) -> dict[str, Figure
         ),
         "checkpoints": _checkpoints(spec, schedule, memory),
     }
+
+
+def gpus_of(spec: JobSpec) -> int:
+    """How many GPUs the task of `spec` asks a platform for."""
+    return spec.runtime.gpus * spec.runtime.nodes if spec.task == "train" else 1
+
+
+def _gpus(spec: JobSpec, schedule: Schedule) -> dict[str, Figure]:
+    """How many train together, where several do, and how they share a step's samples."""
+    if (count := gpus_of(spec)) == 1:
+        return {}
+    nodes, samples = spec.runtime.nodes, min(schedule.samples_per_step, schedule.samples)
+    made_of = f" ({nodes} nodes × {spec.runtime.gpus})" if nodes > 1 else ""
+    in_a_step = f"{counted(samples, 'samples')} in {counted(rounds(samples, count), 'rounds')}"
+    figures = {"GPUs": Figure(count, f"{count}{made_of}, a step's {in_a_step}", "computed")}
+    if said_of_idle(spec.train, count, schedule.samples):
+        idle = f"{count - samples} of {count}: a step has no sample for them"
+        figures["idle GPUs"] = Figure(count - samples, idle, "computed")
+    return figures
 
 
 def _validation(spec: JobSpec, configs: Configs, songs: Songs) -> dict[str, Figure]:

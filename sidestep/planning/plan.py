@@ -6,15 +6,16 @@ from functools import partial
 
 from sidestep.acestep.releases import Configs
 from sidestep.config.job import JobSpec
+from sidestep.config.processes import said_of_idle
 from sidestep.data.survey import in_words
 from sidestep.planning.bounds import Bound, bounds_of
 from sidestep.planning.cards import CARDS, Card
 from sidestep.planning.figures import Figure, gigabytes
 from sidestep.planning.fit import changes_to_fit
-from sidestep.planning.job import figures_of
+from sidestep.planning.job import figures_of, gpus_of
 from sidestep.planning.memory import on_a_card
 from sidestep.planning.phase import Phase
-from sidestep.planning.phases import ESTIMATE, checkpoint_bytes, phases_of, trains
+from sidestep.planning.phases import ESTIMATE, checkpoint_bytes, phases_of, schedule_of, trains
 from sidestep.planning.preemption import RESTART_SECONDS, Preemptions, plan_for_preemptions
 from sidestep.planning.prices import Prices
 from sidestep.planning.songs import Songs
@@ -72,6 +73,8 @@ class Plan:
     fit: Fit | None
     dataset: dict[str, str]  # what can be said of the songs without decoding any
     prices: Prices | None
+    gpus: int = 1  # that train together; time and cost are those of one alone
+    idle: str = ""  # what is to be said of GPUs that have nothing to do
 
     @property
     def largest(self) -> PhasePlan:
@@ -130,6 +133,8 @@ def make_plan(
         fit=_fit(spec, configs, songs, limit) if limit else None,
         dataset=in_words(songs.dataset) if songs.dataset else {},
         prices=prices,
+        gpus=gpus_of(spec),
+        idle=said_of_idle(spec.train, gpus_of(spec), schedule_of(spec, songs.trained).samples),
     )
 
 

@@ -24,6 +24,8 @@ def as_text(plan: Plan) -> str:
         for phase in plan.phases
     ]
     sections += [_cards(plan), _bounds(plan.bounds)]
+    if plan.idle:
+        sections.append("\n".join(wrap(f"Warning: {plan.idle}", WIDTH)) + "\n")
     if plan.dataset:
         sections.insert(0, _dataset(plan.dataset))
     if plan.preemptions:
@@ -50,6 +52,8 @@ def as_data(plan: Plan) -> dict[str, Any]:
             }
             for phase in plan.phases
         ],
+        "gpus": plan.gpus,
+        "idle": plan.idle,
         "prices": plan.prices.model_dump(mode="json") if plan.prices else None,
         "cards": [
             {
@@ -121,6 +125,7 @@ def _cards(plan: Plan) -> str:
     lines = [
         "Cards: the time that the GPU works, computed from FLOPs, the data sheet's peak,",
         "and the share of it that is assumed; pulling and decoding come on top",
+        *_of_one(plan),
         *_priced(plan),
         *cards_in_lines(plan.cards),
     ]
@@ -142,6 +147,13 @@ def cards_in_lines(rows: Sequence[CardEstimate]) -> list[str]:
             f"{row.card.efficiency:>6.0%} {duration(row.seconds):>11}{cost}"
         )
     return lines
+
+
+def _of_one(plan: Plan) -> list[str]:
+    """That what several GPUs save, and what they send each other, is not in the table."""
+    if plan.gpus == 1:
+        return []
+    return [f"time and cost are those of one GPU alone, not of the {plan.gpus} that share each step"]
 
 
 def _priced(plan: Plan) -> list[str]:

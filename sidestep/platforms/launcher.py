@@ -12,13 +12,14 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
 from sidestep.runtime.errors import OTHERS, ExitCode, MachineError, Rerun, rerun_after
 from sidestep.runtime.interrupts import SIGNALS, is_free
-from sidestep.runtime.ranks import LISTENER_VARIABLE, Node
+from sidestep.runtime.ranks import ENDS_VARIABLE, LISTENER_VARIABLE, Node
+from sidestep.runtime.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ LOOKS_EVERY = 0.1  # seconds
 SECONDS_TO_END = 45.0  # that the others have, once one has failed, or rank 0 has ended
 SECONDS_TO_FIND = 1.0  # what another has found, as in a wrong spec: to be told to stop as well would confuse
 SECONDS_AFTER_PEER = 15.0  # once one has ended as it had lost another one: it has waited before
+THREADS_VARIABLE = "OMP_NUM_THREADS"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -38,6 +40,7 @@ class _Processes:
         is_noticed: whether a signal came, or was sent as one of them has ended.
         tell_at: when those that are left are told to stop.
         kill_at: when those that are left are killed.
+        noted: the file in which they read which of them has failed, see `runtime.ranks.ENDS_VARIABLE`.
     """
 
     running: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -45,6 +48,7 @@ class _Processes:
     is_noticed: bool = False
     tell_at: float | None = None
     kill_at: float | None = None
+    noted: int | None = None
 
     def pass_on(self, number: int, frame: FrameType | None = None) -> None:
         """A signal came: it is for all."""
@@ -59,9 +63,12 @@ class _Processes:
                 if (ended := process.poll()) is None:
                     continue
                 del self.running[rank]
-                code = self._told_as(rank, ended)
+                seen = ended if ended >= 0 else 128 - ended
+                code = self._told_as(rank, seen)
                 self.ends.append((rank, code))
                 is_failure = code not in (ExitCode.DONE, ExitCode.AGAIN, ExitCode.PEER)
+                if is_failure and self.noted is not None:
+                    os.write(self.noted, f"{rank} {seen}\n".encode())
                 if code == ExitCode.PEER:
                     self._kill_after(SECONDS_AFTER_PEER)
                 elif is_failure or rank == 0:
@@ -91,9 +98,8 @@ class _Processes:
         for process in list(self.running.values()):
             process.send_signal(number)
 
-    def _told_as(self, rank: int, ended: int) -> int:
+    def _told_as(self, rank: int, code: int) -> int:
         """The code that stands for how a process has ended: killed, aborted and crashed ones are counted."""
-        code = ended if ended >= 0 else 128 - ended
         told = code
         if code > 128:
             is_end = code in (128 + signal.SIGTERM, 128 + signal.SIGINT)
@@ -109,7 +115,9 @@ def launch(command: Sequence[str], node: Node, count: int) -> int:
 
     Raises MachineError where the port is taken at which the others meet rank 0.
     """
-    processes = _Processes()
+    _warn_of_threads(os.environ, count)
+    noted = os.memfd_create("ends")
+    processes = _Processes(noted=noted)
     before = {number: signal.signal(number, processes.pass_on) for number in SIGNALS if is_free(number)}
     try:
         listener = _listener(node) if node.number == 0 else None
@@ -126,13 +134,15 @@ def launch(command: Sequence[str], node: Node, count: int) -> int:
             }
             environ = {**os.environ, **{name: str(value) for name, value in given.items()}}
             environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # pages of it where another process is gone
-            if count > 1:
-                environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
+            if count > 1 and not environ.get(THREADS_VARIABLE, "").strip():
+                environ[THREADS_VARIABLE] = str(_share_of_cores(count))
             if node.count == 1:
                 environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-            passed = [listener.fileno()] if listener and rank == 0 else []
-            if passed:
-                environ[LISTENER_VARIABLE] = str(passed[0])
+            environ[ENDS_VARIABLE] = str(noted)
+            passed = [noted]
+            if listener and rank == 0:
+                environ[LISTENER_VARIABLE] = str(listener.fileno())
+                passed.append(listener.fileno())
             processes.running[rank] = subprocess.Popen(
                 command,
                 env=environ,
@@ -146,9 +156,26 @@ def launch(command: Sequence[str], node: Node, count: int) -> int:
         processes.wait()
     finally:
         processes.pass_on(signal.SIGKILL) if processes.running else None
+        os.close(noted)
         for number, handler in before.items():
             signal.signal(number, handler)
     return together(processes.ends)
+
+
+def _share_of_cores(count: int) -> int:
+    return max((os.cpu_count() or 1) // count, 1)
+
+
+def _warn_of_threads(environ: Mapping[str, str], count: int) -> None:
+    """Say where each of `count` processes is told to compute with more threads than there are cores for it:
+    then they wait for each other, and are many times slower."""
+    text, share = environ.get(THREADS_VARIABLE, "").partition(",")[0].strip(), _share_of_cores(count)
+    if count > 1 and text.isdecimal() and int(text) > share:
+        log.warning(
+            "%s is %s for each of %d processes, and this machine has %s: on a CPU, that is many times "
+            "slower. Leave it unset, or set it to %d",
+            *(THREADS_VARIABLE, text, count, counted(os.cpu_count() or 1, "cores"), share),
+        )
 
 
 def together(ends: Sequence[tuple[int, int]]) -> int:

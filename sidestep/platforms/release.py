@@ -88,10 +88,10 @@ class RentedMachine:
         """
         environ = os.environ if environ is None else environ
         self._words, self._environ = words, environ
-        self._provider = next((one for one in PROVIDERS if environ.get(one.id_variable)), None)
+        self._provider = next((one for one in PROVIDERS if environ.get(one.id_variable, "").strip()), None)
         self._on_exit: str | None = None  # as the spec has it, once it is read
-        self._id = environ.get(self._provider.id_variable, "") if self._provider else ""
-        self._token = environ.get(self._provider.token_variable, "") if self._provider else ""
+        self._id = environ.get(self._provider.id_variable, "").strip() if self._provider else ""
+        self._token = environ.get(self._provider.token_variable, "").strip() if self._provider else ""
         self._guard: int | None = None  # the process that sees to it
 
     def keep_or_release(self, on_exit: str) -> None:

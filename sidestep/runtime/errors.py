@@ -83,14 +83,25 @@ def rerun_after(code: int) -> Rerun:
     return next((own.rerun for own in ExitCode if own == code), Rerun.COUNTED)
 
 
+def meaning(code: int) -> str:
+    """Why a process ended with this code, as a clause."""
+    own = next((one.meaning for one in ExitCode if one == code), "")
+    return OTHERS.get(code) or (own[:1].lower() + own[1:]).rstrip(".") or "for no reason that is known"
+
+
 class SideStepError(Exception):
     """A failure with a message for the user: shown without a traceback, ends with `exit_code`.
 
     The message says what is wrong, where, what is allowed, and what to do; it may have many lines.
     Raise one of the subclasses; anything else that reaches the top is a bug (exit code 70).
+
+    Attributes:
+        is_own: whether it is that of one process of several that train together, which have met. Before they
+            have, what ends one ends all of its machine.
     """
 
     exit_code = ExitCode.BUG
+    is_own = False
 
     def __init__(self, *words: object) -> None:
         """`words` may hold what a library said of its own error: secrets in them are hidden."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from sidestep.runtime.jsonlines import json_line
-from sidestep.runtime.ranks import follower
+from sidestep.runtime.ranks import follower, leads_another_machine
 from sidestep.runtime.secrets import hide
 from sidestep.runtime.shown import indented
 
@@ -31,7 +31,7 @@ def setup_logging(verbose: bool = False, as_json: bool | None = None) -> None:
     from ERROR on, each as one JSON object where `as_json`; None leaves that as it is. `sidestep.log` in the
     working directory, where that is writable, is appended with Side-Step's lines from DEBUG on, other
     libraries' from WARNING on, and tracebacks. Of several processes that train together, only rank 0 does
-    that, and the others show errors alone.
+    that. The first of another machine shows its warnings, and the others show errors alone.
     """
     root = logging.getLogger()
     console = _console()
@@ -47,9 +47,16 @@ def setup_logging(verbose: bool = False, as_json: bool | None = None) -> None:
                 root.addHandler(_file_handler(Path(LOG_FILE)))
             except OSError as error:
                 _log.info("No %s here (%s): only this screen shows what happens", LOG_FILE, error.strerror)
-    console.setLevel(logging.DEBUG if verbose else logging.ERROR if console.rank else logging.INFO)
+    console.setLevel(logging.DEBUG if verbose else _level(console.rank))
     if as_json is not None:
         console.as_json = as_json
+
+
+def _level(rank: int) -> int:
+    """Of the lines that a process shows."""
+    if not rank:
+        return logging.INFO
+    return logging.WARNING if leads_another_machine(os.environ) else logging.ERROR
 
 
 def is_json() -> bool:

@@ -24,6 +24,7 @@ from typing import Any, Self
 
 from sidestep.runtime import interrupts
 from sidestep.runtime.errors import ExitCode
+from sidestep.runtime.ranks import lost_rank
 
 log = logging.getLogger(__name__)
 
@@ -165,11 +166,14 @@ class Preemption:
         self._end_process(ExitCode.AGAIN)
 
     def _log(self, why: str, is_urgent: bool) -> None:
-        for hear in self._listeners if is_urgent else []:
-            hear()
-        log.info(
-            "%s came: saving and ending within %.3g s; a signal after %g s ends it at once",
-            *(why, self.seconds_left() + RESERVE, interrupts.ONE_NOTICE),
-        )
+        if cause := lost_rank(os.environ):
+            log.info("%s came from the launcher, as %s", why, cause)
+        else:
+            for hear in self._listeners if is_urgent else []:
+                hear()
+            log.info(
+                "%s came: saving and ending within %.3g s; a signal after %g s ends it at once",
+                *(why, self.seconds_left() + RESERVE, interrupts.ONE_NOTICE),
+            )
         if not self._over.wait(max(self.seconds_left() - 0.5, 0)):
             log.warning("The time is over: ending with what is saved")

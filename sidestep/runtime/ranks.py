@@ -2,16 +2,23 @@
 
 A process is a rank where RANK and WORLD_SIZE say so: `sidestep launch` sets them, and torchrun. The variables
 of platforms (an Indexed Job's index, Slurm's, SkyPilot's, dstack's) are those of a node, and are read by
-`sidestep launch` alone: elsewhere an index may mean something else.
+`sidestep launch` alone: elsewhere an index may mean something else. Blanks and line ends around a value are
+no part of it, and one with nothing else is not set.
 """
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sidestep.runtime.errors import BadSpecError
+from sidestep.runtime.errors import BadSpecError, meaning
 
 LISTENER_VARIABLE = "SIDE_STEP_LISTENER"
 """The descriptor of a socket that listens already, for rank 0 of `sidestep launch`: no port can be taken."""
+
+ENDS_VARIABLE = "SIDE_STEP_ENDS"
+"""The descriptor of a file in which `sidestep launch` writes which of its processes has failed, and with what
+code, before it ends the others: all that they see of it is a signal, or a connection that is closed."""
 
 DEFAULT_PORT = 29500  # torchrun's
 LAST_PORT = 65535
@@ -87,14 +94,14 @@ def rank_in(environ: Mapping[str, str]) -> Rank | None:
 
     Raises BadSpecError where the variables contradict each other, or where one that is needed is missing.
     """
-    if "RANK" not in environ or "WORLD_SIZE" not in environ:
+    if not _text(environ, "RANK") or not _text(environ, "WORLD_SIZE"):
         return None
     number, count = _number(environ, "RANK"), _number(environ, "WORLD_SIZE")
     if number >= max(count, 1):
         raise BadSpecError(f"RANK is {number}, but WORLD_SIZE is {count}: ranks are counted from 0")
     if count < 2:
         return None
-    if not environ.get("MASTER_ADDR") or not environ.get("MASTER_PORT"):
+    if not _text(environ, "MASTER_ADDR") or not _text(environ, "MASTER_PORT"):
         raise BadSpecError(
             "RANK and WORLD_SIZE are set, but not MASTER_ADDR and MASTER_PORT, where rank 0 is met\n"
             "  start the processes by `sidestep launch`; or unset RANK, to train in one process"
@@ -102,12 +109,12 @@ def rank_in(environ: Mapping[str, str]) -> Rank | None:
     return Rank(
         number=number,
         count=count,
-        local=_number(environ, "LOCAL_RANK") if "LOCAL_RANK" in environ else number,
-        host=environ["MASTER_ADDR"],
+        local=_number(environ, "LOCAL_RANK") if _text(environ, "LOCAL_RANK") else number,
+        host=_text(environ, "MASTER_ADDR"),
         port=_port(environ),
-        listener=_number(environ, LISTENER_VARIABLE) if environ.get(LISTENER_VARIABLE) else None,
-        is_hosted=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
-        attempt=environ.get("TORCHELASTIC_RESTART_COUNT", "0"),
+        listener=_number(environ, LISTENER_VARIABLE) if _text(environ, LISTENER_VARIABLE) else None,
+        is_hosted=_text(environ, "TORCHELASTIC_USE_AGENT_STORE") == "True",
+        attempt=_text(environ, "TORCHELASTIC_RESTART_COUNT") or "0",
     )
 
 
@@ -127,16 +134,42 @@ def is_beside_another(environ: Mapping[str, str]) -> bool:
         return False
 
 
+def leads_another_machine(environ: Mapping[str, str]) -> bool:
+    """Whether this process is the first on a machine without rank 0: what that machine waits for, and what it
+    has to be warned of, nobody else says."""
+    try:
+        rank = rank_in(environ)
+    except BadSpecError:
+        return False
+    return rank is not None and rank.number > 0 and rank.local == 0
+
+
 def follower(environ: Mapping[str, str]) -> int:
     """The rank that this process is, if it leaves log, screen and output to another one; 0: it does not."""
-    return int(environ["RANK"]) if is_rank(environ) else 0
+    return _number(environ, "RANK") if is_rank(environ) else 0
 
 
 def share_in(environ: Mapping[str, str]) -> tuple[int, int]:
     """Which process this is among those of a training on this machine, and how many they are."""
     rank = rank_in(environ)
-    count = _number(environ, "LOCAL_WORLD_SIZE") if rank and "LOCAL_WORLD_SIZE" in environ else 1
+    count = _number(environ, "LOCAL_WORLD_SIZE") if rank and _text(environ, "LOCAL_WORLD_SIZE") else 1
     return (rank.local, count) if rank and rank.local < count else (0, 1)
+
+
+def is_launched(environ: Mapping[str, str]) -> bool:
+    """Whether a launcher sees the ends of this machine's processes, and says so."""
+    return bool(_text(environ, ENDS_VARIABLE))
+
+
+def lost_rank(environ: Mapping[str, str]) -> str:
+    """Which rank of this machine has failed first, as the launcher says: "rank 1 was lost with 137: …".
+    Nothing where none has, or where nobody says so."""
+    try:
+        noted = os.pread(_number(environ, ENDS_VARIABLE), 100, 0) if is_launched(environ) else b""
+    except (BadSpecError, OSError):  # another program's variable, or a process without its files
+        return ""
+    found = re.match(rb"(\d+) (\d+)\n", noted)
+    return f"rank {int(found[1])} was lost with {int(found[2])}: {meaning(int(found[2]))}" if found else ""
 
 
 def node_in(environ: Mapping[str, str], nodes: int | None = None) -> Node:
@@ -144,11 +177,11 @@ def node_in(environ: Mapping[str, str], nodes: int | None = None) -> Node:
 
     Raises BadSpecError where the platform has another count, or does not say which node this is.
     """
-    found = next((one for one in _PLATFORMS if environ.get(one.number)), None)
+    found = next((one for one in _PLATFORMS if _text(environ, one.number)), None)
     if nodes is None:
         # Neither an index nor a Slurm task is a node by itself: both have other uses.
         counts = found is not None and found.number.startswith(("PET_", "SKYPILOT_", "DSTACK_"))
-        nodes = _number(environ, found.count) if found and counts and environ.get(found.count) else 1
+        nodes = _number(environ, found.count) if found and counts and _text(environ, found.count) else 1
     if nodes == 1:
         return Node(0, 1, "127.0.0.1", 0)
     if found is None:
@@ -160,14 +193,14 @@ def node_in(environ: Mapping[str, str], nodes: int | None = None) -> Node:
     number = _number(environ, found.number)
     if number >= nodes:
         raise BadSpecError(f"{found.number} is {number}, but --nodes is {nodes}: nodes are counted from 0")
-    if found.count and environ.get(found.count) and _number(environ, found.count) != nodes:
-        raise BadSpecError(f"--nodes is {nodes}, but {found.count} is {environ[found.count]}")
-    host = environ.get("MASTER_ADDR") or environ.get(found.host, "").strip().partition("\n")[0]
+    if _text(environ, found.count) and _number(environ, found.count) != nodes:
+        raise BadSpecError(f"--nodes is {nodes}, but {found.count} is {_text(environ, found.count)}")
+    host = _text(environ, "MASTER_ADDR") or _text(environ, found.host).partition("\n")[0].rstrip()
     if not host:
         raise BadSpecError(
             f"{nodes} nodes, but nothing says where node 0 is: set MASTER_ADDR to its name or address"
         )
-    port = _port(environ) if environ.get("MASTER_PORT") else DEFAULT_PORT
+    port = _port(environ) if _text(environ, "MASTER_PORT") else DEFAULT_PORT
     return Node(number, nodes, host, port)
 
 
@@ -179,7 +212,12 @@ def _port(environ: Mapping[str, str]) -> int:
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:
-    text = environ[name].strip()
+    text = _text(environ, name)
     if not text.isascii() or not text.isdigit() or len(text) > 6:
-        raise BadSpecError(f"{name} is {environ[name]!r}: a whole number is expected")
+        raise BadSpecError(f"{name} is {text!r}: a whole number is expected")
     return int(text)
+
+
+def _text(environ: Mapping[str, str], name: str) -> str:
+    """A variable's value; nothing where it is not set."""
+    return environ.get(name, "").strip()

@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
@@ -28,3 +29,13 @@ def log_versions(what: str) -> None:
         with suppress(PackageNotFoundError):
             found.append(f"{package} {version(package)}")
     log.debug("Python %s, %s", platform.python_version(), ", ".join(found))
+
+
+def version_of(package: str) -> str:
+    """The version of a package that is in use. One that was built by hand may have no metadata: then it is
+    what its module says, if it says one."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        module = sys.modules.get(package.replace("-", "_"))
+        return str(getattr(module, "__version__", "unknown"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sidestep.config.job import JobSpec
 from sidestep.config.needs import check_needs
+from sidestep.config.processes import said_of_idle
 from sidestep.config.resolved import digest
 from sidestep.config.shards import shard_of
 from sidestep.config.sweep import members_of, shared_of
@@ -151,6 +152,8 @@ def _run_as(
         )
     check_needs(spec)
     tidy_environment(os.environ)
+    if rank.number == 0 and (idle := said_of_idle(spec.train, rank.count)):
+        log.warning("%s", idle)
 
     from sidestep.lifecycle.job import Job
     from sidestep.lifecycle.trackers import check_trackers

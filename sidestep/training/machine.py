@@ -5,7 +5,6 @@ import os
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from sidestep.acestep.attention import AttentionName, why_no_flash
 from sidestep.config.schema import RuntimeSpec
 from sidestep.runtime.driver import check_driver
 from sidestep.runtime.errors import MachineError
+from sidestep.runtime.versions import version_of
 from sidestep.training.numbers import NUMERICS
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Machine:
         another order than one does. One is not written: older versions had no more. Nor are plain kernels,
         and that nothing is compiled: there was nothing else. `packages` are those that not all runs use.
         """
-        versions = {name: version(name) for name in (*_PACKAGES, *packages)}
+        versions = {name: version_of(name) for name in (*_PACKAGES, *packages)}
         if torch.version.cuda:
             versions["cuda"] = torch.version.cuda
         return {

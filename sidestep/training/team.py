@@ -8,9 +8,10 @@ seconds is lost, and the others end. Gradients are `training.parallel`'s.
 import json
 import logging
 import os
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from math import inf
@@ -23,9 +24,10 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from sidestep.runtime import liveness
-from sidestep.runtime.errors import ExitCode, MachineError, PeerLostError
+from sidestep.runtime.errors import ExitCode, MachineError, PeerLostError, SideStepError
 from sidestep.runtime.preemption import RESERVE, Preemption
-from sidestep.runtime.ranks import Rank
+from sidestep.runtime.ranks import Rank, is_launched, lost_rank
+from sidestep.runtime.words import one_or_many, some
 from sidestep.training.numbers import Progress
 
 log = logging.getLogger(__name__)
@@ -33,8 +35,11 @@ log = logging.getLogger(__name__)
 EVERY_SECONDS = 1.0  # between two signs of life
 LOST_AFTER = 30.0  # seconds without one
 SECONDS_TO_END = 12.0  # that a process has once it has lost another one: then it ends whatever it is doing
+SECONDS_TO_HEAR = 1.0  # from the launcher, which process of this machine is gone
 LAST_WORDS = 8.0  # seconds that it waits before it ends, so that the cause is seen first
 MEET_WITHIN = 600.0  # seconds until all have come: images are pulled at different speeds
+TRY_SECONDS = 5.0  # for one connection
+QUIET_SECONDS = 10.0  # until it is said that others are waited for
 POLL_SECONDS = 0.0005
 BEGINS, OVER = "begins", b"over"
 """What rank 0 tells first: a checkpoint's numbers, nothing where there is none, or that all is done."""
@@ -98,15 +103,15 @@ class Processes(Team):
         self._lost = ""  # who, and how that showed
         self._over = threading.Event()
         self._beat = 0
-        self._store = _meet(rank, preemption, hosts=rank.number == 0 and not rank.is_hosted)
+        self._store = _meet(rank, hosts=rank.number == 0 and not rank.is_hosted)
         self._store.set(f"alive/{self.rank}", self._sign())
         self._check_counts()
         self._thread = threading.Thread(
-            target=self._live, args=[_meet(rank, preemption, hosts=False)], name="team", daemon=True
+            target=self._live, args=[_meet(rank, hosts=False)], name="team", daemon=True
         )
         self._thread.start()
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
-        self._wait_for(f"alive/{other}" for other in range(self.count))
+        self._await_all()
         self._connect()
 
     def heard(self, preemption: Preemption, seconds: float = 0) -> tuple[float, float]:
@@ -236,9 +241,16 @@ class Processes(Team):
         """Raise PeerLostError where another process is gone."""
         if self._lost:
             raise PeerLostError(
-                f"rank {self.rank} ends, as {self._lost}\n"
+                f"rank {self.rank} ends, as {self._cause()}\n"
                 "  what that process said last tells why; the same command goes on from the newest checkpoint"
             )
+
+    def _cause(self) -> str:
+        """What the launcher says of it: it sees a process end a moment after its connections are closed."""
+        until = time.monotonic() + min(SECONDS_TO_HEAR, max(self._preemption.seconds_left(), 0))
+        while not (cause := lost_rank(os.environ)) and is_launched(os.environ) and time.monotonic() < until:
+            time.sleep(0.02)
+        return cause or self._lost
 
     def _connect(self) -> None:
         """In a thread, as it hears no signal, and would wait for one that has died."""
@@ -277,16 +289,32 @@ class Processes(Team):
                 time.sleep(POLL_SECONDS)
         work.wait()
 
-    def _wait_for(self, keys: Any) -> None:
-        keys, until = list(keys), time.monotonic() + MEET_WITHIN
-        while True:
-            with self._peers_may_go():
-                if self._store.check(keys):
-                    return
+    def _wait_for(self, keys: Iterable[str]) -> None:
+        keys = list(keys)
+        while not self._are_there(keys):
             self.check()
-            if keys[0].startswith("alive") and time.monotonic() > until:
-                raise PeerLostError(f"not all of {self.count} ranks have come within {MEET_WITHIN:g} s")
             time.sleep(0.02)
+
+    def _await_all(self) -> None:
+        """Until each rank has come."""
+        began, is_told = time.monotonic(), False
+        missing: Sequence[int] = range(self.count)
+        while missing := [rank for rank in missing if not self._are_there([f"alive/{rank}"])]:
+            self.check()
+            waited = time.monotonic() - began
+            who = f"{one_or_many(len(missing), 'ranks')} {some([str(rank) for rank in missing])}"
+            if waited > MEET_WITHIN:
+                raise PeerLostError(
+                    f"not all of {self.count} ranks have come within {_minutes(MEET_WITHIN)}: {who}"
+                )
+            if waited > QUIET_SECONDS and not is_told:
+                log.info("Waiting for %s of %d, up to %s", who, self.count, _minutes(MEET_WITHIN))
+                is_told = True
+            time.sleep(0.02)
+
+    def _are_there(self, keys: list[str]) -> bool:
+        with self._peers_may_go():
+            return bool(self._store.check(keys))
 
     @contextmanager
     def _peers_may_go(self) -> Iterator[None]:
@@ -368,7 +396,7 @@ class Processes(Team):
         if self._over.is_set():
             return
         self._lost = self._lost or who
-        log.error("Rank %d ends, as %s", self.rank, who)
+        log.error("Rank %d ends, as %s", self.rank, self._cause())
         if not self._over.wait(SECONDS_TO_END):
             logging.shutdown()
             self._end(ExitCode.PEER)
@@ -387,38 +415,80 @@ def met(rank: Rank, preemption: Preemption) -> Iterator[Processes]:
     try:
         yield team
         team.leave()
-    except PeerLostError:
+    except BaseException as error:
         team.part()
-        with preemption.deferred():
-            until = time.monotonic() + LAST_WORDS
-            while time.monotonic() < until and not preemption.requested:
-                time.sleep(0.05)
-        raise
-    except BaseException:
-        team.part()
+        if isinstance(error, SideStepError):
+            error.is_own = True
+        if isinstance(error, PeerLostError):
+            with preemption.deferred():
+                until = time.monotonic() + LAST_WORDS
+                while time.monotonic() < until and not preemption.requested:
+                    time.sleep(0.05)
         raise
 
 
-def _meet(rank: Rank, preemption: Preemption, *, hosts: bool) -> Store:
-    """Rank 0's store, or torchrun's. In short tries, between which signals are heard."""
-    until = time.monotonic() + MEET_WITHIN
-    while True:
-        try:
-            store = TCPStore(
-                *(rank.host, rank.port),
-                is_master=hosts,
-                timeout=timedelta(seconds=MEET_WITHIN if hosts else 5),
-                wait_for_workers=False,
-                master_listen_fd=rank.listener if hosts else None,
-            )
-            return PrefixStore(f"side-step/{rank.attempt}", store)
-        except RuntimeError as error:
-            if hosts:
-                raise MachineError(f"rank 0 cannot listen on {rank.host}:{rank.port}: {error}") from error
-            if time.monotonic() > until:
+def _meet(rank: Rank, *, hosts: bool) -> Store:
+    """Rank 0's store, or torchrun's."""
+    if not hosts:
+        return PrefixStore(f"side-step/{rank.attempt}", _join(rank))
+    try:
+        store = TCPStore(
+            *(rank.host, rank.port),
+            is_master=True,
+            timeout=timedelta(seconds=MEET_WITHIN),
+            wait_for_workers=False,
+            master_listen_fd=rank.listener,
+        )
+    except RuntimeError as error:
+        raise MachineError(f"rank 0 cannot listen on {rank.host}:{rank.port}: {error}") from error
+    return PrefixStore(f"side-step/{rank.attempt}", store)
+
+
+def _join(rank: Rank) -> Store:
+    """The store of node 0 once it is there, which may have no name or no address yet.
+
+    It is looked for in a thread: neither a name that is looked up nor a store that gives no answer hears a
+    signal. Where nobody listens, torch is not asked, as it shows pages of its own.
+    """
+    found: list[Store] = []
+    why, over = ["it gives no answer"], threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            try:
+                socket.create_connection((rank.host, rank.port), timeout=TRY_SECONDS).close()
+                seconds = timedelta(seconds=TRY_SECONDS)
+                found.append(TCPStore(rank.host, rank.port, timeout=seconds, wait_for_workers=False))
+                return
+            except (OSError, RuntimeError, UnicodeError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                why.append(reason.partition("\n")[0])
+            over.wait(0.2)
+
+    thread = threading.Thread(target=look, name="join", daemon=True)
+    thread.start()
+    where, is_told, began = f"{rank.host}:{rank.port}", False, time.monotonic()
+    try:
+        while not found:
+            thread.join(0.02)
+            waited = time.monotonic() - began
+            if waited > MEET_WITHIN:
                 raise PeerLostError(
-                    f"rank 0 was not met at {rank.host}:{rank.port} within {MEET_WITHIN:g} s: {error}"
-                ) from error
+                    f"node 0 was not met at {where} within {_minutes(MEET_WITHIN)}: {why[-1]}"
+                )
+            if not is_told and (len(why) > 1 or waited > QUIET_SECONDS):
+                log.warning("Waiting for node 0 at %s, up to %s (%s)", where, _minutes(MEET_WITHIN), why[-1])
+                is_told = True
+    except KeyboardInterrupt:
+        log.warning("Told to stop while waiting for node 0 at %s; nothing was begun", where)
+        raise
+    finally:
+        over.set()
+    return found[0]
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:g} min"
 
 
 def _read(text: str) -> dict[str, Any]:

@@ -76,6 +76,27 @@ def test_checkpoints_that_stay_are_counted() -> None:
     assert counted(**judged, best=True) == counted(**judged, publish="best") == 3 + 10 + 1
 
 
+@pytest.mark.parametrize(
+    ("runtime", "said", "idle"),
+    [
+        ({}, [], ""),
+        (
+            {"gpus": 2},
+            ["GPUs", "2, a step's 4 samples in 2 rounds", "those of one GPU alone, not of the 2"],
+            "",
+        ),
+        ({"gpus": 3, "nodes": 2}, ["6 (2 nodes × 3)", "1 round", "2 of 6", "Warning"], "2 of 6 processes"),
+    ],
+)
+def test_how_many_gpus_share_a_step(runtime: dict[str, int], said: list[str], idle: str) -> None:
+    plan = plan_of(spec_of(accumulation=4, runtime=runtime))
+    text, data = as_text(plan), as_data(plan)
+    assert tells(text, *said) and ("GPUs " in text) == bool(said) and ("Warning" in text) == bool(idle)
+    assert data["gpus"] == runtime.get("gpus", 1) * runtime.get("nodes", 1)
+    assert data["idle"].startswith(idle) and bool(data["idle"]) == bool(idle)
+    assert plan_of(spec_of(task="preprocess", runtime=runtime)).gpus == 1
+
+
 def test_the_figures_of_a_run() -> None:
     plan = plan_of(spec_of(epochs=10, accumulation=4, optimizer_type="adamw", adapter={"rank": 8}))
     assert (plan.job["songs"].value, plan.job["songs"].basis) == (7, "assumed")

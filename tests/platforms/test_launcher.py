@@ -107,6 +107,37 @@ def test_where_one_fails_the_others_are_ended(tmp_path: Path, end: str, code: in
     assert code == 75 or tells(said, "Rank 1", str(code))
 
 
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", ["rank 1", "137", "killed"]),
+        ("sys.exit(71)", ["rank 1", "71", "memory"]),
+        ("sys.exit(75)", ["nothing"]),
+    ],
+)
+def test_the_others_can_know_which_one_has_failed(tmp_path: Path, end: str, said: list[str]) -> None:
+    """All that they see is a signal of the launcher's."""
+    reads = (
+        "from sidestep.runtime.ranks import lost_rank; print(lost_rank(os.environ) or 'nothing', flush=True)"
+    )
+    waits = f"signal.signal(15, lambda *_: (exec({reads!r}), os._exit(75))); time.sleep(600)"
+    process = started(tmp_path, waits, f"time.sleep(0.5); {end}")
+    lines = said_by(process).splitlines()
+    assert any(tells(line, *said) for line in lines if not line.startswith(("error:", "warning:")))
+
+
+@pytest.mark.parametrize(("threads", "is_too_many"), [("", False), ("1", False), ("4096", True)])
+def test_more_threads_than_cores_are_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: str, is_too_many: bool
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    shows = "print(int(os.environ['OMP_NUM_THREADS']))"
+    process = started(tmp_path, shows, shows)
+    said = said_by(process)
+    assert (said.count("OMP_NUM_THREADS is 4096") == 1) == is_too_many
+    assert process.returncode == 0, said
+
+
 def test_who_finds_the_same_fault_is_not_told_to_stop(tmp_path: Path) -> None:
     """A wrong spec is found by each process: "Interrupted; run it again" on top of it would be no advice."""
     process = started(

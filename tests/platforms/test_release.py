@@ -62,6 +62,10 @@ def run(
         (RUNPOD, "terminate", ("POST", "/api/pods/pod%2F1/action", {"action": "terminate"})),
         (VAST, "stop", ("PUT", "/api/instances/4711/", {"state": "stopped"})),
         (VAST, "terminate", ("DELETE", "/api/instances/4711/", {})),
+        (
+            {name: f" {value}\r\n" for name, value in VAST.items()} | {"RUNPOD_POD_ID": " "},
+            *("terminate", ("DELETE", "/api/instances/4711/", {})),
+        ),
     ],
 )
 def test_the_machine_is_given_back_once(

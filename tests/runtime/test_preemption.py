@@ -12,6 +12,7 @@ from sidestep.runtime import interrupts
 from sidestep.runtime.errors import ExitCode
 from sidestep.runtime.preemption import RESERVE, Preemption
 from tests.clock import Clock
+from tests.facts import tells
 
 BEGIN = "from sidestep.runtime.preemption import Preemption\nimport signal, sys, time\n"
 SOON = "from sidestep.runtime import interrupts\ninterrupts.ONE_NOTICE = 0.2\n"
@@ -276,3 +277,22 @@ def test_the_command_s_own_process_still_ends_at_a_later_signal() -> None:
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     assert ended(process, within=10) == 75
+
+
+def test_a_signal_by_which_the_launcher_ends_the_others_is_no_notice() -> None:
+    """It says which of them was lost, and nobody is told that the machine goes."""
+    process = start(
+        "import os, logging\n"
+        "logging.basicConfig(level=logging.INFO)\n"
+        "os.environ['SIDE_STEP_ENDS'] = str(noted := os.memfd_create('ends'))\n"
+        "os.write(noted, b'1 137\\n')\n"
+        "with Preemption(30) as notice, notice.deferred():\n"
+        "    notice.listen(lambda: print('notice', flush=True))\n"
+        "    print('ready', flush=True)\n"
+        "    while not notice.requested: time.sleep(0.01)\n"
+        "    time.sleep(0.5)\n"
+    )
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=20)
+    assert tells(err, "SIGTERM", "rank 1 was lost with 137") and "saving" not in err
+    assert "notice" not in out

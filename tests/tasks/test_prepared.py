@@ -1,13 +1,15 @@
 """Which kind of machine a run's steps are made on, as its receipt claims equal bytes for that kind alone."""
 
+import sys
 from dataclasses import replace
 from importlib.metadata import version
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from sidestep.runtime import versions as versions_module
 from sidestep.tasks.prepared import kind_of
-from sidestep.training import machine as machine_module
 from sidestep.training.machine import choose_machine
 from sidestep.training.numbers import LAW
 from sidestep.training.team import Team
@@ -50,9 +52,22 @@ def test_the_versions_of_what_a_run_uses(
     said: set[str],
 ) -> None:
     monkeypatch.setattr(
-        machine_module, "version", lambda name: "2.8" if name == "flash-attn" else version(name)
+        versions_module, "version", lambda name: "2.8" if name == "flash-attn" else version(name)
     )
     spec = make_spec(optimizer_type=optimizer)
     machine = choose_machine(spec.runtime)
     kind = kind_of(replace(machine, attention=attention), spec, LAW, Team(), quantize)
     assert kind["versions"].keys() - machine.kind()["versions"].keys() == said
+
+
+@pytest.mark.parametrize(("says", "found"), [({"__version__": "2.8.3+own"}, "2.8.3+own"), ({}, "unknown")])
+def test_a_package_without_metadata_is_of_the_version_that_its_module_says(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, says: dict[str, str], found: str
+) -> None:
+    """flash-attn is often built by hand, and copied."""
+    module = ModuleType("flash_attn")
+    module.__dict__.update(says)
+    monkeypatch.setitem(sys.modules, "flash_attn", module)
+    spec = make_spec()
+    machine = replace(choose_machine(spec.runtime), attention="flash")
+    assert kind_of(machine, spec, LAW, Team())["versions"]["flash-attn"] == found
