@@ -201,6 +201,8 @@ def test_what_is_not_finite_differs_and_what_is_zero_on_both_sides_does_not() ->
     assert difference({"x": zeros}, {"x": zeros.clone()}, 1e-3) is None
     assert difference({"x": zeros}, {"x": torch.ones(2)}, 1e-3)
     assert difference({"x": torch.ones(2)}, {"x": nan}, 1e-3)
+    both = {"x": torch.ones(2), "y": torch.ones(2)}
+    assert difference(both, both | {"y": nan}, 1e-3)  # behind one that is right
     assert difference({"x": torch.ones(2)}, {}, 1e-3)  # a gradient that only the plain path has
 
 
