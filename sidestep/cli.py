@@ -50,12 +50,12 @@ def main(argv: Sequence[str] | None = None, is_process: bool = True) -> int:
     try:
         return _dispatch_installed(words, is_process)
     except interrupts.Terminated:
-        _tell_interrupted()
+        _tell_interrupted(words)
         raise
     except SystemExit as stop:  # argparse's --help
         return int(stop.code or 0)
     except KeyboardInterrupt:
-        return _tell_interrupted()
+        return _tell_interrupted(words)
     except SideStepError as error:
         setup_logging()
         level = logging.INFO if error.exit_code is ExitCode.AGAIN else logging.ERROR
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None, is_process: bool = True) -> int:
         return error.exit_code
     except Exception as error:
         if interrupts.came():
-            return _tell_interrupted()
+            return _tell_interrupted(words)
         setup_logging()
         where = log_file()
         if where is None and not is_json():
@@ -85,9 +85,11 @@ def _tell_programs(words: Sequence[str], said: str, code: ExitCode) -> None:
         write_json({"error": {"exit_code": int(code), "said": said}})
 
 
-def _tell_interrupted() -> int:
+def _tell_interrupted(words: Sequence[str]) -> int:
     setup_logging()
-    log.info("Interrupted; run the same command again to continue from what is saved")
+    command = COMMANDS.get(words[0] if words else DEFAULT)
+    hint = "; run the same command again to continue from what is saved"
+    log.info("Interrupted%s", hint if command and command.goes_on else "")
     return ExitCode.AGAIN
 
 

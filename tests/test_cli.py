@@ -173,6 +173,18 @@ def test_failures_are_one_message_and_a_code(
         assert "Traceback (most recent call last)" in log.read_text()
 
 
+def test_what_saves_nothing_promises_no_continuation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(call: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sidestep.commands.plan.run", interrupt)
+    assert main(["plan", "--output-dir", "o"]) == ExitCode.AGAIN
+    said = capsys.readouterr().err
+    assert "Interrupted" in said and "same command" not in said
+
+
 def test_a_bug_without_a_log_file_shows_its_traceback(
     tasks: Tasks, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,6 +24,8 @@ from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.ace_step_transformer import AceStepAttention
 from torch import Tensor
 
+from sidestep.runtime.words import first_line
+
 AttentionName = Literal["sdpa", "flash"]
 
 _mask: ContextVar[Tensor | None] = ContextVar("mask of the conditions", default=None)
@@ -88,9 +90,10 @@ def why_no_flash() -> str | None:
     """Why flash-attn cannot be used on this machine; None where it can. Its import needs its own CUDA."""
     try:
         import_module("flash_attn")
-    except ImportError as error:
-        is_absent = isinstance(error, ModuleNotFoundError) and error.name == "flash_attn"
-        return "flash-attn is not installed" if is_absent else f"flash-attn does not load: {error}"
+    except Exception as error:  # noqa: BLE001 - whatever its own libraries fail with
+        if isinstance(error, ModuleNotFoundError) and error.name == "flash_attn":
+            return "flash-attn is not installed"
+        return f"flash-attn does not load: {first_line(error)}"
     return None
 
 

@@ -22,6 +22,7 @@ from torch.nn.functional import linear
 from sidestep.acestep.swap import content_of
 from sidestep.config.memory import NF4_BLOCK, Quantization
 from sidestep.runtime.errors import MachineError
+from sidestep.runtime.words import first_line
 
 
 class Packed(NamedTuple):
@@ -151,9 +152,9 @@ class _Nf4(NamedTuple):
 def _nf4() -> _Nf4:
     try:
         import bitsandbytes  # noqa: F401  # it registers them
-    except ImportError as error:
+    except Exception as error:  # whatever its own libraries fail with
         raise MachineError(
-            f"train.quantize is nf4, but bitsandbytes cannot be imported: {error}\n"
+            f"train.quantize is nf4, but bitsandbytes cannot be imported: {first_line(error)}\n"
             "  pip install bitsandbytes, or choose 8bit, which needs no package"
         ) from error
     operations = torch.ops.bitsandbytes

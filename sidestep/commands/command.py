@@ -26,6 +26,11 @@ class Command(NamedTuple):
         return self.name not in ("wizard", "render", "status", "presets", "schema", "completion")
 
     @property
+    def goes_on(self) -> bool:
+        """Whether the same command goes on where it was interrupted, from what it has saved."""
+        return self.module in ("sidestep.commands.run", "sidestep.commands.launch") or self.name == "demo"
+
+    @property
     def description(self) -> str:
         """The help line as a sentence."""
         return f"{self.help[0].upper()}{self.help[1:]}."

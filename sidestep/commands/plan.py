@@ -125,7 +125,8 @@ def _whole_plan(job: "Job", options: argparse.Namespace) -> dict[str, Any]:
     from sidestep.planning.report import as_data, as_text
 
     if not options.json:
-        write("\nTracing what the GPU does, without one: this takes some seconds\n\n")
+        time = "some seconds" if options.fit is None else "up to some minutes"
+        write(f"\nTracing what the GPU does, without one: this takes {time}\n\n")
     plan_of = _planner(job, options)
     if not job.spec.is_sweep:
         made = plan_of(job.spec)

@@ -26,6 +26,7 @@ from sidestep.config.training import Alternate
 from sidestep.runtime.canonical import json_bytes
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.runtime.parsing import SONGS_JSON_AT_MOST, Count, parse_as
+from sidestep.runtime.words import first_line
 from sidestep.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def read_checked(*stores: Store) -> dict[str, Checked]:
         except MissingInputError:
             continue
         except BadDataError as error:
-            _tell_damaged(str(error).splitlines()[0].rstrip(":"))
+            _tell_damaged(first_line(error).rstrip(":"))
             continue
         if content.version == VERSION:
             found |= content.files
@@ -86,7 +87,7 @@ def read_checked(*stores: Store) -> dict[str, Checked]:
 @cache
 def _tell_damaged(what: str) -> None:
     """Once: it is read as a training begins, and again before it is written."""
-    log.warning("%s; it is written anew, and tensors are read anew", what)
+    log.warning("%s. It only spares work: tensors are read anew. Delete it, or preprocess again", what)
 
 
 def write_checked(store: Store, checked: Mapping[str, Checked]) -> None:

@@ -40,6 +40,11 @@ def one_or_many(number: float, plural: str) -> str:
     return plural.removesuffix("es") if plural.endswith("ches") else plural.removesuffix("s")
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first, of what may be pages; its kind, where it says nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
+
+
 def shown(name: str) -> str:
     """A file's name on one line, whatever is in it."""
     return name if name.isprintable() else repr(name)

@@ -23,6 +23,7 @@ from sidestep.runtime.progress import shown_by
 from sidestep.runtime.ranks import Rank, rank_in
 from sidestep.runtime.secrets import hide_in
 from sidestep.runtime.versions import log_versions
+from sidestep.runtime.words import first_line
 
 if TYPE_CHECKING:
     from sidestep.lifecycle.finish import TrainResult
@@ -201,9 +202,8 @@ def _notice_told(preemption: Preemption) -> Iterator[None]:
     except Exception as error:
         if not preemption.requested:
             raise
-        what = next(iter(str(error).splitlines()), "")
         raise AgainError(
-            f"ended after notice, by {type(error).__name__}: {what}\n"
+            f"ended after notice, by {type(error).__name__}: {first_line(error)}\n"
             "  the same command continues from the newest checkpoint"
         ) from error
 

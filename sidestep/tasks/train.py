@@ -164,6 +164,12 @@ def _train(
             metrics.leave_out(seconds)
             throughput.leave_out(seconds)
 
+        def tell_without() -> None:
+            """What a length that has come up since the start is computed without."""
+            if trainer.why_plain:
+                writer.add_machine(prepared.kind | {"compile": "blocks, in part"})
+                reporter.update(without=f"trains with runtime.compile in part: {trainer.why_plain}")
+
         trainer.team.begin_with(progress)
         settled = progress.step > 0 and trainer.settle(progress)  # what notice had cut off
         judgements.tell()
@@ -176,6 +182,7 @@ def _train(
             saver.send(start.unsent, progress)
         elif not (settled or start.origin) and committed == progress.step:
             saver.goes_on_from(committed)
+        tell_without()
         throughput = Throughput()
         hear()  # what an attempt before was to make, and had no time for
 
@@ -189,9 +196,7 @@ def _train(
                 raise
 
         for result in steps():
-            if trainer.why_plain:
-                writer.add_machine(prepared.kind | {"compile": "blocks, in part"})
-                reporter.update(without=f"trains with runtime.compile in part: {trainer.why_plain}")
+            tell_without()
             metrics.log_step(result)
             judgements.tell()
             saver.check()

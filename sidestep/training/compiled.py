@@ -88,11 +88,11 @@ class Blocks:
         trainer = self._trainer
         if not trainer.why_plain:
             if torch.is_grad_enabled() and trainer.team.count == 1 and self._is_noticed():
-                raise GivenUpError from error
+                raise GivenUpError from error  # an evaluation is not given up: it is quick, and no step
             trainer.why_plain = f"a block could not be compiled for another length: {in_short(error)}"
             log.warning(
-                "runtime.compile is blocks, but %s\n  the run goes on: what is not compiled yet is computed "
-                "without, and equal bytes are not claimed any more",
+                "runtime.compile is blocks, but %s\n  what is not compiled yet is computed without, and "
+                "equal bytes are not claimed any more",
                 trainer.why_plain,
             )
         torch.compiler.set_stance("eager_on_recompile")
@@ -212,4 +212,5 @@ def in_short(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first, *rest = [line for line in lines if not line.endswith("raised:")] or [""]  # the backend's name
     telling = (line for line in rest if any(sign in line for sign in ("error:", "fatal", "No space left")))
-    return "; ".join(filter(None, [first or type(error).__name__, next(telling, "")[:LONGEST]]))
+    said = [first.rstrip(": ") or type(error).__name__, next(telling, "")]
+    return "; ".join(line[:LONGEST] for line in said if line)

@@ -10,6 +10,7 @@ from sidestep.adapters import Adapter
 from sidestep.config.targets import rate_factors
 from sidestep.config.training import TrainSpec
 from sidestep.runtime.errors import MachineError
+from sidestep.runtime.words import first_line
 
 Group = dict[str, Any]
 """Of parameters, as torch's optimizers take them."""
@@ -57,9 +58,9 @@ def _adamw8bit(groups: list[Group], lr: float, weight_decay: float) -> Optimizer
 def _adamw8bit_class() -> Callable[..., Optimizer]:
     try:
         from bitsandbytes.optim import AdamW8bit  # type: ignore[attr-defined]  # exported, and not said so
-    except ImportError as error:
+    except Exception as error:  # whatever its own libraries fail with
         raise MachineError(
-            f"train.optimizer_type is adamw8bit, but bitsandbytes cannot be imported: {error}\n"
+            f"train.optimizer_type is adamw8bit, but bitsandbytes cannot be imported: {first_line(error)}\n"
             "  pip install bitsandbytes, or choose adamw or adafactor"
         ) from error
     return AdamW8bit

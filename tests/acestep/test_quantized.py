@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from functools import partial
 from pathlib import Path
 
 import bitsandbytes.functional as bnb
@@ -11,14 +12,18 @@ from torch import nn
 from torch.nn.functional import linear
 
 from sidestep.acestep import load_model
+from sidestep.acestep.attention import why_no_flash
 from sidestep.acestep.quantized import QuantizedLinear, check_quantization, pack
 from sidestep.acestep.releases import released_config
 from sidestep.acestep.shapes import decoder_bytes
 from sidestep.acestep.tiny import tiny_config
 from sidestep.config.memory import QUANTIZED, Quantization, bytes_held, chosen_quantization
+from sidestep.config.training import TrainSpec
 from sidestep.runtime.errors import MachineError
+from sidestep.training.optimizer import check_optimizer
 from tests.planning.cards import least_memory
 
+ADAMW8BIT = TrainSpec(optimizer_type="adamw8bit")
 GENERATOR = torch.Generator().manual_seed(0)
 
 
@@ -105,3 +110,23 @@ def test_nf4_needs_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
     check_quantization("8bit")
     with pytest.raises(MachineError, match=r"train\.quantize is nf4.*bitsandbytes(.|\n)*8bit"):
         check_quantization("nf4")
+
+
+@pytest.mark.parametrize(
+    "error", ["ImportError('x.so: undefined symbol')", "OSError('libcudart.so')", "RuntimeError('no\\nCUDA')"]
+)
+def test_packages_whose_libraries_do_not_load(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: str
+) -> None:
+    """Each fails in its own way, and with pages."""
+    for name in ("bitsandbytes", "flash_attn"):
+        (tmp_path / f"{name}.py").write_text(f"raise {error}")
+        for module in [each for each in sys.modules if each.split(".")[0] == name]:
+            monkeypatch.delitem(sys.modules, module)
+    monkeypatch.syspath_prepend(tmp_path)
+    checks = partial(check_quantization, "nf4"), partial(check_optimizer, ADAMW8BIT)
+    for check in checks:
+        with pytest.raises(MachineError) as caught:
+            check()
+        assert "bitsandbytes cannot be imported: " in str(caught.value) and "CUDA" not in str(caught.value)
+    assert "flash-attn does not load" in (why_no_flash() or "")
