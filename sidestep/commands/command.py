@@ -28,7 +28,8 @@ class Command(NamedTuple):
     @property
     def goes_on(self) -> bool:
         """Whether the same command goes on where it was interrupted, from what it has saved."""
-        return self.module in ("sidestep.commands.run", "sidestep.commands.launch") or self.name == "demo"
+        tasks = ("run", "preprocess", "estimate", "train", "fixed", "vanilla")
+        return self.name in (*tasks, "launch", "demo")
 
     @property
     def description(self) -> str:

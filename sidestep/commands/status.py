@@ -69,7 +69,7 @@ def show_status(
         if as_json:
             write_json(status.model_dump(mode="json"))
         else:
-            write(_for_people(status, _checkpoint(store, status)))
+            write(_for_people(status, *_checkpoint(store, status)))
         if not watch or status.state != "running":
             return
         sleep(WATCH_SECONDS)
@@ -103,9 +103,9 @@ def _read(store: Store) -> Status:
         ) from error
 
 
-def _checkpoint(store: Store, status: Status) -> str:
-    """The newest checkpoint in words, by the output's log: an attempt that was killed had not told its last
-    one, nor has the next one told any of those before."""
+def _checkpoint(store: Store, status: Status) -> tuple[str, int]:
+    """The newest checkpoint's folder and step, by the output's log: an attempt that was killed had not told
+    its last one, nor has the next one told any of those before. Where there is none, "" and 0."""
     told = status.last_commit
     folder, step = (told.folder, told.step) if told else ("", 0)
     if status.task in ("train", "pipeline"):
@@ -115,14 +115,16 @@ def _checkpoint(store: Store, status: Status) -> str:
                 folder, step = newest.folder, newest.step
         except SideStepError as error:
             log.warning("The newest checkpoint may be another one than %s says: %s", FILE, error)
-    return f"newest checkpoint: {folder}, after step {step}" if folder else ""
+    return folder, step
 
 
-def _for_people(status: Status, checkpoint: str) -> str:
+def _for_people(status: Status, checkpoint: str, saved: int) -> str:
     """Some lines, the most important first; what is not known is not said."""
     phase = f" ({status.phase})" if status.state == "running" else ""
     lines = [f"{status.name}: {status.state_now}{phase}"]
-    if status.step is not None and status.steps:
+    if status.steps and saved > (status.step or 0):
+        lines.append(f"step {saved} of {status.steps} ({saved / status.steps:.0%})")
+    elif status.step is not None and status.steps:
         epoch = f", epoch {status.epoch} of {status.epochs}" if status.epoch is not None else ""
         loss = f", loss {status.loss:.4f}" if status.loss is not None else ""
         lines.append(f"step {status.step} of {status.steps} ({status.step / status.steps:.0%}){epoch}{loss}")
@@ -133,7 +135,7 @@ def _for_people(status: Status, checkpoint: str) -> str:
     if status.state_now == "running" and (at := status.validating):
         lines.append(f"validating after step {at.step}: {at.done} of {at.total} draws")
     if checkpoint:
-        lines.append(checkpoint)
+        lines.append(f"newest checkpoint: {checkpoint}, after step {saved}")
     spent = status.spent
     seconds = sum(spent.seconds.values())
     preempted = f", {spent.preemptions} of them preempted" if spent.preemptions else ""

@@ -1,7 +1,7 @@
 """How the samples of a step suit the processes that share them, one for each GPU."""
 
 from sidestep.config.training import TrainSpec
-from sidestep.runtime.words import out_of
+from sidestep.runtime.words import counted, out_of
 
 
 def rounds(samples: int, processes: int) -> int:
@@ -20,8 +20,8 @@ def said_of_idle(train: TrainSpec, processes: int, samples_of_epoch: int | None 
     why = f"train.batch_size {train.batch_size} × train.accumulation {train.accumulation}"
     if samples < train.samples_per_step:
         why = "all of an epoch"
+    idle = out_of(processes - samples, processes, "processes")
     return (
-        f"{out_of(processes - samples, processes, 'processes')} have nothing to do in any step, as it has "
-        f"{samples} samples ({why}), and are paid for: ask for {samples}, or for more samples in a step, "
-        "which changes what is trained"
+        f"{idle} would be idle in each step, and paid for: it has {counted(samples, 'samples')} ({why}). "
+        f"Ask for {samples}, or for more samples in a step, which changes what is trained"
     )

@@ -157,29 +157,7 @@ def merge_shards(tensors: Store, of: int | None = None, songs: str | None = None
     Raises MissingInputError where a shard is missing or not finished, and BadDataError where one is of
     another dataset, or there twice.
     """
-    digests = _digests(tensors, of)
-    there = [shard for name in digests if (shard := Shard.called(name))]
-    numbers = [of] if of else sorted({shard.of for shard in there})
-    if not numbers:
-        raise MissingInputError(
-            f"there are no shards in {tensors.place}\n"
-            "  `sidestep preprocess` makes them, with preprocess.shards and a job for each"
-        )
-    whole: dict[int, list[Part]] = {}
-    failures: dict[int, SideStepError] = {}
-    for number in numbers:
-        try:
-            whole[number] = _parts(tensors, _to_look_at(number, there, is_said=of is not None), number, songs)
-        except (BadDataError, MissingInputError) as error:
-            failures[number] = error
-    if not whole:
-        raise _first(failures, [shard for shard in there if of and shard.of != of])
-    if len({(parts[0].dealt.songs, parts[0].dealt.recipe) for parts in whole.values()}) > 1:
-        raise BadDataError(
-            f"{tensors.place} has whole sets of shards of different datasets: of {_numbers(whole)}\n"
-            f"  say which one with preprocess.shards (--shards), or delete the others' folders in {FOLDER}/"
-        )
-    number, parts = next(iter(whole.items()))
+    digests, there, number, parts = _whole(tensors, of, songs)
     foreign = {
         shard.name: f"is one of {shard.of}, and {number} are merged" for shard in there if shard.of != number
     }
@@ -203,6 +181,41 @@ def merge_shards(tensors: Store, of: int | None = None, songs: str | None = None
     songs_said = counted(len(index.samples), "songs")
     log.info("Merged %s of %s, in %s", songs_said, counted(number, "shards"), tensors.place)
     return Merged(index, number, foreign)
+
+
+def check_whole(tensors: Store, of: int | None = None) -> int:
+    """How many shards the next task merges as it starts. Raises as `merge_shards`, which it will call."""
+    return _whole(tensors, of, None)[2]
+
+
+def _whole(
+    tensors: Store, of: int | None, songs: str | None
+) -> tuple[dict[str, str], list[Shard], int, list[Part]]:
+    """The digests of all indexes by their shards' names, the shards that are there, and the number of those
+    that are one dataset, with what is known of each. Raises as `merge_shards`."""
+    digests = _digests(tensors, of)
+    there = [shard for name in digests if (shard := Shard.called(name))]
+    numbers = [of] if of else sorted({shard.of for shard in there})
+    if not numbers:
+        raise MissingInputError(
+            f"there are no shards in {tensors.place}\n"
+            "  `sidestep preprocess` makes them, with preprocess.shards and a job for each"
+        )
+    whole: dict[int, list[Part]] = {}
+    failures: dict[int, SideStepError] = {}
+    for number in numbers:
+        try:
+            whole[number] = _parts(tensors, _to_look_at(number, there, is_said=of is not None), number, songs)
+        except (BadDataError, MissingInputError) as error:
+            failures[number] = error
+    if not whole:
+        raise _first(failures, [shard for shard in there if of and shard.of != of])
+    if len({(parts[0].dealt.songs, parts[0].dealt.recipe) for parts in whole.values()}) > 1:
+        raise BadDataError(
+            f"{tensors.place} has whole sets of shards of different datasets: of {_numbers(whole)}\n"
+            f"  say which one with preprocess.shards (--shards), or delete the others' folders in {FOLDER}/"
+        )
+    return digests, there, *next(iter(whole.items()))
 
 
 def _first(failures: Mapping[int, SideStepError], others: Sequence[Shard]) -> SideStepError:

@@ -71,9 +71,9 @@ def attempts_of(store: Store, shard: Shard | None = None) -> dict[int, Attempt]:
     return dict(sorted(found.items()))
 
 
-def said_since(store: Store, before: Mapping[int, Attempt], shard: Shard) -> dict[int, Attempt]:
-    """What attempts at a shard that had not ended `before` another one have said since. A shard has no lease,
-    so they may go on beside that one, or have ended meanwhile."""
+def said_since(store: Store, before: Mapping[int, Attempt], shard: Shard | None) -> dict[int, Attempt]:
+    """What attempts that had not ended `before` another one have said since: they may have ended while that
+    one waited for them. A shard has no lease, so there they may go on beside it."""
     found: dict[int, Attempt] = {}
     for number, one in before.items():
         if one.code is None:

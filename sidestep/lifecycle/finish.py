@@ -71,6 +71,7 @@ def finish(
         total_steps: those of the whole schedule: the run may have ended before.
     """
     reporter.begin("publish")
+    reporter.update(step=progress.step, steps=total_steps)  # no step may have been left to be made
     if why := why_ended(progress, job.spec.train):
         words = f"ended after step {progress.step} of {total_steps}: {why}"
         log.info("The run has %s", words)

@@ -102,7 +102,8 @@ class Reporter:
         self._keep_attempt(exit_code)
         if not self._is_told:
             return
-        self._look_beside()
+        if self._job.shard:
+            self._look_beside()
         self.update(state=state, exit_code=exit_code)
         if error is not None:
             self.update(message=last_words(error))
@@ -162,6 +163,7 @@ class Reporter:
             return
         self.before = before = self._read() or self.before
         self.count()
+        self._look_beside()
         self.update(attempt=self._number, generation=max(self._status.generation, before.generation))
         self._job.output.begin_log(self._number)
         self._is_told = True  # not before: where no log can be begun, nothing is told
@@ -215,16 +217,19 @@ class Reporter:
         return {**self._seconds, phase: running}
 
     def _look_beside(self) -> None:
-        """Count no attempt at this shard as cut off that goes on beside this one."""
-        if not self._job.shard or not self._others:
+        """Count no attempt as cut off that has ended well since this one was counted, as it waited for that
+        one; nor any at a shard that goes on beside this one."""
+        if not self._others:
             return
         try:
             newer = said_since(self._job.output_store, self._others, self._job.shard)
         except SideStepError as error:
             log.debug("The other attempts could not be looked at: %s", error)
             return
-        spent = spent_by({**self._others, **newer}, 0, [n for n, one in newer.items() if one.code is None])
+        at_it = [n for n, one in newer.items() if one.code is None] if self._job.shard else []
         with self._lock:
+            repeated = self._spent_before.steps_repeated
+            spent = spent_by({**self._others, **newer}, repeated, at_it)
             self._spent_before = spent.model_copy(update={"attempts": self._number})
 
     def tell(self) -> None:
@@ -279,7 +284,7 @@ class Reporter:
     def _tell_regularly(self) -> None:
         first_beats = iter(range(3))  # whoever goes on beside this one has said something by then
         while not self._end.wait(self._heartbeat_seconds):
-            if next(first_beats, None) is not None:
+            if self._job.shard and next(first_beats, None) is not None:
                 self._look_beside()
             self.tell()
             if not self.bound and (reached := bound_reached(self._job.spec, self.spent())):

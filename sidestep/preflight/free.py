@@ -101,10 +101,11 @@ def check_sweep_free(store: Store, folders: Iterable[str] = ()) -> None:
     if not isinstance(store, LocalStore):
         return
     _check_free(store, SWEEP_FILES, SWEEP_FOLDERS)
-    for folder in folders:
-        store.check_free(folder, is_folder=True)
-        if (store.root / folder).is_dir():
-            check_output_free(store.child(folder))
+    for output in map(store.child, folders):
+        assert isinstance(output, LocalStore)
+        output.check_can_be_made()
+        if output.root.is_dir():
+            check_output_free(output)
 
 
 def _check_free(store: LocalStore, files: Iterable[str], folders: Iterable[str]) -> None:

@@ -8,6 +8,8 @@ from sidestep.acestep.layout import find_variant
 from sidestep.data.index import TENSORS_SUFFIX
 from sidestep.data.kinds import AUDIO_SUFFIXES
 from sidestep.data.preprocessed import WAIT, Preprocessed
+from sidestep.data.shards import shards_in
+from sidestep.data.unmerged import check_whole
 from sidestep.data.weights import check_headers
 from sidestep.lifecycle.job import Job
 from sidestep.preflight.checks import Skipped
@@ -25,9 +27,17 @@ def find_tensors(job: Job, dataset: Preprocessed, *, ahead: bool) -> str:
     Args:
         ahead: the job is not about to run, so nothing is waited for that a bucket does not show.
 
-    Raises MissingInputError where there are none, or not all; what is there instead is named.
+    Raises MissingInputError where there are none, or not all; what is there instead is named. Raises Skipped
+    for shards that the task will merge, and as `merge_shards` for those that it will not.
     """
     store, listed = dataset.store, dataset.listed
+    if ahead and dataset.index is None and shards_in(store):
+        shards = job.spec.preprocess.shards
+        merged = check_whole(store, shards if shards > 1 else None)
+        raise Skipped(
+            f"not looked at, as the {merged} shards in {store.place} are not merged: `sidestep merge-index` "
+            "makes one dataset of them, as does the task when it is run"
+        )
     every = [file for file in listed if file.path.endswith(TENSORS_SUFFIX)]
     try:
         files = dataset.samples(wait=AT_ONCE if ahead else WAIT)

@@ -97,7 +97,7 @@ def rank_in(environ: Mapping[str, str]) -> Rank | None:
     if not _text(environ, "RANK") or not _text(environ, "WORLD_SIZE"):
         return None
     number, count = _number(environ, "RANK"), _number(environ, "WORLD_SIZE")
-    if number >= max(count, 1):
+    if number >= count:
         raise BadSpecError(f"RANK is {number}, but WORLD_SIZE is {count}: ranks are counted from 0")
     if count < 2:
         return None
@@ -178,10 +178,12 @@ def node_in(environ: Mapping[str, str], nodes: int | None = None) -> Node:
     Raises BadSpecError where the platform has another count, or does not say which node this is.
     """
     found = next((one for one in _PLATFORMS if _text(environ, one.number)), None)
+    said = f"--nodes is {nodes}"
     if nodes is None:
         # Neither an index nor a Slurm task is a node by itself: both have other uses.
         counts = found is not None and found.number.startswith(("PET_", "SKYPILOT_", "DSTACK_"))
         nodes = _number(environ, found.count) if found and counts and _text(environ, found.count) else 1
+        said = f"{found.count} is {nodes}" if found else ""
     if nodes == 1:
         return Node(0, 1, "127.0.0.1", 0)
     if found is None:
@@ -192,7 +194,7 @@ def node_in(environ: Mapping[str, str], nodes: int | None = None) -> Node:
         )
     number = _number(environ, found.number)
     if number >= nodes:
-        raise BadSpecError(f"{found.number} is {number}, but --nodes is {nodes}: nodes are counted from 0")
+        raise BadSpecError(f"{found.number} is {number}, but {said}: nodes are counted from 0")
     if _text(environ, found.count) and _number(environ, found.count) != nodes:
         raise BadSpecError(f"--nodes is {nodes}, but {found.count} is {_text(environ, found.count)}")
     host = _text(environ, "MASTER_ADDR") or _text(environ, found.host).partition("\n")[0].rstrip()

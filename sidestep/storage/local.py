@@ -81,7 +81,9 @@ class LocalStore(Store):
                 kinds = ((folder, _is_folder(folder)) for folder in (full, *full.parents))
                 nearest, is_folder = next(known for known in kinds if known[1] is not None)
                 if not is_folder:
-                    raise BadSpecError(f"{nearest} is a file, where a folder is needed. Name another place.")
+                    raise BadSpecError(
+                        f"{nearest} is a file, where a folder is needed. Move it away, or name another place."
+                    )
                 try:
                     TemporaryFile(dir=nearest).close()
                     return nearest

@@ -63,7 +63,8 @@ def run_sweep(
     except SideStepError as error:
         tell_of_end(spec, preemption, error)
         raise
-    mine = _mine(keep_list(store, members), number)
+    members = keep_list(store, members)
+    mine, at = _mine(members, number), {member.folder: n for n, member in enumerate(members, 1)}
     _warn_of_count(number, len(members))
     liveness.begin(job.workspace.root)  # a probe asks while it waits for another run of the sweep, too
     lease = Lease(spec.runtime.lease_seconds)
@@ -71,7 +72,7 @@ def run_sweep(
         with alone(store, lease, "making what all of them share"):
             run_one(shared_of(spec, members, "preprocess"))
             run_one(shared_of(spec, members, "estimate"))
-    made, failures = _train(mine, preemption, run_one, store)
+    made, failures = _train(mine, at, preemption, run_one, store)
     with alone(store, lease, "publishing the best one"):
         best = publish_best(store, job.workspace, read_sweep(store))
     if failures:
@@ -99,7 +100,7 @@ def _warn_of_count(number: Numbered | None, runs: int) -> None:
     if number.count < runs:
         what = f"these jobs leave out {runs - number.count} of them; start {runs} to train all"
     else:
-        what = f"the other jobs find none, and end with 78; {runs} are enough"
+        what = f"the other jobs find none, and end with 78; start {runs}"
     log.warning("%s, and the sweep has %s: %s", started, counted(runs, "runs"), what)
 
 
@@ -116,15 +117,23 @@ def _check(spec: JobSpec, members: Sequence[Member[JobSpec]], preemption: Preemp
 
 
 def _train(
-    members: Sequence[Member[JobSpec]], preemption: Preemption, run_one: RunOne, store: Store
+    members: Sequence[Member[JobSpec]],
+    at: Mapping[str, int],
+    preemption: Preemption,
+    run_one: RunOne,
+    store: Store,
 ) -> tuple[dict[str, "TrainResult"], dict[str, Exception]]:
-    """Train the runs in their order: what they made by folder, and the failures by name."""
+    """Train the runs in their order: what they made by folder, and the failures by name.
+
+    `at` is where each stands among all runs of the sweep, from 1 on, by its folder.
+    """
     made: dict[str, TrainResult] = {}
     failures: dict[str, Exception] = {}
-    for number, member in enumerate(members, 1):
+    for member in members:
         if preemption.requested:
             raise AgainError(f"stopped before {member.name}; run the same command again to go on from there")
-        log.info("Run %d of %d: %s, in %s/%s", number, len(members), member.name, store.place, member.folder)
+        place = f"{store.place}/{member.folder}"
+        log.info("Run %d of %d: %s, in %s", at[member.folder], len(at), member.name, place)
         try:
             if result := run_one(member.spec):
                 made[member.folder] = result

@@ -105,7 +105,7 @@ class Processes(Team):
         self._beat = 0
         self._store = _meet(rank, hosts=rank.number == 0 and not rank.is_hosted)
         self._store.set(f"alive/{self.rank}", self._sign())
-        self._check_counts()
+        self._check_counts()  # before threads that would end the process
         self._thread = threading.Thread(
             target=self._live, args=[_meet(rank, hosts=False)], name="team", daemon=True
         )
@@ -301,6 +301,7 @@ class Processes(Team):
         missing: Sequence[int] = range(self.count)
         while missing := [rank for rank in missing if not self._are_there([f"alive/{rank}"])]:
             self.check()
+            self._check_refused()
             waited = time.monotonic() - began
             who = f"{one_or_many(len(missing), 'ranks')} {some([str(rank) for rank in missing])}"
             if waited > MEET_WITHIN:
@@ -327,11 +328,19 @@ class Processes(Team):
             self.check()
 
     def _check_counts(self) -> None:
+        """Raise MachineError where another process counts differently; who waits for this one hears of it."""
         count: bytes = self._store.compare_set("count", "", str(self.count))
         if int(count) != self.count:
-            raise MachineError(
-                f"rank {self.rank} is of {self.count}, and another one of {int(count)}\n"
-                "  give each node the same number of processes, by --processes or by its GPUs"
+            self._store.set("refused", f"a rank is one of {self.count}, and another one of {int(count)}")
+        self._check_refused()
+
+    def _check_refused(self) -> None:
+        if self._are_there(["refused"]):
+            raise _own(
+                MachineError(
+                    f"{self._store.get('refused').decode()}\n"
+                    "  give each node the same number of processes, by --processes or by its GPUs"
+                )
             )
 
     def _sign(self, signs: int = 0, *, is_gone: bool = False) -> str:
@@ -418,13 +427,19 @@ def met(rank: Rank, preemption: Preemption) -> Iterator[Processes]:
     except BaseException as error:
         team.part()
         if isinstance(error, SideStepError):
-            error.is_own = True
+            _own(error)
         if isinstance(error, PeerLostError):
             with preemption.deferred():
                 until = time.monotonic() + LAST_WORDS
                 while time.monotonic() < until and not preemption.requested:
                     time.sleep(0.05)
         raise
+
+
+def _own(error: SideStepError) -> SideStepError:
+    """It is this process's, which has met another one: no other of its machine need say the same."""
+    error.is_own = True
+    return error
 
 
 def _meet(rank: Rank, *, hosts: bool) -> Store:

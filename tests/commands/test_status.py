@@ -67,6 +67,8 @@ def test_after_a_kill_the_log_knows_the_newest_checkpoint(
         assert main(["status", write(status, tmp_path)]) == 0
         said = capsys.readouterr().out
         assert "newest checkpoint: checkpoints/checkpoint-step-110, after step 110\n" in said
+    assert main(["status", write(running.model_copy(update={"step": 101}), tmp_path)]) == 0
+    assert "  step 110 of 1000 (11%)\n" in capsys.readouterr().out  # the attempt had told of fewer
     (tmp_path / "commits" / "000001.json").write_text("damaged")
     (tmp_path / "commits" / "000002.json").write_text("damaged")
     assert main(["status", write(running, tmp_path)]) == 0

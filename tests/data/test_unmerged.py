@@ -12,7 +12,7 @@ from sidestep.config.shards import Shard
 from sidestep.data.index import FileRecord, Index, read_index, write_index
 from sidestep.data.preprocessed import Preprocessed
 from sidestep.data.shards import Dealt, dealt_to
-from sidestep.data.unmerged import is_merged, merge_shards, merge_waiting, settle
+from sidestep.data.unmerged import check_whole, is_merged, merge_shards, merge_waiting, settle
 from sidestep.runtime.errors import BadDataError, MissingInputError, StorageError
 from sidestep.storage.local import LocalStore
 from sidestep.storage.store import Store
@@ -243,6 +243,15 @@ def test_a_damaged_index_is_written_anew_once_all_shards_are_whole(
     assert len(root(store).samples) == len(NAMES) and is_merged(store)
     assert tells(caplog.text, f"{store.place}/index.json", "written anew")
     assert store.stat("unfinished/latents")  # whose songs these are, nobody knows any more
+
+
+def test_what_would_be_merged_is_known_before(store: Store, write: Write) -> None:
+    """A plan writes nothing; it finds what the merge would refuse."""
+    write(0)
+    with pytest.raises(MissingInputError, match="1-of-2"):
+        check_whole(store)
+    write(1)
+    assert check_whole(store) == 2 and store.stat("index.json") is None
 
 
 def test_a_stray_folder_of_many_shards_is_looked_into_alone(

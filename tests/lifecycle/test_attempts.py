@@ -143,6 +143,19 @@ def test_a_shard_that_is_run_twice_at_once_was_not_preempted(tmp_path: Path) -> 
         assert preemptions() == 1
 
 
+def test_one_that_has_ended_while_it_was_waited_for_was_not_preempted(tmp_path: Path) -> None:
+    """A run that begins beside another one waits for that one's lease, and is counted before."""
+    spec = spec_of(tmp_path)
+    first, second = Reporter(Job(spec), 3600), Reporter(Job(spec), 3600)
+    with first:
+        first.begin("train")
+        second.count()
+    with second:
+        second.begin("train")
+        told = json.loads((tmp_path / "out" / "status.json").read_text())
+    assert (told["attempt"], told["spent"]["preemptions"]) == (2, 0)
+
+
 def test_a_damaged_file_is_an_attempt_all_the_same(tmp_path: Path) -> None:
     attempt(spec_of(tmp_path), 1)
     (tmp_path / "out" / "attempts" / "000001.json").write_text("{")

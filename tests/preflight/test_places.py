@@ -120,7 +120,8 @@ def test_a_local_output_that_cannot_be_written(refused: Refused, tmp_path: Path)
     said = refused(78, output_dir=tmp_path / "file" / "run")
     assert (
         said
-        == f"error: output_dir: {tmp_path}/file is a file, where a folder is needed. Name another place.\n"
+        == f"error: output_dir: {tmp_path}/file is a file, where a folder is needed. Move it away, or name "
+        "another place.\n"
     )
     if os.geteuid():
         (tmp_path / "locked").mkdir(mode=0o500)

@@ -73,6 +73,7 @@ def test_one_process_is_no_rank(environ: dict[str, str]) -> None:
     ("changed", "said"),
     [
         ({"RANK": "8"}, "RANK is 8"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, "WORLD_SIZE is 0"),
         ({"RANK": "-1"}, "whole number"),
         ({"WORLD_SIZE": "many"}, "whole number"),
         ({"MASTER_ADDR": ""}, "sidestep launch"),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from sidestep.lifecycle.job import Job
 from sidestep.lifecycle.reporter import Reporter
 from sidestep.lifecycle.shards_status import shards_status
 from sidestep.planning.shards import plan_shards, shards_as_text
+from sidestep.preflight.checks import Check, run_checks
+from sidestep.preflight.tensors import find_tensors
 from sidestep.runtime.errors import BadDataError, MissingInputError
 from sidestep.storage.open import open_store
 from sidestep.storage.store import Store
@@ -129,6 +132,12 @@ def test_two_shards_make_what_one_job_makes(
     assert {entry.name for entry in tensors.iterdir() if entry.is_dir()} == {"shards", "attempts"}
     with pytest.raises(BadDataError, match="not merged"):
         Preprocessed(place(two)).samples()
+    (told,) = run_checks(
+        [Check("dataset_dir", partial(find_tensors, Job(two), Preprocessed(place(two)), ahead=True))]
+    )
+    assert told.state == "skipped" and tells(
+        told.said, "2 shards", "merge-index"
+    )  # the next task merges them
     merge_waiting(place(two))
     assert is_merged(place(two))
     make_all(two)  # nothing is left to do, and the merged index stays
