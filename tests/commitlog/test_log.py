@@ -98,7 +98,9 @@ def test_a_damaged_record_falls_back_and_is_written_after(
     assert newest(store, tmp_path / "again") == 3
 
 
-@pytest.mark.parametrize("content", [None, b"damaged"], ids=["gone", "damaged"])
+@pytest.mark.parametrize(
+    "content", [None, pytest.param(b"damaged", marks=pytest.mark.slow)], ids=["gone", "damaged"]
+)
 @pytest.mark.parametrize("is_newest", [False, True])
 def test_records_that_are_lost_in_a_row_are_bridged(
     store: Store,

@@ -32,6 +32,7 @@ def test_swapped_layers_leave_their_memory_but_for_two() -> None:
     assert [weights[0] - left for left in weights] == [0, 0, 2 * layer, 2 * layer]
 
 
+@pytest.mark.slow
 def test_a_plan_needs_no_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a layer in 4 bits, too, a trace has the shapes alone."""
     dora = {"type": "lora", "weight_decompose": True}
@@ -56,6 +57,7 @@ def test_auto_is_another_thing_on_each_card() -> None:
     assert on_a_card(spec_of(quantize="8bit"), CONFIG, 1).train.quantize == "8bit"
 
 
+@pytest.mark.slow
 def test_a_plan_goes_by_the_card_that_it_is_to_fit() -> None:
     sizes = decoder_bytes(CONFIG, 2)
     plan = plan_of(spec_of(quantize="auto", sample={}), limit=least_memory(sizes["8bit"]))

@@ -94,9 +94,9 @@ class RealStep:
     [
         (LORA, "base", 0.0, "fp32"),
         (LORA, "base", 1.0, "fp32"),
-        (LORA, "base", 0.5, "bf16"),
+        pytest.param(LORA, "base", 0.5, "bf16", marks=pytest.mark.slow),
         (LOKR, "base", 0.0, "bf16"),
-        (LORA, "xl-base", 0.5, "fp32"),
+        pytest.param(LORA, "xl-base", 0.5, "fp32", marks=pytest.mark.slow),
     ],
 )
 def test_activations_and_flops_are_those_of_a_real_step(
@@ -109,6 +109,7 @@ def test_activations_and_flops_are_those_of_a_real_step(
     assert found.flops == real.flops
 
 
+@pytest.mark.slow
 def test_a_few_layers_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of ten layers the same, to the byte and the FLOP, as when every layer is a kind of its own."""
     layers = {"num_hidden_layers": 10, "layer_types": 5 * ["sliding_attention", "full_attention"]}
@@ -205,6 +206,7 @@ def test_quantized_weights_are_counted_as_they_are_held(quantize: Quantization) 
     assert (rough.kept, rough.flops) == (plain.kept, plain.flops) and rough.peak > plain.peak
 
 
+@pytest.mark.slow
 def test_offloaded_activations_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offload, "LEAST", 4096)
     for recomputed in (0.0, 1.0):
