@@ -8,7 +8,6 @@ seconds is lost, and the others end. Gradients are `training.parallel`'s.
 import json
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,13 +20,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch._C._distributed_c10d import PrefixStore, Store
 
 from sidestep.runtime import liveness
 from sidestep.runtime.errors import ExitCode, MachineError, PeerLostError, SideStepError
 from sidestep.runtime.preemption import RESERVE, Preemption
 from sidestep.runtime.ranks import Rank, is_launched, lost_rank
 from sidestep.runtime.words import one_or_many, some
+from sidestep.training import meeting
 from sidestep.training.numbers import Progress
 
 log = logging.getLogger(__name__)
@@ -37,9 +37,6 @@ LOST_AFTER = 30.0  # seconds without one
 SECONDS_TO_END = 12.0  # that a process has once it has lost another one: then it ends whatever it is doing
 SECONDS_TO_HEAR = 1.0  # from the launcher, which process of this machine is gone
 LAST_WORDS = 8.0  # seconds that it waits before it ends, so that the cause is seen first
-MEET_WITHIN = 600.0  # seconds until all have come: images are pulled at different speeds
-TRY_SECONDS = 5.0  # for one connection
-QUIET_SECONDS = 10.0  # until it is said that others are waited for
 POLL_SECONDS = 0.0005
 BEGINS, OVER = "begins", b"over"
 """What rank 0 tells first: a checkpoint's numbers, nothing where there is none, or that all is done."""
@@ -103,11 +100,11 @@ class Processes(Team):
         self._lost = ""  # who, and how that showed
         self._over = threading.Event()
         self._beat = 0
-        self._store = _meet(rank, hosts=rank.number == 0 and not rank.is_hosted)
+        self._store = meeting.meet(rank, hosts=rank.number == 0 and not rank.is_hosted)
         self._store.set(f"alive/{self.rank}", self._sign())
         self._check_counts()  # before threads that would end the process
         self._thread = threading.Thread(
-            target=self._live, args=[_meet(rank, hosts=False)], name="team", daemon=True
+            target=self._live, args=[meeting.meet(rank, hosts=False)], name="team", daemon=True
         )
         self._thread.start()
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
@@ -304,12 +301,12 @@ class Processes(Team):
             self._check_refused()
             waited = time.monotonic() - began
             who = f"{one_or_many(len(missing), 'ranks')} {some([str(rank) for rank in missing])}"
-            if waited > MEET_WITHIN:
+            if waited > meeting.MEET_WITHIN:
                 raise PeerLostError(
-                    f"not all of {self.count} ranks have come within {_minutes(MEET_WITHIN)}: {who}"
+                    f"not all of {self.count} ranks have come within {meeting.within()}: {who}"
                 )
-            if waited > QUIET_SECONDS and not is_told:
-                log.info("Waiting for %s of %d, up to %s", who, self.count, _minutes(MEET_WITHIN))
+            if waited > meeting.QUIET_SECONDS and not is_told:
+                log.info("Waiting for %s of %d, up to %s", who, self.count, meeting.within())
                 is_told = True
             time.sleep(0.02)
 
@@ -440,70 +437,6 @@ def _own(error: SideStepError) -> SideStepError:
     """It is this process's, which has met another one: no other of its machine need say the same."""
     error.is_own = True
     return error
-
-
-def _meet(rank: Rank, *, hosts: bool) -> Store:
-    """Rank 0's store, or torchrun's."""
-    if not hosts:
-        return PrefixStore(f"side-step/{rank.attempt}", _join(rank))
-    try:
-        store = TCPStore(
-            *(rank.host, rank.port),
-            is_master=True,
-            timeout=timedelta(seconds=MEET_WITHIN),
-            wait_for_workers=False,
-            master_listen_fd=rank.listener,
-        )
-    except RuntimeError as error:
-        raise MachineError(f"rank 0 cannot listen on {rank.host}:{rank.port}: {error}") from error
-    return PrefixStore(f"side-step/{rank.attempt}", store)
-
-
-def _join(rank: Rank) -> Store:
-    """The store of node 0 once it is there, which may have no name or no address yet.
-
-    It is looked for in a thread: neither a name that is looked up nor a store that gives no answer hears a
-    signal. Where nobody listens, torch is not asked, as it shows pages of its own.
-    """
-    found: list[Store] = []
-    why, over = ["it gives no answer"], threading.Event()
-
-    def look() -> None:
-        while not over.is_set():
-            try:
-                socket.create_connection((rank.host, rank.port), timeout=TRY_SECONDS).close()
-                seconds = timedelta(seconds=TRY_SECONDS)
-                found.append(TCPStore(rank.host, rank.port, timeout=seconds, wait_for_workers=False))
-                return
-            except (OSError, RuntimeError, UnicodeError) as error:
-                reason = getattr(error, "strerror", None) or str(error)
-                why.append(reason.partition("\n")[0])
-            over.wait(0.2)
-
-    thread = threading.Thread(target=look, name="join", daemon=True)
-    thread.start()
-    where, is_told, began = f"{rank.host}:{rank.port}", False, time.monotonic()
-    try:
-        while not found:
-            thread.join(0.02)
-            waited = time.monotonic() - began
-            if waited > MEET_WITHIN:
-                raise PeerLostError(
-                    f"node 0 was not met at {where} within {_minutes(MEET_WITHIN)}: {why[-1]}"
-                )
-            if not is_told and (len(why) > 1 or waited > QUIET_SECONDS):
-                log.warning("Waiting for node 0 at %s, up to %s (%s)", where, _minutes(MEET_WITHIN), why[-1])
-                is_told = True
-    except KeyboardInterrupt:
-        log.warning("Told to stop while waiting for node 0 at %s; nothing was begun", where)
-        raise
-    finally:
-        over.set()
-    return found[0]
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:g} min"
 
 
 def _read(text: str) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def test_rank_0_warns_of_them_as_it_starts(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The meeting fails, as the port is another program's, or as nobody is met."""
-    monkeypatch.setattr("sidestep.training.team.MEET_WITHIN", 0.1)
+    monkeypatch.setattr("sidestep.training.meeting.MEET_WITHIN", 0.1)
     names: dict[str, object] = {
         "RANK": rank,
         "WORLD_SIZE": count,

@@ -87,7 +87,7 @@ PREPROCESS = {
 }
 
 OF_ANY_RANK = {
-    "meeting": Point("sidestep.training.team:_meet", after=True, most=2),
+    "meeting": Point("sidestep.training.meeting:meet", after=True, most=2),
     "met": Point("sidestep.training.team:met"),
     "setting up": Point("sidestep.tasks.prepared:prepare", after=True),
     "a step": Point("sidestep.training.loop:Trainer.step", most=6),

@@ -16,7 +16,7 @@ import torch
 from sidestep.runtime.errors import BadSpecError, ExitCode, SideStepError
 from sidestep.runtime.preemption import Preemption
 from sidestep.runtime.ranks import ENDS_VARIABLE, Rank
-from sidestep.training import team
+from sidestep.training import meeting, team
 from sidestep.training.team import Processes, met
 from tests.facts import tells
 
@@ -100,7 +100,7 @@ def test_node_0_is_waited_for_with_one_line_and_a_notice_ends_that(
 def test_who_never_meets_node_0_says_where_it_was_looked_for(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(team, "MEET_WITHIN", 0.6)
+    monkeypatch.setattr(meeting, "MEET_WITHIN", 0.6)
     port = free_port()
     with forked(lambda: meet(Rank(1, 2, 0, HOST, port))) as waits:
         assert waits.code() == ExitCode.PEER
@@ -111,7 +111,7 @@ def test_who_never_meets_node_0_says_where_it_was_looked_for(
 def test_one_that_listens_and_says_nothing_is_no_node_0(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(team, "MEET_WITHIN", 0.6)
+    monkeypatch.setattr(meeting, "MEET_WITHIN", 0.6)
     with socket.create_server((HOST, 0)) as mute:
         port = int(mute.getsockname()[1])
         with forked(lambda: meet(Rank(1, 2, 0, HOST, port))) as waits:
@@ -122,8 +122,8 @@ def test_one_that_listens_and_says_nothing_is_no_node_0(
 def test_rank_0_says_whom_it_waits_for(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(team, "MEET_WITHIN", 0.6)
-    monkeypatch.setattr(team, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(meeting, "MEET_WITHIN", 0.6)
+    monkeypatch.setattr(meeting, "QUIET_SECONDS", 0.0)
     port = free_port()
     with forked(lambda: meet(ranks(3, port)[0])) as first:
         assert first.code() == ExitCode.PEER
@@ -155,7 +155,7 @@ def test_all_hear_of_one_that_counts_differently(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nodes with other numbers of processes: whoever comes first, none waits for those that never come."""
-    monkeypatch.setattr(team, "MEET_WITHIN", 20.0)
+    monkeypatch.setattr(meeting, "MEET_WITHIN", 20.0)
     port = free_port()
     alike = [Rank(number, 3, number, HOST, port) for number in range(2)]
     with forked(lambda: meet(alike[0])) as first, forked(lambda: meet(alike[1])) as second:
