@@ -164,7 +164,10 @@ def test_an_estimate_of_other_songs_is_named_and_one_of_these_comes_first(
 def test_an_estimate_that_is_not_there_is_found_before_the_work_begins(
     make_spec: MakeSpec, measured: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr("sidestep.tasks.train.train")
+    def begun(*_: object) -> None:
+        raise AssertionError("the task has begun")
+
+    monkeypatch.setattr("sidestep.tasks.train.train", begun)
     with pytest.raises(MissingInputError, match=r"train\.adapter\.rank_from"):
         train(make_spec(**ranked(measured / "nowhere")))
     spec = make_spec(**ranked(measured))
